@@ -1,0 +1,6 @@
+"""A timm ViT with its attention exchanged, and the names registered with timm."""
+
+from fvit.models.exchange import AttentionSpec, exchange, expand
+from fvit.models.fvit import FViT
+
+__all__ = ["AttentionSpec", "FViT", "exchange", "expand"]

@@ -1,0 +1,158 @@
+"""Exchange the attention of a timm VisionTransformer."""
+
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from timm.layers import Attention
+from timm.models import named_apply
+from timm.models.vision_transformer import VisionTransformer, get_init_weights_vit
+from torch import nn
+
+from fvit.attention import Mechanism, bind, get
+
+AttentionSpec = str | type[Mechanism] | Mapping[str, Any]
+"""One mechanism: a name, ``"name*count"`` inside a list, a class, or a mapping of `name` and options."""
+
+
+def exchange(
+    model: VisionTransformer,
+    attention: AttentionSpec | Sequence[AttentionSpec],
+    blocks: Iterable[int] | None = None,
+) -> VisionTransformer:
+    """Replace the attention of `model`, in place, and tell the mechanisms how its tokens lie.
+
+    Serves a finished model and one under construction (`fvit.models.FViT` calls it last thing) alike. The new
+    parameters are initialised in the host's own way, on its device and in its dtype; the rest of the model is not
+    touched. From then on `model.set_input_size` tells the mechanisms the new grid.
+
+    Args:
+        model: a timm VisionTransformer whose blocks hold timm's Attention or one of our mechanisms.
+        attention: one mechanism for all blocks, or a list for them in order: ``["additive*8", "softmax*4"]``
+            (``×`` works as well), ``[{"name": "additive", "logits": "full"}, …]``.
+        blocks: indices of the blocks to exchange; all if None.
+
+    Returns:
+        `model`, its class a subclass of the former one.
+
+    Raises:
+        ValueError: the host cannot take a mechanism; a mechanism or an option is unknown; the list's length is not
+            the number of blocks.
+    """
+    chosen = _choose_blocks(model, blocks)
+    classes = expand(attention, len(chosen))
+    for block, mechanism in zip(chosen, classes, strict=True):
+        _check_fit(model, mechanism)
+        block.attn = _replacement(block.attn, mechanism, model.weight_init_mode)
+    if not isinstance(model, TellsLayout):
+        model.__class__ = _telling(type(model))
+    model.tell_layout()
+    return model
+
+
+def expand(attention: AttentionSpec | Sequence[AttentionSpec], depth: int) -> list[type[Mechanism]]:
+    """One class a block from what `exchange` accepts as `attention`."""
+    if isinstance(attention, str | type | Mapping):
+        return [_resolve(attention)] * depth
+    classes: list[type[Mechanism]] = []
+    for item in attention:
+        name, count = item, 1
+        if isinstance(item, str) and (match := re.fullmatch(r"\s*(\w+)\s*[*×]\s*(\d+)\s*", item)):
+            name, count = match[1], int(match[2])
+        classes += [_resolve(name)] * count
+    if len(classes) != depth:
+        raise ValueError(f"attention lists {len(classes)} blocks and the model has {depth} to fill: {list(attention)}")
+    return classes
+
+
+def _resolve(spec: AttentionSpec) -> type[Mechanism]:
+    if isinstance(spec, str):
+        return get(spec)
+    if isinstance(spec, type):
+        return spec
+    if "name" not in spec:
+        raise ValueError(f"attention {dict(spec)} has no name; write name=additive, for example")
+    return bind(get(spec["name"]), **{key: value for key, value in spec.items() if key != "name"})
+
+
+def _choose_blocks(model: nn.Module, indices: Iterable[int] | None) -> list[nn.Module]:
+    fits = "hosts are timm VisionTransformers: vit_*, deit_*, deit3_*, and the CLIP and DINO towers named vit_*"
+    if not isinstance(model, VisionTransformer):
+        raise ValueError(f"{type(model).__name__} has no exchangeable attention; {fits}")
+    blocks = list(model.blocks)
+    for index, block in enumerate(blocks):
+        attn = getattr(block, "attn", None)
+        if type(attn) is not Attention and not isinstance(attn, Mechanism):
+            raise ValueError(
+                f"block {index} of {type(model).__name__} is a {type(block).__name__} with "
+                f"{type(attn).__name__} for attention, which is not exchangeable; {fits}"
+            )
+    if indices is None:
+        return blocks
+    indices = list(indices)
+    if wrong := [i for i in indices if not 0 <= i < len(blocks)]:
+        raise ValueError(f"blocks {wrong} do not exist; the model has blocks 0 to {len(blocks) - 1}")
+    return [blocks[i] for i in indices]
+
+
+def _check_fit(model: VisionTransformer, mechanism: type[Mechanism]) -> None:
+    if (mechanism.needs_grid or mechanism.fixed_length) and model.dynamic_img_size:
+        raise ValueError(f"{mechanism.__name__} needs one fixed grid; build the host with dynamic_img_size=False")
+    if (mechanism.needs_grid or mechanism.fixed_length) and not isinstance(model.patch_drop, nn.Identity):
+        raise ValueError(f"{mechanism.__name__} needs all patches; build the host with patch_drop_rate=0")
+    if model.num_prefix_tokens and not mechanism.takes_prefix:
+        raise ValueError(
+            f"{mechanism.__name__} takes no class or register tokens; "
+            "build the host with class_token=False, reg_tokens=0 and global_pool=avg"
+        )
+
+
+def _replacement(old: nn.Module, mechanism: type[Mechanism], init_mode: str) -> Mechanism:
+    if isinstance(old, Mechanism):
+        dim, args = old.dim, old.host_args
+    else:
+        dim, args = old.qkv.in_features, _read_host(old)
+    parameter = next(old.parameters(), None)
+    place = {} if parameter is None else dict(device=parameter.device, dtype=parameter.dtype)
+    new = mechanism(dim, **args, **place)
+    named_apply(get_init_weights_vit(init_mode), new, name="attn", include_root=True)
+    return new.train(old.training)
+
+
+def _read_host(attn: Attention) -> dict[str, Any]:
+    """The arguments that timm's Attention was built with."""
+    if attn.attn_dim != attn.qkv.in_features or attn.proj.out_features != attn.attn_dim or attn.gate is not None:
+        raise ValueError("the host's attention changes the width or is gated, and cannot be exchanged")
+    normed = not isinstance(attn.q_norm, nn.Identity)
+    return dict(
+        num_heads=attn.num_heads,
+        qkv_bias=attn.qkv.bias is not None,
+        qk_norm=normed,
+        scale_norm=not isinstance(attn.norm, nn.Identity),
+        proj_bias=attn.proj.bias is not None,
+        norm_layer=type(attn.q_norm) if normed else None,
+        attn_drop=attn.attn_drop.p,
+        proj_drop=attn.proj_drop.p,
+    )
+
+
+class TellsLayout:
+    """Mixin of hosts: tells the mechanisms their grid, again whenever the input size changes."""
+
+    def tell_layout(self) -> None:
+        """Tell every mechanism the grid and the number of prefix tokens."""
+        for block in self.blocks:
+            if isinstance(block.attn, Mechanism):
+                block.attn.set_layout(tuple(self.patch_embed.grid_size), self.num_prefix_tokens)
+
+    def set_input_size(self, *args: Any, **kwargs: Any) -> None:
+        """timm's `set_input_size`, then `tell_layout`."""
+        super().set_input_size(*args, **kwargs)
+        self.tell_layout()
+
+
+@functools.cache
+def _telling(host: type[VisionTransformer]) -> type[VisionTransformer]:
+    """`host` with `TellsLayout`: swapping a finished model's class keeps it deep-copyable, unlike bound hooks."""
+    return type(host.__name__, (TellsLayout, host), {"__doc__": host.__doc__, "__module__": host.__module__})
