@@ -8,7 +8,6 @@ once if it already is.
 import importlib
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import sys
 from types import ModuleType
 
@@ -21,8 +20,8 @@ class _RegisterAfterTimm(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name: str, path: object = None, target: object = None) -> importlib.machinery.ModuleSpec | None:
         if name != "timm":
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        others = (finder for finder in sys.meta_path if finder is not self)
+        spec = next((found for finder in others if (found := finder.find_spec(name, path, target))), None)
         if spec is not None:
             self.wrapped, spec.loader = spec.loader, self
         return spec
@@ -31,6 +30,7 @@ class _RegisterAfterTimm(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return self.wrapped.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
+        sys.meta_path.remove(self)
         module.__spec__.loader = module.__loader__ = self.wrapped
         self.wrapped.exec_module(module)
         importlib.import_module("fvit.models")

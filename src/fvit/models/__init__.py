@@ -1,6 +1,7 @@
 """A timm ViT with its attention exchanged, and the names registered with timm."""
 
+from fvit.models.build import attention_spec, build
 from fvit.models.exchange import AttentionSpec, exchange, expand
 from fvit.models.fvit import FViT
 
-__all__ = ["AttentionSpec", "FViT", "exchange", "expand"]
+__all__ = ["AttentionSpec", "FViT", "attention_spec", "build", "exchange", "expand"]

@@ -1,0 +1,58 @@
+"""fvit-eval: measure a checkpoint on its validation images."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from fvit.run import cli, launch, schema
+
+
+def main() -> None:
+    """The command line."""
+    config = launch.read_resolved(sys.argv)
+    if config is not None:
+        launch.run_as_rank(evaluate, config)
+    else:
+        cli.run("eval", job)
+
+
+def job(cfg: DictConfig) -> dict[str, float]:
+    """One evaluation as Hydra composed it: here, or in a process a device."""
+    config = schema.check(cfg, schema.Eval)
+    processes = launch.local_processes(config["trainer"])
+    if processes > 1:
+        return launch.launch("fvit.eval", config, Path(config["output_dir"]), processes)
+    return evaluate(config)
+
+
+def evaluate(config: dict[str, Any]) -> dict[str, float]:
+    """Validate the checkpoint at ``config["ckpt_path"]`` and return val/loss, val/acc1 and val/acc5."""
+    # Imported here, because composing, --help and a wrong override must not wait for torch.
+    from fvit.data import ImageDataModule
+    from fvit.run import console
+    from fvit.run import trainer as trainers
+    from fvit.run.record import Record
+    from fvit.training import Classifier, checkpoint
+
+    path = checkpoint.find(config["ckpt_path"])
+    content = checkpoint.read(path)
+    trainer = trainers.build({**config, "callbacks": {}, "logger": {}})
+    with Record(Path(config["output_dir"]), config, active=trainer.is_global_zero) as record:
+        changes = {key: value for key, value in config["data"].items() if value is not None}
+        data = ImageDataModule(**{**content["datamodule_hyper_parameters"], **changes})
+        module = Classifier.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        if data.num_classes > module.num_outputs:
+            raise ValueError(
+                f"the data has {data.num_classes} classes and the checkpoint's head {module.num_outputs} outputs"
+            )
+        [metrics] = trainer.validate(module, datamodule=data, verbose=False)
+        record.finish(metrics)
+    if trainer.is_global_zero:
+        console.print_evaluation(path, metrics, content.get("metrics", {}))
+    return metrics
+
+
+if __name__ == "__main__":
+    main()

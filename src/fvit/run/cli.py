@@ -1,0 +1,78 @@
+"""What every command line shares: composing, errors for people, the table after a sweep."""
+
+import os
+import secrets
+import shutil
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from fvit.run.errors import explain
+from fvit.run.paths import conf_dir
+
+
+def run(task: str, job: Callable[[DictConfig], Any]) -> None:
+    """Compose conf/`task`.yaml with the command line and call `job`; once, or once a job of a multirun.
+
+    A user's mistake ends in one message and exit code 1; ``HYDRA_FULL_ERROR=1`` adds the traceback. A job of a sweep
+    that fails does not stop the others.
+    """
+    OmegaConf.register_new_resolver("fvit.hex", lambda: secrets.token_hex(2), use_cache=True, replace=True)
+    show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Makes Hydra hand its errors to us instead of printing them in its own way.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sweeps: set[Path] = set()
+
+    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=task)
+    def hydra_job(cfg: DictConfig) -> Any:
+        settings = HydraConfig.get()
+        if settings.mode == RunMode.MULTIRUN:
+            sweeps.add(Path(settings.sweep.dir))
+        try:
+            return job(cfg)
+        except Exception as error:
+            _report(error, show_traceback)
+            _discard_unstarted(Path(settings.runtime.output_dir))
+            raise _ReportedError from error
+
+    failed = False
+    try:
+        hydra_job()
+    except _ReportedError:
+        failed = True
+    except Exception as error:
+        _report(error, show_traceback)
+        failed = True
+    for sweep in sweeps:
+        from fvit.run.console import print_sweep
+
+        print_sweep(sweep)
+    if failed:
+        sys.exit(1)
+
+
+class _ReportedError(Exception):
+    """An error that the user has already read."""
+
+
+def _report(error: Exception, show_traceback: bool) -> None:
+    message = explain(error)
+    if message is None or show_traceback:
+        traceback.print_exception(error)
+    if message is not None:
+        print(f"error: {message}", file=sys.stderr)
+
+
+def _discard_unstarted(folder: Path) -> None:
+    """Remove the folder that Hydra made for a run that never began: it holds nothing but the composed config."""
+    if folder.is_dir() and not (folder / "metrics.json").exists():
+        content = {entry.name for entry in folder.iterdir()}
+        if all(name == ".hydra" or name.endswith(".log") for name in content):
+            shutil.rmtree(folder)

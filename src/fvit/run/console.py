@@ -1,0 +1,111 @@
+"""What a person reads before a run, after it, and after a sweep. Plain text where there is no terminal."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from fvit.run.record import read_metrics
+
+if TYPE_CHECKING:
+    from lightning import LightningDataModule
+
+    from fvit.cost import Cost
+    from fvit.run.batches import BatchPlan
+
+# Without a terminal rich assumes 80 columns and would cut the rows of a log.
+console = Console(width=None if Console().is_terminal else int(os.environ.get("COLUMNS", "140")), highlight=False)
+
+
+def print_facts(title: str, facts: Iterable[tuple[str, str]]) -> None:
+    """A table of two columns."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    for name, value in facts:
+        table.add_row(name, value)
+    console.print(table)
+
+
+def print_rows(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table with a head; all columns but the first are figures."""
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(head):
+        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def print_plan(config: dict[str, Any], cost: "Cost", plan: "BatchPlan", data: "LightningDataModule") -> None:
+    """What is about to be trained, on what, and how."""
+    trainer, optimizer, size = config["trainer"], config["optimizer"], config["data"]["img_size"]
+    shape = [f"{key}={config['model'][key]}" for key in ("patch_size", "embed_dim", "depth") if key in config["model"]]
+    images = f"{len(data.source.train):,} images to train, {len(data.source.val):,} to validate"
+    facts = [
+        ("model", "  ".join([config["title"], *shape])),
+        ("cost", f"{cost.params / 1e6:.2f} M parameters, {cost.macs / 1e6:.4g} M MACs an image of {size} px"),
+        ("data", f"{config['data']['name']}: {images}, {data.num_classes} classes"),
+        ("batch", str(plan)),
+        ("length", f"{trainer.get('max_epochs') or '?'} epochs"),
+        ("optimizer", f"{optimizer['opt']}, lr {optimizer['lr']:g}, {config['scheduler']['sched']} schedule"),
+        ("hardware", f"{plan.world_size} × {trainer['accelerator']}, {trainer['precision']}"),
+        ("folder", config["output_dir"]),
+    ]
+    print_facts("Run", facts)
+
+
+HEAD = ("val acc1", "best acc1", "params", "MACs", "images/s", "time")
+
+
+def figures(metrics: dict[str, float], seconds: float) -> list[str]:
+    """The columns of `HEAD`."""
+
+    def show(name: str, form: str, scale: float = 1.0) -> str:
+        return form.format(metrics[name] * scale) if name in metrics else "–"
+
+    return [
+        show("val/acc1", "{:.2f} %", 100),
+        show("best/val/acc1", "{:.2f} %", 100),
+        show("cost/params", "{:.2f} M", 1e-6),
+        show("cost/macs", "{:.4g} M", 1e-6),
+        show("throughput/images_per_s", "{:,.0f}"),
+        f"{seconds:.0f} s",
+    ]
+
+
+def print_results(name: str, metrics: dict[str, float], seconds: float, folder: Path) -> None:
+    """The table of results of one run, and what to type next."""
+    print_rows("Results", ("run", *HEAD), [(name, *figures(metrics, seconds))])
+    facts = [("lies in", str(folder))]
+    if (folder / "checkpoints").is_dir():
+        facts.append(("measure it", f"fvit-eval ckpt_path={folder}"))
+        facts.append(("go on from it", f"fvit-train ckpt_path={folder}/checkpoints/last.ckpt trainer.max_epochs=…"))
+    facts.append(("compare", "fvit-train -m attention=additive,softmax,linear seed=0,1,2"))
+    print_facts("", facts)
+
+
+def print_sweep(folder: Path) -> None:
+    """The table of all jobs of a multirun, from their metrics.json."""
+    rows = []
+    for job in sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)):
+        record = read_metrics(job) or {"status": "not started", "metrics": {}, "seconds": 0.0}
+        rows.append((_overrides(job), record["status"], *figures(record["metrics"], record["seconds"])))
+    print_rows(f"Sweep {folder}", ("job", "status", *HEAD), rows)
+
+
+def _overrides(job: Path) -> str:
+    path = job / ".hydra" / "overrides.yaml"
+    overrides = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return " ".join(overrides) or "defaults"
+
+
+def print_evaluation(path: Path, metrics: dict[str, float], recorded: dict[str, float]) -> None:
+    """Metrics of a checkpoint beside those that were measured when it was saved."""
+    rows = [
+        (name, f"{value:.10g}", f"{recorded[name]:.10g}" if name in recorded else "–")
+        for name, value in metrics.items()
+    ]
+    print_rows(f"{path}", ("metric", "now", "when saved"), rows)

@@ -1,0 +1,73 @@
+"""Errors for people: one message that names the remedy, and a traceback only for what is our own fault."""
+
+import difflib
+import re
+import traceback
+from pathlib import Path
+
+import fvit
+
+_PACKAGE = Path(fvit.__file__).parent
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be; the text names each key, its value and the remedy."""
+
+
+class RunError(RuntimeError):
+    """A run that ended early for a reason that its text explains."""
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """', did you mean a or b?' or ''."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f", did you mean {' or '.join(near)}?" if near else ""
+
+
+def explain(error: BaseException) -> str | None:
+    """The message for a user's mistake; None for anything else, which deserves its traceback.
+
+    A mistake is: what Hydra says of an override, what our own code raises as ValueError, OSError or RunError, and
+    a folder that cannot be written.
+    """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _explain_hydra(error)
+    if isinstance(error, RunError | ConfigError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    raised_here = bool(frames) and _PACKAGE in Path(frames[-1].filename).parents
+    if isinstance(error, ValueError | FileNotFoundError) and raised_here:
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot use {error.filename}: {error.strerror}. Set hydra.run.dir=DIR to write the run elsewhere"
+    return None
+
+
+def _explain_hydra(error: BaseException) -> str:
+    """Hydra's own message, with the nearest name in place of its advice to add a key that nobody reads."""
+    text = str(error)
+    if cause := error.__cause__:
+        text += f"\n{cause}"
+    # "Could not find 'attention/additiv'\n\nAvailable options in 'attention':\n\tadditive\n\t…"
+    if match := re.search(r"Could not (?:find|load) '(?P<group>[\w/]+)/(?P<option>[\w.-]+)'", text):
+        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
+        return (
+            f"{match['group']}={match['option']} is no option{did_you_mean(match['option'], options)}; "
+            f"known: {', '.join(options)}"
+        )
+    # "Could not override 'trainer.max_epoch'.\nTo append to your config use +…\nKey 'max_epoch' is not in struct …"
+    if match := re.search(r"Could not override '(?P<key>[^']+)'", text):
+        return f"unknown key {match['key']}{_nearest_key(match['key'])}; `fvit-train --cfg job` shows all keys"
+    return re.sub(r"\n\s*\n", "\n", text).strip()
+
+
+def _nearest_key(key: str) -> str:
+    from fvit.run.paths import conf_dir
+
+    words = re.compile(r"^\s*([a-z_0-9]+):", flags=re.MULTILINE)
+    known = {word for path in conf_dir().rglob("*.yaml") for word in words.findall(path.read_text(encoding="utf-8"))}
+    known |= {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    return did_you_mean(key.rsplit(".", 1)[-1], sorted(known))

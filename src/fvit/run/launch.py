@@ -1,0 +1,133 @@
+"""Starting one process a device.
+
+Under Hydra, Lightning's own launcher starts rank 1 on the same command line, ``-m`` and all: each rank then composes,
+or sweeps, for itself. Here every rank is a child that gets the one resolved configuration of the run's folder, and the
+process that composed it only waits. So all ranks hold the same hyperparameters, nothing of a job leaks into the next
+one of a sweep, and a rank that dies takes the others with it.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fvit.run.errors import RunError, explain
+from fvit.run.record import read_metrics, write, write_metrics
+
+RESOLVED = "--resolved"
+"""Marks a command line that names a file with a resolved configuration."""
+
+
+def local_processes(trainer: dict[str, Any]) -> int:
+    """How many processes this machine needs; 1 if somebody (torchrun, SLURM, we) has already started them."""
+    if "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:
+        return 1
+    devices = trainer["devices"]
+    if isinstance(devices, list):
+        return len(devices)
+    if devices == "auto":
+        if trainer["accelerator"] != "gpu":
+            return 1
+        import torch
+
+        return max(1, torch.cuda.device_count())
+    return devices
+
+
+def launch(module: str, config: dict[str, Any], folder: Path, processes: int) -> dict[str, float]:
+    """Run ``python -m module --resolved FILE`` in `processes` children and return what rank 0 measured.
+
+    Rank 0 writes to the terminal, the others to rank-N.log in the run's folder.
+
+    Raises:
+        RunError: a child failed; the others are ended, and the text holds its last lines.
+    """
+    resolved = folder / "resolved.json"
+    write(resolved, json.dumps(config))
+    command = [sys.executable, "-m", module, RESOLVED, str(resolved)]
+    shared = {
+        **os.environ,
+        "WORLD_SIZE": str(processes * config["trainer"]["num_nodes"]),
+        "NODE_RANK": os.environ.get("NODE_RANK", "0"),
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
+        "MASTER_PORT": os.environ.get("MASTER_PORT", str(_free_port())),
+    }
+    children: list[subprocess.Popen[bytes]] = []
+    try:
+        for rank in range(processes):
+            log = None if rank == 0 else (folder / f"rank-{rank}.log").open("wb")
+            environment = {**shared, "LOCAL_RANK": str(rank)}
+            children.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log and subprocess.STDOUT))
+        failed = _wait(children)
+    finally:
+        _end(children)
+    if failed is not None:
+        raise RunError(_why(folder, failed, children[failed].returncode))
+    return (read_metrics(folder) or {}).get("metrics", {})
+
+
+def read_resolved(argv: list[str]) -> dict[str, Any] | None:
+    """The configuration that `launch` handed to this process; None if nobody did."""
+    if argv[1:2] != [RESOLVED]:
+        return None
+    return json.loads(Path(argv[2]).read_text(encoding="utf-8"))
+
+
+def run_as_rank(task: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -> None:
+    """Be one of `launch`'s children. A user's mistake stands in rank 0's metrics.json, which `launch` reads."""
+    try:
+        task(config)
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            raise
+        if os.environ["LOCAL_RANK"] != "0":
+            print(f"error: {message}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _wait(children: list[subprocess.Popen[bytes]]) -> int | None:
+    """Wait until all have ended well (None), or one has not (its rank)."""
+    while True:
+        codes = [child.poll() for child in children]
+        failed = [rank for rank, code in enumerate(codes) if code]
+        if failed:
+            return failed[0]
+        if all(code == 0 for code in codes):
+            return None
+        time.sleep(0.1)
+
+
+def _end(children: list[subprocess.Popen[bytes]]) -> None:
+    for child in children:
+        if child.poll() is None:
+            child.terminate()
+    for child in children:
+        try:
+            child.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _why(folder: Path, rank: int, code: int) -> str:
+    record = read_metrics(folder) or {}
+    if rank == 0 and record.get("error"):
+        return str(record["error"])
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    log = folder / f"rank-{rank}.log"
+    last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:] if log.is_file() else []
+    reason = "\n".join([f"rank {rank} {how}", *last])
+    write_metrics(folder, "failed", record.get("metrics", {}), record.get("seconds", 0.0), error=reason)
+    return reason
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

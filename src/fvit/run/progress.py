@@ -1,0 +1,88 @@
+"""The progress of a run on the terminal: one bar for the whole run, or a line an epoch where there is no terminal."""
+
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fvit.run.console import console
+from fvit.run.throughput import Throughput
+
+
+class RunProgress(ProgressBar):
+    """Epoch, loss, accuracies, images/s and the time left of the whole run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._progress: Progress | None = None
+
+    def enable(self) -> None:
+        """Show the bar."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Show nothing, as on all ranks but the first."""
+        self._enabled = False
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Open the bar."""
+        if not self._enabled or not console.is_terminal:
+            return
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("<"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=console,
+        )
+        total = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+        self._task = self._progress.add_task("epoch 1", total=total, completed=self._done(trainer), figures="")
+        self._progress.start()
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        """Advance."""
+        if self._progress is not None:
+            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs or '?'}"
+            done = self._done(trainer) + 1
+            self._progress.update(self._task, description=epoch, completed=done, figures=self._figures(trainer))
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Without a terminal: a line."""
+        if self._enabled and not console.is_terminal and trainer.state.fn == TrainerFn.FITTING:
+            console.print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs or '?'}  {self._figures(trainer)}")
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Close the bar."""
+        self._close()
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Close the bar, so that the message stands on a line of its own."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    @staticmethod
+    def _done(trainer: Trainer) -> int:
+        return trainer.fit_loop.total_batch_idx
+
+    @staticmethod
+    def _figures(trainer: Trainer) -> str:
+        metrics = {**trainer.progress_bar_metrics, **trainer.callback_metrics}
+        parts = []
+        if "train/loss" in metrics:
+            parts.append(f"loss {float(metrics['train/loss']):.3f}")
+        if "val/acc1" in metrics:
+            parts.append(f"val acc1 {100 * float(metrics['val/acc1']):.2f} %")
+        speed = next((c.images_per_s for c in trainer.callbacks if isinstance(c, Throughput)), 0.0)
+        if speed:
+            parts.append(f"{speed:,.0f} images/s")
+        return "  ".join(parts)

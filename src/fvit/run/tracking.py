@@ -1,0 +1,60 @@
+"""Weights & Biases without an account: a run that cannot be sent is kept, and says so in one line."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from fvit.run.console import console
+
+
+def wandb_logger(
+    save_dir: str | Path,
+    project: str,
+    run_dir: str | Path,
+    offline: bool = False,
+    name: str | None = None,
+    **options: Any,
+) -> WandbLogger:
+    """Lightning's WandbLogger, offline if there is no key.
+
+    Args:
+        save_dir: holds the folder wandb/, one for all runs of a project.
+        project: of W&B.
+        run_dir: the run's folder; gives the run its name unless `name` does.
+        offline: keep the run here even if there is a key.
+        name: of the run.
+        options: further arguments of ``wandb.init``, such as `group` and `tags`.
+    """
+    mode = os.environ.get("WANDB_MODE", "")
+    if not offline and not mode and not _has_key():
+        offline = True
+        _say(f"W&B: no API key, so this run stays offline in {save_dir}/wandb; send it later with `wandb sync`")
+    Path(save_dir).mkdir(parents=True, exist_ok=True)
+    return WandbLogger(
+        name=name or Path(run_dir).name, project=project, save_dir=save_dir, offline=offline, log_model=False, **options
+    )
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    console.print(line)
+
+
+def _has_key() -> bool:
+    """Whether W&B finds a key (environment, netrc); it neither asks for one nor opens a connection."""
+    import wandb
+
+    return wandb.login(prompt=False, verify=False)
+
+
+def finish_wandb(failed: bool) -> None:
+    """Close this process's W&B run, if any: a job of a sweep would otherwise write into the one before it."""
+    if "wandb" in sys.modules:
+        import wandb
+
+        if wandb.run is not None:
+            wandb.finish(exit_code=int(failed))

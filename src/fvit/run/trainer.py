@@ -1,0 +1,97 @@
+"""Lightning's Trainer as a configuration describes it, and what is read off it after a run."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from fvit.cost import Cost
+from fvit.run.batches import BatchPlan
+from fvit.run.guard import NonFiniteGuard
+from fvit.run.progress import RunProgress
+from fvit.run.throughput import Throughput
+from fvit.run.tracking import finish_wandb
+
+
+def quiet_lightning() -> None:
+    """Lightning installs a handler of its own beside Hydra's, and tells what our summary tells better."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Lightning 2.6 on torch 2.14: its own use of a deprecated class.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+
+
+def build(config: dict[str, Any]) -> Trainer:
+    """The Trainer with its loggers and callbacks.
+
+    Raises:
+        ValueError: the accelerator is not on this machine, or lacks devices.
+    """
+    quiet_lightning()
+    options = dict(config["trainer"])
+    _check_accelerator(options["accelerator"], options["devices"])
+    loggers = [instantiate(logger) for logger in config["logger"].values()]
+    callbacks = [instantiate(callback) for callback in config["callbacks"].values()]
+    callbacks += [RunProgress(), NonFiniteGuard()]
+    return Trainer(
+        **options,
+        default_root_dir=config["output_dir"],
+        logger=loggers or False,
+        callbacks=callbacks,
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        # The DataModule shares out the images itself: Lightning's sampler repeats some in validation.
+        use_distributed_sampler=False,
+    )
+
+
+def apply_plan(trainer: Trainer, plan: BatchPlan) -> None:
+    """Set what depends on the number of devices, which the Trainer alone knows."""
+    trainer.accumulate_grad_batches = plan.accumulate
+    trainer.callbacks.append(Throughput(plan.per_device * plan.world_size))
+
+
+@contextmanager
+def closing(trainer: Trainer) -> Iterator[None]:
+    """Close loggers at the end, W&B with the right status."""
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        for logger in trainer.loggers:
+            logger.finalize("failed" if failed else "success")
+        finish_wandb(failed)
+
+
+def results(trainer: Trainer, cost: Cost) -> dict[str, float]:
+    """The last metrics, the best accuracy, throughput and cost, as plain numbers."""
+    metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    checkpoint = trainer.checkpoint_callback
+    if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_score is not None:
+        metrics[f"best/{checkpoint.monitor}"] = checkpoint.best_model_score.item()
+    return metrics | {
+        "cost/params": cost.params,
+        "cost/macs": cost.macs,
+        "cost/macs_paper": cost.macs_paper,
+    }
+
+
+def _check_accelerator(accelerator: str, devices: int | str | list[int]) -> None:
+    if accelerator == "gpu":
+        found = torch.cuda.device_count()
+        if not found:
+            raise ValueError("hardware with accelerator=gpu needs a CUDA GPU and torch finds none; use hardware=cpu")
+        wanted = max(devices) + 1 if isinstance(devices, list) else devices
+        if isinstance(wanted, int) and wanted > found:
+            raise ValueError(f"trainer.devices={devices} needs {wanted} GPUs and torch finds {found}")
+    if accelerator == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("hardware=mps needs an Apple GPU and torch finds none; use hardware=cpu")

@@ -1,0 +1,80 @@
+"""fvit-train: train a vision transformer whose attention is exchanged."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from fvit.run import cli, launch, schema
+
+
+def main() -> None:
+    """The command line."""
+    config = launch.read_resolved(sys.argv)
+    if config is not None:
+        launch.run_as_rank(train, config)
+    else:
+        cli.run("train", job)
+
+
+def job(cfg: DictConfig) -> dict[str, float]:
+    """One run as Hydra composed it: here, or in a process a device."""
+    config = schema.check(cfg, schema.Train)
+    processes = launch.local_processes(config["trainer"])
+    if processes > 1:
+        return launch.launch("fvit.train", config, Path(config["output_dir"]), processes)
+    return train(config)
+
+
+def train(config: dict[str, Any]) -> dict[str, float]:
+    """Train as `config` says, and return the metrics that also stand in the run's metrics.json.
+
+    Args:
+        config: a resolved configuration that `fvit.run.schema.check` has passed.
+    """
+    # Imported here, because composing, --help and a wrong override must not wait for torch.
+    from lightning import seed_everything
+
+    from fvit.cost import count
+    from fvit.data import ImageDataModule
+    from fvit.run import console
+    from fvit.run import trainer as trainers
+    from fvit.run.batches import plan_batches
+    from fvit.run.record import Record
+    from fvit.training import Classifier, checkpoint
+
+    seed_everything(config["seed"], workers=True, verbose=False)
+    trainer = trainers.build(config)
+    folder = Path(config["output_dir"])
+    with Record(folder, config, active=trainer.is_global_zero) as record, trainers.closing(trainer):
+        plan = plan_batches(config["global_batch_size"], trainer.world_size, config["micro_batch_size"])
+        trainers.apply_plan(trainer, plan)
+        data = ImageDataModule(**config["data"], batch_size=plan.per_device, seed=config["seed"])
+        module = Classifier(
+            config["model"],
+            config["data"]["img_size"],
+            data.num_classes,
+            config["optimizer"],
+            config["scheduler"],
+            config["loss"],
+        )
+        cost = count(module.model, config["data"]["img_size"])
+        if config["ckpt_path"] is not None:
+            path = checkpoint.find(config["ckpt_path"])
+            checkpoint.check_fits(checkpoint.read(path), path, module)
+        if config["compile"]:
+            module.model.compile()
+        if trainer.is_global_zero:
+            console.print_plan(config, cost, plan, data)
+        # Ranks build the same model, then augment differently.
+        seed_everything(config["seed"] + trainer.global_rank, workers=True, verbose=False)
+        trainer.fit(module, datamodule=data, ckpt_path=config["ckpt_path"] and str(path), weights_only=True)
+        metrics = record.finish(trainers.results(trainer, cost))
+    if trainer.is_global_zero:
+        console.print_results(config["title"], metrics, record.seconds, folder)
+    return metrics
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Finding and opening checkpoints, with errors for people."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def find(path: str | Path) -> Path:
+    """The checkpoint file at `path`: the file itself, or the best (else the last) checkpoint of a run's folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise FileNotFoundError(f"ckpt_path={path} does not exist")
+    for name in ("best.ckpt", "last.ckpt"):
+        for folder in (path / "checkpoints", path):
+            if (folder / name).is_file():
+                return folder / name
+    raise FileNotFoundError(f"ckpt_path={path} holds no checkpoint: neither checkpoints/best.ckpt nor last.ckpt")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, on the CPU, without executing any code it may hold.
+
+    Raises:
+        ValueError: the file is truncated, or no checkpoint of ours.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
+        size = path.stat().st_size
+        raise ValueError(f"{path} ({size} bytes) is truncated or is no checkpoint: {_first_line(error)}") from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= set(checkpoint):
+        raise ValueError(f"{path} is no checkpoint of fvit: it lacks state_dict or hyper_parameters")
+    return checkpoint
+
+
+def check_fits(checkpoint: dict[str, Any], path: Path, module: nn.Module) -> None:
+    """Compare names and shapes of the weights.
+
+    Raises:
+        ValueError: they differ; the text names the first differences.
+    """
+    saved = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    differing = [name for name in sorted(saved | wanted) if saved.get(name) != wanted.get(name)]
+    if differing:
+        shown = "; ".join(f"{name}: {saved.get(name)} in the file, {wanted.get(name)} here" for name in differing[:3])
+        raise ValueError(
+            f"{path} is of another shape than the configured model ({len(differing)} of {len(wanted)} weights differ: "
+            f"{shown}). Start with the configuration of its run, config.yaml in the run's folder"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,124 @@
+"""The LightningModule: a model, its loss, its optimizer and its metrics."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from torch import Tensor
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from fvit.models import attention_spec, build
+from fvit.training.losses import build_loss
+
+
+class Classifier(LightningModule):
+    """An image classifier that describes itself: `Classifier.load_from_checkpoint(path)` needs nothing else.
+
+    Its arguments are plain dicts and numbers, so that checkpoints load with ``weights_only=True``.
+
+    Args:
+        model: arguments of `fvit.models.build`; `attention` is a mapping with a `name`.
+        img_size: side of the images in pixels.
+        num_classes: number of labels of the data.
+        optimizer: arguments of ``timm.optim.create_optimizer_v2``.
+        scheduler: arguments of ``timm.scheduler.create_scheduler_v2``; lengths are in epochs, steps in updates.
+        loss: arguments of `fvit.training.build_loss`.
+
+    Raises:
+        ValueError: the model's head has fewer outputs than the data has labels.
+    """
+
+    def __init__(
+        self,
+        model: Mapping[str, Any],
+        img_size: int,
+        num_classes: int,
+        optimizer: Mapping[str, Any],
+        scheduler: Mapping[str, Any],
+        loss: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        options = dict(model)
+        outputs = options.pop("num_classes", None) or num_classes
+        if outputs < num_classes:
+            raise ValueError(
+                f"the data has {num_classes} classes and the head {outputs} outputs; "
+                f"set model.num_classes={num_classes}, or null to follow the data"
+            )
+        attention = attention_spec(options.pop("attention", {"name": "native"}))
+        self.model = build(img_size=img_size, num_classes=outputs, attention=attention, **options)
+        self.num_outputs = outputs
+        self.loss = build_loss(**loss)
+        self.val_loss = torch.nn.CrossEntropyLoss(reduction="sum")
+        self.train_acc1 = MulticlassAccuracy(outputs, average="micro")
+        self.val_metrics = torch.nn.ModuleDict(
+            {
+                "loss": MeanMetric(),
+                "acc1": MulticlassAccuracy(outputs, average="micro"),
+                "acc5": MulticlassAccuracy(outputs, average="micro", top_k=min(5, outputs)),
+            }
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images [B, 3, H, W] to logits [B, outputs]."""
+        return self.model(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Loss of one batch; logs ``train/loss`` and ``lr`` a step and ``train/acc1`` an epoch."""
+        images, targets = batch
+        logits = self(images)
+        loss = self.loss(logits, targets)
+        labels = targets.argmax(dim=1) if targets.ndim == 2 else targets
+        self.train_acc1(logits.detach(), labels)
+        self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True, batch_size=len(images))
+        self.log("train/acc1", self.train_acc1, on_step=False, on_epoch=True)
+        # With layer decay the head's group has the rate that was asked for.
+        self.log("lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count one batch into ``val/loss`` (cross-entropy without smoothing), ``val/acc1``, ``val/acc5``."""
+        images, labels = batch
+        logits = self(images)
+        # torchmetrics sums counts over ranks, which stays exact where ranks hold unequal numbers of images.
+        self.val_metrics["loss"].update(self.val_loss(logits.float(), labels) / len(labels), weight=len(labels))
+        for name in ("acc1", "acc5"):
+            self.val_metrics[name].update(logits, labels)
+        self.log_dict({f"val/{name}": metric for name, metric in self.val_metrics.items()}, on_epoch=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """timm's optimizer with no-decay groups, timm's schedule stepped every update."""
+        optimizer = create_optimizer_v2(self.model, **_tuples(self.hparams.optimizer))
+        updates = int(self.trainer.estimated_stepping_batches)
+        per_epoch = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
+        scheduler, _ = create_scheduler_v2(
+            optimizer,
+            num_epochs=updates / per_epoch,
+            updates_per_epoch=per_epoch,
+            step_on_epochs=False,
+            **self.hparams.scheduler,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_scheduler_step(self, scheduler: Scheduler, metric: Any) -> None:
+        """timm's schedules are functions of the number of updates."""
+        scheduler.step_update(self.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note the metrics, and that weights come from this file: no download when it is loaded."""
+        checkpoint["metrics"] = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
+        hyper_parameters = dict(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
+        hyper_parameters["model"] = {**hyper_parameters["model"], "pretrained": False}
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = hyper_parameters
+
+
+def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists as tuples: torch's optimizers compare `betas` with a tuple."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}

@@ -1,0 +1,18 @@
+import pytest
+import torch
+
+from fvit.attention import Identity
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [{}, {"attn_mask": torch.tensor([True, False, True]).view(1, 1, 1, 3)}, {"is_causal": True}],
+    ids=["plain", "masked", "causal"],
+)
+def test_returns_its_tokens(forward):
+    x = torch.randn(2, 3, 8)
+    assert torch.equal(Identity(8, 2)(x, **forward), x)
+
+
+def test_has_no_state():
+    assert not Identity(8, 2).state_dict()
