@@ -58,6 +58,8 @@ def _explain_hydra(error: BaseException) -> str:
             f"{match['group']}={match['option']} is no option{did_you_mean(match['option'], options)}; "
             f"known: {', '.join(options)}"
         )
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{match[1]} must be given: {match[1]}=…"
     # "Could not override 'trainer.max_epoch'.\nTo append to your config use +…\nKey 'max_epoch' is not in struct …"
     if match := re.search(r"Could not override '(?P<key>[^']+)'", text):
         return f"unknown key {match['key']}{_nearest_key(match['key'])}; `fvit-train --cfg job` shows all keys"

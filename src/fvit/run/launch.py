@@ -55,6 +55,8 @@ def launch(module: str, config: dict[str, Any], folder: Path, processes: int) ->
         "WORLD_SIZE": str(processes * config["trainer"]["num_nodes"]),
         "NODE_RANK": os.environ.get("NODE_RANK", "0"),
         "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
+        # As torchrun does: each process would otherwise start a thread a core.
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes))),
         "MASTER_PORT": os.environ.get("MASTER_PORT", str(_free_port())),
     }
     children: list[subprocess.Popen[bytes]] = []

@@ -252,7 +252,7 @@ def check_options(options: dict[str, Any], known: dict[str, Any], where: str) ->
         if name not in known:
             raise ValueError(
                 f"{where} has no option '{name}'{did_you_mean(name, list(known))}; "
-                f"options: {', '.join(known) or 'none'}"
+                f"options: {', '.join(list(known)[:12]) or 'none'}{', …' if len(known) > 12 else ''}"
             )
     fields = {name: (known[name], ...) for name in options}
     try:

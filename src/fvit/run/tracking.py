@@ -29,13 +29,14 @@ def wandb_logger(
         name: of the run.
         options: further arguments of ``wandb.init``, such as `group` and `tags`.
     """
-    mode = os.environ.get("WANDB_MODE", "")
-    if not offline and not mode and not _has_key():
-        offline = True
+    mode = "offline" if offline else os.environ.get("WANDB_MODE")
+    if mode is None and not _has_key():
+        mode = "offline"
         _say(f"W&B: no API key, so this run stays offline in {save_dir}/wandb; send it later with `wandb sync`")
     Path(save_dir).mkdir(parents=True, exist_ok=True)
+    # Not Lightning's offline=True: it sets WANDB_MODE for the whole process, and so for the next job of a sweep.
     return WandbLogger(
-        name=name or Path(run_dir).name, project=project, save_dir=save_dir, offline=offline, log_model=False, **options
+        name=name or Path(run_dir).name, project=project, save_dir=save_dir, mode=mode or "online", **options
     )
 
 

@@ -1,0 +1,44 @@
+# `make train` and `make test` each work alone on a fresh clone: they set up .venv once.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-all lint format figures clean distclean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+setup: $(STAMP)  ## make .venv and install fvit with all that its tests need
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+train: $(STAMP)  ## train FViT and the softmax ViT of the same shape on digits, and compare them
+	$(BIN)/fvit-train -m attention=additive,softmax
+
+test: $(STAMP)  ## run the tests, in minutes
+	$(BIN)/python -m pytest
+
+test-all: $(STAMP)  ## run the slow tests as well: the wheel, compilation, the README as it stands
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+lint: $(STAMP)  ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)  ## mend style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+figures: $(STAMP)  ## draw the README's picture from the newest `make train`
+	$(BIN)/python docs/curves.py
+
+clean:  ## remove caches and builds; runs stay
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## remove .venv as well
+	rm -rf .venv

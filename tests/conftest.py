@@ -1,0 +1,31 @@
+"""Fixtures that all tests share."""
+
+import os
+
+# Before torch is imported anywhere: tests share the cores with each other's subprocesses.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["WANDB_MODE"] = "offline"
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from fvit.run import schema
+from fvit.run.paths import conf_dir
+
+Compose = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def compose_config(tmp_path: Path) -> Compose:
+    """A checked training configuration from overrides, its run's folder inside tmp_path."""
+
+    def make(*overrides: str) -> dict[str, Any]:
+        fixed = [f"output_dir={tmp_path / 'run'}", "title=test"]
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return schema.check(compose("train", overrides=[*fixed, *overrides]), schema.Train)
+
+    return make

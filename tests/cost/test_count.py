@@ -1,0 +1,188 @@
+import math
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from fvit.attention import get, names
+from fvit.cost import Cost, count
+
+WIDTH, HEADS, ROWS, COLUMNS = 24, 3, 5, 7
+
+
+def on_meta(name, **options):
+    with torch.device("meta"):
+        return timm.create_model(name, **options)
+
+
+class PixelsAsTokens(nn.Module):
+    """One layer of attention as a model of images, [B, C, H, W] -> [B, H·W, C]."""
+
+    def __init__(self, attn):
+        super().__init__()
+        self.attn = attn
+
+    def forward(self, x):
+        return self.attn(x.flatten(2).transpose(1, 2))
+
+
+def small_convnet():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, kernel_size=3, stride=2, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, kernel_size=(3, 5), padding=(1, 2), groups=4, bias=False),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    )
+
+
+def truncated(value, digits=0):
+    return math.floor(value * 10**digits) / 10**digits
+
+
+@pytest.mark.parametrize(
+    ("name", "params_m", "gflops"),
+    [
+        ("vit_base_patch16_384", 86, 49.3),
+        ("fvit_base_patch16_384", 79, 45.2),
+        ("vit_base_patch32_384", 88, 12.6),
+        ("fvit_base_patch32_384", 81, 11.6),
+    ],
+)
+def test_table_of_the_paper(name, params_m, gflops):
+    """The printed figures are truncated, not rounded."""
+    cost = count(on_meta(name), 384)
+    assert truncated(cost.params / 1e6) == params_m
+    assert truncated(cost.macs_paper / 1e9, digits=1) == gflops
+
+
+@pytest.mark.parametrize(("name", "gmacs"), [("vit_base_patch16_384", 55.5), ("fvit_base_patch16_384", 45.3)])
+def test_true_macs(name, gmacs):
+    assert round(count(on_meta(name), 384).macs / 1e9, 1) == gmacs
+
+
+def hand_count(name):
+    """Projections, and all MACs, of one layer."""
+    n, d = ROWS * COLUMNS, WIDTH
+    return {
+        # q, k, v, proj; the scores and what they weigh
+        "softmax": (4 * n * d * d, 4 * n * d * d + 2 * n * n * d),
+        # q, k, transform; two logits, two pools, the products q̄⊙k and k̄⊙q
+        "additive": (3 * n * d * d, 3 * n * d * d + 2 * n * d + 2 * n * d + 2 * n * d),
+        # q, k, v, proj; φ(K)ᵀV, φ(Q) times it, the normaliser φ(Q)Σφ(K)
+        "linear": (4 * n * d * d, 4 * n * d * d + 2 * n * d * (d // HEADS) + n * d),
+        "identity": (0, 0),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["additive", "identity", "linear", "softmax"])
+def test_one_layer_of_attention(name):
+    module = get(name)(WIDTH, HEADS)
+    paper, macs = hand_count(name)
+    expected = Cost(params=sum(p.numel() for p in module.parameters()), macs_paper=paper, macs=macs)
+    assert count(PixelsAsTokens(module), (WIDTH, ROWS, COLUMNS)) == expected
+
+
+def test_additive_with_separate_value_and_projection():
+    n, d = ROWS * COLUMNS, WIDTH
+    cost = count(PixelsAsTokens(get("additive")(d, HEADS, value="separate", proj=True)), (d, ROWS, COLUMNS))
+    assert (cost.macs_paper, cost.macs) == (5 * n * d * d, 5 * n * d * d + 6 * n * d)
+
+
+def test_small_convnet():
+    convs = 16 * 16 * 8 * (3 * 3 * 3) + 16 * 16 * 16 * (8 // 4 * 3 * 5)
+    params = (8 * 27 + 8) + 2 * 8 + 16 * 2 * 15 + (16 * 10 + 10)
+    cost = count(small_convnet(), 32)
+    assert (cost.params, cost.macs_paper) == (params, convs + 16 * 10)
+
+
+def test_convnext():
+    """timm's convnext_tiny against a count by hand: stem, downsampling, and a 7×7 depth-wise and two 1×1 a block."""
+    macs = 3 * 4 * 4 * 96 * 56**2
+    for stage, (width, depth, side) in enumerate(zip((96, 192, 384, 768), (3, 3, 9, 3), (56, 28, 14, 7), strict=True)):
+        if stage:
+            macs += 2 * 2 * (width // 2) * width * side**2
+        macs += depth * side**2 * (49 * width + 8 * width**2)
+    assert count(on_meta("convnext_tiny"), 224).macs_paper == macs + 768 * 1000
+
+
+@pytest.mark.parametrize("attention", names())
+def test_real_model_counts_like_one_on_meta(attention):
+    options = dict(img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, attention=attention)
+    real = timm.create_model("fvit_tiny_patch16_224", **options)
+    assert count(real, 32) == count(on_meta("fvit_tiny_patch16_224", **options), 32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_count_does_not_depend_on_dtype(dtype):
+    assert count(small_convnet().to(dtype), 32) == count(small_convnet(), 32)
+
+
+def test_count_does_not_depend_on_mode():
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, drop_path_rate=0.5, attn_drop_rate=0.5)
+    assert count(model.train(), 32) == count(model.eval(), 32)
+
+
+def test_frozen_parameters_count():
+    model = small_convnet()
+    before = count(model, 32)
+    assert count(model.requires_grad_(False), 32) == before
+
+
+@pytest.mark.parametrize("size", [32, (3, 32, 32)])
+def test_input_size_is_a_side_or_a_shape(size):
+    assert count(small_convnet(), size) == count(small_convnet(), [3, 32, 32])
+
+
+def test_scaling_by_a_number_costs_nothing_and_a_product_of_tensors_does():
+    class Scales(nn.Module):
+        def forward(self, x):
+            return x * 0.5
+
+    class Multiplies(nn.Module):
+        def forward(self, x):
+            return x * x
+
+    assert count(Scales(), (2, 3, 5)).macs == 0
+    assert count(Multiplies(), (2, 3, 5)).macs == 2 * 3 * 5
+
+
+def fingerprint(model):
+    return (
+        {name: (t.device.type, t.dtype, t.clone()) for name, t in model.state_dict(keep_vars=True).items()},
+        {name: module.training for name, module in model.named_modules()},
+        {name: len(module._forward_hooks) for name, module in model.named_modules()},
+        {name: p.requires_grad and p.grad is None for name, p in model.named_parameters()},
+    )
+
+
+def assert_same(before, after):
+    assert before[1:] == after[1:]
+    assert before[0].keys() == after[0].keys()
+    for name, (device, dtype, value) in before[0].items():
+        assert (device, dtype) == after[0][name][:2]
+        assert torch.equal(value, after[0][name][2])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_model_is_left_as_it_was(training):
+    model = small_convnet().train(training)
+    model[1].train(not training)
+    model[6].register_forward_hook(lambda *_: None)
+    parameters = {name: id(p) for name, p in model.named_parameters()}
+    before = fingerprint(model)
+    count(model, 32)
+    assert_same(before, fingerprint(model))
+    assert {name: id(p) for name, p in model.named_parameters()} == parameters
+    assert model(torch.randn(2, 3, 32, 32)).device.type == "cpu"
+
+
+def test_model_is_left_as_it_was_when_the_count_fails():
+    model = small_convnet()
+    before = fingerprint(model)
+    with pytest.raises(RuntimeError, match="channel"):
+        count(model, (5, 32, 32))
+    assert_same(before, fingerprint(model))
