@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from fvit.run import schema
+from fvit.run import schema, validate
 from fvit.run.paths import conf_dir
 
 Compose = Callable[..., dict[str, Any]]
@@ -26,6 +26,6 @@ def compose_config(tmp_path: Path) -> Compose:
     def make(*overrides: str) -> dict[str, Any]:
         fixed = [f"output_dir={tmp_path / 'run'}", "title=test"]
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return schema.check(compose("train", overrides=[*fixed, *overrides]), schema.Train)
+            return validate.check(compose("train", overrides=[*fixed, *overrides]), schema.Train)
 
     return make

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from fvit.run import cli, launch, schema
+from fvit.run import cli, launch, schema, validate
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
 
 def job(cfg: DictConfig) -> dict[str, float]:
     """One evaluation as Hydra composed it: here, or in a process a device."""
-    config = schema.check(cfg, schema.Eval)
+    config = validate.check(cfg, schema.Eval)
     processes = launch.local_processes(config["trainer"])
     if processes > 1:
         return launch.launch("fvit.eval", config, Path(config["output_dir"]), processes)

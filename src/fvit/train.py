@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from fvit.run import cli, launch, schema
+from fvit.run import cli, launch, schema, validate
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
 
 def job(cfg: DictConfig) -> dict[str, float]:
     """One run as Hydra composed it: here, or in a process a device."""
-    config = schema.check(cfg, schema.Train)
+    config = validate.check(cfg, schema.Train)
     processes = launch.local_processes(config["trainer"])
     if processes > 1:
         return launch.launch("fvit.train", config, Path(config["output_dir"]), processes)
@@ -31,7 +31,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     """Train as `config` says, and return the metrics that also stand in the run's metrics.json.
 
     Args:
-        config: a resolved configuration that `fvit.run.schema.check` has passed.
+        config: a resolved configuration that `fvit.run.validate.check` has passed.
     """
     # Imported here, because composing, --help and a wrong override must not wait for torch.
     from lightning import seed_everything

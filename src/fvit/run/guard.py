@@ -46,10 +46,10 @@ class NonFiniteGuard(Callback):
         if not losses or bool((finite := torch.stack(losses).isfinite()).all()):
             return
         batch = trainer.fit_loop.total_batch_idx + 1 - len(losses) + int(finite.logical_not().nonzero()[0])
-        saved = trainer.checkpoint_callback and getattr(trainer.checkpoint_callback, "last_model_path", "")
+        saved = [callback.best_model_path for callback in trainer.checkpoint_callbacks if callback.monitor is None]
         raise RunError(
             f"the training loss is not finite since batch {batch} (epoch {trainer.current_epoch}). "
-            f"{f'The last good checkpoint is {saved}. ' if saved else ''}"
+            f"{f'The last good checkpoint is {saved[0]}. ' if any(saved) else ''}"
             "Try a smaller optimizer.lr, a longer scheduler.warmup_epochs, trainer.gradient_clip_val=1, "
             "or trainer.precision=32-true"
         )

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,10 @@ def launch(module: str, config: dict[str, Any], folder: Path, processes: int) ->
     children: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(processes):
-            log = None if rank == 0 else (folder / f"rank-{rank}.log").open("wb")
             environment = {**shared, "LOCAL_RANK": str(rank)}
-            children.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log and subprocess.STDOUT))
+            with nullcontext() if rank == 0 else (folder / f"rank-{rank}.log").open("wb") as log:
+                output = {} if log is None else {"stdout": log, "stderr": subprocess.STDOUT}
+                children.append(subprocess.Popen(command, env=environment, **output))
         failed = _wait(children)
     finally:
         _end(children)

@@ -4,13 +4,12 @@ Hydra refuses unknown keys but takes `+experimnt=x` silently, and knows neither 
 known, from the classes below or from the signature of the constructor that will receive it.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fvit.run.errors import ConfigError, did_you_mean
 from fvit.run.signature import mechanism_signature, source_signature, trainer_signature
+from fvit.run.validate import check_options
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -109,7 +108,8 @@ class Data(Open):
 
     @model_validator(mode="after")
     def _source_options(self) -> "Data":
-        check_options(self.model_extra or {}, source_signature(self.name), f"data ({self.name})")
+        known = {**dict.fromkeys(type(self).model_fields, Any), **source_signature(self.name)}
+        check_options(self.model_extra or {}, known, f"data ({self.name})")
         return self
 
     @model_validator(mode="after")
@@ -161,12 +161,14 @@ class Trainer(Open):
     def _trainer_options(self) -> "Trainer":
         # What train() itself decides is not the user's to set.
         ours = ("logger", "callbacks", "accumulate_grad_batches", "default_root_dir", "use_distributed_sampler")
-        known = {name: kind for name, kind in trainer_signature().items() if name not in ours}
+        known = {option: kind for option, kind in trainer_signature().items() if option not in ours}
         check_options(self.model_extra or {}, known, "trainer")
         return self
 
 
 class Train(Strict):
+    also_known: ClassVar = ("experiment", "debug", "attention", "augment", "hardware")
+
     title: str
     output_dir: str
     seed: Count
@@ -223,62 +225,3 @@ class Eval(Strict):
     ckpt_path: str
     data: EvalData
     trainer: Trainer
-
-
-def check(cfg: DictConfig, schema: type[BaseModel]) -> dict[str, Any]:
-    """The resolved configuration as plain dicts, lists and numbers.
-
-    Raises:
-        ConfigError: a key is unknown, missing or of the wrong type or range, or two of them exclude each other.
-    """
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise ConfigError("\n".join(f"{key} must be given: {key}=…" for key in missing))
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    try:
-        schema.model_validate(plain)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(item, schema) for item in error.errors())) from None
-    return plain
-
-
-def check_options(options: dict[str, Any], known: dict[str, Any], where: str) -> None:
-    """Hold `options` against a constructor's signature.
-
-    Raises:
-        ValueError: an option is unknown or has the wrong type.
-    """
-    for name in options:
-        if name not in known:
-            raise ValueError(
-                f"{where} has no option '{name}'{did_you_mean(name, list(known))}; "
-                f"options: {', '.join(list(known)[:12]) or 'none'}{', …' if len(known) > 12 else ''}"
-            )
-    fields = {name: (known[name], ...) for name in options}
-    try:
-        create_model("Options", **fields).model_validate(options)
-    except ValidationError as error:
-        raise ValueError(
-            "; ".join(f"{where}.{_where(item)}={item['input']!r}: {item['msg']}" for item in error.errors())
-        ) from None
-
-
-def _where(item: Any) -> str:
-    return ".".join(str(part) for part in item["loc"])
-
-
-def _explain(item: Any, schema: type[BaseModel]) -> str:
-    key = _where(item)
-    if item["type"] == "extra_forbidden":
-        owner = schema
-        for part in item["loc"][:-1]:
-            annotation = owner.model_fields[part].annotation if part in owner.model_fields else None
-            if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-                return f"unknown key {key}={item['input']!r}"
-            owner = annotation
-        groups = ["experiment", "debug", "attention", "augment", "hardware"] if owner is Train else []
-        near = did_you_mean(str(item["loc"][-1]), [*owner.model_fields, *groups])
-        return f"unknown key {key}={item['input']!r}{near}"
-    if item["type"] == "value_error":
-        return str(item["ctx"]["error"])
-    return f"{key}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"

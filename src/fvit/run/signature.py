@@ -8,9 +8,18 @@ import ast
 import importlib.util
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Optional, Union
 
-_TYPES = {"Literal": Literal, "bool": bool, "int": int, "float": float, "str": str, "None": None}
+_TYPES = {
+    "Literal": Literal,
+    "Optional": Optional,
+    "Union": Union,
+    "bool": bool,
+    "int": int,
+    "float": float,
+    "str": str,
+    "None": None,
+}
 
 
 @cache

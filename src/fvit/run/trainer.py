@@ -75,9 +75,9 @@ def closing(trainer: Trainer) -> Iterator[None]:
 def results(trainer: Trainer, cost: Cost) -> dict[str, float]:
     """The last metrics, the best accuracy, throughput and cost, as plain numbers."""
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-    checkpoint = trainer.checkpoint_callback
-    if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_score is not None:
-        metrics[f"best/{checkpoint.monitor}"] = checkpoint.best_model_score.item()
+    for checkpoint in trainer.checkpoint_callbacks:
+        if checkpoint.monitor is not None and checkpoint.best_model_score is not None:
+            metrics[f"best/{checkpoint.monitor}"] = checkpoint.best_model_score.item()
     return metrics | {
         "cost/params": cost.params,
         "cost/macs": cost.macs,

@@ -1,0 +1,54 @@
+import pytest
+from hydra import compose, initialize_config_dir
+
+from fvit import attention
+from fvit.run.errors import ConfigError, RunError, explain
+from fvit.run.paths import conf_dir
+
+
+def _caught(function):
+    try:
+        function()
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def test_our_own_value_error_is_a_message():
+    assert explain(_caught(lambda: attention.get("addtive"))).startswith("unknown attention 'addtive', did you mean")
+
+
+@pytest.mark.parametrize("kind", [ConfigError, RunError])
+def test_our_error_classes_are_messages(kind):
+    assert explain(kind("what to do")) == "what to do"
+
+
+def test_a_value_error_of_somebody_else_is_a_bug():
+    assert explain(_caught(lambda: int("x"))) is None
+    assert explain(_caught(lambda: 1 / 0)) is None
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    message = explain(_caught((tmp_path / "file" / "run").mkdir))
+    assert str(tmp_path / "file") in message
+    assert "hydra.run.dir=DIR" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("attention=additiv", "attention=additiv is no option, did you mean additive"),
+        ("model=vit_tinny", "did you mean vit_tiny"),
+        ("trainer.max_epoch=1", "unknown key trainer.max_epoch, did you mean max_epochs"),
+        ("experimnt=quickstart", "unknown key experimnt, did you mean experiment"),
+    ],
+)
+def test_hydras_errors_name_the_nearest(override, message):
+    def make():
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            compose("train", overrides=[override])
+
+    explained = explain(_caught(make))
+    assert message in explained
+    assert "+" not in explained

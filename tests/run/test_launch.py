@@ -1,0 +1,74 @@
+import json
+import sys
+import time
+
+import pytest
+
+from fvit.run import launch
+from fvit.run.errors import RunError
+from fvit.run.record import read_metrics
+
+
+@pytest.mark.parametrize(
+    ("trainer", "processes"),
+    [
+        ({"accelerator": "cpu", "devices": 1}, 1),
+        ({"accelerator": "cpu", "devices": 3}, 3),
+        ({"accelerator": "gpu", "devices": [0, 2]}, 2),
+        ({"accelerator": "cpu", "devices": "auto"}, 1),
+    ],
+)
+def test_processes_follow_devices(trainer, processes, monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert launch.local_processes(trainer) == processes
+
+
+@pytest.mark.parametrize("variable", ["LOCAL_RANK", "SLURM_PROCID"])
+def test_nothing_is_started_where_somebody_else_did(variable, monkeypatch):
+    monkeypatch.setenv(variable, "0")
+    assert launch.local_processes({"accelerator": "cpu", "devices": 2}) == 1
+
+
+def _module(tmp_path, monkeypatch, body):
+    """A module that stands for fvit.train in the children."""
+    (tmp_path / "fake_task.py").write_text("import json, os, sys, time\nrank = os.environ['LOCAL_RANK']\n" + body)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "fake_task"
+
+
+CONFIG = {"trainer": {"num_nodes": 1, "devices": 2}, "seed": 7}
+
+
+def test_every_rank_gets_the_same_configuration_and_its_own_rank(tmp_path, monkeypatch):
+    body = (
+        "config = json.load(open(sys.argv[2]))\n"
+        f"names = ['LOCAL_RANK', 'WORLD_SIZE', 'NODE_RANK', 'MASTER_ADDR', 'MASTER_PORT']\n"
+        f"open(r'{tmp_path}/seen-' + rank, 'w').write(json.dumps([config, *[os.environ[n] for n in names]]))\n"
+    )
+    launch.launch(_module(tmp_path, monkeypatch, body), CONFIG, tmp_path, 2)
+    first, second = (json.loads((tmp_path / f"seen-{rank}").read_text()) for rank in (0, 1))
+    assert first[0] == second[0] == CONFIG
+    assert (first[1], second[1]) == ("0", "1")
+    assert first[2:] == second[2:]
+    assert first[2] == "2"
+    assert "LOCAL_RANK" not in __import__("os").environ
+
+
+def test_a_rank_that_dies_takes_the_others_along_and_is_named(tmp_path, monkeypatch):
+    body = "if rank == '1':\n    print('boom')\n    sys.exit(3)\ntime.sleep(60)\n"
+    started = time.monotonic()
+    with pytest.raises(RunError, match="rank 1 ended with code 3\nboom"):
+        launch.launch(_module(tmp_path, monkeypatch, body), CONFIG, tmp_path, 2)
+    assert time.monotonic() - started < 30
+    assert read_metrics(tmp_path)["status"] == "failed"
+
+
+def test_a_killed_rank_is_named_with_its_signal(tmp_path, monkeypatch):
+    body = "if rank == '0':\n    os.kill(os.getpid(), 9)\ntime.sleep(60)\n"
+    with pytest.raises(RunError, match="rank 0 was killed by signal 9"):
+        launch.launch(_module(tmp_path, monkeypatch, body), CONFIG, tmp_path, 2)
+
+
+def test_a_command_line_without_a_resolved_file_is_hydras():
+    assert launch.read_resolved(["fvit-train", "seed=1"]) is None
+    assert launch.read_resolved([sys.argv[0]]) is None

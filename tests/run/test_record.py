@@ -1,0 +1,49 @@
+import json
+
+import pytest
+
+from fvit.run.errors import RunError
+from fvit.run.record import Record, environment, read_metrics
+
+
+def test_a_finished_run_says_so(tmp_path):
+    with Record(tmp_path / "run", {"seed": 1}) as record:
+        assert read_metrics(tmp_path / "run")["status"] == "running"
+        record.finish({"val/acc1": 0.5})
+    saved = read_metrics(tmp_path / "run")
+    assert (saved["status"], saved["error"], saved["metrics"]) == ("finished", None, {"val/acc1": 0.5})
+    assert (tmp_path / "run" / "config.yaml").read_text() == "seed: 1\n"
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["packages"]["torch"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (RunError("the loss is gone"), "failed", "the loss is gone"),
+        (ZeroDivisionError("by zero"), "failed", "ZeroDivisionError: by zero"),
+        (KeyboardInterrupt(), "interrupted", None),
+        (SystemExit(1), "interrupted", None),
+    ],
+)
+def test_a_run_that_ends_early_is_never_finished(tmp_path, error, status, text):
+    with pytest.raises(type(error)), Record(tmp_path, {}):
+        raise error
+    saved = read_metrics(tmp_path)
+    assert (saved["status"], saved["error"]) == (status, text)
+
+
+def test_other_ranks_write_nothing(tmp_path):
+    with Record(tmp_path / "run", {}, active=False):
+        pass
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_partial_file_remains(tmp_path):
+    with Record(tmp_path, {}):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "environment.json", "metrics.json"]
+
+
+def test_environment_names_command_versions_and_machine():
+    facts = environment()
+    assert {"time", "command", "git_commit", "git_dirty", "python", "machine", "packages"} <= set(facts)

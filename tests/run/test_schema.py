@@ -1,0 +1,65 @@
+import pytest
+from hydra.errors import ConfigCompositionException
+
+from fvit.run.errors import ConfigError
+
+
+def test_defaults_are_the_quickstart(compose_config):
+    assert compose_config() == compose_config("experiment=quickstart")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+experimnt=x"], "unknown key experimnt='x', did you mean experiment"),
+        (["+data.img_sise=3"], "no option 'img_sise', did you mean"),
+        (["+trainer.max_step=3"], "trainer has no option 'max_step', did you mean max_steps"),
+        (["+trainer.accumulate_grad_batches=2"], "trainer has no option 'accumulate_grad_batches'"),
+        (["+model.attention.logit=full"], "no option 'logit', did you mean logits"),
+        (["model.attention.logits=ful"], "input should be 'per_head' or 'full'"),
+        (["+data.augment.mixup.alpha=1"], "unknown key data.augment.mixup.alpha=1"),
+        (["+scheduler.warmup=1"], "unknown key scheduler.warmup=1, did you mean warmup"),
+        (["optimizer.lr=abc"], "optimizer.lr='abc': input should be a valid number"),
+        (["optimizer.lr=-1"], "optimizer.lr=-1: input should be greater than 0"),
+        (["seed=-1"], "seed=-1"),
+        (["trainer.max_epochs=0"], "trainer.max_epochs=0"),
+        (["+trainer.limit_train_batches=many"], "trainer.limit_train_batches='many'"),
+        (["trainer.precision=float32"], "trainer.precision='float32'"),
+        (["data.crop_pct=1.5"], "data.crop_pct=1.5"),
+        (["data.augment.transform.scale=[0.9,0.1]"], "is not (least, most)"),
+        (["model.drop_path_rate=1.0"], "model.drop_path_rate=1"),
+        (["model.embed_dim=100"], "take embed_dim=99"),
+        (["data.img_size=30"], "take data.img_size=32"),
+        (["scheduler.warmup_epochs=70"], "take scheduler.warmup_epochs=6"),
+        (["trainer.devices=2"], "several devices need hardware=ddp"),
+        (["loss.label_smoothing=1"], "label_smoothing=1"),
+        (["attention=mixed"], "model.attention.layers must be given"),
+        (["data=fake", "data.num_images=few"], "num_images='few'"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_remedy(compose_config, overrides, message):
+    with pytest.raises(ConfigError) as caught:
+        compose_config(*overrides)
+    assert message in str(caught.value)
+
+
+def test_several_faults_are_told_at_once(compose_config):
+    with pytest.raises(ConfigError) as caught:
+        compose_config("seed=-1", "optimizer.lr=0")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("override", ["attention=additiv", "trainer.max_epoch=3"])
+def test_hydra_refuses_what_it_knows(compose_config, override):
+    with pytest.raises(ConfigCompositionException):
+        compose_config(override)
+
+
+def test_further_arguments_of_the_trainer_pass(compose_config):
+    config = compose_config("+trainer.limit_train_batches=0.5", "+trainer.max_time=00:01:00:00")
+    assert config["trainer"]["limit_train_batches"] == 0.5
+
+
+def test_a_source_switches_off_what_would_change_its_labels(compose_config):
+    assert compose_config("augment=deit")["data"]["augment"]["transform"]["hflip"] == 0.0
+    assert compose_config("augment=deit", "data=fake")["data"]["augment"]["transform"]["hflip"] == 0.5
