@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "data": "torch torchvision timm lightning numpy PIL sklearn",
     "training": "torch timm lightning torchmetrics fvit.models",
     "cost": "torch timm fvit.models",
-    "run": "torch lightning hydra omegaconf pydantic rich wandb fvit fvit.cost",
+    "run": "torch lightning hydra omegaconf pydantic rich wandb dotenv fvit fvit.cost",
 }
 
 # Imported inside functions alone: it is slow to load, and most runs go without it.

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from fvit.run import cli, launch, schema, validate
+from fvit.run.batches import plan_batches
 
 
 def main() -> None:
@@ -23,6 +24,8 @@ def job(cfg: DictConfig) -> dict[str, float]:
     config = validate.check(cfg, schema.Train)
     processes = launch.local_processes(config["trainer"])
     if processes > 1:
+        # Also before any process is started.
+        plan_batches(config["global_batch_size"], processes * config["trainer"]["num_nodes"])
         return launch.launch("fvit.train", config, Path(config["output_dir"]), processes)
     return train(config)
 
@@ -40,7 +43,6 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     from fvit.data import ImageDataModule
     from fvit.run import console
     from fvit.run import trainer as trainers
-    from fvit.run.batches import plan_batches
     from fvit.run.record import Record
     from fvit.training import Classifier, checkpoint
 

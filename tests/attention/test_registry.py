@@ -121,7 +121,6 @@ def test_bind_refuses_another_mechanisms_option():
         bind(Softmax, logits="full")
 
 
-@pytest.mark.xfail(strict=True, reason="bind reads the signature (*args, **kwargs) of a bound class")
 def test_bound_class_can_be_bound_again():
     module = bind(bind(Additive, logits="full"), value="separate")(8, 2)
     assert module.logits == "full"

@@ -137,14 +137,12 @@ def test_wrong_spec_is_refused_and_leaves_the_model_alone(attention, blocks, mes
     assert kinds(model) == ["Attention"] * 3
 
 
-@pytest.mark.xfail(strict=True, reason="anything but a str, a class or a mapping ends in TypeError or AttributeError")
 @pytest.mark.parametrize("attention", [nn.Identity, [1, 2, 3], None], ids=str)
 def test_what_is_no_spec_at_all_is_refused(attention):
     with pytest.raises(ValueError, match="attention"):
         exchange(small_host(), attention)
 
 
-@pytest.mark.xfail(strict=True, reason="each block is exchanged before the next one is checked")
 def test_a_refusal_of_one_block_leaves_the_others_alone():
     model = small_host()
     with pytest.raises(ValueError, match="NoPrefix"):
@@ -218,7 +216,7 @@ def test_named_host_is_accepted(name):
 )
 def test_other_model_is_refused_with_what_fits(name):
     model = meta_host(name)
-    with pytest.raises(ValueError, match=r"hosts are timm VisionTransformers: vit_\*, deit_\*"):
+    with pytest.raises(ValueError, match=r"hosts are timm's VisionTransformers"):
         exchange(model, "additive")
 
 
@@ -249,7 +247,6 @@ def test_option_of_the_host_that_a_mechanism_lacks_is_refused(make, options, att
         make(attention, **options)
 
 
-@pytest.mark.xfail(strict=True, reason="Softmax recommends attention=softmax where the host has scale_norm")
 def test_refusal_does_not_recommend_what_would_be_refused_as_well():
     with pytest.raises(ValueError, match="scale_norm") as error:
         finished("softmax", scale_attn_norm=True)
@@ -306,7 +303,6 @@ def test_new_parameters_are_on_the_hosts_device(attention):
     assert {p.device.type for p in finished(attention).parameters()} == {"cpu"}
 
 
-@pytest.mark.xfail(strict=True, reason="Identity has no parameter from which device and dtype could be read")
 def test_device_and_dtype_survive_a_mechanism_without_parameters():
     model = exchange(exchange(meta_host("vit_tiny_patch16_224", **SMALL, dtype=torch.float64), "identity"), "additive")
     assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.float64)}
@@ -366,7 +362,6 @@ def test_exchanging_over_and_over_keeps_what_the_host_asked_for():
     assert (attn.num_heads, attn.q.bias, attn.attn_drop.p, attn.proj_drop.p) == (4, None, 0.1, 0.2)
 
 
-@pytest.mark.xfail(strict=True, reason="host_args holds the options bound to the last mechanism, not the host's")
 def test_options_of_one_mechanism_do_not_stick_to_the_next():
     model = exchange(finished({"name": "additive", "num_heads": 2, "qkv_bias": False}), "softmax")
     attn = model.blocks[0].attn
@@ -419,7 +414,6 @@ def test_softmax_with_the_hosts_weights_gives_the_hosts_logits(name, options):
     torch.testing.assert_close(model(images()), before, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.xfail(strict=True, reason="the class of q_norm is taken over, not its eps")
 def test_softmax_keeps_the_eps_of_the_hosts_qk_norm():
     model = small_host(qk_norm=True, norm_layer=functools.partial(nn.LayerNorm, eps=1e-2))
     assert exchange(model, "softmax").blocks[0].attn.q_norm.eps == 1e-2
@@ -445,18 +439,7 @@ def test_deep_copies_are_independent(make):
     assert torch.equal(model(images()), before)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        being_built,
-        pytest.param(
-            finished,
-            marks=pytest.mark.xfail(
-                strict=True, raises=pickle.PicklingError, reason="the subclass made by exchange is in no module"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("make", [being_built, finished])
 def test_models_can_be_pickled(make):
     model = make("additive").eval()
     twin = pickle.loads(pickle.dumps(model))

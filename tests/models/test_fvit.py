@@ -94,7 +94,6 @@ def test_unknown_argument_is_refused():
         small(nonsense=1)
 
 
-@pytest.mark.xfail(strict=True, reason="FViT overwrites attn_layer with its default attention, without a word")
 def test_attn_layer_is_honoured_or_refused():
     try:
         model = small(attn_layer=Softmax)
@@ -207,6 +206,9 @@ def test_training_step_lowers_the_loss():
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="timm's fix_init_weight divides attn.proj.weight")
-def test_fix_init_can_be_applied_again():
-    small(fix_init=True).init_weights()
+def test_fix_init_is_honoured_or_refused():
+    try:
+        model = small(fix_init=True)
+    except ValueError:
+        return
+    model.init_weights()

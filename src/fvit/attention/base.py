@@ -45,12 +45,15 @@ class Mechanism(nn.Module):
         **host: object,
     ) -> None:
         super().__init__()
+        for option, rate in (("attn_drop", attn_drop), ("proj_drop", proj_drop)):
+            if not 0 <= rate < 1:
+                raise ValueError(f"{option}={rate} is no dropout rate; take one in [0, 1)")
         if num_heads < 1 or dim % num_heads:
             fitting = [h for h in range(1, dim + 1) if dim % h == 0]
             nearest = sorted(sorted(fitting, key=lambda h: abs(h - num_heads))[:3])
             raise ValueError(
                 f"width {dim} is not divisible by {num_heads} heads; "
-                f"take num_heads={' or '.join(map(str, nearest))}, or a width that is a multiple of {num_heads}"
+                f"take num_heads={' or '.join(map(str, nearest))}, or a width that is a multiple of the heads"
             )
         self.dim = dim
         self.num_heads = num_heads
@@ -88,11 +91,12 @@ class Mechanism(nn.Module):
 
     def refuse_host_options(self, **host: object) -> None:
         """Raise ValueError if the host asks for an option (`qk_norm`, …) that this mechanism does not have."""
+        if unknown := sorted(host.keys() - {"qk_norm", "scale_norm", "proj_bias", "norm_layer"}):
+            raise ValueError(f"{type(self).__name__} has no option {', '.join(unknown)}")
         for name, neutral in (("qk_norm", False), ("scale_norm", False), ("proj_bias", True)):
             if bool(host.get(name, neutral)) is not neutral:
                 raise ValueError(
-                    f"{type(self).__name__} cannot honour {name}={host[name]}; "
-                    f"build the host with {name}={neutral} or use attention=softmax"
+                    f"{type(self).__name__} cannot honour {name}={host[name]}; build the host with {name}={neutral}"
                 )
 
     def key_bias(self, attn_mask: Tensor | None, x: Tensor) -> Tensor | None:

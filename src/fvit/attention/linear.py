@@ -55,6 +55,7 @@ class Linear(Mechanism):
         k = self.attn_drop(k)
         numerator_bhnd = q @ (k.transpose(-2, -1) @ v)
         normaliser_bhn1 = q @ k.sum(dim=-2).unsqueeze(-1)
-        # φ underflows to 0 for very negative inputs: 0 / tiny is 0 where 0 / 0 would be NaN.
-        out = numerator_bhnd / normaliser_bhn1.clamp_min(torch.finfo(normaliser_bhn1.dtype).tiny)
+        # φ underflows to 0 for very negative inputs, and so does the numerator. Dividing by 1 keeps the output
+        # and its gradient finite; a clamp to the smallest number would not: its reciprocal overflows.
+        out = numerator_bhnd / torch.where(normaliser_bhn1 > 0, normaliser_bhn1, 1)
         return self.proj_drop(self.proj(self.merge_heads(out)))

@@ -63,6 +63,7 @@ def bind(cls: type[Mechanism], **options: Any) -> type[Mechanism]:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, **options})
 
+    Bound.__signature__ = inspect.signature(cls)
     Bound.__name__, Bound.__qualname__, Bound.__doc__ = cls.__name__, cls.__qualname__, cls.__doc__
     return Bound
 

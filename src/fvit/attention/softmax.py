@@ -56,6 +56,8 @@ class Softmax(Mechanism):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` broadcasts to [B, H, N, N]."""
+        if is_causal and attn_mask is not None:
+            raise ValueError("Softmax takes a mask or is_causal, not both; put the causality into the mask")
         q, k, v = (self.split_heads(t) for t in self.qkv(x).chunk(3, dim=-1))
         out_bhnd = F.scaled_dot_product_attention(
             self.q_norm(q),

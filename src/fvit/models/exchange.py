@@ -42,9 +42,12 @@ def exchange(
     """
     chosen = _choose_blocks(model, blocks)
     classes = expand(attention, len(chosen))
-    for block, mechanism in zip(chosen, classes, strict=True):
+    for mechanism in classes:
         _check_fit(model, mechanism)
-        block.attn = _replacement(block.attn, mechanism, model.weight_init_mode)
+    # All are built before the first is put in: a refusal leaves the model as it was.
+    new = [_replacement(block, cls, model.weight_init_mode) for block, cls in zip(chosen, classes, strict=True)]
+    for block, attn in zip(chosen, new, strict=True):
+        block.attn = attn
     if not isinstance(model, TellsLayout):
         model.__class__ = _telling(type(model))
     model.tell_layout()
@@ -55,6 +58,8 @@ def expand(attention: AttentionSpec | Sequence[AttentionSpec], depth: int) -> li
     """One class a block from what `exchange` accepts as `attention`."""
     if isinstance(attention, str | type | Mapping):
         return [_resolve(attention)] * depth
+    if not isinstance(attention, Sequence):
+        raise ValueError(f"attention={attention!r} is no name, mapping, Mechanism, or list of these")
     classes: list[type[Mechanism]] = []
     for item in attention:
         name, count = item, 1
@@ -69,15 +74,20 @@ def expand(attention: AttentionSpec | Sequence[AttentionSpec], depth: int) -> li
 def _resolve(spec: AttentionSpec) -> type[Mechanism]:
     if isinstance(spec, str):
         return get(spec)
-    if isinstance(spec, type):
+    if isinstance(spec, type) and issubclass(spec, Mechanism):
         return spec
+    if not isinstance(spec, Mapping):
+        raise ValueError(f"attention {spec!r} is no name, mapping or Mechanism")
     if "name" not in spec:
         raise ValueError(f"attention {dict(spec)} has no name; write name=additive, for example")
     return bind(get(spec["name"]), **{key: value for key, value in spec.items() if key != "name"})
 
 
 def _choose_blocks(model: nn.Module, indices: Iterable[int] | None) -> list[nn.Module]:
-    fits = "hosts are timm VisionTransformers: vit_*, deit_*, deit3_*, and the CLIP and DINO towers named vit_*"
+    fits = (
+        "hosts are timm's VisionTransformers with plain attention, such as vit_small_patch16_224, deit3_*, "
+        "vit_*_clip_*, vit_*_dinov2; not Eva, BEiT, Swin, relative-position or parallel-scaling models"
+    )
     if not isinstance(model, VisionTransformer):
         raise ValueError(f"{type(model).__name__} has no exchangeable attention; {fits}")
     blocks = list(model.blocks)
@@ -91,6 +101,8 @@ def _choose_blocks(model: nn.Module, indices: Iterable[int] | None) -> list[nn.M
     if indices is None:
         return blocks
     indices = list(indices)
+    if len(set(indices)) < len(indices):
+        raise ValueError(f"blocks {indices} names a block twice")
     if wrong := [i for i in indices if not 0 <= i < len(blocks)]:
         raise ValueError(f"blocks {wrong} do not exist; the model has blocks 0 to {len(blocks) - 1}")
     return [blocks[i] for i in indices]
@@ -101,6 +113,10 @@ def _check_fit(model: VisionTransformer, mechanism: type[Mechanism]) -> None:
         raise ValueError(f"{mechanism.__name__} needs one fixed grid; build the host with dynamic_img_size=False")
     if (mechanism.needs_grid or mechanism.fixed_length) and not isinstance(model.patch_drop, nn.Identity):
         raise ValueError(f"{mechanism.__name__} needs all patches; build the host with patch_drop_rate=0")
+    if model.fix_init:
+        raise ValueError(
+            "the host rescales attn.proj by depth, which other mechanisms lack; build it with fix_init=False"
+        )
     if model.num_prefix_tokens and not mechanism.takes_prefix:
         raise ValueError(
             f"{mechanism.__name__} takes no class or register tokens; "
@@ -108,14 +124,17 @@ def _check_fit(model: VisionTransformer, mechanism: type[Mechanism]) -> None:
         )
 
 
-def _replacement(old: nn.Module, mechanism: type[Mechanism], init_mode: str) -> Mechanism:
+def _replacement(block: nn.Module, mechanism: type[Mechanism], init_mode: str) -> Mechanism:
+    old = block.attn
     if isinstance(old, Mechanism):
         dim, args = old.dim, old.host_args
     else:
         dim, args = old.qkv.in_features, _read_host(old)
-    parameter = next(old.parameters(), None)
-    place = {} if parameter is None else dict(device=parameter.device, dtype=parameter.dtype)
-    new = mechanism(dim, **args, **place)
+    # Of the block, since not every mechanism has parameters.
+    parameter = next(block.parameters())
+    new = mechanism(dim, **args, device=parameter.device, dtype=parameter.dtype)
+    # What the host asked for, without the options that are bound to this mechanism alone.
+    new.host_args = args
     named_apply(get_init_weights_vit(init_mode), new, name="attn", include_root=True)
     return new.train(old.training)
 
@@ -131,7 +150,7 @@ def _read_host(attn: Attention) -> dict[str, Any]:
         qk_norm=normed,
         scale_norm=not isinstance(attn.norm, nn.Identity),
         proj_bias=attn.proj.bias is not None,
-        norm_layer=type(attn.q_norm) if normed else None,
+        norm_layer=functools.partial(type(attn.q_norm), eps=attn.q_norm.eps) if normed else None,
         attn_drop=attn.attn_drop.p,
         proj_drop=attn.proj_drop.p,
     )
@@ -155,4 +174,15 @@ class TellsLayout:
 @functools.cache
 def _telling(host: type[VisionTransformer]) -> type[VisionTransformer]:
     """`host` with `TellsLayout`: swapping a finished model's class keeps it deep-copyable, unlike bound hooks."""
-    return type(host.__name__, (TellsLayout, host), {"__doc__": host.__doc__, "__module__": host.__module__})
+    body = {"__doc__": host.__doc__, "__module__": host.__module__, "__reduce__": _reduce}
+    return type(host.__name__, (TellsLayout, host), body)
+
+
+def _reduce(model: VisionTransformer) -> tuple[Any, ...]:
+    """Pickle by the host's class, which can be found by name, unlike the one made from it."""
+    return _rebuild, (type(model).__bases__[1],), model.__dict__
+
+
+def _rebuild(host: type[VisionTransformer]) -> VisionTransformer:
+    cls = _telling(host)
+    return cls.__new__(cls)

@@ -27,11 +27,16 @@ class FViT(TellsLayout, VisionTransformer):
     Args:
         attention: what `fvit.models.exchange` accepts; additive in all blocks by default.
         kwargs: timm's.
+
+    Raises:
+        ValueError: `attn_layer` is given, or the host cannot take the attention.
     """
 
     def __init__(
         self, *args: Any, attention: AttentionSpec | Sequence[AttentionSpec] = "additive", **kwargs: Any
     ) -> None:
+        if "attn_layer" in kwargs:
+            raise ValueError("FViT takes attention=… in place of timm's attn_layer=…")
         super().__init__(*args, **kwargs)
         exchange(self, attention)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -98,7 +98,7 @@ def print_sweep(folder: Path) -> None:
 
 def _overrides(job: Path) -> str:
     path = job / ".hydra" / "overrides.yaml"
-    overrides = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else []
+    overrides = OmegaConf.load(path) if path.is_file() else []
     return " ".join(overrides) or "defaults"
 
 

@@ -91,7 +91,7 @@ def run_as_rank(task: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -
         if message is None:
             raise
         if os.environ["LOCAL_RANK"] != "0":
-            print(f"error: {message}", file=sys.stderr)
+            print(message, file=sys.stderr)
         sys.exit(1)
 
 
@@ -99,9 +99,10 @@ def _wait(children: list[subprocess.Popen[bytes]]) -> int | None:
     """Wait until all have ended well (None), or one has not (its rank)."""
     while True:
         codes = [child.poll() for child in children]
-        failed = [rank for rank, code in enumerate(codes) if code]
-        if failed:
-            return failed[0]
+        if any(codes):
+            # The other ranks often fail of the same cause; the lowest of them tells it.
+            time.sleep(1)
+            return next(rank for rank, child in enumerate(children) if child.poll())
         if all(code == 0 for code in codes):
             return None
         time.sleep(0.1)

@@ -1,0 +1,227 @@
+"""The command lines as a person meets them: in a process of their own, in an empty folder."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY = ["data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "global_batch_size=16"]
+SHORT = [*TINY, "debug=limit"]
+
+
+@pytest.fixture
+def fvit(tmp_path):
+    def run(module, *arguments, **environment):
+        return subprocess.run(
+            [sys.executable, "-m", f"fvit.{module}", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160", **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run
+
+
+def _runs(tmp_path: Path, task="train", kind="runs") -> list[Path]:
+    folder = tmp_path / "logs" / task / kind
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["attention=additiv"], "did you mean additive"),
+        (["model=vit_tinny"], "did you mean vit_tiny"),
+        (["model=timm", "model.name=convnextv2_ato"], "did you mean convnextv2_atto"),
+        (["model=timm"], "model.name must be given"),
+        (["+experimnt=x"], "did you mean experiment"),
+        (["model.embed_dim=100"], "not divisible by model.num_heads=3; take embed_dim=99"),
+        (["model.embed_dim=100", "model.num_heads=8"], "not divisible by model.num_heads=8; take embed_dim=96"),
+        (["data=folder", "data.root=missing"], "data.root=missing is not a folder"),
+        (["data=folder"], "data=folder needs data.root"),
+        (["model.num_classes=5"], "the data has 10 classes and the head 5 outputs"),
+        (["ckpt_path=missing.ckpt"], "missing.ckpt does not exist"),
+        (["hardware=gpu"], "use hardware=cpu"),
+        (["hardware=ddp_cpu", "global_batch_size=63"], "take global_batch_size=62 or 64"),
+        (["trainer.max_epoch=1"], "did you mean max_epochs"),
+        (["hydra.run.dir=a_file/run"], "a_file"),
+    ],
+)
+def test_a_mistake_ends_in_one_message(fvit, tmp_path, overrides, message):
+    (tmp_path / "a_file").write_text("")
+    done = fvit("train", *overrides, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    finished = [run for run in _runs(tmp_path) if json.loads((run / "metrics.json").read_text())["status"] != "failed"]
+    assert finished == []
+
+
+def test_the_traceback_is_one_variable_away(fvit):
+    done = fvit("train", "data=folder", HYDRA_FULL_ERROR="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "error: data=folder needs data.root" in done.stderr
+
+
+def test_a_mistake_in_the_configuration_leaves_no_folder(fvit, tmp_path):
+    assert fvit("train", "optimizer.lr=-1").returncode == 1
+    assert _runs(tmp_path) == []
+
+
+def test_broken_checkpoints_are_named(fvit, tmp_path):
+    assert fvit("train", *SHORT).returncode == 0
+    [run] = _runs(tmp_path)
+    whole = (run / "checkpoints" / "last.ckpt").read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    for arguments in (["train", *SHORT], ["eval"]):
+        done = fvit(*arguments, "ckpt_path=cut.ckpt")
+        assert done.returncode == 1
+        assert re.search(r"error: cut\.ckpt \(\d+ bytes\) is truncated", done.stderr)
+    done = fvit("train", *SHORT, "model.embed_dim=48", f"ckpt_path={run}")
+    assert done.returncode == 1
+    assert "is of another shape than the configured model" in done.stderr
+
+
+def test_help_and_the_configuration_come_without_torch(fvit):
+    for arguments in (["--help"], ["--cfg", "job", "--resolve"]):
+        done = fvit("train", *arguments, PYTHONPROFILEIMPORTTIME="1")
+        assert done.returncode == 0, done.stderr
+        imported = set(re.findall(r"\| +(\w+)$", done.stderr, flags=re.MULTILINE))
+        assert "hydra" in imported
+        assert not imported & {"torch", "timm", "lightning", "wandb"}
+
+
+def test_a_wrong_configuration_is_found_before_torch_is_imported(fvit):
+    done = fvit("train", "+experimnt=x", PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 1
+    assert "pydantic" in done.stderr
+    assert not re.search(r"\| +torch$", done.stderr, flags=re.MULTILINE)
+
+
+def test_help_fits_a_screen(fvit):
+    text = fvit("train", "--help").stdout
+    assert len(text.splitlines()) <= 40
+    for word in ("attention: additive, identity, linear, mixed, native, softmax", "experiment: ", "fvit-train -m"):
+        assert word in text
+
+
+def test_a_run_leaves_all_there_is_to_know(fvit, tmp_path):
+    done = fvit("train", *SHORT)
+    assert done.returncode == 0, done.stderr
+    [run] = _runs(tmp_path)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-[0-9a-f]{4}", run.name)
+    names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert {
+        "config.yaml",
+        "environment.json",
+        "metrics.json",
+        "csv/metrics.csv",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        ".hydra/overrides.yaml",
+    } <= names
+    saved = json.loads((run / "metrics.json").read_text())
+    assert saved["status"] == "finished"
+    assert {
+        "train/loss",
+        "val/loss",
+        "val/acc1",
+        "val/acc5",
+        "best/val/acc1",
+        "lr",
+        "throughput/images_per_s",
+        "memory/peak_gib",
+        "cost/params",
+        "cost/macs",
+        "cost/macs_paper",
+    } <= set(saved["metrics"])
+    assert f"fvit-eval ckpt_path={run}" in done.stdout
+    assert "M parameters" in done.stdout
+    assert re.search(r"epoch 3/3 .*loss .*val acc1 .*images/s", done.stdout)
+
+
+def test_evaluation_reproduces_the_recorded_accuracy_to_the_last_digit(fvit, tmp_path):
+    assert fvit("train", *TINY, "trainer.max_epochs=2", "scheduler.warmup_epochs=0").returncode == 0
+    [run] = _runs(tmp_path)
+    recorded = json.loads((run / "metrics.json").read_text())["metrics"]
+    for path, name in ((run, "best/val/acc1"), (run / "checkpoints" / "last.ckpt", "val/acc1")):
+        done = fvit("eval", f"ckpt_path={path}")
+        assert done.returncode == 0, done.stderr
+        measured = json.loads((_runs(tmp_path, "eval")[-1] / "metrics.json").read_text())["metrics"]
+        assert measured["val/acc1"] == recorded[name]
+    assert measured["val/loss"] == recorded["val/loss"]
+
+
+def test_a_checkpoint_is_measured_in_two_processes_as_in_one(fvit, tmp_path):
+    # 33 validation images: they divide over neither two ranks nor batches of 4.
+    overrides = ["data.num_images=132", "data.eval_batch_size=4", "trainer.max_epochs=1", "scheduler.warmup_epochs=0"]
+    assert fvit("train", *TINY, *overrides).returncode == 0
+    [run] = _runs(tmp_path)
+    figures = []
+    for hardware in ("cpu", "ddp_cpu"):
+        done = fvit("eval", f"ckpt_path={run}", f"hardware={hardware}")
+        assert done.returncode == 0, done.stderr
+        figures.append(json.loads((_runs(tmp_path, "eval")[-1] / "metrics.json").read_text())["metrics"])
+    assert figures[0]["val/acc1"] == figures[1]["val/acc1"]
+    assert figures[0]["val/acc5"] == figures[1]["val/acc5"]
+    assert figures[0]["val/loss"] == pytest.approx(figures[1]["val/loss"], abs=1e-6)
+
+
+def test_a_sweep_over_devices_sees_all_images_in_each_job(fvit, tmp_path):
+    overrides = ["hardware=ddp_cpu", "trainer.devices=1,2", "data.num_images=132", "+trainer.limit_val_batches=1.0"]
+    done = fvit("train", "-m", *SHORT, *overrides, "trainer.max_epochs=1")
+    assert done.returncode == 0, done.stderr
+    [sweep] = _runs(tmp_path, kind="multiruns")
+    for job, devices in (("0", 1), ("1", 2)):
+        saved = json.loads((sweep / job / "metrics.json").read_text())
+        assert saved["status"] == "finished"
+        # 33 images: any other count of them gives another fraction.
+        assert (saved["metrics"]["val/acc1"] * 33) == pytest.approx(round(saved["metrics"]["val/acc1"] * 33), abs=1e-4)
+        assert f"trainer.devices={devices}" in done.stdout
+    assert "2 × cpu" in done.stdout
+    assert len(_runs(tmp_path)) == 0
+
+
+def test_a_sweep_ends_with_a_table_and_survives_a_failing_job(fvit, tmp_path):
+    done = fvit("train", "-m", *SHORT, "attention=additive,softmax", "global_batch_size=16,4096")
+    assert done.returncode == 1
+    [sweep] = _runs(tmp_path, kind="multiruns")
+    statuses = [json.loads((sweep / str(job) / "metrics.json").read_text())["status"] for job in range(4)]
+    assert statuses == ["finished", "failed", "finished", "failed"]
+    table = done.stdout[done.stdout.index("Sweep ") :]
+    assert table.count("finished") == table.count("failed") == 2
+    assert "attention=softmax" in table
+    assert done.stderr.count("error: ") == 2
+
+
+def test_the_same_seed_gives_the_same_run(fvit, tmp_path):
+    for _ in range(2):
+        assert fvit("train", *SHORT, "augment=deit").returncode == 0
+    first, second = (json.loads((run / "metrics.json").read_text())["metrics"] for run in _runs(tmp_path))
+    for name in ("train/loss", "val/loss", "val/acc1"):
+        assert first[name] == second[name]
+
+
+def test_wandb_without_a_key_stays_offline_and_says_so(fvit, tmp_path):
+    environment = {"WANDB_MODE": "", "WANDB_API_KEY": "", "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
+    done = fvit("train", "-m", *SHORT, "logger=[csv,wandb]", "seed=0,1", **environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("no API key, so this run stays offline in logs/wandb") == 2
+    assert len(list((tmp_path / "logs" / "wandb").glob("offline-run-*"))) == 2
+
+
+@pytest.mark.parametrize("preset", ["fdr", "overfit", "profiler"])
+def test_debug_presets_run(fvit, tmp_path, preset):
+    limits = {"overfit": ["trainer.max_epochs=20"], "profiler": ["+trainer.limit_train_batches=2"]}.get(preset, [])
+    done = fvit("train", *TINY, f"debug={preset}", *limits)
+    assert done.returncode == 0, done.stderr
+    [run] = _runs(tmp_path)
+    assert json.loads((run / "metrics.json").read_text())["status"] == "finished"

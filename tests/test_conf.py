@@ -1,0 +1,159 @@
+"""Every option of every config group composes, passes the check, and builds what it names."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra.utils import instantiate
+from timm.data import Mixup, create_transform
+from timm.data.random_erasing import RandomErasing
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+
+from fvit import attention
+from fvit.data import ImageDataModule
+from fvit.run.paths import conf_dir
+from fvit.training import Classifier, build_loss
+
+SHAPES = {"mixed": "model.attention.layers=[additive*2,softmax*2]", "timm": "model.name=convnextv2_atto"}
+
+
+def _options(group):
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def _every_option():
+    groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name != "hydra")
+    return [(group, option) for group in groups for option in _options(group)]
+
+
+def _meta_classifier(config, num_classes=10):
+    with torch.device("meta"):
+        return Classifier(
+            config["model"],
+            config["data"]["img_size"],
+            num_classes,
+            config["optimizer"],
+            config["scheduler"],
+            config["loss"],
+        )
+
+
+@pytest.mark.parametrize(("group", "option"), _every_option())
+def test_every_option_composes_and_passes_the_check(compose_config, group, option):
+    extra = [SHAPES[option]] if option in SHAPES else []
+    assert compose_config(f"{group}={option}", *extra)
+
+
+@pytest.mark.parametrize("name", attention.names())
+def test_every_mechanism_has_a_config_with_the_constructors_defaults(name):
+    written = yaml.safe_load((conf_dir() / "attention" / f"{name}.yaml").read_text())
+    assert written.pop("name") == name
+    parameters = inspect.signature(attention.get(name)).parameters
+    assert {option: parameters[option].default for option in written} == written
+
+
+@pytest.mark.parametrize("option", _options("attention"))
+@pytest.mark.parametrize("model", ["vit_atto", "vit_tiny"])
+def test_every_attention_goes_into_a_model(compose_config, option, model):
+    layers = {"vit_atto": "2", "vit_tiny": "6"}[model]
+    extra = [f"model.attention.layers=[additive*{layers},softmax*{layers}]"] if option == "mixed" else []
+    config = compose_config(f"attention={option}", f"model={model}", "data=fake", *extra)
+    module = _meta_classifier(config)
+    assert module(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 10)
+
+
+@pytest.mark.parametrize("option", _options("model"))
+def test_every_model_builds_and_maps_images_to_logits(compose_config, option):
+    config = compose_config(f"model={option}", "data=fake", *([SHAPES[option]] if option in SHAPES else []))
+    module = _meta_classifier(config)
+    assert module(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 10)
+
+
+@pytest.mark.parametrize("option", _options("experiment"))
+def test_every_experiment_builds_at_its_resolution(compose_config, option):
+    config = compose_config(f"experiment={option}")
+    size = config["data"]["img_size"]
+    module = _meta_classifier(config, num_classes=1000)
+    assert module(torch.empty(1, 3, size, size, device="meta")).shape == (1, 1000)
+    expected = "384" if option.endswith("imagenet") else "224" if option.endswith("deit") else "32"
+    assert str(size) == expected
+
+
+@pytest.mark.parametrize("option", _options("experiment"))
+def test_every_experiment_starts_with_its_source(option):
+    head = (conf_dir() / "experiment" / f"{option}.yaml").read_text().splitlines()[1:4]
+    assert [line.split()[1] for line in head] == ["source", "hardware", "expected"]
+    assert re.search("measured|quoted|no figure is published", head[2])
+
+
+@pytest.mark.parametrize("option", _options("optimizer"))
+def test_every_optimizer_is_one_of_timm(compose_config, option):
+    config = compose_config(f"optimizer={option}")
+    module = Classifier(
+        {"name": "vit_tiny_patch16_224", "embed_dim": 24, "depth": 1, "num_heads": 3},
+        32,
+        10,
+        config["optimizer"],
+        config["scheduler"],
+        config["loss"],
+    )
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in config["optimizer"].items()}
+    assert create_optimizer_v2(module.model, **options).param_groups
+
+
+@pytest.mark.parametrize(
+    ("group", "constructors"),
+    [("scheduler", [create_scheduler_v2]), ("loss", [build_loss])],
+)
+def test_keys_are_the_constructors(compose_config, group, constructors):
+    for option in _options(group):
+        keys = set(compose_config(f"{group}={option}")[group])
+        if group == "loss":
+            keys -= {"name"}
+            build_loss(**compose_config(f"{group}={option}")[group])
+        else:
+            assert keys <= set(inspect.signature(constructors[0]).parameters)
+
+
+@pytest.mark.parametrize("option", _options("augment"))
+def test_augment_keys_are_timms(compose_config, option):
+    augment = compose_config(f"augment={option}")["data"]["augment"]
+    assert set(augment) == {"transform", "erasing", "mixup", "num_repeats"}
+    for key, constructor in (("transform", create_transform), ("erasing", RandomErasing), ("mixup", Mixup)):
+        assert set(augment[key]) <= set(inspect.signature(constructor).parameters)
+
+
+@pytest.mark.parametrize("option", ["digits", "fake"])
+def test_every_source_builds(compose_config, option):
+    data = ImageDataModule(**compose_config(f"data={option}")["data"], batch_size=8)
+    images, labels = next(iter(data.train_dataloader()))
+    assert images.shape == (8, 3, 32, 32)
+    assert labels.max() < data.num_classes == 10
+
+
+@pytest.mark.parametrize("option", [name for name in _options("logger") if name != "none"])
+def test_every_logger_is_built_with_plain_metrics(compose_config, option, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for config in compose_config(f"logger={option}")["logger"].values():
+        assert instantiate(config) is not None
+
+
+@pytest.mark.parametrize("option", _options("callbacks"))
+def test_every_callback_is_built(compose_config, option):
+    for config in compose_config(f"callbacks={option}")["callbacks"].values():
+        assert instantiate(config) is not None
+
+
+def test_several_loggers_and_callbacks_at_once(compose_config):
+    config = compose_config("logger=[csv,tensorboard,wandb]", "callbacks=[default,ema]")
+    assert list(config["logger"]) == ["csv", "tensorboard", "wandb"]
+    assert list(config["callbacks"]) == ["best", "last", "ema"]
+
+
+def test_no_experiment_names_a_class():
+    for path in Path(conf_dir() / "experiment").glob("*.yaml"):
+        assert "_target_" not in path.read_text()
