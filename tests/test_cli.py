@@ -1,6 +1,8 @@
 """The command lines as a person meets them: in a process of their own, in an empty folder."""
 
+import importlib
 import json
+import logging
 import os
 import re
 import subprocess
@@ -15,11 +17,14 @@ SHORT = [*TINY, "debug=limit"]
 
 @pytest.fixture
 def fvit(tmp_path):
+    """Run a command as a person would; slow, because each process imports torch anew."""
+
     def run(module, *arguments, **environment):
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160", **environment}
         return subprocess.run(
             [sys.executable, "-m", f"fvit.{module}", *arguments],
             cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160", **environment},
+            env={name: value for name, value in variables.items() if value is not None},
             capture_output=True,
             text=True,
             timeout=300,
@@ -28,9 +33,32 @@ def fvit(tmp_path):
     return run
 
 
+@pytest.fixture
+def main(tmp_path, monkeypatch, capfd):
+    """The same command line inside this process, where torch is imported already."""
+
+    def run(module, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+        monkeypatch.setattr(sys, "argv", [f"fvit-{module}", *arguments])
+        handlers = logging.getLogger().handlers[:]
+        try:
+            importlib.import_module(f"fvit.{module}").main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            logging.getLogger().handlers[:] = handlers
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, code, out, err)
+
+    return run
+
+
 def _runs(tmp_path: Path, task="train", kind="runs") -> list[Path]:
     folder = tmp_path / "logs" / task / kind
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+    # Names have a resolution of one second.
+    return sorted(folder.iterdir(), key=lambda run: run.stat().st_mtime_ns) if folder.is_dir() else []
 
 
 @pytest.mark.parametrize(
@@ -53,9 +81,10 @@ def _runs(tmp_path: Path, task="train", kind="runs") -> list[Path]:
         (["hydra.run.dir=a_file/run"], "a_file"),
     ],
 )
-def test_a_mistake_ends_in_one_message(fvit, tmp_path, overrides, message):
+def test_a_mistake_ends_in_one_message(main, tmp_path, overrides, message, monkeypatch):
     (tmp_path / "a_file").write_text("")
-    done = fvit("train", *overrides, CUDA_VISIBLE_DEVICES="")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done = main("train", *overrides)
     assert done.returncode == 1
     assert message in done.stderr
     assert done.stderr.count("error: ") == 1
@@ -71,21 +100,21 @@ def test_the_traceback_is_one_variable_away(fvit):
     assert "error: data=folder needs data.root" in done.stderr
 
 
-def test_a_mistake_in_the_configuration_leaves_no_folder(fvit, tmp_path):
-    assert fvit("train", "optimizer.lr=-1").returncode == 1
+def test_a_mistake_in_the_configuration_leaves_no_folder(main, tmp_path):
+    assert main("train", "optimizer.lr=-1").returncode == 1
     assert _runs(tmp_path) == []
 
 
-def test_broken_checkpoints_are_named(fvit, tmp_path):
-    assert fvit("train", *SHORT).returncode == 0
+def test_broken_checkpoints_are_named(main, tmp_path):
+    assert main("train", *SHORT).returncode == 0
     [run] = _runs(tmp_path)
     whole = (run / "checkpoints" / "last.ckpt").read_bytes()
     (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
     for arguments in (["train", *SHORT], ["eval"]):
-        done = fvit(*arguments, "ckpt_path=cut.ckpt")
+        done = main(*arguments, "ckpt_path=cut.ckpt")
         assert done.returncode == 1
         assert re.search(r"error: cut\.ckpt \(\d+ bytes\) is truncated", done.stderr)
-    done = fvit("train", *SHORT, "model.embed_dim=48", f"ckpt_path={run}")
+    done = main("train", *SHORT, "model.embed_dim=48", f"ckpt_path={run}")
     assert done.returncode == 1
     assert "is of another shape than the configured model" in done.stderr
 
@@ -113,8 +142,8 @@ def test_help_fits_a_screen(fvit):
         assert word in text
 
 
-def test_a_run_leaves_all_there_is_to_know(fvit, tmp_path):
-    done = fvit("train", *SHORT)
+def test_a_run_leaves_all_there_is_to_know(main, tmp_path):
+    done = main("train", *SHORT)
     assert done.returncode == 0, done.stderr
     [run] = _runs(tmp_path)
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-[0-9a-f]{4}", run.name)
@@ -148,12 +177,12 @@ def test_a_run_leaves_all_there_is_to_know(fvit, tmp_path):
     assert re.search(r"epoch 3/3 .*loss .*val acc1 .*images/s", done.stdout)
 
 
-def test_evaluation_reproduces_the_recorded_accuracy_to_the_last_digit(fvit, tmp_path):
-    assert fvit("train", *TINY, "trainer.max_epochs=2", "scheduler.warmup_epochs=0").returncode == 0
+def test_evaluation_reproduces_the_recorded_accuracy_to_the_last_digit(main, tmp_path):
+    assert main("train", *TINY, "trainer.max_epochs=2", "scheduler.warmup_epochs=0").returncode == 0
     [run] = _runs(tmp_path)
     recorded = json.loads((run / "metrics.json").read_text())["metrics"]
     for path, name in ((run, "best/val/acc1"), (run / "checkpoints" / "last.ckpt", "val/acc1")):
-        done = fvit("eval", f"ckpt_path={path}")
+        done = main("eval", f"ckpt_path={path}")
         assert done.returncode == 0, done.stderr
         measured = json.loads((_runs(tmp_path, "eval")[-1] / "metrics.json").read_text())["metrics"]
         assert measured["val/acc1"] == recorded[name]
@@ -176,7 +205,7 @@ def test_a_checkpoint_is_measured_in_two_processes_as_in_one(fvit, tmp_path):
 
 
 def test_a_sweep_over_devices_sees_all_images_in_each_job(fvit, tmp_path):
-    overrides = ["hardware=ddp_cpu", "trainer.devices=1,2", "data.num_images=132", "+trainer.limit_val_batches=1.0"]
+    overrides = ["hardware=ddp_cpu", "trainer.devices=1,2", "data.num_images=132", "trainer.limit_val_batches=1.0"]
     done = fvit("train", "-m", *SHORT, *overrides, "trainer.max_epochs=1")
     assert done.returncode == 0, done.stderr
     [sweep] = _runs(tmp_path, kind="multiruns")
@@ -190,8 +219,8 @@ def test_a_sweep_over_devices_sees_all_images_in_each_job(fvit, tmp_path):
     assert len(_runs(tmp_path)) == 0
 
 
-def test_a_sweep_ends_with_a_table_and_survives_a_failing_job(fvit, tmp_path):
-    done = fvit("train", "-m", *SHORT, "attention=additive,softmax", "global_batch_size=16,4096")
+def test_a_sweep_ends_with_a_table_and_survives_a_failing_job(main, tmp_path):
+    done = main("train", "-m", *SHORT, "attention=additive,softmax", "model.num_classes=null,5")
     assert done.returncode == 1
     [sweep] = _runs(tmp_path, kind="multiruns")
     statuses = [json.loads((sweep / str(job) / "metrics.json").read_text())["status"] for job in range(4)]
@@ -202,16 +231,16 @@ def test_a_sweep_ends_with_a_table_and_survives_a_failing_job(fvit, tmp_path):
     assert done.stderr.count("error: ") == 2
 
 
-def test_the_same_seed_gives_the_same_run(fvit, tmp_path):
+def test_the_same_seed_gives_the_same_run(main, tmp_path):
     for _ in range(2):
-        assert fvit("train", *SHORT, "augment=deit").returncode == 0
+        assert main("train", *SHORT, "augment=deit").returncode == 0
     first, second = (json.loads((run / "metrics.json").read_text())["metrics"] for run in _runs(tmp_path))
     for name in ("train/loss", "val/loss", "val/acc1"):
         assert first[name] == second[name]
 
 
 def test_wandb_without_a_key_stays_offline_and_says_so(fvit, tmp_path):
-    environment = {"WANDB_MODE": "", "WANDB_API_KEY": "", "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
+    environment = {"WANDB_MODE": None, "WANDB_API_KEY": None, "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
     done = fvit("train", "-m", *SHORT, "logger=[csv,wandb]", "seed=0,1", **environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("no API key, so this run stays offline in logs/wandb") == 2
@@ -219,9 +248,9 @@ def test_wandb_without_a_key_stays_offline_and_says_so(fvit, tmp_path):
 
 
 @pytest.mark.parametrize("preset", ["fdr", "overfit", "profiler"])
-def test_debug_presets_run(fvit, tmp_path, preset):
+def test_debug_presets_run(main, tmp_path, preset):
     limits = {"overfit": ["trainer.max_epochs=20"], "profiler": ["+trainer.limit_train_batches=2"]}.get(preset, [])
-    done = fvit("train", *TINY, f"debug={preset}", *limits)
+    done = main("train", *TINY, f"debug={preset}", *limits)
     assert done.returncode == 0, done.stderr
     [run] = _runs(tmp_path)
     assert json.loads((run / "metrics.json").read_text())["status"] == "finished"

@@ -83,11 +83,7 @@ class ImageDataModule(LightningDataModule):
         if repeats > 1:
             sampler = RepeatAugSampler(images, num_replicas=world, rank=rank, num_repeats=repeats)
         else:
-            # Overfitting means the same batch again and again.
-            shuffle = not (self.trainer and self.trainer.overfit_batches)
-            sampler = DistributedSampler(
-                images, num_replicas=world, rank=rank, shuffle=shuffle, seed=hp.seed, drop_last=True
-            )
+            sampler = DistributedSampler(images, num_replicas=world, rank=rank, seed=hp.seed, drop_last=True)
         if len(sampler) < hp.batch_size:
             raise ValueError(
                 f"{len(images)} training images over {world} ranks give no batch of {hp.batch_size}; "

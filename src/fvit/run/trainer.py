@@ -26,6 +26,8 @@ def quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Lightning 2.6 on torch 2.14: its own use of a deprecated class.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+    # debug=overfit: that the order stands still is its purpose.
+    warnings.filterwarnings("ignore", message="You requested to overfit but enabled")
 
 
 def build(config: dict[str, Any]) -> Trainer:
@@ -53,9 +55,14 @@ def build(config: dict[str, Any]) -> Trainer:
     )
 
 
-def apply_plan(trainer: Trainer, plan: BatchPlan) -> None:
-    """Set what depends on the number of devices, which the Trainer alone knows."""
+def apply_plan(trainer: Trainer, plan: BatchPlan, images: int) -> None:
+    """Set what depends on the number of devices, which the Trainer alone knows, and of training images."""
     trainer.accumulate_grad_batches = plan.accumulate
+    # An epoch shorter than the logging interval would log no training loss.
+    limit = trainer.limit_train_batches
+    batches = images // (plan.per_device * plan.world_size)
+    shortest = max(1, min(batches, limit) if isinstance(limit, int) else int(batches * limit))
+    trainer.log_every_n_steps = min(trainer.log_every_n_steps, shortest)
     trainer.callbacks.append(Throughput(plan.per_device * plan.world_size))
 
 
