@@ -254,3 +254,4 @@ def test_debug_presets_run(main, tmp_path, preset):
     assert done.returncode == 0, done.stderr
     [run] = _runs(tmp_path)
     assert json.loads((run / "metrics.json").read_text())["status"] == "finished"
+    assert (run / "fit-profile.txt").is_file() == (preset == "profiler")

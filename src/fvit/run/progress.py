@@ -37,8 +37,9 @@ class RunProgress(ProgressBar):
             TaskProgressColumn(),
             TextColumn("{task.fields[figures]}"),
             TimeElapsedColumn(),
-            TextColumn("<"),
-            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("gone,"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
             console=console,
         )
         total = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
@@ -53,8 +54,10 @@ class RunProgress(ProgressBar):
             self._progress.update(self._task, description=epoch, completed=done, figures=self._figures(trainer))
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Without a terminal: a line."""
-        if self._enabled and not console.is_terminal and trainer.state.fn == TrainerFn.FITTING:
+        """Show the new accuracy; without a terminal, as a line."""
+        if self._progress is not None:
+            self._progress.update(self._task, figures=self._figures(trainer))
+        elif self._enabled and not console.is_terminal and trainer.state.fn == TrainerFn.FITTING:
             console.print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs or '?'}  {self._figures(trainer)}")
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:

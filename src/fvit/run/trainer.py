@@ -37,7 +37,7 @@ def build(config: dict[str, Any]) -> Trainer:
         ValueError: the accelerator is not on this machine, or lacks devices.
     """
     quiet_lightning()
-    options = dict(config["trainer"])
+    options = instantiate(config["trainer"])
     _check_accelerator(options["accelerator"], options["devices"])
     loggers = [instantiate(logger) for logger in config["logger"].values()]
     callbacks = [instantiate(callback) for callback in config["callbacks"].values()]

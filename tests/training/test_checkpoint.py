@@ -1,0 +1,375 @@
+import io
+import json
+import os
+import pickle
+import zipfile
+
+import pytest
+import timm
+import torch
+from hydra import compose, initialize_config_dir
+
+from fvit.eval import evaluate
+from fvit.run import schema, validate
+from fvit.run.paths import conf_dir
+from fvit.training import Classifier, checkpoint
+
+from .fitting import DIGITS, FAKE, Probe, fit
+
+pytestmark = [
+    # Lightning 2.6 on torch 2.14: its own use of a deprecated class.
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
+    # Lightning's advice on a machine of more than two cores.
+    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
+]
+
+SAVED = (*FAKE, "logger=none", "trainer.max_epochs=2", "+trainer.limit_train_batches=1")
+IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+ATTENTIONS = {
+    "additive": ["attention=additive"],
+    "softmax": ["attention=softmax"],
+    "linear": ["attention=linear"],
+    "identity": ["attention=identity"],
+    "mixed": ["attention=mixed", "model.attention.layers=[additive,softmax]"],
+    "mixed with options": ["attention=mixed", "model.attention.layers=[{name: additive, value: separate}, identity]"],
+    "native": ["attention=native"],
+}
+
+
+def module(config):
+    options = (config[group] for group in ("optimizer", "scheduler", "loss"))
+    return Classifier(config["model"], config["data"]["img_size"], 10, *options)
+
+
+def leaves(value):
+    """All that is not a plain container, down to the bottom."""
+    if type(value) is dict:
+        assert all(type(key) is str for key in value)
+        return [leaf for item in value.values() for leaf in leaves(item)]
+    if type(value) in (list, tuple):
+        return [leaf for item in value for leaf in leaves(item)]
+    return [value]
+
+
+def evaluation(path, folder, *overrides):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("eval", overrides=[f"ckpt_path={path}", f"output_dir={folder}", *overrides])
+    return evaluate(validate.check(config, schema.Eval))
+
+
+# What a run writes.
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_a_checkpoint_describes_itself(compose_config, tmp_path, attention):
+    probe = fit(compose_config(*SAVED, *ATTENTIONS[attention]))
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    assert content["state_dict"].keys() == probe.module.state_dict().keys()
+
+    loaded = Classifier.load_from_checkpoint(path)
+    assert loaded.hparams["model"]["attention"] == probe.module.hparams["model"]["attention"]
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(IMAGES), probe.module.eval()(IMAGES))
+
+
+def test_hyperparameters_are_plain(compose_config, tmp_path):
+    fit(compose_config(*SAVED, "augment=deit3", *ATTENTIONS["mixed with options"]))
+    content = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    for key in ("hyper_parameters", "datamodule_hyper_parameters"):
+        found = leaves(content[key])
+        assert len(found) > 10, "there is something to look at"
+        assert {type(leaf) for leaf in found} <= {str, int, float, bool, type(None)}
+    json.dumps([content["hyper_parameters"], content["datamodule_hyper_parameters"], content["metrics"]])
+
+
+def test_a_loaded_checkpoint_downloads_nothing(compose_config, tmp_path, monkeypatch):
+    asked = []
+    create_model = timm.create_model
+
+    def without_network(*args, pretrained=False, **kwargs):
+        asked.append(pretrained)
+        return create_model(*args, pretrained=False, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", without_network)
+    fit(compose_config(*SAVED, "model.pretrained=true"))
+    assert True in asked
+    asked.clear()
+
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert torch.load(path, weights_only=True)["hyper_parameters"]["model"]["pretrained"] is False
+    Classifier.load_from_checkpoint(path)
+    assert asked == [False]
+
+
+def test_saving_leaves_the_module_s_own_configuration_alone(compose_config, monkeypatch):
+    create_model = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *a, pretrained=False, **k: create_model(*a, **k))
+    config = compose_config(*SAVED, "model.pretrained=true")
+    probe = fit(config)
+    assert probe.module.hparams["model"]["pretrained"] is True
+    assert config["model"]["pretrained"] is True
+
+
+def test_compiling_renames_no_weight(compose_config):
+    plain = module(compose_config(*FAKE))
+    names = list(plain.state_dict())
+    plain.model.compile()
+    assert list(plain.state_dict()) == names
+    assert all("_orig_mod" not in name for name in names)
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_a_checkpoint_reproduces_its_metrics(compose_config, tmp_path, name):
+    fit(compose_config(*DIGITS, "logger=none", "trainer.max_epochs=3", "+trainer.limit_train_batches=4"))
+    path = tmp_path / "run" / "checkpoints" / f"{name}.ckpt"
+    recorded = torch.load(path, weights_only=True)["metrics"]
+    metrics = evaluation(path, tmp_path / "eval")
+    assert set(metrics) == {"val/acc1", "val/acc5", "val/loss"}
+    assert metrics == {key: recorded[key] for key in metrics}
+
+
+class Weights(Probe):
+    """Copies the weights after each update."""
+
+    def __init__(self):
+        super().__init__()
+        self.history = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.history.append({name: weight.detach().clone() for name, weight in module.state_dict().items()})
+
+
+def test_ema_validates_and_saves_the_average(compose_config, tmp_path):
+    ema = ("callbacks=[default,ema]", "callbacks.ema.decay=0.8", "optimizer.lr=1e-2", "augment=none")
+    short = ("logger=none", "trainer.max_epochs=2", "+trainer.limit_train_batches=4")
+    probe = fit(compose_config(*DIGITS, *ema, *short), Weights())
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    assert len(probe.history) == 8
+
+    raw = probe.history[-1]
+    average = {name: weight.double() for name, weight in probe.history[0].items()}
+    for weights in probe.history[1:]:
+        average = {name: 0.8 * average[name] + 0.2 * weights[name].double() for name in average}
+    assert content["state_dict"].keys() == content["current_model_state"].keys() == raw.keys()
+    for name in raw:
+        assert torch.equal(content["current_model_state"][name], raw[name])
+        torch.testing.assert_close(content["state_dict"][name].double(), average[name], rtol=0, atol=1e-6)
+    assert (content["state_dict"]["model.head.weight"] - raw["model.head.weight"]).abs().max() > 1e-3
+
+    loaded = Classifier.load_from_checkpoint(path).state_dict()
+    assert all(torch.equal(loaded[name], content["state_dict"][name]) for name in loaded)
+    metrics = evaluation(path, tmp_path / "eval")
+    assert metrics["val/acc1"] == content["metrics"]["val/acc1"]
+    assert metrics["val/loss"] == content["metrics"]["val/loss"]
+    # The run ends with the average too, and its last figures are the average's.
+    assert metrics["val/loss"] == probe.metrics["val/loss"]
+    assert all(torch.equal(probe.module.state_dict()[name], loaded[name]) for name in loaded)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_longer_run_goes_on_along_its_own_schedule(compose_config, tmp_path):
+    """As the end of a run advises: ckpt_path=…/last.ckpt trainer.max_epochs=…"""
+    rates = ("optimizer.lr=2e-3", "scheduler.min_lr=1e-5")
+    fit(compose_config(*SAVED, *rates))
+    longer = (*SAVED, *rates, "trainer.max_epochs=6")
+    whole = fit(compose_config(*longer, "callbacks=none"))
+    probe = fit(compose_config(*longer, f"ckpt_path={tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}"))
+    assert probe.trainer.global_step == whole.trainer.global_step == 6
+    assert len(probe.rates) == 4
+    assert [rate for rate, *_ in probe.rates] == pytest.approx([rate for rate, *_ in whole.rates[2:]])
+
+
+# Finding a checkpoint.
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["checkpoints/best.ckpt", "checkpoints/last.ckpt"], "checkpoints/best.ckpt"),
+        (["checkpoints/last.ckpt"], "checkpoints/last.ckpt"),
+        (["best.ckpt", "last.ckpt"], "best.ckpt"),
+        (["last.ckpt", "other.ckpt"], "last.ckpt"),
+    ],
+    ids=str,
+)
+def test_a_run_s_folder_gives_its_best_else_its_last(tmp_path, names, expected):
+    assert checkpoint.find(touch(tmp_path, *names)) == tmp_path / expected
+    assert checkpoint.find(str(tmp_path)) == tmp_path / expected
+
+
+def test_a_file_is_itself(tmp_path, monkeypatch):
+    touch(tmp_path, "any.name", "checkpoints/best.ckpt")
+    assert checkpoint.find(tmp_path / "any.name") == tmp_path / "any.name"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert checkpoint.find("~/any.name") == tmp_path / "any.name"
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"ckpt_path={tmp_path}/absent does not exist"):
+        checkpoint.find(tmp_path / "absent")
+
+
+def test_a_folder_without_a_checkpoint(tmp_path):
+    touch(tmp_path, "config.yaml", "checkpoints/epoch.ckpt")
+    with pytest.raises(FileNotFoundError, match=r"holds no checkpoint: neither checkpoints/best\.ckpt nor last\.ckpt"):
+        checkpoint.find(tmp_path)
+
+
+# Reading it.
+
+
+def saved(content):
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+OURS = {"state_dict": {"weight": torch.arange(5000.0)}, "hyper_parameters": {"model": {"name": "x"}}}
+
+
+def refused(path, data):
+    path.write_bytes(data)
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        checkpoint.read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value), "one line"
+    return str(caught.value)
+
+
+def test_a_whole_file_is_read(tmp_path):
+    (tmp_path / "a.ckpt").write_bytes(saved(OURS))
+    content = checkpoint.read(tmp_path / "a.ckpt")
+    assert torch.equal(content["state_dict"]["weight"], OURS["state_dict"]["weight"])
+    assert content["hyper_parameters"] == OURS["hyper_parameters"]
+
+
+@pytest.mark.parametrize("percent", [0, 1, 2, 5, 10, 25, 50, 75, 90, 95, 99])
+def test_a_truncated_file(tmp_path, percent):
+    data = saved(OURS)
+    size = len(data) * percent // 100
+    assert f"({size} bytes) is truncated or is no checkpoint" in refused(tmp_path / "a.ckpt", data[:size])
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 21, 22, 100, 200, 300, 400])
+def test_a_file_truncated_within_its_head(tmp_path, size):
+    refused(tmp_path / "a.ckpt", saved(OURS)[:size])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "epoch 1, loss 0.3\n",
+        "model:\n  name: x\n",
+        '{"a": 1}\n',
+        "# Notes\n",
+        "(draft)\n",
+        "quick notes",
+        "Mean",
+        "]\n",
+    ],
+)
+def test_a_text_file(tmp_path, text):
+    refused(tmp_path / "a.ckpt", text.encode())
+
+
+def test_every_first_byte(tmp_path):
+    """torch falls back on pickle, where each byte is another instruction, and each fails in its own way."""
+    unexplained = []
+    for byte in range(256):
+        if byte == 0x80:  # announces a pickle, of which torch warns
+            continue
+        try:
+            refused(tmp_path / "a.ckpt", bytes([byte]) + b" other\n")
+        except Exception as error:
+            unexplained.append(f"{bytes([byte])}: {type(error).__name__}")
+    assert not unexplained
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("kind", ["torch.save", "pickle"])
+def test_code_in_a_file_is_not_run(tmp_path, kind):
+    content = {**OURS, "hyper_parameters": Malicious(tmp_path / "executed")}
+    data = saved(content) if kind == "torch.save" else pickle.dumps(content["hyper_parameters"], protocol=2)
+    refused(tmp_path / "a.ckpt", data)
+    assert not (tmp_path / "executed").exists()
+    (torch.load(tmp_path / "a.ckpt", weights_only=False) if kind == "torch.save" else pickle.loads(data))
+    assert (tmp_path / "executed").exists(), "it would have been"
+
+
+@pytest.mark.parametrize("member", ["notes.txt", "folder/notes.txt", "archive/data.pkl"])
+def test_a_zip_that_is_no_checkpoint(tmp_path, member):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(member, "some text")
+    refused(tmp_path / "a.zip", buffer.getvalue())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"state_dict": {}}, {"hyper_parameters": {}}, {"model": torch.zeros(2)}, torch.zeros(2), [1, 2]],
+    ids=str,
+)
+def test_a_file_of_torch_that_is_not_ours(tmp_path, content):
+    message = refused(tmp_path / "a.pt", saved(content))
+    assert "is no checkpoint of fvit: it lacks state_dict or hyper_parameters" in message
+
+
+# Holding it against a model.
+
+
+@pytest.mark.parametrize(
+    ("overrides", "first"),
+    [
+        (["model.embed_dim=48"], r"model\.blocks\.0\.attn\.k\.bias: \(24,\) in the file, \(48,\) here"),
+        (["model.depth=3"], r"model\.blocks\.2\.attn\.k\.bias: None in the file, \(24,\) here"),
+        (["attention=softmax"], r"model\.blocks\.0\.attn\.k\.bias: \(24,\) in the file, None here"),
+        (["attention=identity"], r"model\.blocks\.0\.attn\.k\.bias: \(24,\) in the file, None here"),
+        (["model.num_classes=12"], r"model\.head\.bias: \(10,\) in the file, \(12,\) here"),
+    ],
+    ids=str,
+)
+def test_another_model_is_refused_by_the_names_of_its_weights(compose_config, tmp_path, overrides, first):
+    content = {"state_dict": module(compose_config(*FAKE)).state_dict()}
+    with pytest.raises(ValueError, match=f"of another shape.*{first}.*config.yaml in the run's folder") as caught:
+        checkpoint.check_fits(content, tmp_path / "a.ckpt", module(compose_config(*FAKE, *overrides)))
+    assert str(tmp_path / "a.ckpt") in str(caught.value)
+    assert str(caught.value).count("in the file") <= 3
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_the_same_model_fits(compose_config, tmp_path, attention):
+    config = compose_config(*FAKE, *ATTENTIONS[attention])
+    checkpoint.check_fits({"state_dict": module(config).state_dict()}, tmp_path, module(config))
+
+
+def test_training_refuses_a_checkpoint_of_another_width(compose_config, tmp_path):
+    fit(compose_config(*SAVED))
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    with pytest.raises(ValueError, match=f"{path} is of another shape than the configured model"):
+        fit(compose_config(*SAVED, "model.embed_dim=48", f"ckpt_path={path}"))
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_training_refuses_a_checkpoint_of_another_attention_with_the_same_weights(compose_config, tmp_path):
+    """Softmax and linear attention name and shape their weights alike."""
+    fit(compose_config(*SAVED, "attention=softmax"))
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    with pytest.raises(ValueError, match="attention"):
+        fit(compose_config(*SAVED, "attention=linear", "trainer.max_epochs=3", f"ckpt_path={path}"))
