@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -245,6 +246,31 @@ def test_wandb_without_a_key_stays_offline_and_says_so(fvit, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("no API key, so this run stays offline in logs/wandb") == 2
     assert len(list((tmp_path / "logs" / "wandb").glob("offline-run-*"))) == 2
+
+
+@pytest.mark.parametrize("hardware", ["cpu", "ddp_cpu"])
+def test_ctrl_c_ends_all_processes_and_says_so(tmp_path, hardware):
+    command = [sys.executable, "-m", "fvit.train", *TINY, f"hardware={hardware}", "trainer.max_epochs=100000"]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("epoch 2/"):
+                break
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip().splitlines()[-1] == "interrupted"
+    assert "Traceback" not in err
+    [run] = _runs(tmp_path)
+    assert json.loads((run / "metrics.json").read_text())["status"] == "interrupted"
+    assert subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout == b""
 
 
 @pytest.mark.parametrize("preset", ["fdr", "overfit", "profiler"])

@@ -15,6 +15,7 @@ from timm.scheduler import create_scheduler_v2
 
 from fvit import attention
 from fvit.data import ImageDataModule
+from fvit.run import trainer as trainers
 from fvit.run.paths import conf_dir
 from fvit.training import Classifier, build_loss
 
@@ -140,6 +141,26 @@ def test_every_logger_is_built_with_plain_metrics(compose_config, option, tmp_pa
     monkeypatch.chdir(tmp_path)
     for config in compose_config(f"logger={option}")["logger"].values():
         assert instantiate(config) is not None
+
+
+@pytest.mark.parametrize("option", ["cpu", "ddp_cpu"])
+def test_hardware_of_this_machine_makes_a_trainer(compose_config, option):
+    trainer = trainers.build(compose_config(f"hardware={option}"))
+    assert trainer.num_devices == {"cpu": 1, "ddp_cpu": 2}[option]
+
+
+@pytest.mark.parametrize("option", ["gpu", "ddp", "mps"])
+def test_hardware_that_is_missing_is_named_with_the_remedy(compose_config, option, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="use hardware=cpu"):
+        trainers.build(compose_config(f"hardware={option}"))
+
+
+def test_more_gpus_than_there_are_are_counted(compose_config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="needs 8 GPUs and torch finds 2"):
+        trainers.build(compose_config("hardware=ddp", "trainer.devices=8"))
 
 
 @pytest.mark.parametrize("option", _options("callbacks"))

@@ -22,7 +22,6 @@ def test_a_finished_run_says_so(tmp_path):
         (RunError("the loss is gone"), "failed", "the loss is gone"),
         (ZeroDivisionError("by zero"), "failed", "ZeroDivisionError: by zero"),
         (KeyboardInterrupt(), "interrupted", None),
-        (SystemExit(1), "interrupted", None),
     ],
 )
 def test_a_run_that_ends_early_is_never_finished(tmp_path, error, status, text):

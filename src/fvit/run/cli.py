@@ -35,6 +35,7 @@ def run(task: str, job: Callable[[DictConfig], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sweeps: set[Path] = set()
     failures: list[Exception] = []
+    interrupted = False
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=task)
     def hydra_job(cfg: DictConfig) -> Any:
@@ -53,10 +54,15 @@ def run(task: str, job: Callable[[DictConfig], Any]) -> None:
     except Exception as error:
         _report(error, show_traceback)
         failures.append(error)
+    except KeyboardInterrupt:
+        interrupted = True
     for sweep in sweeps:
         from fvit.run.console import print_sweep
 
         print_sweep(sweep)
+    if interrupted:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     if failures:
         sys.exit(1)
 

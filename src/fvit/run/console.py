@@ -80,7 +80,7 @@ def print_results(name: str, metrics: dict[str, float], seconds: float, folder: 
     """The table of results of one run, and what to type next."""
     print_rows("Results", ("run", *HEAD), [(name, *figures(metrics, seconds))])
     facts = [("lies in", str(folder))]
-    if (folder / "checkpoints").is_dir():
+    if (folder / "checkpoints" / "last.ckpt").is_file():
         facts.append(("measure it", f"fvit-eval ckpt_path={folder}"))
         facts.append(("go on from it", f"fvit-train ckpt_path={folder}/checkpoints/last.ckpt trainer.max_epochs=…"))
     facts.append(("compare", "fvit-train -m attention=additive,softmax,linear seed=0,1,2"))

@@ -86,6 +86,8 @@ def run_as_rank(task: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -
     """Be one of `launch`'s children. A user's mistake stands in rank 0's metrics.json, which `launch` reads."""
     try:
         task(config)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except Exception as error:
         message = explain(error)
         if message is None:

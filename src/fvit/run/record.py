@@ -59,7 +59,7 @@ class Record:
             return
         if error is None:
             self._write_status("finished")
-        elif isinstance(error, KeyboardInterrupt | SystemExit):
+        elif isinstance(error, KeyboardInterrupt):
             self._write_status("interrupted")
         else:
             self._write_status("failed", explain(error) or f"{type(error).__name__}: {error}")

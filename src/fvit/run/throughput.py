@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class Throughput(Callback):
-    """Logs ``throughput/images_per_s`` over all devices and ``memory/peak_gib`` of this process, once an epoch.
+    """Logs ``throughput/images_per_s`` over all devices and ``memory/peak_gib`` of the largest process, once an epoch.
 
     Only training counts: the clock stands still in validation, and the first steps of a run, which warm up, are
     left out.
@@ -52,8 +52,8 @@ class Throughput(Callback):
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Log both figures."""
         if self.seconds:
-            values = {"throughput/images_per_s": self.images_per_s, "memory/peak_gib": peak_gib(module.device)}
-            module.log_dict(values, rank_zero_only=True)
+            module.log("throughput/images_per_s", self.images_per_s, sync_dist=True)
+            module.log("memory/peak_gib", peak_gib(module.device), sync_dist=True, reduce_fx="max")
 
 
 def peak_gib(device: torch.device) -> float:

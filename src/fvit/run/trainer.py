@@ -68,11 +68,14 @@ def apply_plan(trainer: Trainer, plan: BatchPlan, images: int) -> None:
 
 @contextmanager
 def closing(trainer: Trainer) -> Iterator[None]:
-    """Close loggers at the end, W&B with the right status."""
+    """Close loggers at the end, W&B with the right status; an interrupt stays one."""
     failed = True
     try:
         yield
         failed = False
+    except SystemExit as stop:
+        # What Lightning makes of Ctrl-C.
+        raise KeyboardInterrupt from stop
     finally:
         for logger in trainer.loggers:
             logger.finalize("failed" if failed else "success")
