@@ -5,11 +5,11 @@ from typing import Any
 
 from lightning import LightningDataModule
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.data.distributed_sampler import RepeatAugSampler
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 
 from fvit.data import sources
+from fvit.data.sampler import ShuffledShare
 from fvit.data.transforms import BatchTransform, Transformed
 
 
@@ -79,11 +79,7 @@ class ImageDataModule(LightningDataModule):
             **self.augment.get("transform", {"no_aug": True}),
         )
         world, rank = self._world()
-        repeats = self.augment.get("num_repeats", 1)
-        if repeats > 1:
-            sampler = RepeatAugSampler(images, num_replicas=world, rank=rank, num_repeats=repeats)
-        else:
-            sampler = DistributedSampler(images, num_replicas=world, rank=rank, seed=hp.seed, drop_last=True)
+        sampler = ShuffledShare(len(images), world, rank, hp.seed, self.augment.get("num_repeats", 1))
         if len(sampler) < hp.batch_size:
             raise ValueError(
                 f"{len(images)} training images over {world} ranks give no batch of {hp.batch_size}; "

@@ -73,11 +73,9 @@ def folder(root: str | Path | None = None) -> Source:
     root = Path(root).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"data.root={root} is not a folder{_nearest_sibling(root)}")
-    for split in ("train", "val"):
-        if not (root / split).is_dir():
-            raise FileNotFoundError(f"data.root={root} has no folder '{split}'; it needs train/CLASS/* and val/CLASS/*")
-    classes = sorted(entry.name for entry in (root / "train").iterdir() if entry.is_dir())
-    strangers = sorted({entry.name for entry in (root / "val").iterdir() if entry.is_dir()} - set(classes))
+    names = {split: _class_folders(root, split) for split in ("train", "val")}
+    classes = sorted(names["train"])
+    strangers = sorted(names["val"] - names["train"])
     if strangers:
         shown = ", ".join(strangers[:5]) + (", …" if len(strangers) > 5 else "")
         raise ValueError(
@@ -86,6 +84,16 @@ def folder(root: str | Path | None = None) -> Source:
         )
     indices = {name: label for label, name in enumerate(classes)}
     return Source(train=_Folder(root / "train", indices), val=_Folder(root / "val", indices), classes=classes)
+
+
+def _class_folders(root: Path, split: str) -> set[str]:
+    folder = root / split
+    if not folder.is_dir():
+        raise FileNotFoundError(f"data.root={root} has no folder '{split}'; it needs train/CLASS/* and val/CLASS/*")
+    names = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+    if not names:
+        raise FileNotFoundError(f"{folder} holds no images; it needs CLASS/*.jpg (or .png, .webp, …)")
+    return names
 
 
 class _Folder(ImageFolder):

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data import Mixup, create_transform
+from timm.data.auto_augment import NAME_TO_OP
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -34,6 +35,18 @@ class Transformed(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image, label = self.images[index]
         return self.transform(_rgb(image)), label
+
+
+def _posterize(image: Image.Image, bits_to_keep: int, **options: Any) -> Image.Image:
+    """Keep the highest bits of each channel; none of them leaves black."""
+    if bits_to_keep < 1:
+        return Image.new(image.mode, image.size)
+    return image if bits_to_keep >= 8 else ImageOps.posterize(image, bits_to_keep)
+
+
+# timm 1.0.31 asks Pillow for 0 bits at RandAugment's largest magnitude, which Pillow 13 refuses: rand-m9-mstd0.5 would
+# end within the first thousand images. Older Pillows return black.
+NAME_TO_OP.update({name: _posterize for name in NAME_TO_OP if name.startswith("Posterize")})
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -67,6 +67,7 @@ class Model(Open):
 
 
 class Transform(Strict):
+    no_aug: bool
     scale: tuple[Share, Share]
     ratio: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
     hflip: Share
@@ -98,7 +99,7 @@ class Data(Open):
     name: str
     img_size: Positive
     crop_pct: Annotated[float, Field(gt=0, le=1)]
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "random"]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
     mean: tuple[float, float, float]
     std: tuple[Annotated[float, Field(gt=0)], ...]
     num_workers: Count

@@ -1,11 +1,12 @@
 """Finding and opening checkpoints, with errors for people."""
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from lightning import LightningModule
 
 
 def find(path: str | Path) -> Path:
@@ -32,22 +33,31 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is truncated, or no checkpoint of ours.
     """
+    broken = f"{path} ({path.stat().st_size} bytes) is truncated or is no checkpoint"
+    # A zip archive's directory stands at its end, so this finds every truncation, and all that is no checkpoint at all.
+    if not zipfile.is_zipfile(path):
+        raise ValueError(broken)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
-        size = path.stat().st_size
-        raise ValueError(f"{path} ({size} bytes) is truncated or is no checkpoint: {_first_line(error)}") from error
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{broken}: {str(error).splitlines()[0]}") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= set(checkpoint):
         raise ValueError(f"{path} is no checkpoint of fvit: it lacks state_dict or hyper_parameters")
     return checkpoint
 
 
-def check_fits(checkpoint: dict[str, Any], path: Path, module: nn.Module) -> None:
-    """Compare names and shapes of the weights.
+def check_fits(checkpoint: dict[str, Any], path: Path, module: LightningModule) -> None:
+    """Compare the model's configuration, and names and shapes of the weights.
 
     Raises:
         ValueError: they differ; the text names the first differences.
     """
+    trained, wanted = (dict(parameters["model"]) for parameters in (checkpoint["hyper_parameters"], module.hparams))
+    if trained.get("attention") != wanted.get("attention"):
+        raise ValueError(
+            f"{path} was trained with attention {trained.get('attention')}, not {wanted.get('attention')}. "
+            "Start with the configuration of its run, config.yaml in the run's folder"
+        )
     saved = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     differing = [name for name in sorted(saved | wanted) if saved.get(name) != wanted.get(name)]
@@ -57,7 +67,3 @@ def check_fits(checkpoint: dict[str, Any], path: Path, module: nn.Module) -> Non
             f"{path} is of another shape than the configured model ({len(differing)} of {len(wanted)} weights differ: "
             f"{shown}). Start with the configuration of its run, config.yaml in the run's folder"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.optim import create_optimizer_v2
@@ -74,6 +75,9 @@ class Classifier(LightningModule):
         """Loss of one batch; logs ``train/loss`` and ``lr`` a step and ``train/acc1`` an epoch."""
         images, targets = batch
         logits = self(images)
+        if targets.ndim == 2:
+            # A head may have more outputs than the data has classes: those are never right.
+            targets = F.pad(targets, (0, self.num_outputs - targets.shape[1]))
         loss = self.loss(logits, targets)
         labels = targets.argmax(dim=1) if targets.ndim == 2 else targets
         self.train_acc1(logits.detach(), labels)
@@ -94,25 +98,45 @@ class Classifier(LightningModule):
         self.log_dict({f"val/{name}": metric for name, metric in self.val_metrics.items()}, on_epoch=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """timm's optimizer with no-decay groups, timm's schedule stepped every update."""
+        """timm's optimizer with no-decay groups, timm's schedule stepped every update.
+
+        Raises:
+            ValueError: the run has no length in epochs or steps, which a schedule needs.
+        """
         optimizer = create_optimizer_v2(self.model, **_tuples(self.hparams.optimizer))
-        updates = int(self.trainer.estimated_stepping_batches)
+        options = dict(self.hparams.scheduler)
+        if self.trainer.fast_dev_run:  # a step or two have no room for phases
+            options = {"sched": "constant"}
+        self.trainer.fit_loop.setup_data()  # counts the batches, which a length in steps alone would not
+        updates = self.trainer.estimated_stepping_batches
+        if updates == float("inf"):
+            raise ValueError("the schedule needs the run's length; set trainer.max_epochs or trainer.max_steps")
         per_epoch = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
         scheduler, _ = create_scheduler_v2(
             optimizer,
             num_epochs=updates / per_epoch,
             updates_per_epoch=per_epoch,
             step_on_epochs=False,
-            **self.hparams.scheduler,
+            **options,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Take the rate from the schedule where a run goes on: the optimizer's state brings the one it ended with."""
+        for config in self.trainer.lr_scheduler_configs:
+            config.scheduler.step_update(self.global_step)
 
     def lr_scheduler_step(self, scheduler: Scheduler, metric: Any) -> None:
         """timm's schedules are functions of the number of updates."""
         scheduler.step_update(self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the metrics, and that weights come from this file: no download when it is loaded."""
+        """Note the metrics, and that weights come from this file: no download when it is loaded.
+
+        The schedule is a function of the number of updates and leaves nothing to restore: a run that goes on with more
+        epochs follows its own, longer schedule.
+        """
+        checkpoint["lr_schedulers"] = [{} for _ in checkpoint["lr_schedulers"]]
         checkpoint["metrics"] = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         hyper_parameters = dict(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
         hyper_parameters["model"] = {**hyper_parameters["model"], "pretrained": False}
