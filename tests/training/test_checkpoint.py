@@ -334,6 +334,10 @@ def test_a_file_of_torch_that_is_not_ours(tmp_path, content):
 # Holding it against a model.
 
 
+def _content(classifier):
+    return {"state_dict": classifier.state_dict(), "hyper_parameters": dict(classifier.hparams)}
+
+
 @pytest.mark.parametrize(
     ("overrides", "first"),
     [
@@ -346,7 +350,7 @@ def test_a_file_of_torch_that_is_not_ours(tmp_path, content):
     ids=str,
 )
 def test_another_model_is_refused_by_the_names_of_its_weights(compose_config, tmp_path, overrides, first):
-    content = {"state_dict": module(compose_config(*FAKE)).state_dict()}
+    content = _content(module(compose_config(*FAKE)))
     with pytest.raises(ValueError, match=f"of another shape.*{first}.*config.yaml in the run's folder") as caught:
         checkpoint.check_fits(content, tmp_path / "a.ckpt", module(compose_config(*FAKE, *overrides)))
     assert str(tmp_path / "a.ckpt") in str(caught.value)
@@ -356,7 +360,7 @@ def test_another_model_is_refused_by_the_names_of_its_weights(compose_config, tm
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_the_same_model_fits(compose_config, tmp_path, attention):
     config = compose_config(*FAKE, *ATTENTIONS[attention])
-    checkpoint.check_fits({"state_dict": module(config).state_dict()}, tmp_path, module(config))
+    checkpoint.check_fits(_content(module(config)), tmp_path, module(config))
 
 
 def test_training_refuses_a_checkpoint_of_another_width(compose_config, tmp_path):

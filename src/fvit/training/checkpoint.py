@@ -47,17 +47,11 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def check_fits(checkpoint: dict[str, Any], path: Path, module: LightningModule) -> None:
-    """Compare the model's configuration, and names and shapes of the weights.
+    """Compare names and shapes of the weights, and the attention.
 
     Raises:
         ValueError: they differ; the text names the first differences.
     """
-    trained, wanted = (dict(parameters["model"]) for parameters in (checkpoint["hyper_parameters"], module.hparams))
-    if trained.get("attention") != wanted.get("attention"):
-        raise ValueError(
-            f"{path} was trained with attention {trained.get('attention')}, not {wanted.get('attention')}. "
-            "Start with the configuration of its run, config.yaml in the run's folder"
-        )
     saved = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     differing = [name for name in sorted(saved | wanted) if saved.get(name) != wanted.get(name)]
@@ -66,4 +60,11 @@ def check_fits(checkpoint: dict[str, Any], path: Path, module: LightningModule) 
         raise ValueError(
             f"{path} is of another shape than the configured model ({len(differing)} of {len(wanted)} weights differ: "
             f"{shown}). Start with the configuration of its run, config.yaml in the run's folder"
+        )
+    # Softmax and linear attention, for one, have the same weights.
+    trained, asked = (dict(parameters["model"]) for parameters in (checkpoint["hyper_parameters"], module.hparams))
+    if trained.get("attention") != asked.get("attention"):
+        raise ValueError(
+            f"{path} was trained with attention {trained.get('attention')}, not {asked.get('attention')}. "
+            "Start with the configuration of its run, config.yaml in the run's folder"
         )
