@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 TINY = ["data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "global_batch_size=16"]
 SHORT = [*TINY, "debug=limit"]
@@ -158,6 +159,8 @@ def test_a_run_leaves_all_there_is_to_know(main, tmp_path):
         "checkpoints/last.ckpt",
         ".hydra/overrides.yaml",
     } <= names
+    # The loggers know the whole resolved configuration.
+    assert OmegaConf.load(run / "csv" / "hparams.yaml") == OmegaConf.load(run / "config.yaml")
     saved = json.loads((run / "metrics.json").read_text())
     assert saved["status"] == "finished"
     assert {
@@ -176,6 +179,17 @@ def test_a_run_leaves_all_there_is_to_know(main, tmp_path):
     assert f"fvit-eval ckpt_path={run}" in done.stdout
     assert "M parameters" in done.stdout
     assert re.search(r"epoch 3/3 .*loss .*val acc1 .*images/s", done.stdout)
+
+
+# Lightning says that the best score stays with the old folder.
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_run_goes_on_from_its_folder(main, tmp_path):
+    assert main("train", *SHORT).returncode == 0
+    [run] = _runs(tmp_path)
+    done = main("train", *SHORT, "trainer.max_epochs=5", f"ckpt_path={run}")
+    assert done.returncode == 0, done.stderr
+    assert "epoch 4/5" in done.stdout
+    assert "epoch 3/5" not in done.stdout
 
 
 def test_evaluation_reproduces_the_recorded_accuracy_to_the_last_digit(main, tmp_path):

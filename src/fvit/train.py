@@ -63,15 +63,16 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         )
         cost = count(module.model, config["data"]["img_size"])
         if config["ckpt_path"] is not None:
-            path = checkpoint.find(config["ckpt_path"])
-            checkpoint.check_fits(checkpoint.read(path), path, module)
+            resumed = checkpoint.find(config["ckpt_path"], prefer="last")
+            checkpoint.check_fits(checkpoint.read(resumed), resumed, module)
         if config["compile"]:
             module.model.compile()
         if trainer.is_global_zero:
             console.print_plan(config, cost, plan, data)
+            trainers.log_config(trainer, config)
         # Ranks build the same model, then augment differently.
         seed_everything(config["seed"] + trainer.global_rank, workers=True, verbose=False)
-        trainer.fit(module, datamodule=data, ckpt_path=config["ckpt_path"] and str(path), weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=config["ckpt_path"] and str(resumed), weights_only=True)
         metrics = record.finish(trainers.results(trainer, cost))
     if trainer.is_global_zero:
         console.print_results(config["title"], metrics, record.seconds, folder)

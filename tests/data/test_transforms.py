@@ -87,12 +87,13 @@ def test_no_aug_is_resize_and_centre_crop():
     assert torch.equal(found, pil_to_tensor(expected))
 
 
-@pytest.mark.parametrize("size", [(40, 40), (40, 32), (50, 20), (101, 99)])
+@pytest.mark.parametrize("size", [(40, 40), (40, 32), (50, 20), (41, 40)])
 def test_augment_none_is_resize_and_centre_crop(compose_config, size):
     options = compose_config("augment=none", "data=fake")["data"]["augment"]["transform"]
     image = picture(*size)
     expected = T.Compose([T.Resize(32, T.InterpolationMode.BICUBIC), T.CenterCrop(32)])(image)
     images = transformed(image, interpolation="bicubic", **options)
+    random.seed(0)
     for _ in range(50):
         assert torch.equal(images[0][0], pil_to_tensor(expected))
 
@@ -120,6 +121,17 @@ def test_auto_augment_runs_and_follows_the_seed(name):
     plain = Transformed(images.images, 32, train=True, **OPTIONS, color_jitter=None)
     seed_everything(0, verbose=False)
     assert not torch.equal(plain[0][0], first[0]), "auto_augment must do something"
+
+
+def test_posterising_to_nothing_leaves_black():
+    images = transformed(picture(), auto_augment=RAND_AUGMENT, **OPTIONS)
+    [rand_augment] = [step for step in images.transform.transforms if isinstance(step, RandAugment)]
+    [op] = [op for op in rand_augment.ops if op.name == "PosterizeIncreasing"]
+    op.prob, op.magnitude_std = 1.0, 0.0
+    levels = {}
+    for op.magnitude in (0.0, 5.0, 10.0):
+        levels[op.magnitude] = sorted(set(np.asarray(op(picture())).ravel().tolist()))
+    assert levels == {0.0: list(range(0, 256, 16)), 5.0: [0, 64, 128, 192], 10.0: [0]}
 
 
 @pytest.mark.parametrize("strength", [0.0, 9.0, 10.0])
@@ -258,13 +270,20 @@ def test_each_augmentation_runs_an_epoch(compose_config, augment, mixed):
 
 @pytest.mark.parametrize("augment", ["none", "light", "deit", "deit3"])
 def test_validation_does_not_depend_on_the_augmentation(compose_config, augment):
-    data = data_module(compose_config(f"augment={augment}", "data=fake"), num_images=32)
+    given = (
+        "data.image_size=80",
+        "data.crop_pct=0.5",
+        "data.interpolation=nearest",
+        "data.mean=[0.1,0.2,0.3]",
+        "data.std=[0.4,0.5,0.6]",
+    )
+    data = data_module(compose_config(f"augment={augment}", "data=fake", *given), num_images=32)
     data.trainer.training = False
     [(images, labels)] = [data.on_after_batch_transfer(each, 0) for each in data.val_dataloader()]
     for index in range(8):
         image, label = data.source.val[index]
-        plain = T.Compose([T.Resize(36, T.InterpolationMode.BICUBIC), T.CenterCrop(32)])(image)
-        expected = normalised(pil_to_tensor(plain), MEAN, STD)
+        plain = T.Compose([T.Resize(64, T.InterpolationMode.NEAREST), T.CenterCrop(32)])(image)
+        expected = normalised(pil_to_tensor(plain), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
         torch.testing.assert_close(images[index].double(), expected, rtol=0, atol=1e-6)
         assert labels[index] == label
 

@@ -207,6 +207,13 @@ def test_a_run_s_folder_gives_its_best_else_its_last(tmp_path, names, expected):
     assert checkpoint.find(str(tmp_path)) == tmp_path / expected
 
 
+def test_going_on_takes_the_last_else_the_best(tmp_path):
+    touch(tmp_path, "checkpoints/best.ckpt")
+    assert checkpoint.find(tmp_path, prefer="last").name == "best.ckpt"
+    touch(tmp_path, "checkpoints/last.ckpt")
+    assert checkpoint.find(tmp_path, prefer="last").name == "last.ckpt"
+
+
 def test_a_file_is_itself(tmp_path, monkeypatch):
     touch(tmp_path, "any.name", "checkpoints/best.ckpt")
     assert checkpoint.find(tmp_path / "any.name") == tmp_path / "any.name"

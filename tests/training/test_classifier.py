@@ -89,7 +89,7 @@ def test_each_optimizer_lowers_the_loss_of_one_batch(compose_config, optimizer):
 
 def test_betas_reach_the_optimizer(compose_config):
     probe = fit(compose_config(*BARE, "optimizer.betas=[0.8,0.95]"))
-    assert {group["betas"] for group in probe.trainer.optimizers[0].param_groups} == {(0.8, 0.95)}
+    assert {tuple(group["betas"]) for group in probe.trainer.optimizers[0].param_groups} == {(0.8, 0.95)}
 
 
 # The schedule.

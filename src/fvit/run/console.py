@@ -82,7 +82,7 @@ def print_results(name: str, metrics: dict[str, float], seconds: float, folder: 
     facts = [("lies in", str(folder))]
     if (folder / "checkpoints" / "last.ckpt").is_file():
         facts.append(("measure it", f"fvit-eval ckpt_path={folder}"))
-        facts.append(("go on from it", f"fvit-train ckpt_path={folder}/checkpoints/last.ckpt trainer.max_epochs=…"))
+        facts.append(("go on from it", f"fvit-train ckpt_path={folder} trainer.max_epochs=…"))
     facts.append(("compare", "fvit-train -m attention=additive,softmax,linear seed=0,1,2"))
     print_facts("", facts)
 

@@ -66,6 +66,12 @@ def apply_plan(trainer: Trainer, plan: BatchPlan, images: int) -> None:
     trainer.callbacks.append(Throughput(plan.per_device * plan.world_size))
 
 
+def log_config(trainer: Trainer, config: dict[str, Any]) -> None:
+    """Tell the loggers the whole resolved configuration."""
+    for logger in trainer.loggers:
+        logger.log_hyperparams(config)
+
+
 @contextmanager
 def closing(trainer: Trainer) -> Iterator[None]:
     """Close loggers at the end, W&B with the right status; an interrupt stays one."""

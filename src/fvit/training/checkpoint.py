@@ -3,14 +3,18 @@
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
 
 
-def find(path: str | Path) -> Path:
-    """The checkpoint file at `path`: the file itself, or the best (else the last) checkpoint of a run's folder.
+def find(path: str | Path, prefer: Literal["best", "last"] = "best") -> Path:
+    """The checkpoint file at `path`: the file itself, or one of a run's folder.
+
+    Args:
+        path: a file or a run's folder.
+        prefer: which of a folder's two checkpoints, if it has both: the best to measure, the last to go on from.
 
     Raises:
         FileNotFoundError: there is none.
@@ -20,7 +24,7 @@ def find(path: str | Path) -> Path:
         return path
     if not path.exists():
         raise FileNotFoundError(f"ckpt_path={path} does not exist")
-    for name in ("best.ckpt", "last.ckpt"):
+    for name in sorted(("best.ckpt", "last.ckpt"), key=lambda name: not name.startswith(prefer)):
         for folder in (path / "checkpoints", path):
             if (folder / name).is_file():
                 return folder / name
