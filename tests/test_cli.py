@@ -219,7 +219,7 @@ def test_a_checkpoint_is_measured_in_two_processes_as_in_one(fvit, tmp_path):
     assert figures[0]["val/loss"] == pytest.approx(figures[1]["val/loss"], abs=1e-6)
 
 
-def test_a_sweep_over_devices_sees_all_images_in_each_job(fvit, tmp_path):
+def test_a_sweep_over_devices_sees_all_images_in_each_job(fvit, main, tmp_path):
     overrides = ["hardware=ddp_cpu", "trainer.devices=1,2", "data.num_images=132", "trainer.limit_val_batches=1.0"]
     done = fvit("train", "-m", *SHORT, *overrides, "trainer.max_epochs=1")
     assert done.returncode == 0, done.stderr
@@ -227,8 +227,12 @@ def test_a_sweep_over_devices_sees_all_images_in_each_job(fvit, tmp_path):
     for job, devices in (("0", 1), ("1", 2)):
         saved = json.loads((sweep / job / "metrics.json").read_text())
         assert saved["status"] == "finished"
-        # 33 images: any other count of them gives another fraction.
-        assert (saved["metrics"]["val/acc1"] * 33) == pytest.approx(round(saved["metrics"]["val/acc1"] * 33), abs=1e-4)
+        # Measured again in one process, over all 33 images.
+        again = main("eval", f"ckpt_path={sweep / job / 'checkpoints' / 'last.ckpt'}")
+        assert again.returncode == 0, again.stderr
+        measured = json.loads((_runs(tmp_path, "eval")[-1] / "metrics.json").read_text())["metrics"]
+        assert saved["metrics"]["val/acc1"] == measured["val/acc1"]
+        assert saved["metrics"]["val/loss"] == pytest.approx(measured["val/loss"], abs=1e-6)
         assert f"trainer.devices={devices}" in done.stdout
     assert "2 × cpu" in done.stdout
     assert len(_runs(tmp_path)) == 0

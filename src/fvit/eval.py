@@ -1,30 +1,14 @@
 """fvit-eval: measure a checkpoint on its validation images."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from fvit.run import cli, launch, schema, validate
+from fvit.run import cli, schema
 
 
 def main() -> None:
     """The command line."""
-    config = launch.read_resolved(sys.argv)
-    if config is not None:
-        launch.run_as_rank(evaluate, config)
-    else:
-        cli.run("eval", job)
-
-
-def job(cfg: DictConfig) -> dict[str, float]:
-    """One evaluation as Hydra composed it: here, or in a process a device."""
-    config = validate.check(cfg, schema.Eval)
-    processes = launch.local_processes(config["trainer"])
-    if processes > 1:
-        return launch.launch("fvit.eval", config, Path(config["output_dir"]), processes)
-    return evaluate(config)
+    cli.run("eval", evaluate, schema.Eval)
 
 
 def evaluate(config: dict[str, Any]) -> dict[str, float]:

@@ -1,33 +1,15 @@
 """fvit-train: train a vision transformer whose attention is exchanged."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from fvit.run import cli, launch, schema, validate
+from fvit.run import cli, schema
 from fvit.run.batches import plan_batches
 
 
 def main() -> None:
     """The command line."""
-    config = launch.read_resolved(sys.argv)
-    if config is not None:
-        launch.run_as_rank(train, config)
-    else:
-        cli.run("train", job)
-
-
-def job(cfg: DictConfig) -> dict[str, float]:
-    """One run as Hydra composed it: here, or in a process a device."""
-    config = validate.check(cfg, schema.Train)
-    processes = launch.local_processes(config["trainer"])
-    if processes > 1:
-        # Also before any process is started.
-        plan_batches(config["global_batch_size"], processes * config["trainer"]["num_nodes"])
-        return launch.launch("fvit.train", config, Path(config["output_dir"]), processes)
-    return train(config)
+    cli.run("train", train, schema.Train)
 
 
 def train(config: dict[str, Any]) -> dict[str, float]:

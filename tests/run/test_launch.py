@@ -10,23 +10,25 @@ from fvit.run.record import read_metrics
 
 
 @pytest.mark.parametrize(
-    ("trainer", "processes"),
+    ("accelerator", "devices", "strategy", "processes"),
     [
-        ({"accelerator": "cpu", "devices": 1}, 1),
-        ({"accelerator": "cpu", "devices": 3}, 3),
-        ({"accelerator": "gpu", "devices": [0, 2]}, 2),
-        ({"accelerator": "cpu", "devices": "auto"}, 1),
+        ("cpu", 1, "auto", 0),
+        ("cpu", 1, "ddp", 1),
+        ("cpu", 3, "ddp", 3),
+        ("gpu", [0, 2], "ddp", 2),
+        ("cpu", "auto", "ddp", 1),
     ],
 )
-def test_processes_follow_devices(trainer, processes, monkeypatch):
+def test_processes_follow_devices(accelerator, devices, strategy, processes, monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
+    trainer = {"accelerator": accelerator, "devices": devices, "strategy": strategy}
     assert launch.local_processes(trainer) == processes
 
 
 @pytest.mark.parametrize("variable", ["LOCAL_RANK", "SLURM_PROCID"])
 def test_nothing_is_started_where_somebody_else_did(variable, monkeypatch):
     monkeypatch.setenv(variable, "0")
-    assert launch.local_processes({"accelerator": "cpu", "devices": 2}) == 1
+    assert launch.local_processes({"accelerator": "cpu", "devices": 2, "strategy": "ddp"}) == 0
 
 
 def _module(tmp_path, monkeypatch, body):

@@ -290,16 +290,9 @@ def test_a_text_file(tmp_path, text):
 
 
 def test_every_first_byte(tmp_path):
-    """torch falls back on pickle, where each byte is another instruction, and each fails in its own way."""
-    unexplained = []
+    """torch would take these for pickles, where each byte is another instruction and fails in its own way."""
     for byte in range(256):
-        if byte == 0x80:  # announces a pickle, of which torch warns
-            continue
-        try:
-            refused(tmp_path / "a.ckpt", bytes([byte]) + b" other\n")
-        except Exception as error:
-            unexplained.append(f"{bytes([byte])}: {type(error).__name__}")
-    assert not unexplained
+        refused(tmp_path / "a.ckpt", bytes([byte]) + b" other\n")
 
 
 class Malicious:

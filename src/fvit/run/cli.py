@@ -14,17 +14,30 @@ from dotenv import load_dotenv
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel
 
+from fvit.run import launch, validate
 from fvit.run.errors import explain
 from fvit.run.paths import conf_dir
 
+Work = Callable[[dict[str, Any]], dict[str, float]]
 
-def run(task: str, job: Callable[[DictConfig], Any]) -> None:
-    """Compose conf/`task`.yaml with the command line and call `job`; once, or once a job of a multirun.
+
+def run(task: str, work: Work, schema: type[BaseModel]) -> None:
+    """Compose conf/`task`.yaml with the command line, check it, and call `work`; once, or once a job of a multirun.
 
     A user's mistake ends in one message and exit code 1; ``HYDRA_FULL_ERROR=1`` adds the traceback. A job of a sweep
     that fails does not stop the others.
+
+    Args:
+        task: the configuration's name, and that of the module ``fvit.<task>`` which is started for further processes.
+        work: gets the checked configuration, returns metrics.
+        schema: what the configuration may hold.
     """
+    resolved = launch.read_resolved(sys.argv)
+    if resolved is not None:
+        launch.run_as_rank(work, resolved)
+        return
     load_dotenv()
     # Must be set before torch is imported. OpenMP's threads otherwise spin while they wait, and where other work wants
     # the same cores they spin against it: the quickstart was seen to run at a tenth of its speed.
@@ -43,7 +56,7 @@ def run(task: str, job: Callable[[DictConfig], Any]) -> None:
         if settings.mode == RunMode.MULTIRUN:
             sweeps.add(Path(settings.sweep.dir))
         try:
-            return job(cfg)
+            return _start(task, work, validate.check(cfg, schema))
         except Exception as error:
             _report(error, show_traceback)
             _discard_unstarted(Path(settings.runtime.output_dir))
@@ -65,6 +78,14 @@ def run(task: str, job: Callable[[DictConfig], Any]) -> None:
         sys.exit(130)
     if failures:
         sys.exit(1)
+
+
+def _start(task: str, work: Work, config: dict[str, Any]) -> dict[str, float]:
+    """Work here, or in a process a device."""
+    processes = launch.local_processes(config["trainer"])
+    if processes:
+        return launch.launch(f"fvit.{task}", config, Path(config["output_dir"]), processes)
+    return work(config)
 
 
 def _report(error: Exception, show_traceback: bool) -> None:

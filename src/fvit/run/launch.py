@@ -25,9 +25,14 @@ RESOLVED = "--resolved"
 
 
 def local_processes(trainer: dict[str, Any]) -> int:
-    """How many processes this machine needs; 1 if somebody (torchrun, SLURM, we) has already started them."""
-    if "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:
-        return 1
+    """How many processes to start; 0 to work in this one.
+
+    That is so without a distributed strategy, and where somebody (torchrun, SLURM, we) has started all ranks already.
+    A distributed strategy gets a process even for a single device, because its process group and its environment
+    variables would outlive the job, and the next job of a sweep would take them for its own.
+    """
+    if trainer["strategy"] == "auto" or "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:
+        return 0
     devices = trainer["devices"]
     if isinstance(devices, list):
         return len(devices)
@@ -68,6 +73,9 @@ def launch(module: str, config: dict[str, Any], folder: Path, processes: int) ->
                 output = {} if log is None else {"stdout": log, "stderr": subprocess.STDOUT}
                 children.append(subprocess.Popen(command, env=environment, **output))
         failed = _wait(children)
+    except KeyboardInterrupt:
+        _note_interrupt(folder, children)
+        raise
     finally:
         _end(children)
     if failed is not None:
@@ -108,6 +116,16 @@ def _wait(children: list[subprocess.Popen[bytes]]) -> int | None:
         if all(code == 0 for code in codes):
             return None
         time.sleep(0.1)
+
+
+def _note_interrupt(folder: Path, children: list[subprocess.Popen[bytes]], patience: float = 15.0) -> None:
+    """A terminal interrupts the ranks as well: let them end by themselves, and say so if they did not manage to."""
+    deadline = time.monotonic() + patience
+    while any(child.poll() is None for child in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    record = read_metrics(folder)
+    if record is not None and record["status"] == "running":
+        write_metrics(folder, "interrupted", record["metrics"], record["seconds"])
 
 
 def _end(children: list[subprocess.Popen[bytes]]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fvit.run.batches import plan_batches
 from fvit.run.signature import mechanism_signature, source_signature, trainer_signature
 from fvit.run.validate import check_options
 
@@ -205,11 +206,11 @@ class Train(Strict):
                 f"trainer.max_epochs={epochs}; take scheduler.warmup_epochs={epochs // 10}"
             )
         devices = self.trainer.devices
-        world = self.trainer.num_nodes * (
-            len(devices) if isinstance(devices, list) else 1 if devices == "auto" else devices
-        )
-        if world > 1 and self.trainer.strategy == "auto":
-            raise ValueError("several devices need hardware=ddp (or ddp_cpu, to try it on a CPU)")
+        if devices != "auto":  # how many that is, is known once torch is imported
+            world = self.trainer.num_nodes * (len(devices) if isinstance(devices, list) else devices)
+            if world > 1 and self.trainer.strategy == "auto":
+                raise ValueError("several devices need hardware=ddp (or ddp_cpu, to try it on a CPU)")
+            plan_batches(self.global_batch_size, world)
         return self
 
 

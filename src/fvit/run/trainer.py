@@ -17,6 +17,7 @@ from fvit.run.guard import NonFiniteGuard
 from fvit.run.progress import RunProgress
 from fvit.run.throughput import Throughput
 from fvit.run.tracking import finish_wandb
+from fvit.run.world import WorldSizeCheck
 
 
 def quiet_lightning() -> None:
@@ -41,7 +42,7 @@ def build(config: dict[str, Any]) -> Trainer:
     _check_accelerator(options["accelerator"], options["devices"])
     loggers = [instantiate(logger) for logger in config["logger"].values()]
     callbacks = [instantiate(callback) for callback in config["callbacks"].values()]
-    callbacks += [RunProgress(), NonFiniteGuard()]
+    callbacks += [WorldSizeCheck(), RunProgress(), NonFiniteGuard()]
     return Trainer(
         **options,
         default_root_dir=config["output_dir"],
