@@ -299,3 +299,31 @@ def test_debug_presets_run(main, tmp_path, preset):
     [run] = _runs(tmp_path)
     assert json.loads((run / "metrics.json").read_text())["status"] == "finished"
     assert (run / "fit-profile.txt").is_file() == (preset == "profiler")
+
+
+def test_a_checkpoint_is_measured_on_another_source(main, tmp_path):
+    assert main("train", *SHORT).returncode == 0
+    [run] = _runs(tmp_path)
+    done = main("eval", f"ckpt_path={run}", "data.name=digits")
+    assert done.returncode == 0, done.stderr
+    for overrides, message in (
+        (["data.root=DIR"], "set data.name=folder as well"),
+        (["data.name=folder", "data.root=DIR"], "data.root=DIR is not a folder"),
+        (["data.name=digit"], "unknown data source 'digit'; known: digits, folder, fake"),
+    ):
+        done = main("eval", f"ckpt_path={run}", *overrides)
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_changed_checkpoint_is_noticed(main, tmp_path):
+    assert main("train", *SHORT).returncode == 0
+    [run] = _runs(tmp_path)
+    content = bytearray((run / "checkpoints" / "last.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "changed.ckpt").write_bytes(content)
+    done = main("eval", "ckpt_path=changed.ckpt")
+    assert done.returncode == 1
+    assert "error: changed.ckpt" in done.stderr
+    assert "Traceback" not in done.stderr

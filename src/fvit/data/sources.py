@@ -90,7 +90,7 @@ def _class_folders(root: Path, split: str) -> set[str]:
     folder = root / split
     if not folder.is_dir():
         raise FileNotFoundError(f"data.root={root} has no folder '{split}'; it needs train/CLASS/* and val/CLASS/*")
-    names = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+    names = {entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
     if not names:
         raise FileNotFoundError(f"{folder} holds no images; it needs CLASS/*.jpg (or .png, .webp, …)")
     return names

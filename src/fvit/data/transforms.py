@@ -74,7 +74,7 @@ class BatchTransform:
         self.mean = torch.tensor(mean).view(-1, 1, 1)
         self.std = torch.tensor(std).view(-1, 1, 1)
         mixes = mixup.get("mixup_alpha", 0) > 0 or mixup.get("cutmix_alpha", 0) > 0
-        # The loss smooths labels, so that it does so with and without mixup.
+        # Smoothing is the loss's.
         self.mixup = Mixup(**mixup, label_smoothing=0.0, num_classes=num_classes) if mixes else None
         self.erasing = erasing
 

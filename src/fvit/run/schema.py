@@ -205,6 +205,13 @@ class Train(Strict):
                 f"scheduler.warmup_epochs={self.scheduler.warmup_epochs:g} leaves nothing of "
                 f"trainer.max_epochs={epochs}; take scheduler.warmup_epochs={epochs // 10}"
             )
+        if self.model.blocks is not None and self.model.attention.get("name") == "native":
+            raise ValueError("model.blocks has no effect with attention=native; choose an attention for these blocks")
+        mixup = self.data.augment.mixup
+        if isinstance(self.loss, BinaryCrossEntropy) and self.loss.smoothing and mixup.mixup_alpha + mixup.cutmix_alpha:
+            raise ValueError(
+                "loss.smoothing has no effect on mixed labels; set it to 0, or switch mixup and cutmix off"
+            )
         devices = self.trainer.devices
         if devices != "auto":  # how many that is, is known once torch is imported
             world = self.trainer.num_nodes * (len(devices) if isinstance(devices, list) else devices)

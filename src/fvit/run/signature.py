@@ -54,8 +54,17 @@ def mechanism_signature(name: str) -> dict[str, Any] | None:
 
 
 def source_signature(name: str) -> dict[str, Any]:
-    """The options of a data source."""
-    return signature(Path(__file__).parents[1] / "data" / "sources.py", function=name)
+    """The options of a data source.
+
+    Raises:
+        ValueError: unknown source; the text lists the known ones.
+    """
+    path = Path(__file__).parents[1] / "data" / "sources.py"
+    tables = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.AnnAssign)]
+    known = next(ast.literal_eval(ast.List(table.value.keys)) for table in tables if table.target.id == "SOURCES")
+    if name not in known:
+        raise ValueError(f"unknown data source '{name}'; known: {', '.join(known)}")
+    return signature(path, function=name)
 
 
 def trainer_signature() -> dict[str, Any]:

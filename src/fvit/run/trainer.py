@@ -27,6 +27,9 @@ def quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Lightning 2.6 on torch 2.14: its own use of a deprecated class.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+    # Going on in a run's own folder is what it is for, and the number of workers is the user's to choose.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", message="The '.*' does not have many workers")
     # debug=overfit: that the order stands still is its purpose.
     warnings.filterwarnings("ignore", message="You requested to overfit but enabled")
 
@@ -38,7 +41,7 @@ def build(config: dict[str, Any]) -> Trainer:
         ValueError: the accelerator is not on this machine, or lacks devices.
     """
     quiet_lightning()
-    options = instantiate(config["trainer"])
+    options = instantiate(config["trainer"], _convert_="all")
     _check_accelerator(options["accelerator"], options["devices"])
     loggers = [instantiate(logger) for logger in config["logger"].values()]
     callbacks = [instantiate(callback) for callback in config["callbacks"].values()]

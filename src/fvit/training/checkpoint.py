@@ -38,9 +38,15 @@ def read(path: Path) -> dict[str, Any]:
         ValueError: the file is truncated, or no checkpoint of ours.
     """
     broken = f"{path} ({path.stat().st_size} bytes) is truncated or is no checkpoint"
-    # A zip archive's directory stands at its end, so this finds every truncation, and all that is no checkpoint at all.
-    if not zipfile.is_zipfile(path):
-        raise ValueError(broken)
+    # A zip archive's directory stands at its end, so opening it finds every truncation, and all that is no checkpoint
+    # at all. Its checksums, which torch does not look at, find what has changed since.
+    try:
+        with zipfile.ZipFile(path) as archive:
+            changed = archive.testzip()
+    except zipfile.BadZipFile as error:
+        raise ValueError(broken) from error
+    if changed is not None:
+        raise ValueError(f"{path} was changed after it was written: {changed} does not match its checksum")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError) as error:
@@ -66,9 +72,10 @@ def check_fits(checkpoint: dict[str, Any], path: Path, module: LightningModule) 
             f"{shown}). Start with the configuration of its run, config.yaml in the run's folder"
         )
     # Softmax and linear attention, for one, have the same weights.
-    trained, asked = (dict(parameters["model"]) for parameters in (checkpoint["hyper_parameters"], module.hparams))
-    if trained.get("attention") != asked.get("attention"):
-        raise ValueError(
-            f"{path} was trained with attention {trained.get('attention')}, not {asked.get('attention')}. "
-            "Start with the configuration of its run, config.yaml in the run's folder"
-        )
+    trained, asked = (parameters["model"] for parameters in (checkpoint["hyper_parameters"], module.hparams))
+    for key in ("attention", "blocks"):
+        if trained.get(key) != asked.get(key):
+            raise ValueError(
+                f"{path} was trained with model.{key}={trained.get(key)}, not {asked.get(key)}. "
+                "Start with the configuration of its run, config.yaml in the run's folder"
+            )

@@ -47,6 +47,8 @@ class Classifier(LightningModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         options = dict(model)
+        if num_classes < 2:
+            raise ValueError(f"a classifier needs two classes or more, and the data has {num_classes}")
         outputs = options.pop("num_classes", None) or num_classes
         if outputs < num_classes:
             raise ValueError(
@@ -103,7 +105,7 @@ class Classifier(LightningModule):
         Raises:
             ValueError: the run has no length in epochs or steps, which a schedule needs.
         """
-        optimizer = create_optimizer_v2(self.model, **_tuples(self.hparams.optimizer))
+        optimizer = create_optimizer_v2(self.model, **self.hparams.optimizer)
         options = dict(self.hparams.scheduler)
         if self.trainer.fast_dev_run:  # a step or two have no room for phases
             options = {"sched": "constant"}
@@ -112,13 +114,14 @@ class Classifier(LightningModule):
         if updates == float("inf"):
             raise ValueError("the schedule needs the run's length; set trainer.max_epochs or trainer.max_steps")
         per_epoch = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
-        scheduler, _ = create_scheduler_v2(
-            optimizer,
-            num_epochs=updates / per_epoch,
-            updates_per_epoch=per_epoch,
-            step_on_epochs=False,
-            **options,
-        )
+        length = {"num_epochs": updates / per_epoch, "updates_per_epoch": per_epoch, "step_on_epochs": False}
+        try:
+            scheduler, _ = create_scheduler_v2(optimizer, **length, **options)
+        except ValueError as error:
+            raise ValueError(
+                f"the schedule does not fit into {updates} updates, {per_epoch} an epoch ({error}); "
+                "change scheduler.warmup_epochs or scheduler.decay_epochs, or train longer"
+            ) from error
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
@@ -141,8 +144,3 @@ class Classifier(LightningModule):
         hyper_parameters = dict(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
         hyper_parameters["model"] = {**hyper_parameters["model"], "pretrained": False}
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = hyper_parameters
-
-
-def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Lists as tuples: torch's optimizers compare `betas` with a tuple."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
