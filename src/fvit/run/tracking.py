@@ -11,22 +11,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from fvit.run.console import console
 
 
-def wandb_logger(
-    save_dir: str | Path,
-    project: str,
-    run_dir: str | Path,
-    offline: bool = False,
-    name: str | None = None,
-    **options: Any,
-) -> WandbLogger:
+def wandb_logger(save_dir: str | Path, project: str, name: str, offline: bool = False, **options: Any) -> WandbLogger:
     """Lightning's WandbLogger, offline if there is no key.
 
     Args:
         save_dir: holds the folder wandb/, one for all runs of a project.
         project: of W&B.
-        run_dir: the run's folder; gives the run its name unless `name` does.
-        offline: keep the run here even if there is a key.
         name: of the run.
+        offline: keep the run here even if there is a key.
         options: further arguments of ``wandb.init``, such as `group` and `tags`.
     """
     mode = "offline" if offline else os.environ.get("WANDB_MODE")
@@ -35,9 +27,7 @@ def wandb_logger(
         _say(f"W&B: no API key, so this run stays offline in {save_dir}/wandb; send it later with `wandb sync`")
     Path(save_dir).mkdir(parents=True, exist_ok=True)
     # Not Lightning's offline=True: it sets WANDB_MODE for the whole process, and so for the next job of a sweep.
-    return WandbLogger(
-        name=name or Path(run_dir).name, project=project, save_dir=save_dir, mode=mode or "online", **options
-    )
+    return WandbLogger(name=name, project=project, save_dir=save_dir, mode=mode or "online", **options)
 
 
 @rank_zero_only
