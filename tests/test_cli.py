@@ -78,6 +78,7 @@ def _runs(tmp_path: Path, task="train", kind="runs") -> list[Path]:
         (["model.num_classes=5"], "the data has 10 classes and the head 5 outputs"),
         (["ckpt_path=missing.ckpt"], "missing.ckpt does not exist"),
         (["hardware=gpu"], "use hardware=cpu"),
+        (["hardware=ddp", "trainer.devices=8"], "use hardware=cpu"),
         (["hardware=ddp_cpu", "global_batch_size=63"], "take global_batch_size=62 or 64"),
         (["trainer.max_epoch=1"], "did you mean max_epochs"),
         (["hydra.run.dir=a_file/run"], "a_file"),

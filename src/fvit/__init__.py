@@ -30,9 +30,9 @@ class _RegisterAfterTimm(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return self.wrapped.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        sys.meta_path.remove(self)
         module.__spec__.loader = module.__loader__ = self.wrapped
         self.wrapped.exec_module(module)
+        sys.meta_path.remove(self)
         importlib.import_module("fvit.models")
 
 

@@ -41,6 +41,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         ("attention=additiv", "attention=additiv is no option, did you mean additive"),
         ("model=vit_tinny", "did you mean vit_tiny"),
         ("trainer.max_epoch=1", "unknown key trainer.max_epoch, did you mean max_epochs"),
+        ("data.root=DIR", "unknown key data.root: the chosen option of data has no root, which another one may have"),
         ("experimnt=quickstart", "unknown key experimnt, did you mean experiment"),
     ],
 )

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from fvit.run import launch
-from fvit.run.errors import RunError
+from fvit.run.errors import ConfigError, RunError
 from fvit.run.record import read_metrics
 
 
@@ -74,3 +74,15 @@ def test_a_killed_rank_is_named_with_its_signal(tmp_path, monkeypatch):
 def test_a_command_line_without_a_resolved_file_is_hydras():
     assert launch.read_resolved(["fvit-train", "seed=1"]) is None
     assert launch.read_resolved([sys.argv[0]]) is None
+
+
+def test_a_rank_that_fails_before_its_record_began_still_tells_why(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+
+    def work(config):
+        raise ConfigError("no such hardware")
+
+    with pytest.raises(SystemExit):
+        launch.run_as_rank(work, {"output_dir": str(tmp_path)})
+    saved = read_metrics(tmp_path)
+    assert (saved["status"], saved["error"]) == ("failed", "no such hardware")

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from fvit.run import launch, validate
 from fvit.run.errors import explain
+from fvit.run.hardware import check_devices
 from fvit.run.paths import conf_dir
 
 Work = Callable[[dict[str, Any]], dict[str, float]]
@@ -84,6 +85,7 @@ def _start(task: str, work: Work, config: dict[str, Any]) -> dict[str, float]:
     """Work here, or in a process a device."""
     processes = launch.local_processes(config["trainer"])
     if processes:
+        check_devices(config["trainer"])
         return launch.launch(f"fvit.{task}", config, Path(config["output_dir"]), processes)
     return work(config)
 

@@ -72,4 +72,7 @@ def _nearest_key(key: str) -> str:
     words = re.compile(r"^\s*([a-z_0-9]+):", flags=re.MULTILINE)
     known = {word for path in conf_dir().rglob("*.yaml") for word in words.findall(path.read_text(encoding="utf-8"))}
     known |= {path.name for path in conf_dir().iterdir() if path.is_dir()}
-    return did_you_mean(key.rsplit(".", 1)[-1], sorted(known))
+    *owner, word = key.split(".")
+    if word in known and owner:
+        return f": the chosen option of {owner[0]} has no {word}, which another one may have"
+    return did_you_mean(word, sorted(known))

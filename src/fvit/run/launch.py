@@ -100,8 +100,11 @@ def run_as_rank(task: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -
         message = explain(error)
         if message is None:
             raise
+        folder = Path(config["output_dir"])
         if os.environ["LOCAL_RANK"] != "0":
             print(message, file=sys.stderr)
+        elif read_metrics(folder) is None:  # it failed before its record began
+            write_metrics(folder, "failed", {}, error=message)
         sys.exit(1)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -14,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from fvit.cost import Cost
 from fvit.run.batches import BatchPlan
 from fvit.run.guard import NonFiniteGuard
+from fvit.run.hardware import check_devices
 from fvit.run.progress import RunProgress
 from fvit.run.throughput import Throughput
 from fvit.run.tracking import finish_wandb
@@ -42,7 +42,7 @@ def build(config: dict[str, Any]) -> Trainer:
     """
     quiet_lightning()
     options = instantiate(config["trainer"], _convert_="all")
-    _check_accelerator(options["accelerator"], options["devices"])
+    check_devices(options)
     loggers = [instantiate(logger) for logger in config["logger"].values()]
     callbacks = [instantiate(callback) for callback in config["callbacks"].values()]
     callbacks += [WorldSizeCheck(), RunProgress(), NonFiniteGuard()]
@@ -103,15 +103,3 @@ def results(trainer: Trainer, cost: Cost) -> dict[str, float]:
         "cost/macs": cost.macs,
         "cost/macs_paper": cost.macs_paper,
     }
-
-
-def _check_accelerator(accelerator: str, devices: int | str | list[int]) -> None:
-    if accelerator == "gpu":
-        found = torch.cuda.device_count()
-        if not found:
-            raise ValueError("hardware with accelerator=gpu needs a CUDA GPU and torch finds none; use hardware=cpu")
-        wanted = max(devices) + 1 if isinstance(devices, list) else devices
-        if isinstance(wanted, int) and wanted > found:
-            raise ValueError(f"trainer.devices={devices} needs {wanted} GPUs and torch finds {found}")
-    if accelerator == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("hardware=mps needs an Apple GPU and torch finds none; use hardware=cpu")

@@ -1,0 +1,26 @@
+"""Whether this machine has what a run asks for."""
+
+from typing import Any
+
+
+def check_devices(trainer: dict[str, Any]) -> None:
+    """Look for the accelerator and its devices, before anything is started.
+
+    Raises:
+        ValueError: it is not there, or has fewer devices; the text names the remedy.
+    """
+    accelerator, devices = trainer["accelerator"], trainer["devices"]
+    if accelerator == "cpu":
+        return
+    # Imported here, because a run on CPUs is launched without torch.
+    import torch
+
+    if accelerator == "gpu":
+        found = torch.cuda.device_count()
+        if not found:
+            raise ValueError("the hardware asked for needs a CUDA GPU and torch finds none; use hardware=cpu")
+        wanted = max(devices) + 1 if isinstance(devices, list) else devices
+        if isinstance(wanted, int) and wanted > found:
+            raise ValueError(f"trainer.devices={devices} needs {wanted} GPUs and torch finds {found}")
+    if accelerator == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("hardware=mps needs an Apple GPU and torch finds none; use hardware=cpu")
