@@ -19,7 +19,7 @@ class RunError(RuntimeError):
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
-    """', did you mean a or b?' or ''."""
+    """', did you mean a or b?' or ''. As in `fvit.attention.registry`, which this must not import: it brings torch."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f", did you mean {' or '.join(near)}?" if near else ""
 
@@ -42,7 +42,9 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, ValueError | FileNotFoundError) and raised_here:
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
-        return f"cannot use {error.filename}: {error.strerror}. Set hydra.run.dir=DIR to write the run elsewhere"
+        return (
+            f"cannot use {error.filename}: {error.strerror}. If the run cannot be written there, set hydra.run.dir=DIR"
+        )
     return None
 
 

@@ -23,8 +23,7 @@ _PACKAGES = ("fvit", "torch", "torchvision", "timm", "lightning", "torchmetrics"
 class Record:
     """Context manager around a run: writes config.yaml, environment.json, and metrics.json with a status.
 
-    The status is ``running`` inside, then ``finished``, ``failed`` (with the error's text) or ``interrupted``. A
-    finished run is one that called `finish`.
+    The status is ``running`` inside, then ``finished``, ``failed`` (with the error's text) or ``interrupted``.
 
     Args:
         folder: the run's folder.

@@ -59,7 +59,6 @@ class Classifier(LightningModule):
         self.model = build(img_size=img_size, num_classes=outputs, attention=attention, **options)
         self.num_outputs = outputs
         self.loss = build_loss(**loss)
-        self.val_loss = torch.nn.CrossEntropyLoss(reduction="sum")
         self.train_acc1 = MulticlassAccuracy(outputs, average="micro")
         self.val_metrics = torch.nn.ModuleDict(
             {
@@ -94,7 +93,7 @@ class Classifier(LightningModule):
         images, labels = batch
         logits = self(images)
         # torchmetrics sums counts over ranks, which stays exact where ranks hold unequal numbers of images.
-        self.val_metrics["loss"].update(self.val_loss(logits.float(), labels) / len(labels), weight=len(labels))
+        self.val_metrics["loss"].update(F.cross_entropy(logits.float(), labels), weight=len(labels))
         for name in ("acc1", "acc5"):
             self.val_metrics[name].update(logits, labels)
         self.log_dict({f"val/{name}": metric for name, metric in self.val_metrics.items()}, on_epoch=True)
