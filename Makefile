@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all lint format figures clean distclean
+.PHONY: help setup train test test-all lint format turbojpeg figures clean distclean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -32,6 +32,11 @@ lint: $(STAMP)  ## check style
 format: $(STAMP)  ## mend style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+turbojpeg: $(STAMP)  ## put libjpeg-turbo 3 into .venv, for data.decoder=turbo (takes npm's build of it; x64 or arm64 Linux)
+	@set -e; scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; cd "$$scratch"; \
+	npm pack --silent @julusian/jpeg-turbo@2.3.0; tar -xzf *.tgz; \
+	cp package/prebuilds/jpeg-turbo-linux-$$(node -p process.arch)/libturbojpeg.so.0 "$(CURDIR)/.venv/lib/"
 
 figures: $(STAMP)  ## draw the README's picture from the newest `make train`
 	$(BIN)/python docs/curves.py

@@ -15,6 +15,8 @@ from timm.scheduler import create_scheduler_v2
 
 from fvit import attention
 from fvit.data import ImageDataModule
+from fvit.data.batch import Erase, Mix
+from fvit.data.transforms import TrainTransform
 from fvit.run import trainer as trainers
 from fvit.run.paths import conf_dir
 from fvit.training import Classifier, build_loss
@@ -121,19 +123,24 @@ def test_keys_are_the_constructors(compose_config, group, constructors):
 
 
 @pytest.mark.parametrize("option", _options("augment"))
-def test_augment_keys_are_timms(compose_config, option):
+def test_augment_keys_are_timms_and_ours(compose_config, option):
     augment = compose_config(f"augment={option}")["data"]["augment"]
     assert set(augment) == {"transform", "erasing", "mixup", "num_repeats"}
-    for key, constructor in (("transform", create_transform), ("erasing", RandomErasing), ("mixup", Mixup)):
-        assert set(augment[key]) <= set(inspect.signature(constructor).parameters)
+    for key, theirs, ours in (
+        ("transform", create_transform, TrainTransform),
+        ("erasing", RandomErasing, Erase),
+        ("mixup", Mixup, Mix),
+    ):
+        assert set(augment[key]) <= set(inspect.signature(theirs).parameters)
+        assert set(augment[key]) - {"no_aug"} <= set(inspect.signature(ours).parameters)
 
 
 @pytest.mark.parametrize("option", ["digits", "fake"])
 def test_every_source_builds(compose_config, option):
     data = ImageDataModule(**compose_config(f"data={option}")["data"], batch_size=8)
-    images, labels = next(iter(data.train_dataloader()))
-    assert images.shape == (8, 3, 32, 32)
-    assert labels.max() < data.num_classes == 10
+    batch = next(iter(data.train_dataloader()))
+    assert batch.images.shape == (8, 32, 32, 3)
+    assert batch.labels.max() < data.num_classes == 10
 
 
 @pytest.mark.parametrize("option", [name for name in _options("logger") if name != "none"])

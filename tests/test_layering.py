@@ -15,14 +15,15 @@ ROOT = Path(fvit.__file__).parent
 MAY_IMPORT = {
     "attention": "torch",
     "models": "torch timm fvit.attention",
-    "data": "torch torchvision timm lightning numpy PIL sklearn",
+    "data": "torch torchvision timm lightning numpy scipy sklearn PIL simplejpeg "
+    "fsspec aiohttp filelock pydantic pyarrow",
     "training": "torch timm lightning torchmetrics fvit.models",
     "cost": "torch timm fvit.models",
     "run": "torch lightning hydra omegaconf pydantic rich wandb dotenv fvit fvit.cost",
 }
 
 # Imported inside functions alone: it is slow to load, and most runs go without it.
-LAZY = {"wandb"}
+LAZY = {"wandb", "aiohttp"}
 
 FOLDERS = sorted({path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in ("__pycache__", "conf")})
 FILES = sorted(ROOT.rglob("*.py"))

@@ -33,7 +33,9 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     folder = Path(config["output_dir"])
     with Record(folder, config, active=trainer.is_global_zero) as record, trainers.closing(trainer):
         plan = plan_batches(config["global_batch_size"], trainer.world_size, config["micro_batch_size"])
-        data = ImageDataModule(**config["data"], batch_size=plan.per_device, seed=config["seed"])
+        data = ImageDataModule(
+            **config["data"], batch_size=plan.per_device, accumulate=plan.accumulate, seed=config["seed"]
+        )
         trainers.apply_plan(trainer, plan, len(data.source.train))
         module = Classifier(
             config["model"],

@@ -40,3 +40,15 @@ def test_types_are_read():
 
 def test_a_mechanism_outside_the_zoo_has_no_file():
     assert mechanism_signature("of_mine") is None
+
+
+def test_types_of_a_source_are_read_from_its_file():
+    options = source_signature("imagenette")
+    assert get_args(options["size"]) == ("320px", "160px", "full")
+    assert options["root"] == str | None
+    assert options["download"] is bool
+
+
+def test_an_unknown_source_names_the_known_ones():
+    with pytest.raises(ValueError, match=rf"unknown data source 'base'; known: {', '.join(SOURCES)}"):
+        source_signature("base")

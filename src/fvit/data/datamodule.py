@@ -1,36 +1,52 @@
 """The LightningDataModule: one source, its transforms, and loaders that are exact on any number of ranks."""
 
+import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 from lightning import LightningDataModule
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fvit.data import sources
-from fvit.data.sampler import ShuffledShare
-from fvit.data.transforms import BatchTransform, Transformed
+from fvit.data import decode, sources
+from fvit.data.batch import BatchTransform
+from fvit.data.faults import FaultLog
+from fvit.data.images import DataError
+from fvit.data.loading import Batch, Loaded, collate
+from fvit.data.sampler import Block, Draws, Layout, Shuffle, Windows, shards_in_order
+from fvit.data.transforms import EvalTransform, TrainTransform
+
+log = logging.getLogger(__name__)
+
+# A worker that gives nothing for so many seconds is taken for dead. Reads have deadlines of their own, far shorter.
+_WORKER_TIMEOUT = 1800
 
 
 class ImageDataModule(LightningDataModule):
     """Images of one source, in batches.
 
-    Training: each rank draws its share of a shuffle that is a function of (seed, epoch); incomplete batches are
-    dropped, so that all ranks take equally many steps. Validation: every image exactly once over all ranks.
+    Training: each rank draws its share of a shuffle that is a function of (seed, epoch), in whole optimizer steps.
+    Validation: every image exactly once over all ranks. The position in the epoch is part of a checkpoint: a run that
+    goes on sees the images, and the augmentations, that it would have seen.
 
     Args:
         name: the source, a key of `fvit.data.SOURCES`.
         img_size: side of the images a model sees, in pixels.
-        batch_size: images a rank and step.
-        eval_batch_size: the same in validation; 0 means `batch_size`.
+        batch_size: images a rank takes at once.
+        accumulate: batches a rank takes for one optimizer step.
+        eval_batch_size: images a rank takes at once in validation; 0 means `batch_size`.
         num_workers: loader processes a rank.
         crop_pct: share of the shorter side that the centre crop of validation keeps.
         interpolation: ``bilinear``, ``bicubic``, ….
         mean, std: of the channels, for pixels in [0, 1].
-        augment: ``transform``, ``erasing``, ``mixup`` (the arguments of timm's create_transform, RandomErasing and
-            Mixup) and ``num_repeats`` (draws of one image an epoch, spread over ranks: repeated augmentation).
-        seed: of the order.
+        augment: ``transform`` (the arguments of `TrainTransform`, and ``no_aug``), ``erasing``, ``mixup`` (of `Erase`
+            and `Mix`) and ``num_repeats`` (draws of one image an epoch: repeated augmentation).
+        decoder: ``auto``, ``turbo``, ``simplejpeg`` or ``pil``.
+        skip_limit: damaged images an epoch that a rank skips before it gives up.
+        seed: of the order and of the augmentations.
         pin_memory: page-locked batches, for copies to a GPU.
         source: the source's own options.
     """
@@ -40,6 +56,7 @@ class ImageDataModule(LightningDataModule):
         name: str,
         img_size: int,
         batch_size: int,
+        accumulate: int = 1,
         eval_batch_size: int = 0,
         num_workers: int = 0,
         crop_pct: float = 0.875,
@@ -47,74 +64,173 @@ class ImageDataModule(LightningDataModule):
         mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
         std: Sequence[float] = IMAGENET_DEFAULT_STD,
         augment: Mapping[str, Any] | None = None,
+        decoder: str = "auto",
+        skip_limit: int = 100,
         seed: int = 0,
         pin_memory: bool = False,
         **source: Any,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        self.decoder = decode.choose(decoder)
         self.source = sources.load(name, **source)
         self.classes = self.source.classes
         self.augment = dict(augment or {})
         self.batch_transform = BatchTransform(
-            len(self.classes), mean, std, self.augment.get("mixup", {}), self.augment.get("erasing", {})
+            len(self.classes), mean, std, self.augment.get("mixup", {}), self.augment.get("erasing", {}), seed
         )
-        if self.batch_transform.mixup is not None and batch_size % 2:
+        if self.batch_transform.mix is not None and batch_size % 2:
             raise ValueError(f"mixup and cutmix pair images and need an even batch on each device, not {batch_size}")
+        self.faults = FaultLog(skip_limit)
+        self._draws: Draws | None = None
+        self._last: tuple[int, int] | None = None  # epoch and first position of the newest training batch
+        self._resumed: dict[str, Any] = {}
 
     @property
     def num_classes(self) -> int:
         """Number of labels."""
         return len(self.classes)
 
+    @property
+    def layout(self) -> Layout:
+        """How a step's images lie on ranks."""
+        return Layout(self.hparams.batch_size, self.hparams.accumulate, self._world()[0])
+
+    def steps_an_epoch(self, world_size: int) -> int:
+        """Optimizer steps of an epoch on so many ranks."""
+        return len(self.source.train) // (self.hparams.batch_size * self.hparams.accumulate * world_size)
+
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches of equal size."""
-        hp = self.hparams
-        images = Transformed(
-            self.source.train,
-            hp.img_size,
-            train=True,
-            interpolation=hp.interpolation,
-            mean=hp.mean,
-            **self.augment.get("transform", {"no_aug": True}),
-        )
-        world, rank = self._world()
-        sampler = ShuffledShare(len(images), world, rank, hp.seed, self.augment.get("num_repeats", 1))
-        if len(sampler) < hp.batch_size:
+        images, layout, (world, rank) = self.source.train, self.layout, self._world()
+        if len(images) < layout.global_batch:
             raise ValueError(
-                f"{len(images)} training images over {world} ranks give no batch of {hp.batch_size}; "
-                f"take global_batch_size={len(sampler) * world} or less"
+                f"{len(images)} training images give no batch of {layout.global_batch}; "
+                f"take global_batch_size={len(images) // world * world} or less"
             )
-        return self._loader(images, hp.batch_size, sampler, drop_last=True)
+        resumed, nodes = self._resumed, self.trainer.num_nodes if self.trainer else 1
+        windows = None
+        if resumed.get("windows", images.window) is not None:
+            shards, lanes = resumed.get("windows") or (images.window, nodes)
+            windows = Windows(images.shard_sizes, shards, lanes)
+            if rank == 0:
+                log.info(
+                    "this machine's cache does not hold all %d shards of training images: they are mixed %d at a time",
+                    len(images.shard_sizes),
+                    shards,
+                )
+        # A machine's ranks take the lane that has the machine's number.
+        local = world // nodes
+        seat = rank // local + nodes * (rank % local)
+        shuffle = Shuffle(len(images), self.hparams.seed, self.augment.get("num_repeats", 1), windows)
+        epoch, step = resumed.get("epoch", 0), resumed.get("position", 0) // layout.global_batch
+        frozen = bool(self.trainer and self.trainer.overfit_batches)
+        # One rank a machine fetches ahead for all.
+        lanes = windows.lanes if windows else 1
+        announce = partial(self._fetch_ahead, seat % lanes, lanes) if rank % local == 0 else None
+        self._draws = Draws(shuffle, layout, seat, epoch, step, frozen, announce)
+        if self.batch_transform.mix is not None:
+            self.batch_transform.mix.global_batch = layout.global_batch
+            self.batch_transform.mix.groups = resumed.get("groups", layout.accumulate * layout.world_size)
+        return self._loader(self._train_set(), self.hparams.batch_size, self._draws)
 
     def val_dataloader(self) -> DataLoader:
         """Each image exactly once over all ranks, in order."""
-        hp = self.hparams
-        images = Transformed(
-            self.source.val, hp.img_size, train=False, interpolation=hp.interpolation, crop_pct=hp.crop_pct
-        )
-        world, rank = self._world()
+        hp, (world, rank) = self.hparams, self._world()
+        images = self.source.val
         if len(images) < world:
             raise ValueError(f"{len(images)} validation images do not give each of {world} ranks one")
-        # A plain stride: no padding, no repeats. Ranks may hold one image more or less, which the metrics allow for.
-        sampler = range(rank, len(images), world)
-        return self._loader(images, hp.eval_batch_size or hp.batch_size, sampler, drop_last=False)
+        transform = EvalTransform(self.decoder, hp.img_size, hp.crop_pct, hp.interpolation)
+        loaded = Loaded(images, transform, hp.seed, replace=False)
+        return self._loader(loaded, hp.eval_batch_size or hp.batch_size, Block(len(images), world, rank))
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Count what could not be used, and note how far training has come."""
+        self.faults.note(batch.faults)
+        if self.trainer.training:
+            self._last = int(batch.epochs[0]), int(batch.positions[0])
+        return batch._replace(faults=())
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Normalise and augment on the device."""
-        images, labels = batch
-        return self.batch_transform(images, labels, self.trainer.training, self.trainer.lightning_module.dtype)
+        return self.batch_transform(batch, self.trainer.training, self.trainer.lightning_module.dtype)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in which epoch's order training goes on, and what that order depends on beside the seed."""
+        if self._draws is None:
+            return {}
+        layout, windows = self._draws.layout, self._draws.shuffle.windows
+        epoch, step = self._next_step(layout)
+        return {
+            "epoch": epoch,
+            "position": step * layout.global_batch,
+            "images": len(self.source.train),
+            "windows": windows and (windows.shards, windows.lanes),
+            "groups": getattr(self.batch_transform.mix, "groups", layout.accumulate * layout.world_size),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Note where to go on; Lightning calls this before it asks for loaders.
+
+        Raises:
+            DataError: the training set has another number of images than when the run was stopped within an epoch.
+        """
+        if state and state["position"] and state["images"] != len(self.source.train):
+            raise DataError(
+                f"the run was stopped within an epoch of {state['images']:,} training images, and now there are "
+                f"{len(self.source.train):,}: it can go on with the data that it began with"
+            )
+        self._resumed = state
+
+    @property
+    def resumed_batches(self) -> int:
+        """Batches of its first epoch that lie behind a run that goes on, counted in batches of this run."""
+        return self._resumed.get("position", 0) // self.layout.global_batch * self.layout.accumulate
+
+    def _next_step(self, layout: Layout) -> tuple[int, int]:
+        """Epoch and step after the last finished one.
+
+        Batches of an unfinished step are lost with its gradients: a run that goes on takes them again.
+        """
+        if self._last is None:
+            return self._draws.epoch, self._draws.step
+        loop = self.trainer.fit_loop
+        progress = loop.epoch_loop.batch_progress.current
+        if progress.ready >= loop.max_batches and progress.processed == progress.ready:
+            return self._last[0] + 1, 0
+        epoch, (step, place) = self._last[0], divmod(self._last[1], layout.global_batch)
+        micro = place // layout.world_size % layout.accumulate
+        finished = micro == layout.accumulate - 1 and progress.processed == progress.ready
+        return epoch, step + finished
+
+    def _fetch_ahead(self, lane: int, lanes: int, order: np.ndarray) -> None:
+        images = self.source.train
+        if images.shard_sizes is not None:
+            images.ahead(shards_in_order(order[lane::lanes], images.shard_sizes))
+
+    def _train_set(self) -> Loaded:
+        hp = self.hparams
+        options = {"no_aug": True, **self.augment.get("transform", {})}
+        if options.pop("no_aug"):
+            transform: Any = EvalTransform(self.decoder, hp.img_size, 1.0, hp.interpolation)
+        else:
+            transform = TrainTransform(
+                self.decoder, hp.img_size, interpolation=hp.interpolation, mean=hp.mean, **options
+            )
+        return Loaded(self.source.train, transform, hp.seed, replace=True)
 
     def _world(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _loader(self, images: Transformed, batch_size: int, sampler: Any, drop_last: bool) -> DataLoader:
+    def _loader(self, images: Loaded, batch_size: int, sampler: Draws | Block) -> DataLoader:
+        workers = self.hparams.num_workers
         return DataLoader(
             images,
             batch_size,
             sampler=sampler,
-            drop_last=drop_last,
-            num_workers=self.hparams.num_workers,
-            persistent_workers=self.hparams.num_workers > 0,
+            collate_fn=collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            timeout=_WORKER_TIMEOUT if workers else 0,
             pin_memory=self.hparams.pin_memory,
         )

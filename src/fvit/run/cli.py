@@ -54,7 +54,7 @@ def run(task: str, work: Work, schema: type[BaseModel]) -> None:
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=task)
     def hydra_job(cfg: DictConfig) -> Any:
         settings = HydraConfig.get()
-        if settings.mode == RunMode.MULTIRUN:
+        if settings.mode == RunMode.MULTIRUN and "trainer" in cfg:  # others have no metrics to compare
             sweeps.add(Path(settings.sweep.dir))
         try:
             return _start(task, work, validate.check(cfg, schema))
@@ -82,8 +82,8 @@ def run(task: str, work: Work, schema: type[BaseModel]) -> None:
 
 
 def _start(task: str, work: Work, config: dict[str, Any]) -> dict[str, float]:
-    """Work here, or in a process a device."""
-    processes = launch.local_processes(config["trainer"])
+    """Work here, or in a process a device where there is a trainer that has some."""
+    processes = launch.local_processes(config["trainer"]) if "trainer" in config else 0
     if processes:
         check_devices(config["trainer"])
         return launch.launch(f"fvit.{task}", config, Path(config["output_dir"]), processes)
@@ -99,7 +99,12 @@ def _report(error: Exception, show_traceback: bool) -> None:
 
 
 def _discard_unstarted(folder: Path) -> None:
-    """Remove the folder that Hydra made for a run that never began: it holds nothing but the composed config."""
+    """Remove the folder that Hydra made for a run that never began: it holds nothing but the composed config.
+
+    A task without folders of its own has the current one in its place, which is the user's.
+    """
+    if folder.resolve() == Path.cwd():
+        return
     if folder.is_dir() and not (folder / "metrics.json").exists():
         content = {entry.name for entry in folder.iterdir()}
         if all(name == ".hydra" or name.endswith(".log") for name in content):

@@ -44,12 +44,13 @@ def print_plan(config: dict[str, Any], cost: "Cost", plan: "BatchPlan", data: "L
     trainer, optimizer, size = config["trainer"], config["optimizer"], config["data"]["img_size"]
     shape = [f"{key}={config['model'][key]}" for key in ("patch_size", "embed_dim", "depth") if key in config["model"]]
     images = f"{len(data.source.train):,} images to train, {len(data.source.val):,} to validate"
+    steps, left = divmod(len(data.source.train), plan.global_batch)
     facts = [
         ("model", "  ".join([config["title"], *shape])),
         ("cost", f"{cost.params / 1e6:.2f} M parameters, {cost.macs / 1e6:.4g} M MACs an image of {size} px"),
-        ("data", f"{config['data']['name']}: {images}, {data.num_classes} classes"),
+        ("data", f"{config['data']['name']}: {images}, {data.num_classes} classes; decoder {data.decoder.name}"),
         ("batch", str(plan)),
-        ("length", f"{trainer.get('max_epochs') or '?'} epochs"),
+        ("length", f"{trainer.get('max_epochs') or '?'} epochs of {steps:,} steps; {left} images an epoch left out"),
         ("optimizer", f"{optimizer['opt']}, lr {optimizer['lr']:g}, {config['scheduler']['sched']} schedule"),
         ("hardware", f"{plan.world_size} × {trainer['accelerator']}, {trainer['precision']}"),
         ("folder", config["output_dir"]),
@@ -100,6 +101,18 @@ def _overrides(job: Path) -> str:
     path = job / ".hydra" / "overrides.yaml"
     overrides = OmegaConf.load(path) if path.is_file() else []
     return " ".join(overrides) or "defaults"
+
+
+def print_speed(title: str, stages: dict[str, float], facts: Iterable[tuple[str, str]]) -> None:
+    """Where a loader's time goes, in ms an image, and what follows from it."""
+    console.print(title)
+    loading = sum(ms for stage, ms in stages.items() if stage != "RandAugment")
+    rows = [
+        (stage, f"{ms:.3f} ms", "+ where it is on" if stage == "RandAugment" else f"{100 * ms / loading:.0f} %")
+        for stage, ms in stages.items()
+    ]
+    print_rows("", ("stage", "an image", "share"), rows)
+    print_facts("", facts)
 
 
 def print_evaluation(path: Path, metrics: dict[str, float], recorded: dict[str, float]) -> None:

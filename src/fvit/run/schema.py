@@ -17,6 +17,7 @@ Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+Decoder = Literal["auto", "turbo", "simplejpeg", "pil"]
 
 
 class Strict(BaseModel):
@@ -106,6 +107,8 @@ class Data(Open):
     num_workers: Count
     eval_batch_size: Count
     pin_memory: bool
+    decoder: Decoder
+    skip_limit: Count
     augment: Augment
 
     @model_validator(mode="after")
@@ -227,6 +230,7 @@ class EvalData(Strict):
     eval_batch_size: Positive | None
     num_workers: Count | None
     crop_pct: Annotated[float, Field(gt=0, le=1)] | None
+    decoder: Decoder | None
 
 
 class Eval(Strict):
@@ -234,3 +238,40 @@ class Eval(Strict):
     ckpt_path: str
     data: EvalData
     trainer: Trainer
+
+
+class PrepareData(Open):
+    name: str
+
+    @model_validator(mode="after")
+    def _source_options(self) -> "PrepareData":
+        # What only a training run uses is in the same files of conf/data, and stays without effect here.
+        known = {**dict.fromkeys(Data.model_fields, Any), **source_signature(self.name)}
+        check_options(self.model_extra or {}, known, f"data ({self.name})")
+        return self
+
+
+PREPARE_VERBS = {"out": "write shards", "verify": "check shards", "bench": "measure the loader"}
+
+
+class Prepare(Strict):
+    data: PrepareData
+    out: str | None
+    verify: str | None
+    bench: str | None
+    rate: Positive | None
+    resize: Literal["none", 256, 320, 512]
+    quality: Annotated[int, Field(ge=1, le=100)]
+    shard_size: Positive
+    workers: Count | None
+    bad: Literal["skip", "fatal"]
+
+    @model_validator(mode="after")
+    def _one_verb(self) -> "Prepare":
+        given = [verb for verb in PREPARE_VERBS if getattr(self, verb) is not None]
+        if len(given) != 1:
+            verbs = ", ".join(f"{verb}=DIR to {what}" for verb, what in PREPARE_VERBS.items())
+            raise ValueError(f"{' and '.join(given)} exclude each other: {verbs}" if given else f"give one of {verbs}")
+        if self.rate is not None and self.bench is None:
+            raise ValueError("rate has an effect with bench=DIR alone")
+        return self

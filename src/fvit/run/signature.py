@@ -59,12 +59,13 @@ def source_signature(name: str) -> dict[str, Any]:
     Raises:
         ValueError: unknown source; the text lists the known ones.
     """
-    path = Path(__file__).parents[1] / "data" / "sources.py"
-    tables = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.AnnAssign)]
+    package = Path(__file__).parents[1] / "data" / "sources"
+    body = ast.parse((package / "__init__.py").read_text(encoding="utf-8")).body
+    tables = [node for node in body if isinstance(node, ast.AnnAssign)]
     known = next(ast.literal_eval(ast.List(table.value.keys)) for table in tables if table.target.id == "SOURCES")
     if name not in known:
         raise ValueError(f"unknown data source '{name}'; known: {', '.join(known)}")
-    return signature(path, function=name)
+    return signature(package / f"{name}.py", function=name)
 
 
 def trainer_signature() -> dict[str, Any]:

@@ -15,6 +15,8 @@ from fvit.run.batches import BatchPlan
 from fvit.run.guard import NonFiniteGuard
 from fvit.run.hardware import check_devices
 from fvit.run.progress import RunProgress
+from fvit.run.resume import ResumePoint
+from fvit.run.skipped import SkippedImages
 from fvit.run.throughput import Throughput
 from fvit.run.tracking import finish_wandb
 from fvit.run.world import WorldSizeCheck
@@ -30,8 +32,8 @@ def quiet_lightning() -> None:
     # Going on in a run's own folder is what it is for, and the number of workers is the user's to choose.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message="The '.*' does not have many workers")
-    # debug=overfit: that the order stands still is its purpose.
-    warnings.filterwarnings("ignore", message="You requested to overfit but enabled")
+    # The DataModule keeps the position itself, because Lightning drops a loader's state on occasion.
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
 
 
 def build(config: dict[str, Any]) -> Trainer:
@@ -45,7 +47,7 @@ def build(config: dict[str, Any]) -> Trainer:
     check_devices(options)
     loggers = [instantiate(logger) for logger in config["logger"].values()]
     callbacks = [instantiate(callback) for callback in config["callbacks"].values()]
-    callbacks += [WorldSizeCheck(), RunProgress(), NonFiniteGuard()]
+    callbacks += [WorldSizeCheck(), ResumePoint(), SkippedImages(), RunProgress(), NonFiniteGuard()]
     return Trainer(
         **options,
         default_root_dir=config["output_dir"],
@@ -64,7 +66,7 @@ def apply_plan(trainer: Trainer, plan: BatchPlan, images: int) -> None:
     trainer.accumulate_grad_batches = plan.accumulate
     # An epoch shorter than the logging interval would log no training loss.
     limit = trainer.limit_train_batches
-    batches = images // (plan.per_device * plan.world_size)
+    batches = images // plan.global_batch * plan.accumulate
     shortest = max(1, min(batches, limit) if isinstance(limit, int) else int(batches * limit))
     trainer.log_every_n_steps = min(trainer.log_every_n_steps, shortest)
     trainer.callbacks.append(Throughput(plan.per_device * plan.world_size))

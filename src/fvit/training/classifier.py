@@ -91,12 +91,15 @@ class Classifier(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Count one batch into ``val/loss`` (cross-entropy without smoothing), ``val/acc1``, ``val/acc5``."""
         images, labels = batch
-        logits = self(images)
+        if len(labels):  # none if all of its images were damaged
+            self._count(self(images), labels)
+        self.log_dict({f"val/{name}": metric for name, metric in self.val_metrics.items()}, on_epoch=True)
+
+    def _count(self, logits: Tensor, labels: Tensor) -> None:
         # torchmetrics sums counts over ranks, which stays exact where ranks hold unequal numbers of images.
         self.val_metrics["loss"].update(F.cross_entropy(logits.float(), labels), weight=len(labels))
         for name in ("acc1", "acc5"):
             self.val_metrics[name].update(logits, labels)
-        self.log_dict({f"val/{name}": metric for name, metric in self.val_metrics.items()}, on_epoch=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """timm's optimizer with no-decay groups, timm's schedule stepped every update.

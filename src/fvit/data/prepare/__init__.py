@@ -1,0 +1,1 @@
+"""Writing any source into tar shards, and checking what was written."""

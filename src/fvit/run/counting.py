@@ -1,0 +1,65 @@
+"""Progress of work that is counted: a bar, or a line now and then where there is no terminal."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fvit.run.console import console
+
+# Seconds between two lines.
+_PAUSE = 10.0
+
+
+@contextmanager
+def counting(unit: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
+    """Show how many of `total` there are, how many a second, and the time left.
+
+    Args:
+        unit: what is counted, in the plural.
+        total: how many there are in all.
+        done: of these, how many have been done before.
+
+    Yields:
+        To be called with how many have been done since it was called last.
+    """
+    start = time.monotonic()
+    if not console.is_terminal:
+        yield _lines(unit, total, done, start)
+        return
+    bar = Progress(
+        TextColumn(f"{{task.completed:,}} of {{task.total:,}} {unit}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=console,
+    )
+    with bar:
+        task = bar.add_task("", total=total, completed=done, speed="")
+        count = done
+
+        def advance(more: int) -> None:
+            nonlocal count
+            count += more
+            speed = (count - done) / max(time.monotonic() - start, 1e-6)
+            bar.update(task, completed=count, speed=f"{speed:,.0f} {unit}/s")
+
+        yield advance
+
+
+def _lines(unit: str, total: int, done: int, start: float) -> Callable[[int], None]:
+    count, last = done, start
+
+    def advance(more: int) -> None:
+        nonlocal count, last
+        count += more
+        now = time.monotonic()
+        if now - last >= _PAUSE or count == total:
+            last = now
+            speed = (count - done) / max(now - start, 1e-6)
+            left = (total - count) / speed
+            console.print(f"{count:,} of {total:,} {unit}  {speed:,.0f} {unit}/s  {left:,.0f} s left")
+
+    return advance

@@ -1,0 +1,101 @@
+import shutil
+
+import pytest
+
+from fvit.data.sources import load
+from tests.data.sources.conftest import GREY, contents, found, write
+
+
+def test_folder_reads_the_files_as_they_are(tree):
+    root = tree()
+    source = load("folder", root=root)
+    assert source.classes == ["ant", "bee", "cow"]
+    for split, images in (("train", source.train), ("val", source.val)):
+        files = sorted((root / split).rglob("one.*"))
+        assert contents(images) == [(file.read_bytes(), label) for label, file in enumerate(files)]
+
+
+def test_folder_takes_a_string_and_a_home_directory(tree, monkeypatch):
+    root = tree()
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert contents(load("folder", root=f"~/{root.name}").val) == contents(load("folder", root=str(root)).val)
+
+
+@pytest.mark.parametrize("missing", ["ant", "bee", "cow"])
+@pytest.mark.parametrize("folder_left", [True, False])
+def test_a_class_missing_in_val_shifts_no_label(tree, missing, folder_left):
+    present = [name for name in ("ant", "bee", "cow") if name != missing]
+    root = tree(val=present)
+    if folder_left:
+        (root / "val" / missing).mkdir()
+    source = load("folder", root=root)
+    assert found(source.val, source.classes) == [(name, GREY[name]) for name in present]
+
+
+def test_hidden_class_folders_are_no_classes(tree):
+    root = tree()
+    write(root / "train" / ".cache" / "one.jpg", 0)
+    assert load("folder", root=root).classes == ["ant", "bee", "cow"]
+
+
+def test_folder_needs_a_root():
+    with pytest.raises(ValueError, match=r"data\.root: a folder that holds train/CLASS/\*\.jpg and val/CLASS"):
+        load("folder", root=None)
+
+
+def test_a_missing_root_names_the_nearest_sibling(tree, tmp_path):
+    root = tree(root="imagenet")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(FileNotFoundError, match=f"imagenett is not a folder, did you mean {root}\\?"):
+        load("folder", root=tmp_path / "imagenett")
+
+
+@pytest.mark.parametrize("root", ["xyzzy", "absent/deeper"])
+def test_a_missing_root_without_a_near_name(tree, tmp_path, root):
+    tree(root="imagenet")
+    with pytest.raises(FileNotFoundError, match=f"data.root={tmp_path / root} is not a folder$"):
+        load("folder", root=tmp_path / root)
+
+
+def test_a_root_that_is_a_file(tmp_path):
+    (tmp_path / "images.zip").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"images\.zip is not a folder"):
+        load("folder", root=tmp_path / "images.zip")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_missing_split(tree, split):
+    root = tree()
+    (root / split).rename(root / "other")
+    with pytest.raises(FileNotFoundError, match=f"{root} has no folder '{split}'; it needs train/CLASS/"):
+        load("folder", root=root)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("holding", ["nothing", "an empty class", "no images"])
+def test_an_empty_split(tree, split, holding):
+    root = tree(train=("ant",), val=("ant",))
+    shutil.rmtree(root / split / "ant")
+    if holding == "nothing":
+        # A class that only val has would be another mistake.
+        shutil.rmtree(root / "val" / "ant", ignore_errors=True)
+    else:
+        (root / split / "ant").mkdir()
+    if holding == "no images":
+        (root / split / "ant" / "notes.txt").write_text("no image")
+    with pytest.raises(FileNotFoundError, match=rf"{root / split} .*CLASS/\*\.jpg"):
+        load("folder", root=root)
+
+
+def test_classes_that_train_lacks_are_named(tree):
+    root = tree(train=("ant", "bee"), val=("ant", "cow", "dog"))
+    with pytest.raises(ValueError, match=r"holds 2 classes that train lacks: cow, dog\. Remove them, or add"):
+        load("folder", root=root)
+
+
+def test_many_classes_that_train_lacks_are_shortened(tree):
+    root = tree()
+    for index in range(7):
+        (root / "val" / f"new{index}").mkdir()
+    with pytest.raises(ValueError, match=r"holds 7 classes that train lacks: new0, new1, new2, new3, new4, …\."):
+        load("folder", root=root)

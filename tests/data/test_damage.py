@@ -1,0 +1,233 @@
+"""Damaged images: refused in words, never an exception of another kind, never filled up silently."""
+
+import random
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fvit.data.decode import choose
+from fvit.data.images import BadImage
+from fvit.data.transforms import TrainTransform
+from tests.data.pictures import DECODERS, jpeg, needs_turbo, photo, saved, specimen
+
+quick = settings(deadline=None, derandomize=True, database=None, max_examples=150)
+
+JPEGS = ("subsampling 420", "subsampling Gray", "progressive", "restart markers", "rotated by EXIF", "CMYK")
+SMALL = (
+    jpeg(40, 30),
+    jpeg(33, 17, "Gray"),
+    jpeg(20, 20, "411"),
+    saved(photo(30, 20), progressive=True),
+    saved(photo(30, 20), restart_marker_rows=1),
+    saved(photo(20, 20), mode="CMYK"),
+    saved(photo(12, 12), "PNG"),
+    saved(photo(12, 12), "WEBP"),
+)
+
+
+def top(width, height):
+    """The upper left: a crop decode ends long before the file does."""
+    return 0, 0, (width + 1) // 2, (height + 3) // 4
+
+
+def assert_refused(decoder, data, box=None):
+    with pytest.raises(BadImage) as caught:
+        decoder(data, box)
+    reason = str(caught.value)
+    assert re.search("[A-Za-z]{4,} [A-Za-z]{2,}", reason), "words"
+    assert " at 0x" not in reason, "no address: the same damage has the same reason"
+
+
+# Cut off.
+
+
+@pytest.mark.parametrize("box", [None, top])
+@pytest.mark.parametrize("decoder", DECODERS)
+@quick
+@given(name=st.sampled_from(JPEGS), cut=st.floats(0, 1, exclude_max=True))
+def test_a_truncated_jpeg_is_refused_also_where_the_crop_is_whole(decoder, box, name, cut):
+    assert_cut_is_refused(decoder, name, int(cut * len(specimen(name))), box)
+
+
+@pytest.mark.parametrize("box", [None, top])
+@pytest.mark.parametrize("name", JPEGS)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_jpeg_that_lacks_its_last_bytes_is_refused(decoder, name, box):
+    for missing in range(1, 20):
+        assert_cut_is_refused(decoder, name, len(specimen(name)) - missing, box)
+
+
+def assert_cut_is_refused(decoder, name, kept, box):
+    data = specimen(name)
+    try:
+        pixels = choose(decoder)(data[:kept], box)
+    except BadImage:
+        assert_refused(choose(decoder), data[:kept], box)
+        return
+    assert decoder == "pil", "PIL does without the marker of the end, where it has seen every pixel"
+    assert kept >= len(data) - 2
+    assert np.array_equal(pixels, choose("pil")(data, box))
+
+
+@pytest.mark.parametrize("name", ["PNG", "WebP"])
+@quick
+@given(cut=st.floats(0, 1, exclude_max=True))
+@example(cut=0.999)
+def test_other_truncated_files_are_refused_or_whole(name, cut):
+    """A PNG's last bytes are checksums, of which its pixels do not depend."""
+    data = specimen(name)
+    data, whole = data[: int(cut * len(data))], choose("pil")(data)
+    try:
+        pixels = choose("pil")(data)
+    except BadImage:
+        return
+    assert np.array_equal(pixels, whole)
+    assert name == "PNG"
+    assert len(data) >= len(specimen(name)) - 21
+
+
+# Bits turned.
+
+
+@cache
+def noticed_flips() -> list[tuple[int, bytes]]:
+    """JPEGs with a bit turned in the entropy-coded data that libjpeg notices, and where it lies in the data."""
+    data, rng, found = jpeg(160, 120), random.Random(0), []
+    start, judge = data.index(b"\xff\xda") + 14, choose("simplejpeg")
+    while len(found) < 200:
+        at, damaged = rng.randrange(start, len(data) - 2), bytearray(data)
+        damaged[at] ^= 1 << rng.randrange(8)
+        try:
+            judge(bytes(damaged))
+        except BadImage:
+            found.append(((at - start) / (len(data) - start), bytes(damaged)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("decoder", "box"), [("simplejpeg", top), pytest.param("turbo", None, marks=needs_turbo)], ids=str
+)
+def test_damage_that_libjpeg_notices_is_refused_by_all_that_decode_everything(decoder, box):
+    for _, damaged in noticed_flips():
+        assert_refused(choose(decoder), damaged, box)
+
+
+@needs_turbo
+def test_a_crop_decode_does_not_see_damage_below_the_crop():
+    """The price of decoding only what is needed: what lies below the crop is not looked at, and does not matter."""
+    pixels = choose("turbo")(jpeg(160, 120), top)
+    below = [damaged for place, damaged in noticed_flips() if place > 0.6]
+    assert len(below) > 20
+    for damaged in below:
+        assert np.array_equal(choose("turbo")(damaged, top), pixels)
+
+
+@needs_turbo
+def test_within_the_crop_a_crop_decode_sees_what_a_full_one_would_show():
+    """Damage in the crop that libjpeg notices only further down is taken for pixels, the same that PIL shows."""
+    for _, damaged in noticed_flips():
+        try:
+            pixels = choose("turbo")(damaged, top)
+        except BadImage:
+            continue
+        try:
+            assert np.array_equal(pixels, choose("pil")(damaged, top))
+        except BadImage:  # PIL ends at a marker that the damage has made, further down
+            continue
+
+
+# No image at all.
+
+
+NO_IMAGES = {
+    "nothing": b"",
+    "zeros": bytes(1000),
+    "ones": b"\xff" * 1000,
+    "a web page": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
+    "text": b"n01440764 n01443537\n" * 20,
+    "the start of a JPEG": b"\xff\xd8",
+    "half a header": jpeg()[:160],
+    "a header alone": jpeg()[: jpeg().index(b"\xff\xda")],
+    "noise": random.Random(0).randbytes(5000),
+    "noise in a JPEG's frame": b"\xff\xd8" + random.Random(0).randbytes(5000) + b"\xff\xd9",
+    "a JPEG without its start": jpeg()[2:],
+    "a PNG's signature": b"\x89PNG\r\n\x1a\n",
+    "a WebP's signature": b"RIFF\x00\x10\x00\x00WEBPVP8 ",
+    "an archive": b"PK\x03\x04" + bytes(100),
+}
+
+
+@pytest.mark.parametrize("box", [None, top])
+@pytest.mark.parametrize("name", NO_IMAGES)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_what_is_no_image_is_refused(decoder, name, box):
+    assert_refused(choose(decoder), NO_IMAGES[name], box)
+
+
+@pytest.mark.parametrize(("width", "height"), [(0, 30), (30, 0), (0, 0), (60000, 60000)])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_header_of_impossible_size_is_refused(decoder, width, height):
+    """Without a division by zero, and without ten gigabytes of memory."""
+    data = jpeg(40, 30)
+    at = data.index(b"\xff\xc0") + 5
+    data = data[:at] + height.to_bytes(2) + width.to_bytes(2) + data[at + 4 :]
+    assert_refused(choose(decoder), data)
+    with pytest.raises(BadImage):
+        TrainTransform(choose(decoder), 16)(data, random.Random(0))
+
+
+# Anything at all.
+
+
+def mutant(rng: random.Random) -> bytes:
+    """A small image with a few bytes changed, taken out or put in, most of them in its header."""
+    data = bytearray(rng.choice(SMALL))
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(min(len(data), rng.choice((30, 250, 10**6))))
+        kind = rng.random()
+        if kind < 0.8:
+            data[at] = rng.choice((0, 255, rng.randrange(256), data[at] ^ (1 << rng.randrange(8))))
+        elif kind < 0.9:
+            del data[at : at + rng.randint(1, 20)]
+        else:
+            data[at:at] = rng.randbytes(rng.randint(1, 20))
+    return bytes(data)
+
+
+def survive(decoder: str, count: int) -> None:
+    """Decode mutants, whole and in part; between them a whole image, which must not suffer."""
+    rng, decode = random.Random(7), choose(decoder)
+    whole = decode(SMALL[0])
+    transform, reasons = TrainTransform(decode, 16), set()
+    for _ in range(count):
+        data = mutant(rng)
+        for use in (decode, lambda data: decode(data, top), lambda data: transform(data, rng)):
+            try:
+                assert use(data).ndim == 3
+            except BadImage as error:
+                reasons.add(str(error))
+        assert np.array_equal(decode(SMALL[0]), whole)
+    assert len(reasons) > 5
+    assert "" not in reasons
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("decoder", ["simplejpeg", "pil"])
+def test_mutants_give_pixels_or_a_reason(decoder):
+    survive(decoder, 1500)
+
+
+@needs_turbo
+def test_mutants_do_not_bring_turbo_down():
+    """In a process of its own: a fault in a library that is called by ctypes would end this one."""
+    code = "from tests.data.test_damage import survive; survive('turbo', 4000)"
+    root = Path(__file__).parents[2]
+    ended = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 0, ended.stderr

@@ -1,0 +1,213 @@
+"""Every form of data, through the DataModule, on 1 to 4 ranks with 0 to 3 workers: what is seen, and how often."""
+
+import io
+import itertools
+from collections import Counter
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from fvit.data import ImageDataModule
+
+from .prepare.folders import prepared
+from .remote_server import FaultyServer
+from .tars import sample, write_tar
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes"),
+    pytest.mark.filterwarnings("ignore:.*use of fork\\(\\) may lead to deadlocks:DeprecationWarning"),
+]
+TRAIN, VAL, BATCH = 46, 11, 4
+CLASSES = 3
+
+
+def picture(number):
+    """An image whose colour is its number."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (12, 9), (number * 4, 0, 255)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def number_of(pixels):
+    return round(pixels[..., 0].float().mean().item() / 4)
+
+
+SPLITS = {"train": range(TRAIN), "val": range(TRAIN, TRAIN + VAL)}
+
+
+def tree(root):
+    for split, numbers in SPLITS.items():
+        for number in numbers:
+            path = root / split / f"class{number % CLASSES}" / f"{number:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(picture(number))
+    return {"name": "folder", "root": str(root)}
+
+
+def flat_validation(root):
+    tree(root)
+    lines = []
+    for number in SPLITS["val"]:
+        (root / "val" / f"class{number % CLASSES}" / f"{number:03d}.png").rename(root / "val" / f"{number:03d}.png")
+        lines.append(f"{number:03d}.png {number % CLASSES}")
+    for label in range(CLASSES):
+        (root / "val" / f"class{label}").rmdir()
+    (root / "val.txt").write_text("\n".join(lines))
+    return {"name": "imagenet", "root": str(root)}
+
+
+def webdataset(root):
+    for split, numbers in SPLITS.items():
+        for shard, part in enumerate(batched(numbers, 7)):
+            members = []
+            for number in part:
+                members += [
+                    (name.replace(".jpg", ".png"), data)
+                    for name, data in sample(f"{number:03d}", number % CLASSES, picture(number))
+                ]
+            write_tar(root / f"set-{split}-{shard:04d}.tar", members)
+    return {"name": "imagenet", "root": str(root), "cache_dir": str(root.parent / "cache")}
+
+
+def batched(numbers, size):
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+
+
+def shards(root):
+    from fvit.data import sources
+
+    source = sources.load(**tree(root.parent / "before"))
+    prepared(root, source, resize=None)
+    return {"name": "imagenet", "root": str(root)}
+
+
+def parquet(root):
+    root.mkdir()
+    for split, numbers in SPLITS.items():
+        for file, part in enumerate(batched(numbers, 20)):
+            images = [{"bytes": picture(number), "path": f"{number}.png"} for number in part]
+            table = pa.table({"image": images, "label": [number % CLASSES for number in part]})
+            pq.write_table(table, root / f"{split}-{file:05d}.parquet", row_group_size=6)
+    return {"name": "imagenet", "root": str(root)}
+
+
+FORMS = {form.__name__: form for form in (tree, flat_validation, webdataset, shards, parquet)}
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def options(request, tmp_path_factory):
+    return FORMS[request.param](tmp_path_factory.mktemp("data") / "root")
+
+
+def served(root):
+    """The files of a folder by their URL's path."""
+    paths = [path for path in root.rglob("*") if path.is_file()]
+    return {f"/data/{path.relative_to(root).as_posix()}": path.read_bytes() for path in paths}
+
+
+def rank_of(world, rank, workers, nodes=1, **options):
+    """One rank's DataModule."""
+    data = ImageDataModule(
+        **options,
+        img_size=9,
+        batch_size=BATCH,
+        num_workers=workers,
+        interpolation="nearest",
+        crop_pct=1.0,
+        augment={"transform": {"no_aug": True}},
+    )
+    data.trainer = SimpleNamespace(world_size=world, global_rank=rank, num_nodes=nodes, overfit_batches=0)
+    return data
+
+
+def numbers_and_labels(batches):
+    return [[(number_of(image), int(label)) for image, label in zip(*batch[:2], strict=True)] for batch in batches]
+
+
+def assert_exact(world, workers, nodes=1, **options):
+    """Each training image at most once, each validation image once, equal batches on all ranks, the right labels."""
+    seen, validated = [], Counter()
+    for rank in range(world):
+        data = rank_of(world, rank, workers, nodes, **options)
+        seen.append(numbers_and_labels(data.train_dataloader()))
+        validated.update(itertools.chain.from_iterable(numbers_and_labels(data.val_dataloader())))
+    steps = TRAIN // (BATCH * world)
+    assert [[len(batch) for batch in batches] for batches in seen] == [[BATCH] * steps] * world
+    counts = Counter(pair for batches in seen for batch in batches for pair in batch)
+    assert set(counts.values()) == {1}
+    assert counts.keys() <= {(number, number % CLASSES) for number in SPLITS["train"]}
+    assert validated == Counter((number, number % CLASSES) for number in SPLITS["val"])
+    return seen
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_it_is_exact_on_any_number_of_ranks(options, world):
+    assert_exact(world, workers=0, **options)
+
+
+def test_workers_change_nothing(options):
+    alone = assert_exact(2, workers=0, **options)
+    for workers in (1, 3):
+        assert assert_exact(2, workers=workers, **options) == alone
+
+
+def test_shards_behind_a_url_in_a_cache_that_holds_a_few(tmp_path):
+    """Windows: the machine cannot hold all shards, and two machines share them out."""
+    root = tmp_path / "root"
+    shards(root)
+    contents = served(root)
+    largest = max(len(content) for name, content in contents.items() if name.endswith(".tar"))
+    with FaultyServer(contents) as server:
+        options = {"name": "imagenet", "root": f"{server.url}/data", "cache_gib": 3.5 * largest / 2**30}
+        data = rank_of(1, 0, 0, **options, cache_dir=str(tmp_path / "cache"))
+        assert data.source.train.window == 1
+        for nodes, world in ((1, 1), (1, 2), (2, 2), (2, 4)):
+            for workers in (0, 2):
+                assert_exact(
+                    world, workers, nodes, **options, cache_dir=str(tmp_path / f"cache{nodes}{world}{workers}")
+                )
+
+
+def test_each_of_two_machines_fetches_its_own_shards_alone(tmp_path):
+    root = tmp_path / "root"
+    shards(root)
+    contents = served(root)
+    largest = max(len(content) for name, content in contents.items() if name.endswith(".tar"))
+    with FaultyServer(contents) as server:
+        fetched = []
+        for rank in range(2):
+            server.requests.clear()
+            options = {"root": f"{server.url}/data", "cache_gib": 3.5 * largest / 2**30}
+            data = rank_of(2, rank, 0, 2, name="imagenet", cache_dir=str(tmp_path / f"cache{rank}"), **options)
+            for _ in data.train_dataloader():
+                pass
+            fetched.append({name for name in server.requests if "train-" in name})
+        total = len([name for name in contents if "train-" in name])
+        assert len(fetched[0] & fetched[1]) <= 1, "but for the one that the cut between them goes through"
+        assert total - 1 <= len(fetched[0] | fetched[1]) <= total
+        assert max(map(len, fetched)) < total - 1
+
+
+def test_all_of_it_is_fetched_once_where_the_cache_holds_it(tmp_path):
+    root = tmp_path / "root"
+    shards(root)
+    contents = served(root)
+    with FaultyServer(contents) as server:
+        data = rank_of(1, 0, 2, name="imagenet", root=f"{server.url}/data", cache_dir=str(tmp_path / "cache"))
+        assert data.source.train.window is None
+        loader = data.train_dataloader()
+        for epoch in range(3):
+            loader.sampler.set_epoch(epoch)
+            assert sum(len(batch.labels) for batch in loader) == TRAIN // BATCH * BATCH
+        assert {count for name, count in server.requests.items() if name.endswith(".tar")} == {1}
+
+
+def test_pixels_are_those_of_the_file(options):
+    batch = next(iter(rank_of(1, 0, 0, **options).val_dataloader()))
+    assert batch.images.dtype == torch.uint8
+    assert (batch.images[..., 1] == 0).all()
+    assert (batch.images[..., 2] == 255).all()
