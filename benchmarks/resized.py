@@ -1,0 +1,77 @@
+"""What shards of smaller images cost in quality: bytes, and how far the pixels a model sees move.
+
+    python benchmarks/resized.py --images DIR      a folder of JPEGs, at any depth
+
+Each image is prepared as fvit-prepare does (shorter side, bicubic, quality 90), and then taken through the transforms
+of evaluation and of training, with the same crops as the original. Reported: bytes against the original's, and the
+peak signal-to-noise ratio between both results in dB, as the mean over images.
+"""
+
+import argparse
+import random
+import statistics
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from fvit.data.decode import choose
+from fvit.data.prepare.encode import encode
+from fvit.data.transforms import EvalTransform, resize
+
+SIZES = (None, 512, 320, 256)
+SIDE_PIXELS = 224
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--quality", type=int, default=90)
+    options = parser.parse_args()
+    originals = [path.read_bytes() for path in sorted(options.images.rglob("*.JPEG"))]
+    decoder = choose()
+    views = {
+        "evaluation 256/224": EvalTransform(decoder, 224, 224 / 256),
+        "evaluation 438/384": EvalTransform(decoder, 384, 384 / 438),
+        "training crops to 224": crops,
+    }
+    table = Table("shorter side", "bytes", *views)
+    for size in SIZES:
+        prepared = [encode(data, decoder, size, options.quality)[0] for data in originals]
+        share = sum(map(len, prepared)) / sum(map(len, originals))
+        ratios = [
+            statistics.mean(
+                psnr(np.asarray(view(before)), np.asarray(view(after)))
+                for before, after in zip(originals, prepared, strict=True)
+            )
+            for view in views.values()
+        ]
+        table.add_row(str(size or "as it is"), f"{100 * share:.0f} %", *(f"{ratio:.1f} dB" for ratio in ratios))
+    Console(width=120).print(table)
+
+
+def crops(data: bytes) -> np.ndarray:
+    """Four crops of random place and size, the same shares of any size of an image."""
+    pixels = choose()(data)
+    height, width = pixels.shape[:2]
+    rng = random.Random(0)
+    views = []
+    for _ in range(4):
+        share = rng.uniform(0.08, 1.0) ** 0.5
+        top, left = rng.uniform(0, 1 - share), rng.uniform(0, 1 - share)
+        rows = slice(round(top * height), round((top + share) * height))
+        columns = slice(round(left * width), round((left + share) * width))
+        views.append(resize(pixels[rows, columns], SIDE_PIXELS, SIDE_PIXELS, "bicubic"))
+    return np.stack(views)
+
+
+def psnr(before: np.ndarray, after: np.ndarray) -> float:
+    """In dB; 60 for what is the same."""
+    error = np.mean((before.astype(np.float64) - after) ** 2)
+    return min(60.0, 10 * np.log10(255**2 / error)) if error else 60.0
+
+
+if __name__ == "__main__":
+    main()

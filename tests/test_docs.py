@@ -1,0 +1,40 @@
+"""The commands in docs/ are ones that the command lines take."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from fvit.run import schema, validate
+from fvit.run.paths import conf_dir
+
+ROOT = Path(__file__).resolve().parents[1]
+SCHEMAS = {"train": schema.Train, "eval": schema.Eval, "prepare": schema.Prepare}
+COMMANDS = [
+    line
+    for page in sorted((ROOT / "docs").glob("*.md"))
+    for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("fvit-")
+]
+
+
+def test_there_are_some():
+    assert len(COMMANDS) > 5
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_command_composes(line):
+    program, *overrides = shlex.split(line)
+    task = program.removeprefix("fvit-")
+    fixed = ["output_dir=here", "title=test"] if task == "train" else ["output_dir=here"] if task == "eval" else []
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        assert validate.check(compose(task, overrides=[*fixed, *overrides]), SCHEMAS[task])
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_files_that_are_named_exist(page):
+    for name in re.findall(r"`((?:benchmarks|tests|conf|src)/[\w./]+\.\w+)`", page.read_text(encoding="utf-8")):
+        assert (ROOT / name).is_file(), name
