@@ -356,3 +356,14 @@ def test_an_interrupted_start_goes_on(root, tmp_path):
     place.fails, place.fetched = None, []
     open_parquet(place, tmp_path / "cache")
     assert place.fetched == ["train-00001-of-00002.parquet", "validation-00000-of-00001.parquet"]
+
+
+@pytest.mark.parametrize(("group", "warnings"), [(8, 0), (9, 1)])
+def test_row_groups_of_many_images_are_warned_of(root, tmp_path, caplog, group, warnings):
+    for path in root.rglob("train-*.parquet"):
+        write(path, [0, 1, 2] * 7, group=group)
+    open_parquet(Folder(root), tmp_path / "cache")
+    assert len(caplog.messages) == warnings
+    for message in caplog.messages:
+        assert "its whole row group of up to 9 images" in message
+        assert f"`fvit-prepare data.root={root} out=…`" in message

@@ -96,10 +96,6 @@ class ImageDataModule(LightningDataModule):
         """How a step's images lie on ranks."""
         return Layout(self.hparams.batch_size, self.hparams.accumulate, self._world()[0])
 
-    def steps_an_epoch(self, world_size: int) -> int:
-        """Optimizer steps of an epoch on so many ranks."""
-        return len(self.source.train) // (self.hparams.batch_size * self.hparams.accumulate * world_size)
-
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches of equal size."""
         images, layout, (world, rank) = self.source.train, self.layout, self._world()

@@ -9,6 +9,7 @@ from fvit.data.atomic import replacing
 from fvit.data.images import DataError
 
 NAME = "manifest.json"
+FORMAT = "fvit-shards"
 
 
 def _inside(name: str) -> str:
@@ -77,7 +78,7 @@ class Splits(_Strict):
 class Manifest(_Strict):
     """All of it. With the same `settings`, from the same source, come the same bytes."""
 
-    format: Literal["fvit-shards"] = "fvit-shards"
+    format: Literal["fvit-shards"] = FORMAT
     version: Literal[1] = 1
     classes: Annotated[list[str], Field(min_length=1)]
     settings: dict[str, Any]
@@ -107,15 +108,28 @@ def read(path: Path, name: str | None = None) -> Manifest:
         name: what messages call it, where it is a copy of something far away.
 
     Raises:
+        DataError: as `parse`.
+    """
+    return parse(path.read_bytes(), name or str(path))
+
+
+def parse(text: bytes, name: str) -> Manifest:
+    """The manifest with this text.
+
+    Args:
+        text: JSON.
+        name: what messages call it.
+
+    Raises:
         DataError: it is damaged, of another version, contradicts itself, or names a file outside its folder.
     """
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise DataError(
-            f"{name or path} is no manifest of prepared shards: {where + ': ' if where else ''}{first['msg']}. "
+            f"{name} is no manifest of prepared shards: {where + ': ' if where else ''}{first['msg']}. "
             "Fetch it again, or prepare the images again"
         ) from None
 

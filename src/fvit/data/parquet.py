@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+_log = logging.getLogger(__name__)
+
 _IMAGE, _LABEL = "image.bytes", "label"
 # What a process keeps: row groups up to this size, and open files, whose footers take up to 1 MB each.
 _KEPT_BYTES, _KEPT_FILES = 64 << 20, 16
 _THREADS = 8
+_LARGE_GROUP = 8  # rows; of more, reading the others is what an image costs
 # Changes when the same file would give another layout.
 _VERSION = 1
 
@@ -165,6 +169,7 @@ def open_parquet(place: Place, cache: Path) -> tuple[ParquetImages, ParquetImage
     for split in files:
         for file, layout in zip(files[split], layouts[split], strict=True):
             _check_labels(_name(place, file), layout.labels, len(classes))
+    _warn_of_large_groups(place, layouts["training"])
     train, val = (ParquetImages(place, files[split], layouts[split]) for split in files)
     return train, val, classes
 
@@ -238,6 +243,16 @@ def _check_labels(name: str, labels: np.ndarray, num_classes: int) -> None:
     if len(labels) and labels.max() >= num_classes:
         row = int(labels.argmax())
         raise DataError(f"{name}, row {row}: label {labels[row]} is none of the classes 0 … {num_classes - 1}")
+
+
+def _warn_of_large_groups(place: Place, layouts: Sequence[_Layout]) -> None:
+    largest = max(layout.group_rows.max(initial=0) for layout in layouts)
+    if largest > _LARGE_GROUP:
+        _log.warning(
+            "%s: reading one image of a shuffled order reads its whole row group of up to %d images; "
+            "`fvit-prepare data.root=%s out=…` makes shards that are read in place",
+            *(place.root, largest, place.root),
+        )
 
 
 def _class_names(layouts: Sequence[_Layout]) -> list[str]:

@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +20,7 @@ import fsspec
 import fsspec.asyn
 from fsspec.callbacks import Callback
 
+from fvit.data import manifest
 from fvit.data.cache import Ahead, Cache
 from fvit.data.images import DataError
 from fvit.data.place import File, Place, redact
@@ -26,7 +28,6 @@ from fvit.data.retry import DeniedError, MissingError, Retry
 
 log = logging.getLogger(__name__)
 
-_MANIFEST = "manifest.json"
 _VERSIONS = ("ETag", "etag", "blob_id", "LastModified", "Last-Modified")
 _CHUNK = 2**20
 _DEPTH = 8  # of folders in an HTML listing: links may lead round in circles
@@ -71,14 +72,14 @@ class Remote(Place):
 
     def files(self, suffixes: Sequence[str]) -> list[File]:
         """The files whose names end so, as the host or the manifest lists them."""
-        manifest = self._manifest() if self._http else None
-        if manifest is not None:
-            found = [file for file in manifest.values() if _wanted(file.name, suffixes)]
+        described = self._manifest() if self._http else None
+        if described is not None:
+            found = [file for file in described.values() if _wanted(file.name, suffixes)]
         elif self._http:
             found = self._linked(suffixes)
         else:
             found = self._listed()
-            if any(file.name == _MANIFEST for file in found):
+            if any(file.name == manifest.NAME for file in found):
                 known = self._manifest() or {}
                 found = [
                     replace(file, sha256=known[file.name].sha256) if file.name in known else file for file in found
@@ -175,32 +176,23 @@ class Remote(Place):
 
         info = self._retry(f"{self.root}/{name}", attempt)
         if info["size"] is None:
-            raise DataError(f"{self.root}/{name}: the server does not tell its size; only a {_MANIFEST} could")
+            raise DataError(f"{self.root}/{name}: the server does not tell its size; only a {manifest.NAME} could")
         return File(name, info["size"], _version(info))
 
     def _manifest(self) -> dict[str, File] | None:
         """What the manifest of fvit-prepare says of each file, itself included; None if there is no such manifest."""
-        url = f"{self.root}/{_MANIFEST}"
+        url = f"{self.root}/{manifest.NAME}"
         try:
-            text = self._retry(url, lambda: self._filesystem().cat_file(self._address(_MANIFEST)))
+            text = self._retry(url, lambda: self._filesystem().cat_file(self._address(manifest.NAME)))
         except (MissingError, DeniedError):  # buckets served by HTTP answer 403 for what does not exist
             return None
-        try:
-            manifest = json.loads(text)
-            if not isinstance(manifest, dict) or manifest.get("format") != "fvit-shards":
+        with suppress(ValueError, RecursionError):  # no JSON: ours perhaps, and cut; parse says what is wrong
+            content = json.loads(text)
+            if not isinstance(content, dict) or content.get("format") != manifest.FORMAT:
                 return None
-            own = hashlib.sha256(text).hexdigest()
-            found = [File(_MANIFEST, len(text), own, own)]
-            for split in manifest["splits"].values():
-                for entry in [*split["shards"], *([split["index"]] if split.get("index") else [])]:
-                    digest = str(entry["sha256"])
-                    found.append(File(str(entry["name"]), int(entry["size"]), digest, digest))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{url} is damaged ({type(error).__name__}: {error}): write it again") from None
-        for file in found:
-            if file.name.startswith("/") or ".." in file.name.split("/"):
-                raise DataError(f"{url} names {file.name!r}, which lies outside of {self.root}")
-        return {file.name: file for file in found}
+        own = manifest.Described(name=manifest.NAME, size=len(text), sha256=hashlib.sha256(text).hexdigest())
+        described = [own, *manifest.parse(text, url).files()]
+        return {file.name: File(file.name, file.size, file.sha256, file.sha256) for file in described}
 
     def _address(self, name: str) -> str:
         if self._http:

@@ -8,12 +8,12 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from timm.data import create_transform
-from timm.data.auto_augment import NAME_TO_OP
 from timm.data.constants import IMAGENET_DEFAULT_MEAN
 from torch import Tensor
 
+from fvit.data import rand_augment
 from fvit.data.decode import Box, Decoder
 from fvit.data.seeding import global_generators
 
@@ -47,6 +47,7 @@ class TrainTransform:
         self.decoder, self.img_size = decoder, img_size
         self.scale, self.ratio, self.hflip = tuple(scale), tuple(ratio), hflip
         self.interpolation = interpolation
+        rand_augment.install()
         # timm's three stages: crop and flip, augmentations, conversion to a tensor.
         _, augmentations, _ = create_transform(
             img_size,
@@ -140,15 +141,3 @@ def resize(pixels: np.ndarray, height: int, width: int, interpolation: str) -> T
     for size in passes:
         image = F.interpolate(image, size=size, mode=interpolation, antialias=True)
     return image[0].permute(1, 2, 0)
-
-
-def _posterize(image: Image.Image, bits_to_keep: int, **options: object) -> Image.Image:
-    """Keep the highest bits of each channel; none of them leaves black."""
-    if bits_to_keep < 1:
-        return Image.new(image.mode, image.size)
-    return image if bits_to_keep >= 8 else ImageOps.posterize(image, bits_to_keep)
-
-
-# timm 1.0.31 asks Pillow for 0 bits at RandAugment's largest magnitude, which Pillow 13 refuses: rand-m9-mstd0.5 would
-# end within the first thousand images. Older Pillows return black.
-NAME_TO_OP.update({name: _posterize for name in NAME_TO_OP if name.startswith("Posterize")})
