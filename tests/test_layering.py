@@ -15,7 +15,7 @@ ROOT = Path(fvit.__file__).parent
 MAY_IMPORT = {
     "attention": "torch",
     "models": "torch timm fvit.attention",
-    "data": "torch torchvision timm lightning numpy scipy sklearn PIL simplejpeg "
+    "data": "torch torchvision timm lightning numpy scipy sklearn PIL simplejpeg isal "
     "fsspec aiohttp filelock pydantic pyarrow",
     "training": "torch timm lightning torchmetrics fvit.models",
     "cost": "torch timm fvit.models",

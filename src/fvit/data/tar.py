@@ -3,7 +3,6 @@
 import os
 import resource
 import tarfile
-import zlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from fvit.data.faults import Deadline
 from fvit.data.images import BadImage, DataError, Images
@@ -72,7 +72,7 @@ class TarImages(Images):
                 f"{self._name(shard)} ends within an image, at byte {offset + len(data):,}: it was truncated after it "
                 "was opened. Fetch it again"
             )
-        if self._has_crc and zlib.crc32(data) != crc:
+        if self._has_crc and crc32(data) != crc:
             raise BadImage(f"{self.locate(index)} is damaged: its CRC-32 is not that of the index")
         return data
 
