@@ -2,6 +2,7 @@ import os
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,7 +67,7 @@ class Failing:
 def pauses(monkeypatch):
     """What was slept, in place of sleeping."""
     slept = []
-    monkeypatch.setattr(faults.time, "sleep", slept.append)
+    monkeypatch.setattr(faults, "time", SimpleNamespace(sleep=slept.append))
     return slept
 
 

@@ -54,7 +54,7 @@ def loaded(images, replace=True):
 def pauses(monkeypatch):
     """What was slept, in place of sleeping."""
     slept = []
-    monkeypatch.setattr(faults.time, "sleep", slept.append)
+    monkeypatch.setattr(faults, "time", SimpleNamespace(sleep=slept.append))
     return slept
 
 

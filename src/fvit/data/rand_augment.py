@@ -8,7 +8,7 @@ from timm.data.auto_augment import NAME_TO_OP
 
 from fvit.data.affine import transform_columns, transform_rows
 
-Operation = Callable[..., Image.Image]
+Replacement = Callable[[Image.Image, float, tuple[int, ...]], Image.Image]
 
 
 def posterize(image: Image.Image, bits_to_keep: int, **options: object) -> Image.Image:
@@ -22,20 +22,8 @@ def posterize(image: Image.Image, bits_to_keep: int, **options: object) -> Image
     return image if bits_to_keep >= 8 else ImageOps.posterize(image, bits_to_keep)
 
 
-def _faster(
-    original: Operation, replacement: Callable[[Image.Image, float, tuple[int, ...]], Image.Image]
-) -> Operation:
-    """`replacement` where it gives the original's image: bicubic, of RGB."""
-
-    def operation(image: Image.Image, magnitude: float, **options: Any) -> Image.Image:
-        if options.get("resample") != Image.Resampling.BICUBIC or image.mode != "RGB" or "fillcolor" not in options:
-            return original(image, magnitude, **options)
-        return replacement(image, magnitude, options["fillcolor"])
-
-    return operation
-
-
-_FASTER = {
+_ORIGINALS = dict(NAME_TO_OP)
+_FASTER: dict[str, Replacement] = {
     "ShearX": lambda image, slope, fill: transform_rows(image, slope, 0.0, fill),
     "ShearY": lambda image, slope, fill: transform_columns(image, slope, 0.0, fill),
     "TranslateX": lambda image, pixels, fill: transform_rows(image, 0.0, pixels, fill),
@@ -45,9 +33,23 @@ _FASTER = {
 }
 
 
+class Faster:
+    """timm's operation of that name: by our own way where that gives the same image, which is bicubic and of RGB.
+
+    An object and no closure: a loader's worker may have to be sent it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, image: Image.Image, magnitude: float, **options: Any) -> Image.Image:
+        """The transformed image."""
+        if options.get("resample") != Image.Resampling.BICUBIC or image.mode != "RGB" or "fillcolor" not in options:
+            return _ORIGINALS[self.name](image, magnitude, **options)
+        return _FASTER[self.name](image, magnitude, options["fillcolor"])
+
+
 def install() -> None:
-    """Put them into timm's table of operations, once."""
+    """Put them into timm's table of operations."""
     NAME_TO_OP.update({name: posterize for name in NAME_TO_OP if name.startswith("Posterize")})
-    for name, replacement in _FASTER.items():
-        if NAME_TO_OP[name].__module__ != __name__:
-            NAME_TO_OP[name] = _faster(NAME_TO_OP[name], replacement)
+    NAME_TO_OP.update({name: Faster(name) for name in _FASTER})
