@@ -1,33 +1,9 @@
-import random
-
 import pytest
 import torch
 
 from fvit.attention import Linear
 
-from . import references
-from .references import assert_equals_reference, randomise
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("mask", ["none", "bool", "float"])
-@pytest.mark.parametrize("biases", [{}, {"qkv_bias": False}, {"proj_bias": False}], ids=str)
-def test_equals_the_formula(biases, mask, seed):
-    torch.manual_seed(seed)
-    shape = random.Random(f"{biases}{mask}{seed}")
-    batch, tokens, heads, head_dim = (shape.randint(1, high) for high in (3, 6, 4, 4))
-    module = randomise(Linear(heads * head_dim, heads, dtype=torch.float64, **biases), std=0.7)
-    forward, key_bias = {}, None
-    if mask == "float":
-        key_bias = torch.randn(batch, tokens, dtype=torch.float64)
-        forward = {"attn_mask": key_bias[:, None, None]}
-    if mask == "bool":
-        keep = torch.rand(batch, tokens) < 0.6
-        keep[:, 0] = True
-        key_bias = torch.zeros(batch, tokens, dtype=torch.float64).masked_fill(~keep, float("-inf"))
-        forward = {"attn_mask": keep[:, None, None]}
-    x = torch.randn(batch, tokens, heads * head_dim, dtype=torch.float64)
-    assert_equals_reference(module, lambda x, weights: references.linear(x, weights, heads, key_bias), x, **forward)
+from .suite import randomise
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

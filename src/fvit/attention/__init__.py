@@ -1,10 +1,56 @@
 """The zoo: attention mechanisms under one contract. This folder imports torch and nothing else."""
 
 from fvit.attention.additive import Additive
+from fvit.attention.aft_simple import AftSimple
 from fvit.attention.base import Mechanism
+from fvit.attention.cosformer import Cosformer
+from fvit.attention.differential import Differential
+from fvit.attention.efficient import Efficient
+from fvit.attention.fnet import FNet
+from fvit.attention.focused import Focused
+from fvit.attention.gated import Gated
+from fvit.attention.hydra import Hydra
 from fvit.attention.identity import Identity
+from fvit.attention.inline import InLine
 from fvit.attention.linear import Linear
+from fvit.attention.mala import Mala
+from fvit.attention.performer import Performer
+from fvit.attention.pool import Pool
 from fvit.attention.registry import bind, get, names, register
+from fvit.attention.relu import Relu
+from fvit.attention.relu_linear import ReluLinear
+from fvit.attention.separable import Separable
+from fvit.attention.sigmoid import Sigmoid
 from fvit.attention.softmax import Softmax
+from fvit.attention.swiftformer import SwiftFormer
+from fvit.attention.xca import Xca
 
-__all__ = ["Additive", "Identity", "Linear", "Mechanism", "Softmax", "bind", "get", "names", "register"]
+__all__ = [
+    "Additive",
+    "AftSimple",
+    "Cosformer",
+    "Differential",
+    "Efficient",
+    "FNet",
+    "Focused",
+    "Gated",
+    "Hydra",
+    "Identity",
+    "InLine",
+    "Linear",
+    "Mala",
+    "Mechanism",
+    "Performer",
+    "Pool",
+    "Relu",
+    "ReluLinear",
+    "Separable",
+    "Sigmoid",
+    "Softmax",
+    "SwiftFormer",
+    "Xca",
+    "bind",
+    "get",
+    "names",
+    "register",
+]

@@ -1,0 +1,62 @@
+"""Arithmetic that several mechanisms share: guarded quotients, unit vectors, masks between pairs, patches."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The quotient, and the numerator itself where the denominator is not positive.
+
+    A kernel underflows in both parts of its quotient at once. Dividing by 1 keeps value and gradient finite there; an
+    epsilon would change the quotient everywhere, and a clamp to the smallest number has a reciprocal that overflows.
+    """
+    return numerator / torch.where(denominator > 0, denominator, 1)
+
+
+def unit(x: Tensor, dim: int) -> Tensor:
+    """`x` scaled to length 1 along `dim`; zero, or so short that its square is 0, it stays, with a finite gradient."""
+    return divide(x, torch.linalg.vector_norm(x, dim=dim, keepdim=True))
+
+
+def pair_bias(attn_mask: Tensor | None, is_causal: bool, x: Tensor) -> tuple[Tensor | None, Tensor]:
+    """A bias on the logits of all pairs, and the number of keys that each query sees, both in the dtype of `x`.
+
+    `attn_mask` follows SDPA: it broadcasts to [B, H, N, N], True where a key takes part, or a float that is added. A
+    float so low that its exponential is 0 hides the key. The count broadcasts to [B, H, N, 1]; it is 1 for a query
+    that sees nothing, so that it can divide.
+
+    Raises:
+        ValueError: a mask and causality are asked for at once.
+    """
+    tokens = x.shape[1]
+    if is_causal and attn_mask is not None:
+        raise ValueError("attention takes a mask or is_causal, not both; put the causality into the mask")
+    if is_causal:
+        attn_mask = torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).tril()
+    if attn_mask is None:
+        return None, x.new_full((1,), tokens)
+    if attn_mask.dtype == torch.bool:
+        seen, bias = attn_mask, torch.zeros_like(attn_mask, dtype=x.dtype).masked_fill(~attn_mask, float("-inf"))
+    else:
+        bias = attn_mask.to(x.dtype)
+        seen = bias.exp() > 0
+    count = seen.expand(*seen.shape[:-1], tokens).sum(dim=-1, keepdim=True).clamp(min=1)
+    return bias, count.to(x.dtype)
+
+
+def convolve_patches(conv: nn.Conv2d, x: Tensor, grid_size: tuple[int, int] | None, num_prefix_tokens: int) -> Tensor:
+    """`conv` over the patches of tokens x [B, N, C], and 0 for the prefix tokens, which have no place on the grid.
+
+    Raises:
+        ValueError: the tokens are not `num_prefix_tokens` and then the patches of `grid_size`.
+    """
+    tokens = x.shape[1]
+    rows, columns = grid_size or (0, 0)
+    if tokens != num_prefix_tokens + rows * columns:
+        raise ValueError(
+            f"a convolution of patches got {tokens} tokens where set_layout told of {num_prefix_tokens} before a grid "
+            f"of {rows}×{columns}; turn the convolution off where the grid is not known"
+        )
+    patches = x[:, num_prefix_tokens:].transpose(1, 2).unflatten(2, (rows, columns))
+    return F.pad(conv(patches).flatten(2).transpose(1, 2), (0, 0, num_prefix_tokens, 0))

@@ -1,0 +1,126 @@
+"""The table that the shared suite runs over: a mechanism joins it by its lines in `CASES`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from .refs import (
+    additive,
+    aft_simple,
+    cosformer,
+    differential,
+    efficient,
+    fnet,
+    focused,
+    gated,
+    hydra,
+    identity,
+    inline,
+    linear,
+    mala,
+    performer,
+    pool,
+    relu,
+    relu_linear,
+    separable,
+    sigmoid,
+    softmax,
+    swiftformer,
+    xca,
+)
+
+Reference = Callable[[nn.Module, Tensor, Tensor | None], Tensor]
+
+GRIDS = ((2, 3), (4, 2), (3, 5), (1, 4))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One mechanism with one set of options, and what it declares of itself.
+
+    That a mechanism needs a grid, a fixed length or no prefix is read off its class.
+    """
+
+    key: str
+    reference: Reference
+    """Maps (module, x [B, N, C], keep: bool [B, N] or None) to [B, N, C]; only rows that are kept are compared."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    equivariant: bool = True
+    """Permuting the tokens permutes the output and does nothing else. Where this is False, it must be false."""
+    masks: Literal["keys", "pairs"] | None = "keys"
+    """Masks that are honoured: over keys, between pairs (and over keys) or none; all others are refused."""
+    causal: bool = False
+    multiplicity: bool = False
+    """A mask of log m on a key is worth m copies of its token, as for any softmax or normalised kernel."""
+    dropouts: tuple[str, ...] = ("attn_drop", "proj_drop")
+    """The rates that have something to fall on."""
+    grids: tuple[tuple[int, int], ...] = GRIDS
+    """(rows, columns) on which it is tried: its own where options ask for certain ones, none for one token alone."""
+    float32: float = 5e-6
+    bfloat16: float = 3e-2
+    """Bounds on ‖error‖/‖float64 result‖ of the output, and of all gradients taken together."""
+
+    @property
+    def id(self) -> str:
+        """`key` or `key-option=value-…`, for pytest."""
+        return "-".join([self.key, *(f"{name}={getattr(v, '__name__', v)}" for name, v in self.options.items())])
+
+
+CASES = [
+    Case("additive", additive.reference, multiplicity=True),
+    Case("additive", additive.reference, {"logits": "full"}, multiplicity=True),
+    Case("additive", additive.reference, {"value": "separate"}, multiplicity=True),
+    Case("additive", additive.reference, {"proj": True, "qkv_bias": False}, multiplicity=True),
+    Case("additive", additive.reference, {"logits": "full", "value": "separate", "proj": True}, multiplicity=True),
+    Case("identity", identity.reference, masks="pairs", causal=True, dropouts=()),
+    Case("linear", linear.reference, multiplicity=True),
+    Case("linear", linear.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("softmax", softmax.reference, masks="pairs", causal=True, multiplicity=True),
+    Case("softmax", softmax.reference, {"qk_norm": True}, masks="pairs", causal=True, multiplicity=True),
+    Case("softmax", softmax.reference, {"qkv_bias": False, "proj_bias": False}, masks="pairs", causal=True),
+    Case("separable", separable.reference, multiplicity=True),
+    Case("separable", separable.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("swiftformer", swiftformer.reference, multiplicity=True),
+    Case("swiftformer", swiftformer.reference, {"norm": "l2"}),
+    Case("swiftformer", swiftformer.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("fnet", fnet.reference, equivariant=False, masks=None, dropouts=("proj_drop",)),
+    Case("focused", focused.reference, multiplicity=True),
+    Case(
+        "focused", focused.reference, {"focusing_factor": 5, "qkv_bias": False, "proj_bias": False}, multiplicity=True
+    ),
+    Case("focused", focused.reference, {"conv": 5}, equivariant=False),
+    Case("sigmoid", sigmoid.reference, masks="pairs", causal=True),
+    Case("sigmoid", sigmoid.reference, {"qkv_bias": False, "proj_bias": False}, masks="pairs", causal=True),
+    Case("relu", relu.reference, masks="pairs", causal=True),
+    Case("relu", relu.reference, {"qkv_bias": False, "proj_bias": False}, masks="pairs", causal=True),
+    Case("gated", gated.reference, masks="pairs", causal=True, multiplicity=True),
+    Case("gated", gated.reference, {"qkv_bias": False, "proj_bias": False}, masks="pairs", causal=True),
+    Case("differential", differential.reference, masks="pairs", causal=True, multiplicity=True),
+    Case("differential", differential.reference, {"layer": 7, "qkv_bias": False}, masks="pairs", causal=True),
+    Case("differential", differential.reference, {"lambda_init": 0.5, "proj_bias": False}, masks="pairs", causal=True),
+    Case("efficient", efficient.reference, multiplicity=True),
+    Case("efficient", efficient.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("relu_linear", relu_linear.reference, multiplicity=True),
+    Case("relu_linear", relu_linear.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("relu_linear", relu_linear.reference, {"conv": 3}, equivariant=False),
+    Case("xca", xca.reference, multiplicity=True),
+    Case("xca", xca.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("hydra", hydra.reference, multiplicity=True),
+    Case("hydra", hydra.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("aft_simple", aft_simple.reference, multiplicity=True),
+    Case("aft_simple", aft_simple.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    # In cos a cos b + sin a sin b each feature is rounded twice, and a normaliser near 0 makes the most of it.
+    Case("cosformer", cosformer.reference, equivariant=False, bfloat16=4e-2),
+    Case("cosformer", cosformer.reference, {"qkv_bias": False, "proj_bias": False}, equivariant=False, bfloat16=4e-2),
+    Case("performer", performer.reference, multiplicity=True),
+    Case("performer", performer.reference, {"num_features": 3, "seed": 1}, multiplicity=True),
+    Case("performer", performer.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("inline", inline.reference, multiplicity=True),
+    Case("inline", inline.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("inline", inline.reference, {"local": True}, equivariant=False),
+    Case("mala", mala.reference, multiplicity=True),
+    Case("mala", mala.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("pool", pool.reference, equivariant=False, dropouts=("proj_drop",)),
+]

@@ -1,0 +1,50 @@
+"""FLatten, arXiv:2308.00442: the whole N×N matrix of kernel values; the convolution tap by tap."""
+
+import torch
+from torch import Tensor, nn
+
+from . import affine, heads_of, kept
+
+
+def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tensor:
+    """Σ_j φ(q_i)·φ(k_j) v_j / Σ_j φ(q_i)·φ(k_j) + DWC(v)_i, φ = f(ReLU), f(x) = ‖x‖ x^p / ‖x^p‖."""
+    images = []
+    for b in range(x.shape[0]):
+        there = kept(x.shape[1], keep, b)
+        q, k, v = (heads_of(rows, module.num_heads) for rows in affine(module.qkv, x[b]).chunk(3, dim=1))
+        heads = []
+        for h in range(module.num_heads):
+            features = {j: _features(k[h][j], module.focusing_factor) for j in there}
+            rows = []
+            for i, query in enumerate(q[h]):
+                phi = _features(query, module.focusing_factor)
+                kernel = {j: torch.dot(phi, features[j]) for j in there}
+                total = sum(kernel.values())
+                row = sum(kernel[j] * v[h][j] for j in there) / total if total > 0 else torch.zeros_like(query)
+                if module.conv is not None and i >= module.num_prefix_tokens:
+                    row = row + _convolved(module, v[h], i, there)
+                rows.append(row)
+            heads.append(torch.stack(rows))
+        images.append(affine(module.proj, torch.cat(heads, dim=1)))
+    return torch.stack(images)
+
+
+def _features(x: Tensor, power: float) -> Tensor:
+    x = torch.where(x > 0, x, 0)
+    if not x.any():
+        return x
+    powered = x**power
+    return powered * torch.sqrt((x**2).sum()) / torch.sqrt((powered**2).sum())
+
+
+def _convolved(module: nn.Module, v: Tensor, token: int, there: list[int]) -> Tensor:
+    """The convolution at one patch: taps outside the grid and on absent tokens are 0."""
+    (rows, columns), prefix, reach = module.grid_size, module.num_prefix_tokens, module.conv.kernel_size[0] // 2
+    row, column = divmod(token - prefix, columns)
+    total = module.conv.bias
+    for r in range(max(0, row - reach), min(rows, row + reach + 1)):
+        for c in range(max(0, column - reach), min(columns, column + reach + 1)):
+            other = prefix + r * columns + c
+            if other in there:
+                total = total + module.conv.weight[:, 0, r - row + reach, c - column + reach] * v[other]
+    return total

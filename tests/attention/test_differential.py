@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from fvit.attention import Differential
+
+from .suite import randomise
+
+
+@pytest.mark.parametrize(("layer", "expected"), [(1, 0.2), (2, 0.355509), (12, 0.777870)])
+def test_lambda_starts_by_the_papers_formula(layer, expected):
+    assert Differential(16, 4, layer=layer).lambda_init == pytest.approx(expected, abs=1e-6)
+
+
+def test_lambda_init_wins_over_the_layer():
+    assert Differential(16, 4, layer=12, lambda_init=0.5).lambda_init == 0.5
+
+
+@pytest.mark.parametrize(("heads", "maps", "width"), [(4, 4, 6), (3, 6, 4), (1, 2, 12)])
+def test_even_heads_are_paired_and_odd_ones_split(heads, maps, width):
+    module = Differential(24, heads)
+    assert module.maps == maps
+    assert module.lambda_q.shape == module.lambda_k.shape == (2, width)
+    assert module.norm.normalized_shape == (2 * width,)
+
+
+def test_equal_maps_cancel_where_lambda_is_one():
+    """With λ = 1 and both maps alike, nothing is left but the bias of the output projection."""
+    module = randomise(Differential(8, 2, lambda_init=0.5, dtype=torch.float64))
+    with torch.no_grad():
+        module.qkv.weight[:16] = module.qkv.weight[:4].repeat(4, 1)
+        module.qkv.bias[:16] = module.qkv.bias[:4].repeat(4)
+        module.lambda_q.copy_(torch.eye(2, 4))
+        module.lambda_k.zero_()
+        # exp(ln 1.5) − exp(ln 1) + 0.5 = 1
+        module.lambda_k[0, 0] = torch.tensor(1.5, dtype=torch.float64).log()
+    out = module(torch.randn(1, 5, 8, dtype=torch.float64))
+    torch.testing.assert_close(out, module.proj.bias.expand_as(out), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layer": 0}, "layer=0 is none; layers count from 1"),
+        ({"lambda_init": 1.0}, "lambda_init=1.0 is outside"),
+        ({"lambda_init": -0.1}, "lambda_init=-0.1 is outside"),
+        ({"dim": 15, "num_heads": 3}, "3 heads of width 5 can neither be paired nor split in two"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Differential(**{"dim": 16, "num_heads": 4, **options})
+
+
+def test_a_mask_per_head_is_one_per_map():
+    """Hiding a token from the first map alone changes the output, and not as hiding it from the second does."""
+    torch.manual_seed(0)
+    module = randomise(Differential(16, 4, dtype=torch.float64), std=0.5)
+    x = torch.randn(1, 5, 16, dtype=torch.float64)
+    outs = []
+    for head in range(4):
+        mask = torch.ones(1, 4, 1, 5, dtype=torch.bool)
+        mask[:, head, :, 2] = False
+        outs.append(module(x, attn_mask=mask))
+    everywhere = [module(x), *outs]
+    for i, one in enumerate(everywhere):
+        assert all(not torch.allclose(one, other) for other in everywhere[i + 1 :])

@@ -1,0 +1,88 @@
+import pytest
+import torch
+
+from fvit.attention import Relu, Sigmoid
+from fvit.attention.ops import convolve_patches, divide, pair_bias, unit
+
+from .suite import randomise
+
+
+def test_divide_leaves_the_numerator_where_the_denominator_vanishes():
+    numerator, denominator = torch.tensor([6.0, 0.0]), torch.tensor([3.0, 0.0], requires_grad=True)
+    out = divide(numerator, denominator)
+    assert out.tolist() == [2, 0]
+    out.sum().backward()
+    assert denominator.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("size", [1e-15, 1.0, 1e15])
+def test_unit_has_length_one(size, dim):
+    x = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)) * size
+    torch.testing.assert_close(torch.linalg.vector_norm(unit(x, dim), dim=dim), torch.ones(4))
+
+
+def test_unit_of_zero_is_zero_with_a_finite_gradient():
+    x = torch.zeros(2, 3, requires_grad=True)
+    out = unit(x, -1)
+    out.sum().backward()
+    assert not out.any()
+    assert x.grad.isfinite().all()
+
+
+def test_pair_bias_without_a_mask_counts_all_keys():
+    bias, count = pair_bias(None, False, torch.zeros(2, 5, 8))
+    assert bias is None
+    assert count.tolist() == [5]
+
+
+@pytest.mark.parametrize("filling", [float("-inf"), torch.finfo(torch.float32).min])
+def test_pair_bias_counts_the_keys_of_each_query(filling):
+    seen = torch.tensor([[1, 0, 1], [1, 1, 1], [0, 0, 0]], dtype=torch.bool)
+    as_float = torch.zeros(3, 3).masked_fill(~seen, filling)
+    for mask in (seen, as_float):
+        bias, count = pair_bias(mask, False, torch.zeros(2, 3, 8))
+        assert torch.equal(bias.exp() > 0, seen)
+        assert count.flatten().tolist() == [2, 3, 1]
+    _, causal = pair_bias(None, True, torch.zeros(2, 3, 8))
+    assert causal.flatten().tolist() == [1, 2, 3]
+
+
+def test_pair_bias_counts_a_mask_that_is_broadcast_over_keys():
+    _, count = pair_bias(torch.ones(2, 1, 3, 1, dtype=torch.bool), False, torch.zeros(2, 3, 8))
+    assert count.flatten().tolist() == [3] * 6
+
+
+@pytest.mark.parametrize("mechanism", [Relu, Sigmoid])
+def test_a_mask_and_causality_at_once_are_refused(mechanism):
+    with pytest.raises(ValueError, match="a mask or is_causal, not both"):
+        mechanism(8, 2)(torch.zeros(1, 3, 8), attn_mask=torch.ones(3, 3, dtype=torch.bool), is_causal=True)
+
+
+@pytest.mark.parametrize("mechanism", [Relu, Sigmoid])
+def test_a_float_mask_is_added_to_the_logits(mechanism):
+    torch.manual_seed(0)
+    module = randomise(mechanism(3, 1, dtype=torch.float64))
+    x, mask = torch.randn(1, 4, 3, dtype=torch.float64), torch.randn(4, 4, dtype=torch.float64)
+    q, k, v = module.qkv(x[0]).chunk(3, dim=-1)
+    logits = q @ k.T / 3**0.5 + mask
+    weights = logits.clamp(min=0) / 4 if mechanism is Relu else 1 / (1 + 4 * torch.exp(-logits))
+    torch.testing.assert_close(module(x, attn_mask=mask)[0], module.proj(weights @ v), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("mechanism", [Relu, Sigmoid])
+def test_a_query_that_sees_nothing_gets_nothing(mechanism):
+    module = randomise(mechanism(8, 2, dtype=torch.float64))
+    mask = torch.ones(3, 3, dtype=torch.bool)
+    mask[1] = False
+    out = module(torch.randn(1, 3, 8, dtype=torch.float64), attn_mask=mask)
+    torch.testing.assert_close(out[0, 1], module.proj.bias)
+
+
+def test_convolve_patches_leaves_the_prefix_out():
+    conv = randomise(torch.nn.Conv2d(4, 4, 3, padding=1, groups=4))
+    x = torch.randn(2, 2 + 6, 4)
+    out = convolve_patches(conv, x, (2, 3), 2)
+    assert not out[:, :2].any()
+    patches = x[:, 2:].reshape(2, 2, 3, 4).permute(0, 3, 1, 2)
+    torch.testing.assert_close(out[:, 2:].reshape(2, 2, 3, 4).permute(0, 3, 1, 2), conv(patches))
