@@ -70,6 +70,10 @@ def test_exchange_follows_the_size_of_the_images(case, prefix):
         with pytest.raises(ValueError, match="takes no class or register tokens"):
             exchange(model, spec)
         return
+    if prefix != "patches alone" and not get(case.key).reaches_prefix:
+        with pytest.raises(ValueError, match="reads the class token"):
+            exchange(model, spec)
+        return
     exchange(model, spec)
     assert all(isinstance(block.attn, Mechanism) for block in model.blocks)
     for size in SIZES:

@@ -48,7 +48,7 @@ def assert_refused(decoder, data, box=None):
 # Cut off.
 
 
-@pytest.mark.parametrize("box", [None, top])
+@pytest.mark.parametrize("box", [None, top], ids=["whole", "top"])
 @pytest.mark.parametrize("decoder", DECODERS)
 @quick
 @given(name=st.sampled_from(JPEGS), cut=st.floats(0, 1, exclude_max=True))
@@ -56,7 +56,7 @@ def test_a_truncated_jpeg_is_refused_also_where_the_crop_is_whole(decoder, box, 
     assert_cut_is_refused(decoder, name, int(cut * len(specimen(name))), box)
 
 
-@pytest.mark.parametrize("box", [None, top])
+@pytest.mark.parametrize("box", [None, top], ids=["whole", "top"])
 @pytest.mark.parametrize("name", JPEGS)
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_a_jpeg_that_lacks_its_last_bytes_is_refused(decoder, name, box):
@@ -112,7 +112,8 @@ def noticed_flips() -> list[tuple[int, bytes]]:
 
 
 @pytest.mark.parametrize(
-    ("decoder", "box"), [("simplejpeg", top), pytest.param("turbo", None, marks=needs_turbo)], ids=str
+    ("decoder", "box"),
+    [pytest.param("simplejpeg", top, id="simplejpeg"), pytest.param("turbo", None, marks=needs_turbo, id="turbo")],
 )
 def test_damage_that_libjpeg_notices_is_refused_by_all_that_decode_everything(decoder, box):
     for _, damaged in noticed_flips():
@@ -164,7 +165,7 @@ NO_IMAGES = {
 }
 
 
-@pytest.mark.parametrize("box", [None, top])
+@pytest.mark.parametrize("box", [None, top], ids=["whole", "top"])
 @pytest.mark.parametrize("name", NO_IMAGES)
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_what_is_no_image_is_refused(decoder, name, box):

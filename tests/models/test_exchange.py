@@ -8,7 +8,7 @@ import torch
 from timm.models.vision_transformer import ParallelScalingBlock
 from torch import nn
 
-from fvit.attention import Additive, Identity, Linear, Mechanism, Softmax, names
+from fvit.attention import Additive, Identity, Linear, Mechanism, Softmax, get, names
 from fvit.models import exchange, expand
 
 SMALL = dict(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=3, num_classes=5)
@@ -40,12 +40,19 @@ def images(*size, batch=2):
     return torch.randn(batch, 3, *(size or (32, 32)), generator=torch.Generator().manual_seed(0))
 
 
+def head_for(attention):
+    """The options of a host whose head sees the image: a mean of patches where the class token does not."""
+    return {} if get(attention).reaches_prefix else {"global_pool": "avg"}
+
+
 class NeedsGrid(Identity):
     needs_grid = True
+    reaches_prefix = True
 
 
 class FixedLength(Identity):
     fixed_length = True
+    reaches_prefix = True
 
 
 class NoPrefix(Identity):
@@ -285,6 +292,15 @@ def test_host_that_can_serve_a_mechanism_is_accepted(make, attention, options):
     assert make(attention, **options)(images()).shape == (2, 5)
 
 
+@pytest.mark.parametrize("make", [being_built, finished])
+def test_a_head_on_a_class_token_that_sees_nothing_is_refused_with_the_remedy(make):
+    with pytest.raises(ValueError, match=r"Identity and Pool brings nothing .* class_token=False and global_pool=avg"):
+        make(["identity", "pool", "pool"])
+    assert make(["identity", "pool", "additive"])(images()).shape == (2, 5)
+    assert make("pool", global_pool="avg")(images()).shape == (2, 5)
+    assert make("identity", class_token=False, global_pool="avg")(images()).shape == (2, 5)
+
+
 # What the new attention takes over from the host
 
 
@@ -304,7 +320,8 @@ def test_new_parameters_are_on_the_hosts_device(attention):
 
 
 def test_device_and_dtype_survive_a_mechanism_without_parameters():
-    model = exchange(exchange(meta_host("vit_tiny_patch16_224", **SMALL, dtype=torch.float64), "identity"), "additive")
+    host = meta_host("vit_tiny_patch16_224", **SMALL, global_pool="avg", dtype=torch.float64)
+    model = exchange(exchange(host, "identity"), "additive")
     assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.float64)}
 
 
@@ -351,7 +368,7 @@ ROUND_TRIP = ["additive", "softmax", "identity", "additive", "linear", "softmax"
 
 
 def test_exchanging_over_and_over_keeps_what_the_host_asked_for():
-    model = small_host(num_heads=4, qkv_bias=False, attn_drop_rate=0.1, proj_drop_rate=0.2)
+    model = small_host(global_pool="avg", num_heads=4, qkv_bias=False, attn_drop_rate=0.1, proj_drop_rate=0.2)
     for name in ROUND_TRIP:
         attn = exchange(model, name).blocks[1].attn
         asked = {key: attn.host_args[key] for key in ("num_heads", "qkv_bias", "attn_drop", "proj_drop")}
@@ -385,7 +402,7 @@ def test_mode_is_kept(training):
 @pytest.mark.parametrize("make", [being_built, finished])
 @pytest.mark.parametrize("attention", names())
 def test_all_parameters_receive_gradients(make, attention):
-    model = make(attention)
+    model = make(attention, **head_for(attention))
     model(images()).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
@@ -484,24 +501,24 @@ def test_the_layout_is_told_before_the_first_forward_and_once_a_change():
     calls = []
 
     class Listens(Mechanism):
-        def set_layout(self, grid_size, num_prefix_tokens):
-            calls.append((grid_size, num_prefix_tokens))
-            super().set_layout(grid_size, num_prefix_tokens)
+        def set_layout(self, grid_size, num_prefix_tokens, block_index):
+            calls.append((grid_size, num_prefix_tokens, block_index))
+            super().set_layout(grid_size, num_prefix_tokens, block_index)
 
         def forward(self, x, attn_mask=None, is_causal=False):
             assert x.shape[1] == self.num_prefix_tokens + self.grid_size[0] * self.grid_size[1]
             return x
 
-    model = exchange(small_host(), Listens, blocks=[0])
+    model = exchange(small_host(), Listens, blocks=[1])
     model(images())
     model.set_input_size((16, 32))
     model(images(16, 32))
-    assert calls == [((4, 4), 1), ((2, 4), 1)]
+    assert calls == [((4, 4), 1, 1), ((2, 4), 1, 1)]
 
 
 @pytest.mark.parametrize("make", [being_built, finished])
 @pytest.mark.parametrize("attention", names())
 def test_forward_after_set_input_size(make, attention):
-    model = make(attention)
+    model = make(attention, **head_for(attention))
     model.set_input_size((32, 56))
     assert model(images(32, 56)).shape == (2, 5)

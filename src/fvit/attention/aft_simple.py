@@ -10,48 +10,22 @@ projection is that of the attention which AFT replaces.
 Cost: O(N·D) besides the four projections.
 """
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fvit.attention.base import Mechanism
+from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
 
 @register("aft_simple")
-class AftSimple(Mechanism):
-    """AFT-simple. Arguments as for `Mechanism`; `attn_drop` falls on the softmax of the keys.
+class AftSimple(Projected):
+    """AFT-simple. Arguments as for `Projected`; `attn_drop` falls on the softmax of the keys.
 
     Raises:
         ValueError: a mask between pairs of tokens, or causality, is asked for.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int = 8,
-        qkv_bias: bool = True,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        proj_bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **host: object,
-    ) -> None:
-        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias=proj_bias, **host)
-        self.refuse_host_options(**host)
-        factory = dict(device=device, dtype=dtype)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **factory)
-        self.proj = nn.Linear(dim, dim, bias=proj_bias, **factory)
-        self.attn_drop = nn.Dropout(attn_drop)
-        self.proj_drop = nn.Dropout(proj_drop)
-
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
-        self.refuse_causal(is_causal)
-        q_bnc, k_bnc, v_bnc = self.qkv(x).chunk(3, dim=-1)
-        bias = self.key_bias(attn_mask, x)
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        """q, k, v [B, H, N, d] to [B, H, N, d]."""
         if bias is not None:
-            k_bnc = k_bnc + bias.transpose(1, 2)
-        weights_bnc = self.attn_drop(k_bnc.softmax(dim=1))
-        global_b1c = (weights_bnc * v_bnc).sum(dim=1, keepdim=True)
-        return self.proj_drop(self.proj(q_bnc.sigmoid() * global_b1c))
+            k = k + bias.unsqueeze(-1)
+        return q.sigmoid() * (self.attn_drop(k.softmax(dim=-2)) * v).sum(dim=-2, keepdim=True)

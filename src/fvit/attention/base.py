@@ -34,6 +34,8 @@ class Mechanism(nn.Module):
     """Whether parameters are shaped by the number of tokens, so that `set_layout` must resize them."""
     takes_prefix: ClassVar[bool] = True
     """Whether class and register tokens may precede the patches."""
+    reaches_prefix: ClassVar[bool] = True
+    """Whether prefix tokens learn anything of the patches: a class token of a model without it sees no image."""
 
     def __init__(
         self,
@@ -63,11 +65,16 @@ class Mechanism(nn.Module):
         self.host_args = dict(num_heads=num_heads, qkv_bias=qkv_bias, attn_drop=attn_drop, proj_drop=proj_drop, **host)
         self.grid_size: Size | None = None
         self.num_prefix_tokens = 0
+        self.block_index = 0
 
-    def set_layout(self, grid_size: Size, num_prefix_tokens: int) -> None:
-        """Tell how the tokens lie: `num_prefix_tokens` first, then `grid_size` = (rows, columns) of patches."""
+    def set_layout(self, grid_size: Size, num_prefix_tokens: int, block_index: int = 0) -> None:
+        """Tell how the tokens lie: `num_prefix_tokens` first, then `grid_size` = (rows, columns) of patches.
+
+        `block_index`, from 0, is for what changes with depth, such as the shift of windows in every second block.
+        """
         self.grid_size = grid_size
         self.num_prefix_tokens = num_prefix_tokens
+        self.block_index = block_index
 
     def init_weights(self) -> None:
         """Initialise what a plain Linear's initialisation does not fit; timm calls it after initialising Linears."""

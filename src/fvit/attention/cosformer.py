@@ -16,59 +16,35 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from fvit.attention.base import Mechanism
-from fvit.attention.ops import divide
+from fvit.attention.ops import kernel_average
+from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
 
 @register("cosformer")
-class Cosformer(Mechanism):
-    """cosFormer. Arguments as for `Mechanism`; `attn_drop` falls on the features of the keys.
+class Cosformer(Projected):
+    """cosFormer. Arguments as for `Projected`; `attn_drop` falls on the features of the keys.
 
     Raises:
         ValueError: a mask between pairs of tokens, or causality, is asked for.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int = 8,
-        qkv_bias: bool = True,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        proj_bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **host: object,
-    ) -> None:
-        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias=proj_bias, **host)
-        self.refuse_host_options(**host)
-        factory = dict(device=device, dtype=dtype)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **factory)
-        self.proj = nn.Linear(dim, dim, bias=proj_bias, **factory)
-        self.attn_drop = nn.Dropout(attn_drop)
-        self.proj_drop = nn.Dropout(proj_drop)
-
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
-        self.refuse_causal(is_causal)
-        q, k, v = (self.split_heads(t) for t in self.qkv(x).chunk(3, dim=-1))
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        """q, k, v [B, H, N, d] to [B, H, N, d]."""
         q, k = F.relu(q), F.relu(k)
-        bias = self.key_bias(attn_mask, x)
         if bias is not None:
             k = k * bias.exp().unsqueeze(-1)
-        angle = self._angles(x, bias).unsqueeze(-1)
+        angle = self._angles(q, bias).unsqueeze(-1)
         cos, sin = angle.cos().to(v.dtype), angle.sin().to(v.dtype)
         q, k = (torch.cat([features * cos, features * sin], dim=-1) for features in (q, self.attn_drop(k)))
-        out_bhnd = divide(q @ (k.transpose(-2, -1) @ v), q @ k.sum(dim=-2).unsqueeze(-1))
-        return self.proj_drop(self.proj(self.merge_heads(out_bhnd)))
+        return kernel_average(q, k, v)
 
     @staticmethod
-    def _angles(x: Tensor, bias: Tensor | None) -> Tensor:
+    def _angles(q: Tensor, bias: Tensor | None) -> Tensor:
         """π i / 2M for each token, [B or 1, 1, N]; in float32 at least, since positions are large for bfloat16."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        present = x.new_ones((1, 1, x.shape[1]), dtype=torch.bool) if bias is None else bias.exp() > 0
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        present = q.new_ones((1, 1, q.shape[-2]), dtype=torch.bool) if bias is None else bias.exp() > 0
         count = present.sum(dim=-1, keepdim=True).clamp(min=1)
         return present.cumsum(dim=-1).to(dtype) * (math.pi / 2) / count

@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.base import Mechanism
-from fvit.attention.ops import convolve_patches, divide, unit
+from fvit.attention.ops import convolve_patches, divide, kernel_average, unit
+from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
 
 @register("focused")
-class Focused(Mechanism):
-    """Focused linear attention. Arguments as for `Mechanism`, `attn_drop` falls on φ(k), and:
+class Focused(Projected):
+    """Focused linear attention. Arguments as for `Projected`, `attn_drop` falls on φ(k), and:
 
     Args:
         focusing_factor: the power p, at least 1.
@@ -49,37 +49,28 @@ class Focused(Mechanism):
         dtype: torch.dtype | None = None,
         **host: object,
     ) -> None:
-        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias=proj_bias, **host)
-        self.refuse_host_options(**host)
+        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias, device, dtype, **host)
         if focusing_factor < 1:
             raise ValueError(f"focused: focusing_factor={focusing_factor} would blur; take one of at least 1")
         if conv < 0 or (conv and conv % 2 == 0):
             raise ValueError(f"focused: conv={conv} has no centre; take an odd width, or 0 for none")
         factory = dict(device=device, dtype=dtype)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **factory)
         d = self.head_dim
         self.conv = nn.Conv2d(d, d, conv, padding=conv // 2, groups=d, **factory) if conv else None
         self.needs_grid = conv > 0
-        self.proj = nn.Linear(dim, dim, bias=proj_bias, **factory)
-        self.attn_drop = nn.Dropout(attn_drop)
-        self.proj_drop = nn.Dropout(proj_drop)
         self.focusing_factor = focusing_factor
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
-        q, k, v = (self.split_heads(t) for t in self.qkv(x).chunk(3, dim=-1))
+        q, k, v = self.heads(x)
         q, k = self._focus(F.relu(q)), self._focus(F.relu(k))
         bias = self.key_bias(attn_mask, x)
         if bias is not None:
             # A bias on a softmax's logit is a factor on its kernel: exp(-inf) = 0 removes the token.
             presence = bias.to(k.dtype).exp().unsqueeze(-1)
             k = k * presence
-        k = self.attn_drop(k)
-        numerator_bhnd = q @ (k.transpose(-2, -1) @ v)
-        normaliser_bhn1 = q @ k.sum(dim=-2).unsqueeze(-1)
-        # A query whose features are all 0, or orthogonal to every key's, attends to nothing.
-        out = divide(numerator_bhnd, normaliser_bhn1)
+        out = kernel_average(q, self.attn_drop(k), v)
         if self.conv is not None:
             # One kernel for all heads: they are convolved as images of their own.
             v = v if bias is None else v * presence

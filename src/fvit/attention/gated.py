@@ -15,15 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.base import Mechanism
+from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
 
 @register("gated")
-class Gated(Mechanism):
+class Gated(Projected):
     """Softmax attention with a sigmoid gate on its output, before the output projection.
 
-    Arguments as for `Mechanism`; `attn_drop` falls on the attention map.
+    Arguments as for `Projected`; `attn_drop` falls on the attention map.
     """
 
     def __init__(
@@ -38,20 +38,15 @@ class Gated(Mechanism):
         dtype: torch.dtype | None = None,
         **host: object,
     ) -> None:
-        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias=proj_bias, **host)
-        self.refuse_host_options(**host)
+        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias, device, dtype, **host)
         factory = dict(device=device, dtype=dtype)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **factory)
         self.gate = nn.Linear(dim, dim, bias=qkv_bias, **factory)
-        self.proj = nn.Linear(dim, dim, bias=proj_bias, **factory)
-        self.proj_drop = nn.Dropout(proj_drop)
-        self.attn_drop = attn_drop
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` broadcasts to [B, H, N, N]."""
         if is_causal and attn_mask is not None:
             raise ValueError("Gated takes a mask or is_causal, not both; put the causality into the mask")
-        q, k, v = (self.split_heads(t) for t in self.qkv(x).chunk(3, dim=-1))
-        dropout = self.attn_drop if self.training else 0.0
+        q, k, v = self.heads(x)
+        dropout = self.attn_drop.p if self.training else 0.0
         out_bhnd = F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p=dropout, is_causal=is_causal)
         return self.proj_drop(self.proj(self.merge_heads(out_bhnd) * self.gate(x).sigmoid()))

@@ -10,45 +10,25 @@ grows with the number of tokens. `num_heads` changes nothing.
 Cost: O(N·D) besides the four projections.
 """
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fvit.attention.base import Mechanism
 from fvit.attention.ops import unit
+from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
 
 @register("hydra")
-class Hydra(Mechanism):
-    """Hydra attention. Arguments as for `Mechanism`; `attn_drop` falls on k̂.
+class Hydra(Projected):
+    """Hydra attention. Arguments as for `Projected`; `attn_drop` falls on k̂.
 
     Raises:
         ValueError: a mask between pairs of tokens, or causality, is asked for.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int = 8,
-        qkv_bias: bool = True,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        proj_bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **host: object,
-    ) -> None:
-        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias=proj_bias, **host)
-        self.refuse_host_options(**host)
-        factory = dict(device=device, dtype=dtype)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **factory)
-        self.proj = nn.Linear(dim, dim, bias=proj_bias, **factory)
-        self.attn_drop = nn.Dropout(attn_drop)
-        self.proj_drop = nn.Dropout(proj_drop)
-
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
+        # The lengths are those of all heads together.
         q_bnc, k_bnc, v_bnc = self.qkv(x).chunk(3, dim=-1)
         q_bnc, k_bnc = unit(q_bnc, dim=-1), unit(k_bnc, dim=-1)
         bias = self.key_bias(attn_mask, x)

@@ -14,6 +14,8 @@ from fvit.attention.registry import register
 class Identity(Mechanism):
     """Returns its tokens. It has no parameters, and a mask over keys has nothing to hide."""
 
+    reaches_prefix = False
+
     def __init__(
         self,
         dim: int,

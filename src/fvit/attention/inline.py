@@ -19,14 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.base import Mechanism
 from fvit.attention.ops import convolve_patches
+from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
 
 @register("inline")
-class InLine(Mechanism):
-    """InLine attention. Arguments as for `Mechanism`, `attn_drop` falls on the centred keys, and:
+class InLine(Projected):
+    """InLine attention. Arguments as for `Projected`, `attn_drop` falls on the centred keys, and:
 
     Args:
         local: add the local residual, which needs the grid of the patches.
@@ -49,20 +49,15 @@ class InLine(Mechanism):
         dtype: torch.dtype | None = None,
         **host: object,
     ) -> None:
-        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias=proj_bias, **host)
-        self.refuse_host_options(**host)
+        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias, device, dtype, **host)
         factory = dict(device=device, dtype=dtype)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **factory)
-        self.proj = nn.Linear(dim, dim, bias=proj_bias, **factory)
         self.local = self._mlp(**factory) if local else None
         self.needs_grid = local
-        self.attn_drop = nn.Dropout(attn_drop)
-        self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
-        q, k, v = (self.split_heads(t) for t in self.qkv(x).chunk(3, dim=-1))
+        q, k, v = self.heads(x)
         bias = self.key_bias(attn_mask, x)
         # 1/N for each token, or what a softmax over the tokens that take part makes of it.
         share_b11n = (x.new_zeros(1, 1, x.shape[1]) if bias is None else bias).softmax(dim=-1).unsqueeze(1)

@@ -19,6 +19,14 @@ def unit(x: Tensor, dim: int) -> Tensor:
     return divide(x, torch.linalg.vector_norm(x, dim=dim, keepdim=True))
 
 
+def kernel_average(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The values averaged with weights q_n·k_m ≥ 0, and 0 where all are 0: q, k [B, H, N, m], v [B, H, N, d].
+
+    Σ_m (q_n·k_m) v_m / Σ_m q_n·k_m, in the order that is linear in N.
+    """
+    return divide(q @ (k.transpose(-2, -1) @ v), q @ k.sum(dim=-2).unsqueeze(-1))
+
+
 def pair_bias(attn_mask: Tensor | None, is_causal: bool, x: Tensor) -> tuple[Tensor | None, Tensor]:
     """A bias on the logits of all pairs, and the number of keys that each query sees, both in the dtype of `x`.
 

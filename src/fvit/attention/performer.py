@@ -14,16 +14,16 @@ here. The exponentials are shifted as a softmax's are, by what cancels in the qu
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fvit.attention.base import Mechanism
 from fvit.attention.ops import divide
+from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
 
 @register("performer")
-class Performer(Mechanism):
-    """Performer's attention. Arguments as for `Mechanism`, `attn_drop` falls on φ(k), and:
+class Performer(Projected):
+    """Performer's attention. Arguments as for `Projected`, `attn_drop` falls on φ(k), and:
 
     Args:
         num_features: number m of random features a head; d ln d, the paper's, if None.
@@ -47,17 +47,12 @@ class Performer(Mechanism):
         dtype: torch.dtype | None = None,
         **host: object,
     ) -> None:
-        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias=proj_bias, **host)
-        self.refuse_host_options(**host)
+        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias, device, dtype, **host)
         if num_features is None:
             num_features = max(1, round(self.head_dim * math.log(self.head_dim)))
         if num_features < 1:
             raise ValueError(f"performer: num_features={num_features} leaves no feature; take at least 1, or null")
         factory = dict(device=device, dtype=dtype)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **factory)
-        self.proj = nn.Linear(dim, dim, bias=proj_bias, **factory)
-        self.attn_drop = nn.Dropout(attn_drop)
-        self.proj_drop = nn.Dropout(proj_drop)
         self.seed = seed
         self.register_buffer("features", torch.empty(num_heads, num_features, self.head_dim, **factory))
         self.init_weights()
@@ -69,7 +64,7 @@ class Performer(Mechanism):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
-        q, k, v = (self.split_heads(t) for t in self.qkv(x).chunk(3, dim=-1))
+        q, k, v = self.heads(x)
         bias = self.key_bias(attn_mask, x)
         log_q_bhnm, log_k_bhnm = self._log_features(q), self._log_features(k)
         if bias is not None:
@@ -81,7 +76,7 @@ class Performer(Mechanism):
         log_q_bhnm = log_q_bhnm + largest_bh1m
         phi_q = (log_q_bhnm - log_q_bhnm.detach().amax(dim=-1, keepdim=True)).exp()
         out = divide(phi_q @ (phi_k.transpose(-2, -1) @ v.to(phi_k.dtype)), phi_q @ phi_k.sum(dim=-2).unsqueeze(-1))
-        return self.proj_drop(self.proj(self.merge_heads(out.to(v.dtype))))
+        return self.output(out.to(v.dtype))
 
     def _log_features(self, x: Tensor) -> Tensor:
         """log(√m φ(x)), [B, H, N, d] -> [B, H, N, m], in float32 at least: the exponential magnifies its errors."""

@@ -27,6 +27,7 @@ class Pool(Mechanism):
     """
 
     needs_grid = True
+    reaches_prefix = False
 
     def __init__(
         self,

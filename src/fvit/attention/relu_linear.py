@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.base import Mechanism
-from fvit.attention.ops import convolve_patches, divide
+from fvit.attention.ops import convolve_patches, kernel_average
+from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
 
 @register("relu_linear")
-class ReluLinear(Mechanism):
-    """Linear attention with φ = ReLU. Arguments as for `Mechanism`, `attn_drop` falls on φ(k), and:
+class ReluLinear(Projected):
+    """Linear attention with φ = ReLU. Arguments as for `Projected`, `attn_drop` falls on φ(k), and:
 
     Args:
         conv: width w of the depth-wise convolution on the values, odd; 0 for none. It needs the grid of the patches.
@@ -47,17 +47,12 @@ class ReluLinear(Mechanism):
         dtype: torch.dtype | None = None,
         **host: object,
     ) -> None:
-        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias=proj_bias, **host)
-        self.refuse_host_options(**host)
+        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias, device, dtype, **host)
         if conv < 0 or (conv and conv % 2 == 0):
             raise ValueError(f"relu_linear: conv={conv} has no centre; take an odd width, or 0 for none")
         factory = dict(device=device, dtype=dtype)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **factory)
         self.conv = nn.Conv2d(dim, dim, conv, padding=conv // 2, groups=dim, **factory) if conv else None
         self.needs_grid = conv > 0
-        self.proj = nn.Linear(dim, dim, bias=proj_bias, **factory)
-        self.attn_drop = nn.Dropout(attn_drop)
-        self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
@@ -70,8 +65,7 @@ class ReluLinear(Mechanism):
             presence_bn1 = bias.exp().transpose(1, 2)
             k_bnc = k_bnc * presence_bn1
         q, k, v = (self.split_heads(t) for t in (q_bnc, self.attn_drop(k_bnc), v_bnc))
-        out_bhnd = divide(q @ (k.transpose(-2, -1) @ v), q @ k.sum(dim=-2).unsqueeze(-1))
-        out = self.merge_heads(out_bhnd)
+        out = self.merge_heads(kernel_average(q, k, v))
         if self.conv is not None:
             v_bnc = v_bnc if bias is None else v_bnc * presence_bn1
             out = out + convolve_patches(self.conv, v_bnc, self.grid_size, self.num_prefix_tokens)

@@ -14,14 +14,14 @@ Cost: O(N·D·d) besides the four projections. A mask of b weighs a token's shar
 import torch
 from torch import Tensor, nn
 
-from fvit.attention.base import Mechanism
 from fvit.attention.ops import unit
+from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
 
 @register("xca")
-class Xca(Mechanism):
-    """Cross-covariance attention. Arguments as for `Mechanism`; `attn_drop` falls on the map between channels.
+class Xca(Projected):
+    """Cross-covariance attention. Arguments as for `Projected`; `attn_drop` falls on the map between channels.
 
     Raises:
         ValueError: a mask between pairs of tokens, or causality, is asked for.
@@ -39,14 +39,9 @@ class Xca(Mechanism):
         dtype: torch.dtype | None = None,
         **host: object,
     ) -> None:
-        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias=proj_bias, **host)
-        self.refuse_host_options(**host)
+        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias, device, dtype, **host)
         factory = dict(device=device, dtype=dtype)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **factory)
         self.temperature = nn.Parameter(torch.empty(num_heads, **factory))
-        self.proj = nn.Linear(dim, dim, bias=proj_bias, **factory)
-        self.attn_drop = nn.Dropout(attn_drop)
-        self.proj_drop = nn.Dropout(proj_drop)
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -56,7 +51,7 @@ class Xca(Mechanism):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
-        q, k, v = (self.split_heads(t) for t in self.qkv(x).chunk(3, dim=-1))
+        q, k, v = self.heads(x)
         bias = self.key_bias(attn_mask, x)
         if bias is not None:
             # Tokens enter by squares and products of q and k, so that each takes the root of the weight exp(b).
@@ -65,4 +60,4 @@ class Xca(Mechanism):
         q, k = unit(q, dim=-2), unit(k, dim=-2)
         logits_bhdd = q.transpose(-2, -1) @ k * self.temperature[:, None, None]
         map_bhdd = self.attn_drop(logits_bhdd.softmax(dim=-1))
-        return self.proj_drop(self.proj(self.merge_heads(v @ map_bhdd.transpose(-2, -1))))
+        return self.output(v @ map_bhdd.transpose(-2, -1))

@@ -42,15 +42,13 @@ def exchange(
     """
     chosen = _choose_blocks(model, blocks)
     classes = expand(attention, len(chosen))
-    for mechanism in classes:
-        _check_fit(model, mechanism)
     # All are built before the first is put in: a refusal leaves the model as it was.
-    new = [_replacement(block, cls, model.weight_init_mode) for block, cls in zip(chosen, classes, strict=True)]
-    for block, attn in zip(chosen, new, strict=True):
-        block.attn = attn
+    new = {index: _replacement(model, index, cls) for index, cls in zip(chosen, classes, strict=True)}
+    _check_class_token(model, new)
+    for index, attn in new.items():
+        model.blocks[index].attn = attn
     if not isinstance(model, TellsLayout):
         model.__class__ = _telling(type(model))
-    model.tell_layout()
     return model
 
 
@@ -83,7 +81,7 @@ def _resolve(spec: AttentionSpec) -> type[Mechanism]:
     return bind(get(spec["name"]), **{key: value for key, value in spec.items() if key != "name"})
 
 
-def _choose_blocks(model: nn.Module, indices: Iterable[int] | None) -> list[nn.Module]:
+def _choose_blocks(model: nn.Module, indices: Iterable[int] | None) -> list[int]:
     fits = (
         "hosts are timm's VisionTransformers with plain attention, such as vit_small_patch16_224, deit3_*, "
         "vit_*_clip_*, vit_*_dinov2; not Eva, BEiT, Swin, relative-position or parallel-scaling models"
@@ -99,32 +97,45 @@ def _choose_blocks(model: nn.Module, indices: Iterable[int] | None) -> list[nn.M
                 f"{type(attn).__name__} for attention, which is not exchangeable; {fits}"
             )
     if indices is None:
-        return blocks
+        return list(range(len(blocks)))
     indices = list(indices)
     if len(set(indices)) < len(indices):
         raise ValueError(f"blocks {indices} names a block twice")
     if wrong := [i for i in indices if not 0 <= i < len(blocks)]:
         raise ValueError(f"blocks {wrong} do not exist; the model has blocks 0 to {len(blocks) - 1}")
-    return [blocks[i] for i in indices]
+    return indices
 
 
-def _check_fit(model: VisionTransformer, mechanism: type[Mechanism]) -> None:
+def _check_fit(model: VisionTransformer, mechanism: Mechanism) -> None:
+    name = type(mechanism).__name__
     if (mechanism.needs_grid or mechanism.fixed_length) and model.dynamic_img_size:
-        raise ValueError(f"{mechanism.__name__} needs one fixed grid; build the host with dynamic_img_size=False")
+        raise ValueError(f"{name} needs one fixed grid; build the host with dynamic_img_size=False")
     if (mechanism.needs_grid or mechanism.fixed_length) and not isinstance(model.patch_drop, nn.Identity):
-        raise ValueError(f"{mechanism.__name__} needs all patches; build the host with patch_drop_rate=0")
+        raise ValueError(f"{name} needs all patches; build the host with patch_drop_rate=0")
     if model.fix_init:
         raise ValueError(
             "the host rescales attn.proj by depth, which other mechanisms lack; build it with fix_init=False"
         )
     if model.num_prefix_tokens and not mechanism.takes_prefix:
         raise ValueError(
-            f"{mechanism.__name__} takes no class or register tokens; "
+            f"{name} takes no class or register tokens; "
             "build the host with class_token=False, reg_tokens=0 and global_pool=avg"
         )
 
 
-def _replacement(block: nn.Module, mechanism: type[Mechanism], init_mode: str) -> Mechanism:
+def _check_class_token(model: VisionTransformer, new: Mapping[int, Mechanism]) -> None:
+    """A head that reads the class token sees no image if no block brings any of it there."""
+    attns = [new.get(index, block.attn) for index, block in enumerate(model.blocks)]
+    if model.global_pool == "token" and not any(getattr(attn, "reaches_prefix", True) for attn in attns):
+        names = " and ".join(sorted({type(attn).__name__ for attn in attns}))
+        raise ValueError(
+            f"the head reads the class token, to which {names} brings nothing of the patches; "
+            "build the host with class_token=False and global_pool=avg"
+        )
+
+
+def _replacement(model: VisionTransformer, index: int, mechanism: type[Mechanism]) -> Mechanism:
+    block = model.blocks[index]
     old = block.attn
     if isinstance(old, Mechanism):
         dim, args = old.dim, old.host_args
@@ -135,7 +146,10 @@ def _replacement(block: nn.Module, mechanism: type[Mechanism], init_mode: str) -
     new = mechanism(dim, **args, device=parameter.device, dtype=parameter.dtype)
     # What the host asked for, without the options that are bound to this mechanism alone.
     new.host_args = args
-    named_apply(get_init_weights_vit(init_mode), new, name="attn", include_root=True)
+    _check_fit(model, new)
+    # Before the initialisation, which so meets parameters of their final size.
+    new.set_layout(tuple(model.patch_embed.grid_size), model.num_prefix_tokens, index)
+    named_apply(get_init_weights_vit(model.weight_init_mode), new, name="attn", include_root=True)
     return new.train(old.training)
 
 
@@ -161,9 +175,9 @@ class TellsLayout:
 
     def tell_layout(self) -> None:
         """Tell every mechanism the grid and the number of prefix tokens."""
-        for block in self.blocks:
+        for index, block in enumerate(self.blocks):
             if isinstance(block.attn, Mechanism):
-                block.attn.set_layout(tuple(self.patch_embed.grid_size), self.num_prefix_tokens)
+                block.attn.set_layout(tuple(self.patch_embed.grid_size), self.num_prefix_tokens, index)
 
     def set_input_size(self, *args: Any, **kwargs: Any) -> None:
         """timm's `set_input_size`, then `tell_layout`."""

@@ -27,17 +27,23 @@ def signature(path: Path, cls: str | None = None, function: str = "__init__") ->
     """Names and types of the parameters of a class's constructor, or of a module's function.
 
     A type that is not built from literals, bool, int, float and str is given as `Any`; ``*args`` and ``**kwargs``
-    are left out.
+    are left out. A class without a constructor has that of its first base, which it imports by name.
 
     Args:
         path: the source file.
         cls: the class; None for a function of the module.
         function: the method or the function.
     """
-    scope: ast.AST = ast.parse(path.read_text(encoding="utf-8"))
+    module = ast.parse(path.read_text(encoding="utf-8"))
+    scope: ast.Module | ast.ClassDef = module
     if cls is not None:
-        scope = next(node for node in scope.body if isinstance(node, ast.ClassDef) and node.name == cls)
-    definition = next(node for node in scope.body if isinstance(node, ast.FunctionDef) and node.name == function)
+        scope = next(node for node in module.body if isinstance(node, ast.ClassDef) and node.name == cls)
+    definition = next(
+        (node for node in scope.body if isinstance(node, ast.FunctionDef) and node.name == function), None
+    )
+    if definition is None:
+        base = scope.bases[0].id
+        return signature(_file_of(base, module), base, function)
     arguments = [*definition.args.args, *definition.args.kwonlyargs]
     return {argument.arg: _type(argument.annotation) for argument in arguments if argument.arg != "self"}
 
@@ -72,6 +78,13 @@ def trainer_signature() -> dict[str, Any]:
     """The arguments of Lightning's Trainer."""
     package = importlib.util.find_spec("lightning")
     return signature(Path(package.origin).parent / "pytorch" / "trainer" / "trainer.py", "Trainer")
+
+
+def _file_of(name: str, module: ast.Module) -> Path:
+    """The file from which a module of ours imports `name`."""
+    imports = [node for node in module.body if isinstance(node, ast.ImportFrom)]
+    source = next(node.module for node in imports if any(alias.name == name for alias in node.names))
+    return Path(__file__).parents[2].joinpath(*source.split(".")).with_suffix(".py")
 
 
 def _registers(decorator: ast.expr, name: str) -> bool:
