@@ -5,6 +5,7 @@ import os
 # Before torch is imported anywhere: tests share the cores with each other's subprocesses.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["WANDB_MODE"] = "offline"
+os.environ.pop("COLUMNS", None)  # pytest-xdist gives its workers 80, which would fold what a test reads
 
 from collections.abc import Callable
 from pathlib import Path

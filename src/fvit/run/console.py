@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 console = Console(width=None if Console().is_terminal else int(os.environ.get("COLUMNS", "140")), highlight=False)
 
 
-def print_facts(title: str, facts: Iterable[tuple[str, str]]) -> None:
-    """A table of two columns."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None)
+def print_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
+    """A line a fact, its name in front; a long path or command is left whole, to be copied."""
+    width = max(len(name) for name, _ in facts)
+    console.print(f"[italic]{title}[/italic]")
     for name, value in facts:
-        table.add_row(name, value)
-    console.print(table)
+        console.print(f" {name:<{width}}  {value}", markup=False, soft_wrap=True)
 
 
 def print_rows(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
