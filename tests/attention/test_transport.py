@@ -98,7 +98,9 @@ def own_compile_cache(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_compile_cache")
-@pytest.mark.parametrize("case", [case for case in CASES if case.key in COMPILED and not case.options], ids=str)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.key in COMPILED and not case.options], ids=lambda c: c.id
+)
 def test_compiled_code_agrees_with_eager(case):
     assert_compiled_agrees(case, "inductor")
 
