@@ -126,7 +126,7 @@ def test_attention_is_that_of_loops_in_float64(grid, size, step, prefix):
     groups = torch.cat([grid_of((groups.shape[1], prefix)), groups], dim=2)
     out = module(groups, size, real)
     for n, group in enumerate(members(grid, size, step)):
-        places = {t: None for t in range(prefix)}
+        places = dict.fromkeys(range(prefix))
         places |= {prefix + t: divmod(t, size[1]) for t, place in enumerate(group) if place is not None}
         if kept := list(places):
             expected = slow_attention(module, groups[1, n, kept], list(places.values()))

@@ -1,0 +1,259 @@
+"""CrossFormer++-S: embeddings of several scales, and attention among near and among far tokens by turns.
+
+Source: Wang et al., "CrossFormer++: A Versatile Vision Transformer Hinging on Cross-Scale Attention",
+arXiv:2303.06908, upon "CrossFormer", arXiv:2108.00154. Widths, group sizes and where cooling layers stand are those of
+the authors' configuration small_patch4_group_const_224 (https://github.com/cheerss/CrossFormer), whose README has the
+printed figures.
+
+* Cross-scale embedding: a token is the concatenation of convolutions with one stride and several kernels, the smaller
+  kernels with the more channels.
+* Short and long distance attention (SDA, LDA): blocks attend by turns inside windows of G×G neighbours and inside
+  groups of G×G tokens I apart.
+* Dynamic position bias: an MLP maps the offset between two tokens to a bias on their logit.
+* Progressive group size: G = 4, 4, 14, 7 in the four stages; a stage of no more than G rows is one group.
+* Amplitude cooling layer: after every third block of a long stage a depth-wise convolution and a norm, without a
+  residual path, end the growth of amplitudes.
+
+Parameters: 23.3 M printed and here (23,325,340, as the authors' code makes it). Multiply-accumulates at 224 px: 4.9 G
+printed; 4.43 G here with every product, 4.05 G of convolutions and linear layers alone; the authors' code counts
+itself 4.39 G.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from timm.layers import DropPath, Mlp, calculate_drop_path_rates
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.vision_transformer import init_weights_vit_timm
+from torch import Tensor, nn
+
+from fvit.models.backbone import Backbone, check_stages
+from fvit.models.stage import Stage
+from fvit.models.windows import GroupAttention, Size, merge, offsets, partition
+
+PATCH_SIZES = (4, 8, 16, 32)
+MERGE_SIZES = (2, 4)
+COOLING_EVERY = 3
+
+
+class CrossScaleEmbed(nn.Module):
+    """Convolutions of one stride, a kernel a scale, side by side: [B, C, H, W] to [B, H/stride, W/stride, C'].
+
+    Each kernel has half the channels of the one before it; the last two have the same number.
+    """
+
+    def __init__(self, dim: int, out_dim: int, kernel_sizes: Sequence[int], stride: int) -> None:
+        super().__init__()
+        widths = [out_dim // 2**i for i in range(1, len(kernel_sizes))]
+        self.scales = nn.ModuleList(
+            nn.Conv2d(dim, width, kernel_size, stride, padding=(kernel_size - stride) // 2)
+            for width, kernel_size in zip([*widths, widths[-1]], kernel_sizes, strict=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, H, W] to [B, H/stride, W/stride, C']."""
+        return torch.cat([scale(x) for scale in self.scales], dim=1).permute(0, 2, 3, 1)
+
+
+class PatchMerging(nn.Module):
+    """Half the rows and columns, twice the channels: [B, H, W, C] to [B, H/2, W/2, 2C]."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.embed = CrossScaleEmbed(dim, 2 * dim, MERGE_SIZES, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, H, W, C] to [B, H/2, W/2, 2C]."""
+        return self.embed(self.norm(x).permute(0, 3, 1, 2))
+
+
+class DynamicPositionBias(nn.Sequential):
+    """An MLP from the offset between two tokens, in tokens, to a bias on their logit in each head."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        # Narrower than the narrowest that was published, a norm leaves hardly more than a sign.
+        hidden = max(4, dim // 16)
+        layers = [nn.Linear(2, hidden)]
+        for width in (hidden, hidden, num_heads):
+            layers += [nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, width)]
+        super().__init__(*layers)
+
+    def forward(self, size: Size) -> Tensor:
+        """The bias of each offset inside a group of `size`, [heads, 2h-1, 2w-1]."""
+        return super().forward(offsets(size, like=self[0].weight)).permute(2, 0, 1)
+
+
+class Block(nn.Module):
+    """Attention inside groups, and an MLP: [B, H, W, C] to the same.
+
+    Args:
+        dim: width C.
+        num_heads: number of heads.
+        group_size: rows and columns G of a group; as many as the grid has on its shorter side if that is less.
+        step: distance I between the tokens of a group: 1 for short distance attention, more for long.
+        mlp_ratio: width of the MLP over C.
+        proj_drop: dropout behind linear layers.
+        attn_drop: dropout on the attention map.
+        drop_path: rate at which an image skips one of the two.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        group_size: int,
+        step: int,
+        mlp_ratio: float,
+        proj_drop: float,
+        attn_drop: float,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.group_size, self.step = group_size, step
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = GroupAttention(dim, num_heads, DynamicPositionBias(dim, num_heads), attn_drop, proj_drop)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=proj_drop)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, H, W, C] to the same shape."""
+        x = x + self.drop_path(self._attend(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def _attend(self, x: Tensor) -> Tensor:
+        grid = x.shape[1:3]
+        side, step = self.group_size, self.step
+        if min(grid) <= side:
+            side, step = min(grid), 1
+        groups, real = partition(x, (side, side), step)
+        return merge(self.attn(groups, (side, side), real), grid, (side, side), step)
+
+
+class AmplitudeCooling(nn.Module):
+    """A depth-wise 3×3 convolution and a norm, with no residual path around them: [B, H, W, C] to the same."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, H, W, C] to the same shape."""
+        return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+def _blocks(dim: int, step: int, drop_path: Sequence[float], **shape: Any) -> Iterator[nn.Module]:
+    """Short and long distance attention by turns, and a cooling layer behind every third block but the last."""
+    for number, rate in enumerate(drop_path, start=1):
+        yield Block(dim, step=step if number % 2 == 0 else 1, drop_path=rate, **shape)
+        if number % COOLING_EVERY == 0 and number < len(drop_path):
+            yield AmplitudeCooling(dim)
+
+
+class CrossFormer(Backbone):
+    """CrossFormer++ for images whose sides are multiples of 32 px; its parameters do not depend on their size.
+
+    Args:
+        in_chans: channels of the images.
+        num_classes: number of logits.
+        global_pool: how the last feature map is pooled.
+        embed_dim: width of the first stage; each later one doubles it.
+        depths: blocks of each stage.
+        num_heads: heads of each stage.
+        group_sizes: rows and columns G of a group, in each stage.
+        steps: distance I between the tokens of a group of long distance attention, in each stage.
+        mlp_ratio: width of the MLPs over that of their stage.
+        drop_rate: dropout before the classifier.
+        proj_drop_rate: dropout behind the linear layers of blocks.
+        attn_drop_rate: dropout on attention maps.
+        drop_path_rate: stochastic depth of the last block; it grows from 0 at the first.
+
+    Raises:
+        ValueError: `embed_dim` is no multiple of 8 or of the heads, or an argument has not one entry a stage.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        embed_dim: int = 64,
+        depths: Sequence[int] = (2, 2, 18, 2),
+        num_heads: Sequence[int] = (2, 4, 8, 16),
+        group_sizes: Sequence[int] = (4, 4, 14, 7),
+        steps: Sequence[int] = (4, 2, 1, 1),
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        if embed_dim % 8:
+            near = max(1, round(embed_dim / 8)) * 8
+            raise ValueError(f"embed_dim={embed_dim} does not divide into four scales; take embed_dim={near}")
+        check_stages(len(depths), num_heads=num_heads, group_sizes=group_sizes, steps=steps)
+        dims = [embed_dim * 2**i for i in range(len(depths))]
+        super().__init__(dims[-1], num_classes, global_pool, drop_rate, output_fmt="NHWC")
+        self.patch_embed = nn.Sequential(
+            CrossScaleEmbed(in_chans, embed_dim, PATCH_SIZES, stride=PATCH_SIZES[0]), nn.LayerNorm(embed_dim)
+        )
+        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        self.stages = nn.Sequential()
+        self.feature_info = []
+        for i, dim in enumerate(dims):
+            blocks = _blocks(
+                dim,
+                steps[i],
+                rates[i],
+                num_heads=num_heads[i],
+                group_size=group_sizes[i],
+                mlp_ratio=mlp_ratio,
+                proj_drop=proj_drop_rate,
+                attn_drop=attn_drop_rate,
+            )
+            self.stages.append(Stage(PatchMerging(dim // 2) if i else nn.Identity(), blocks))
+            self.feature_info.append(dict(num_chs=dim, reduction=PATCH_SIZES[0] * 2**i, module=f"stages.{i}"))
+        self.norm = nn.LayerNorm(dims[-1])
+        self.apply(init_weights_vit_timm)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map images [B, C, H, W] to the last feature map, normalised, [B, H/32, W/32, 8·embed_dim].
+
+        Raises:
+            ValueError: a side is no multiple of 32 px.
+        """
+        height, width = x.shape[-2:]
+        multiple = self.feature_info[-1]["reduction"]
+        if height % multiple or width % multiple:
+            fits = [max(1, round(side / multiple)) * multiple for side in (height, width)]
+            raise ValueError(
+                f"CrossFormer++ takes images whose sides are multiples of {multiple} px, not {height}×{width}; "
+                f"take {fits[0]}×{fits[1]} (data.img_size={fits[0]})"
+            )
+        return self.norm(self.stages(self.patch_embed(x)))
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "crossformerpp_s": dict(
+            url="",  # the authors' weights lie on BaiduCloud, behind a key
+            num_classes=1000,
+            input_size=(3, 224, 224),
+            pool_size=(7, 7),
+            crop_pct=0.875,
+            interpolation="bicubic",
+            first_conv=tuple(f"patch_embed.0.scales.{i}" for i in range(len(PATCH_SIZES))),
+            classifier="head.fc",
+        )
+    }
+)
+
+
+@register_model
+def crossformerpp_s(pretrained: bool = False, **kwargs: Any) -> CrossFormer:
+    """CrossFormer++-S: `CrossFormer` by its defaults."""
+    features = dict(feature_cls="hook", out_indices=(0, 1, 2, 3))
+    return build_model_with_cfg(CrossFormer, "crossformerpp_s", pretrained, feature_cfg=features, **kwargs)
