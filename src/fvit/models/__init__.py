@@ -3,6 +3,7 @@
 from fvit.models.build import attention_spec, build
 from fvit.models.crossformerpp import CrossFormer
 from fvit.models.exchange import AttentionSpec, exchange, expand
+from fvit.models.fastervit import FasterViT
 from fvit.models.fvit import FViT
 
-__all__ = ["AttentionSpec", "CrossFormer", "FViT", "attention_spec", "build", "exchange", "expand"]
+__all__ = ["AttentionSpec", "CrossFormer", "FViT", "FasterViT", "attention_spec", "build", "exchange", "expand"]

@@ -1,0 +1,125 @@
+"""Hierarchical attention: windows with carrier tokens, through which they hear of each other.
+
+Source: Hatamizadeh et al., "FasterViT", arXiv:2306.06189, section 3.3. A window's carrier tokens are averages over its
+part of the map. In each block the carriers of all windows attend to each other, and then each window attends to itself
+together with its own carriers.
+
+Positions: an MLP maps the place of a token in its window to what is added to it in each block, and another maps the
+log-scaled offset between two tokens to a bias on their logit (Swin v2, arXiv:2111.09883). Between the carriers and the
+tokens of a window there is no bias. The MLPs do not depend on the image, and run once a batch.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp
+from torch import Tensor, nn
+
+from fvit.models.windows import GroupAttention, Size, merge, offsets, partition
+
+POSITION_WIDTH = 512
+
+
+def _position_mlp(out_dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(2, POSITION_WIDTH), nn.ReLU(), nn.Linear(POSITION_WIDTH, out_dim, bias=False))
+
+
+class LogOffsetBias(nn.Module):
+    """A bias in (0, 16) on the logit of two tokens for their log-scaled offset: Swin v2's."""
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.mlp = _position_mlp(num_heads)
+
+    def forward(self, size: Size) -> Tensor:
+        """The bias of each offset inside a window of `size`, [heads, 2h-1, 2w-1]."""
+        along_axes = offsets(size, like=self.mlp[0].weight).unbind(-1)
+        x = torch.stack([8 * axis / max(1, side - 1) for axis, side in zip(along_axes, size, strict=True)], dim=-1)
+        logarithmic = x.sign() * (x.abs() + 1).log2() / math.log2(8)
+        return 16 * self.mlp(logarithmic).sigmoid().permute(2, 0, 1)
+
+
+class PositionEmbedding(nn.Module):
+    """What is added to a token for its place in the window."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mlp = _position_mlp(dim)
+
+    def forward(self, size: Size) -> Tensor:
+        """The embeddings of a window of `size`, [h·w, C]."""
+        like = self.mlp[0].weight
+        axes = (torch.arange(side, dtype=like.dtype, device=like.device) - side // 2 for side in size)
+        centred = [axis / max(1, side // 2) for axis, side in zip(axes, size, strict=True)]
+        return self.mlp(torch.cartesian_prod(*centred))
+
+
+class WindowBlock(nn.Module):
+    """Attention inside windows, and an MLP: [B, n, h·w, C] to the same.
+
+    Args:
+        dim: width C.
+        num_heads: number of heads.
+        mlp_ratio: width of the MLP over C.
+        proj_drop: dropout behind linear layers.
+        attn_drop: dropout on the attention map.
+        drop_path: rate at which an image skips one of the two.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, mlp_ratio: float, proj_drop: float, attn_drop: float, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.pos_embed = PositionEmbedding(dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = GroupAttention(dim, num_heads, LogOffsetBias(num_heads), attn_drop, proj_drop)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=proj_drop)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, size: Size, real: Tensor | None = None, carriers: Tensor | None = None) -> Tensor:
+        """Map windows [B, n, h·w, C] to the same shape; `carriers` [B, n, p, C] come in front, and stay there."""
+        x = x + self.pos_embed(size)
+        if carriers is not None:
+            x = torch.cat([carriers, x], dim=2)
+        x = x + self.drop_path(self.attn(self.norm1(x), size, real))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class HierarchicalBlock(nn.Module):
+    """Carriers attend to each other over the whole map, then each window to itself and its carriers.
+
+    Arguments as for `WindowBlock`.
+    """
+
+    def __init__(self, dim: int, **shape: Any) -> None:
+        super().__init__()
+        self.across = WindowBlock(dim, **shape)
+        self.within = WindowBlock(dim, **shape)
+
+    def forward(
+        self, x: Tensor, size: Size, real: Tensor | None, carriers: Tensor, share: Size
+    ) -> tuple[Tensor, Tensor]:
+        """Map windows [B, n, h·w, C] and the map of carriers, of which a window has a `share`, to the same shapes."""
+        whole = tuple(carriers.shape[1:3])
+        carriers = self.across(carriers.flatten(1, 2).unsqueeze(1), whole).squeeze(1).unflatten(1, whole)
+        own, _ = partition(carriers, share)
+        own, x = self.within(x, size, real, own).split([own.shape[2], x.shape[2]], dim=2)
+        return x, merge(own, whole, share)
+
+
+class CarrierTokens(nn.Module):
+    """Carrier tokens of a map [B, C, H, W]: a depth-wise convolution, then averages over regions."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        """Map [B, C, H, W] to `size` carriers, [B, rows, columns, C]; regions overlap where they do not divide it."""
+        pairs = [*zip(x.shape[2:], size, strict=True)]
+        stride = [extent // count for extent, count in pairs]
+        kernel = [extent - extent // count * (count - 1) for extent, count in pairs]
+        return F.avg_pool2d(self.conv(x), kernel, stride).permute(0, 2, 3, 1)

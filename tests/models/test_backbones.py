@@ -1,0 +1,207 @@
+"""What every backbone written here has to keep, of timm's conventions and of a model's."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from timm.optim import create_optimizer_v2
+
+from fvit.models import build
+
+NAMES = ["crossformerpp_s", "fastervit_0"]
+# Few and narrow blocks of the same kinds: a stage with cooling layers, a stage with carriers.
+SMALL = {
+    "crossformerpp_s": dict(embed_dim=16, depths=(2, 2, 4, 2), num_heads=(1, 2, 4, 4), group_sizes=(4, 2, 3, 2)),
+    "fastervit_0": dict(stem_dim=8, embed_dim=8, depths=(1, 1, 2, 1), num_heads=(2, 4)),
+}
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+def small(name, **options):
+    torch.manual_seed(0)
+    return timm.create_model(name, **{**SMALL[name], "num_classes": 5, **options})
+
+
+def images(batch=2, side=64, channels=3):
+    return torch.randn(batch, channels, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def test_timm_knows_the_name_and_its_data(name):
+    assert timm.is_model(name)
+    assert timm.list_models(module=name.split("_")[0]) == [name]
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    config = timm.data.resolve_model_data_config(model)
+    assert (config["input_size"], config["crop_pct"], config["interpolation"]) == ((3, 224, 224), 0.875, "bicubic")
+    modules = dict(model.named_modules())
+    first = model.pretrained_cfg["first_conv"]
+    assert all(modules[conv].in_channels == 3 for conv in ([first] if isinstance(first, str) else first))
+    assert modules[model.pretrained_cfg["classifier"]] is model.get_classifier()
+
+
+def test_pretrained_weights_do_not_exist_and_timm_says_so(name):
+    with pytest.raises(RuntimeError, match=f"No pretrained weights exist for {name}"):
+        timm.create_model(name, pretrained=True)
+
+
+def test_builds_on_meta_at_full_size(name):
+    with torch.device("meta"):
+        model = build(name, img_size=224, num_classes=1000)
+    assert model(torch.empty(1, 3, 224, 224, device="meta")).shape == (1, 1000)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_every_parameter_receives_a_gradient(name, training):
+    model = small(name).train(training)
+    model(images()).square().mean().backward()
+    assert [key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    weights = {key: p.grad for key, p in model.named_parameters() if key.endswith("weight")}
+    assert [key for key, grad in weights.items() if not grad.any()] == []
+
+
+def test_evaluation_is_deterministic_and_independent_of_the_batch(name):
+    model, x = small(name, drop_rate=0.3, drop_path_rate=0.3, proj_drop_rate=0.3, attn_drop_rate=0.3).eval(), images(3)
+    out = model(x)
+    torch.testing.assert_close(model(x), out, rtol=0, atol=0)
+    torch.testing.assert_close(torch.cat([model(image[None]) for image in x]), out, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", ["drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"])
+def test_every_rate_acts_in_training(name, rate):
+    model = small(name, **{rate: 0.5}).train()
+    assert not torch.equal(model(images()), model(images()))
+
+
+def test_state_dict_goes_round(name):
+    model = small(name).eval()
+    torch.manual_seed(1)
+    other = timm.create_model(name, num_classes=5, **SMALL[name]).eval()
+    assert not torch.equal(model(images()), other(images()))
+    other.load_state_dict(model.state_dict())
+    torch.testing.assert_close(model(images()), other(images()), rtol=0, atol=0)
+
+
+def test_deep_copy_computes_the_same_and_shares_nothing(name):
+    model = small(name).eval()
+    twin = copy.deepcopy(model)
+    torch.testing.assert_close(twin(images()), model(images()), rtol=0, atol=0)
+    assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in twin.parameters()}
+
+
+def test_meta_model_takes_the_weights_of_a_real_one(name):
+    model = small(name).eval()
+    with torch.device("meta"):
+        other = small(name).eval()
+    other.load_state_dict(model.state_dict(), assign=True)
+    torch.testing.assert_close(other(images()), model(images()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_runs_in_other_types(name, dtype):
+    assert small(name).to(dtype)(images().to(dtype)).dtype == dtype
+
+
+def test_runs_under_autocast(name):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = small(name).eval()(images())
+    torch.testing.assert_close(out.float(), small(name).eval()(images()), rtol=0.1, atol=0.05)
+
+
+def test_channels_and_classes(name):
+    assert small(name, in_chans=1, num_classes=7)(images(channels=1)).shape == (2, 7)
+    width = small(name).num_features
+    assert small(name, num_classes=0)(images()).shape == (2, width)
+
+
+def test_head_in_timms_way(name):
+    model = small(name).eval()
+    features = model.forward_features(images())
+    torch.testing.assert_close(model.forward_head(features), model(images()), rtol=0, atol=0)
+    axes = (1, 2) if model.output_fmt == "NHWC" else (2, 3)
+    torch.testing.assert_close(model.forward_head(features, pre_logits=True), features.mean(axes))
+    assert model.get_classifier().out_features == model.num_classes == 5
+    model.reset_classifier(9)
+    assert model(images()).shape == (2, model.num_classes) == (2, 9)
+    model.reset_classifier(0, global_pool="max")
+    torch.testing.assert_close(model(images()), features.amax(axes))
+
+
+def test_global_pool_is_an_argument(name):
+    model = small(name, num_classes=0, global_pool="").eval()
+    torch.testing.assert_close(model(images()), model.forward_features(images()), rtol=0, atol=0)
+
+
+def test_features_only(name):
+    assert len(small(name, features_only=True)(images())) == 4
+    model = small(name, features_only=True, out_indices=(0, 2, 3)).eval()
+    width = SMALL[name]["embed_dim"]
+    assert model.feature_info.channels() == [width, 4 * width, 8 * width]
+    assert model.feature_info.reduction() == [4, 16, 32]
+    shapes = [(2, 16, 16, width), (2, 4, 4, 4 * width), (2, 2, 2, 8 * width)]
+    if name == "fastervit_0":
+        shapes = [(b, c, h, w) for b, h, w, c in shapes]
+    assert [tuple(feature.shape) for feature in model(images())] == shapes
+
+
+def test_checkpointing_changes_neither_output_nor_gradient(name):
+    plain, saving = small(name), small(name)
+    saving.set_grad_checkpointing()
+    outs = [model(images()) for model in (plain, saving)]
+    torch.testing.assert_close(*outs)
+    for out in outs:
+        out.square().mean().backward()
+    for one, other in zip(plain.parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    kept = []
+    for model in (plain, saving):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+            model(images())
+        kept.append(None)
+    first = kept.index(None)
+    assert sum(kept[first + 1 : -1]) < sum(kept[:first])
+
+
+def test_layer_decay_reaches_every_layer(name):
+    model = small(name)
+    groups = create_optimizer_v2(model, opt="adamw", lr=1.0, weight_decay=0.1, layer_decay=0.5).param_groups
+    scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    assert len(scale) == len(list(model.parameters()))
+    depths = [min(scale[id(p)] for p in stage.blocks.parameters()) for stage in model.stages]
+    assert scale[id(model.patch_embed[0].weight if name == "fastervit_0" else model.patch_embed[1].weight)] < depths[0]
+    assert depths == sorted(depths)
+    assert len(set(depths)) == 4
+    assert scale[id(model.head.fc.weight)] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(num_heads=(2, 4, 8)), r"num_heads=\[2, 4, 8\] has 3 entries; give [24], one a stage"),
+        (dict(depths=(2, 2, 2)), r"has \d entries; give \d, one a stage"),
+        (dict(num_heads=(3, 5), embed_dim=16), r"num_heads=\[3, 5\] has 2 entries; give 4|64 is not divisible by 3"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        timm.create_model(name, **options)
+
+
+def test_unknown_option_is_refused_by_name(name):
+    with pytest.raises(ValueError, match=rf"model {name} does not take these options: .*nonsense"):
+        build(name, 64, 5, nonsense=1)
+
+
+def test_attention_is_not_exchangeable(name):
+    with pytest.raises(ValueError, match="has no exchangeable attention"):
+        build(name, 64, 5, attention="additive", **SMALL[name])
+
+
+def test_config_composes_to_the_published_model(compose_config, name):
+    config = compose_config(f"model={name}", "data=fake")["model"]
+    assert config.pop("attention") == {"name": "native"}
+    assert config == dict(name=name, num_classes=None, pretrained=False, blocks=None, drop_rate=0.0, drop_path_rate=0.0)
