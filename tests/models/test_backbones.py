@@ -131,6 +131,13 @@ def test_head_in_timms_way(name):
     torch.testing.assert_close(model(images()), features.amax(axes))
 
 
+def test_new_classifier_lies_where_the_model_does(name):
+    model = small(name).double().eval()
+    model.reset_classifier(0)
+    model.reset_classifier(3)
+    assert model(images().double()).shape == (2, 3)
+
+
 def test_global_pool_is_an_argument(name):
     model = small(name, num_classes=0, global_pool="").eval()
     torch.testing.assert_close(model(images()), model.forward_features(images()), rtol=0, atol=0)

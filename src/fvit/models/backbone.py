@@ -48,7 +48,9 @@ class Backbone(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Put a new classifier in place; the pooling stays if `global_pool` is None."""
         self.num_classes = num_classes
-        self.head.reset(num_classes, pool_type=global_pool)
+        # A head without a classifier has nothing to tell where a new one belongs.
+        like = next(self.parameters())
+        self.head.reset(num_classes, pool_type=global_pool, device=like.device, dtype=like.dtype)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the inputs of blocks for the backward pass, and compute what is in between once more."""
