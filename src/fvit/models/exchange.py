@@ -83,7 +83,7 @@ def _build(model: nn.Module, all_sites: list[Site], site: Site, cls: type[Mechan
     if old is not None:
         dim, arguments = old.dim, old.host_args
     else:
-        dim, arguments = hosts.read_arguments(site.block.attn, parameters(site.block.attn))
+        dim, arguments = hosts.read_arguments(site, parameters(site.block.attn))
     # Of the block, since not every mechanism has parameters.
     parameter = next(site.block.parameters())
     mechanism = cls(dim, **arguments, device=parameter.device, dtype=parameter.dtype)

@@ -150,22 +150,23 @@ def check_class_token(model: nn.Module, all_sites: list[Site], new: dict[int, Me
         )
 
 
-def read_arguments(attn: nn.Module, parameters: Mapping[str, Tensor]) -> tuple[int, dict[str, Any]]:
-    """The width and the arguments that one of timm's attentions was built with; `parameters` as by `keep.parameters`.
+def read_arguments(site: Site, parameters: Mapping[str, Tensor]) -> tuple[int, dict[str, Any]]:
+    """The width and the arguments that timm's attention at `site` was built with; `parameters` as by `keep`.
 
     Raises:
         ValueError: it does what no mechanism can be asked for.
     """
+    attn = site.block.attn
     dim = attn.proj.out_features
     for part in ("q", "k", "v", "proj"):
         weight = parameters.get(f"{part}.weight")
         if weight is None or tuple(weight.shape) != (dim, dim):
             raise ValueError(
-                f"the host's attention is wider or narrower than its tokens, at {part}: it has heads of another width, "
-                "or fewer of keys than of queries, and cannot be exchanged"
+                f"the attention of block {site.index} is wider or narrower than its tokens, at {part}: it has heads of "
+                "another width, or fewer of keys than of queries, and cannot be exchanged"
             )
     if getattr(attn, "gate", None) is not None:
-        raise ValueError("the host's attention is gated, and cannot be exchanged")
+        raise ValueError(f"the attention of block {site.index} is gated, and cannot be exchanged")
     q_norm = getattr(attn, "q_norm", nn.Identity())
     normed = not isinstance(q_norm, nn.Identity)
     return dim, dict(

@@ -11,6 +11,7 @@ from fvit.models.adapters import Adapter
 NAMES = {"qkv": ("q", "k", "v"), "q": ("q",), "k": ("k",), "v": ("v",), "proj": ("proj",)}
 """What may be kept, and the projections that it stands for. A projection goes with its bias, and with its norm."""
 
+_PARTS = ("q", "k", "v", "proj")
 _JOINT = {"qkv": ("q", "k", "v"), "kv": ("k", "v")}
 _ALIASES = {
     # EVA's separate projections; the biases of BEiT and EVA, which have none for k; the table of BEiT and Swin.
@@ -37,7 +38,8 @@ def projections(keep: Sequence[str]) -> list[str]:
 def parameters(attn: nn.Module) -> dict[str, Tensor]:
     """The parameters of an attention of timm's or ours, by names that do not depend on how they are joined.
 
-    Joint projections appear as `q`, `k` and `v`, as views: to write into these is to write into the module.
+    Joint projections appear as `q`, `k` and `v`, as views: to write into these is to write into the module. The
+    projections come first.
     """
     inner = attn.mechanism if isinstance(attn, Adapter) else attn
     found: dict[str, Tensor] = {}
@@ -51,7 +53,8 @@ def parameters(attn: nn.Module) -> dict[str, Tensor]:
             found[_ALIASES.get(name, name)] = parameter.detach()
     if inner is not attn:
         found |= {name: p.detach() for name, p in attn.named_parameters() if name.startswith("rel_pos.")}
-    return found
+    first = [f"{part}.{kind}" for part in _PARTS for kind in ("weight", "bias")]
+    return {name: found[name] for name in dict.fromkeys([*first, *found]) if name in found}
 
 
 def _is_joint(module: nn.Module, parts: int) -> bool:
@@ -60,7 +63,7 @@ def _is_joint(module: nn.Module, parts: int) -> bool:
 
 def available(found: Mapping[str, Tensor]) -> list[str]:
     """The projections among parameters as `parameters` names them."""
-    return [part for part in ("q", "k", "v", "proj") if f"{part}.weight" in found]
+    return [part for part in _PARTS if f"{part}.weight" in found]
 
 
 @torch.no_grad()
