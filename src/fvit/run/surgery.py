@@ -31,7 +31,7 @@ def check_keep(keep: Any) -> Any:
         ValueError: it is no list, or a name in it is unknown.
     """
     if not isinstance(keep, list):
-        raise ValueError(f"model.keep={keep!r} is no list; write model.keep=[{keep}]")
+        raise ValueError(f"model.keep={keep!r} is no list; write model.keep=[{'' if keep is None else keep}]")
     for name in keep:
         if name not in KEEP:
             raise ValueError(
