@@ -23,6 +23,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
 
     from fvit.cost import count
     from fvit.data import ImageDataModule
+    from fvit.models import exchange_rows
     from fvit.run import console
     from fvit.run import trainer as trainers
     from fvit.run.record import Record
@@ -53,6 +54,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
             module.model.compile()
         if trainer.is_global_zero:
             console.print_plan(config, cost, plan, data)
+            console.print_exchange(config["model"], exchange_rows(module.model))
             trainers.log_config(trainer, config)
         # Ranks build the same model, then augment differently.
         seed_everything(config["seed"] + trainer.global_rank, workers=True, verbose=False)

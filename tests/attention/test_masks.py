@@ -121,6 +121,7 @@ def test_a_mask_over_keys_is_refused(case):
 @every_case
 def test_mask_between_pairs_is_honoured_or_refused(case):
     module = build(case)
+    assert module.takes_pair_mask == (case.masks == "pairs")
     x = tokens_of(module)
     of_one_group = torch.arange(x.shape[1]) % 2 == 0
     mask = (of_one_group[:, None] == of_one_group).expand(2, 1, -1, -1)

@@ -29,6 +29,17 @@ def test_attention_and_blocks_are_passed_on():
     assert kinds(model) == ["Linear", "Attention", "Additive"]
 
 
+def test_what_is_kept_is_passed_on():
+    model = build("vit_tiny_patch16_224", 32, 5, attention="linear", blocks="1-2", keep=["qkv"], **SMALL)
+    assert [(report.block, len(report.kept)) for report in model.exchange_report] == [(1, 6), (2, 6)]
+
+
+@pytest.mark.parametrize("setting", [dict(blocks="1-2"), dict(blocks=[0]), dict(keep=["qkv"])])
+def test_surgery_without_an_attention_is_refused(setting):
+    with pytest.raises(ValueError, match="no effect without an attention"):
+        build("vit_tiny_patch16_224", 32, 5, **setting, **SMALL)
+
+
 def test_convolutional_model_builds_without_a_size():
     model = build("resnet10t", img_size=32, num_classes=5)
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 5)

@@ -34,6 +34,15 @@ def test_defaults_are_the_quickstart(compose_config):
         (["trainer.devices=2"], "several devices need hardware=ddp"),
         (["loss.label_smoothing=1"], "label_smoothing=1"),
         (["attention=native", "model.blocks=[0]"], "model.blocks has no effect with attention=native"),
+        (["attention=native", "model.blocks=4-11"], "model.blocks has no effect with attention=native"),
+        (["attention=native", "model.keep=[qkv]"], "model.keep has no effect with attention=native"),
+        (["model.keep=[qkv]", "model.blocks=[]"], "model.keep has no effect with model.blocks=[]"),
+        (["model.keep=[qkv,qvk]"], "model.keep has no 'qvk', did you mean qkv"),
+        (["model.keep=qkv"], "model.keep='qkv' is no list; write model.keep=[qkv]"),
+        (["model.keep=null"], "model.keep=None is no list; write model.keep=[]"),
+        (["model.blocks=4.11"], "model.blocks=4.11: '4.11' is no block; write 4, 4-11, [0,1,4-11] or null"),
+        (["model.blocks=[0,11-4]"], "11-4 runs backwards; write 4-11"),
+        (["+model.pretrained_cfg_overlay.file=a.pth"], "has no effect without model.pretrained=true"),
         (["augment=deit3", "loss=bce", "loss.smoothing=0.1"], "loss.smoothing has no effect on mixed labels"),
         (["hardware=ddp_cpu", "global_batch_size=63"], "take global_batch_size=62 or 64"),
         (["attention=mixed"], "model.attention.layers must be given"),
@@ -66,3 +75,19 @@ def test_further_arguments_of_the_trainer_pass(compose_config):
 def test_a_source_switches_off_what_would_change_its_labels(compose_config):
     assert compose_config("augment=deit")["data"]["augment"]["transform"]["hflip"] == 0.0
     assert compose_config("augment=deit", "data=fake")["data"]["augment"]["transform"]["hflip"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("written", "blocks"),
+    [("4-11", "4-11"), ("[0,1,4-11]", [0, 1, "4-11"]), ("'0,4-11'", "0,4-11"), ("3", 3), ("[2]", [2]), ("null", None)],
+)
+def test_blocks_are_numbers_and_ranges(compose_config, written, blocks):
+    assert compose_config("attention=linear", f"model.blocks={written}")["model"]["blocks"] == blocks
+
+
+def test_weights_of_ones_own_and_what_is_kept_pass(compose_config):
+    config = compose_config(
+        "model.pretrained=true", "+model.pretrained_cfg_overlay.file=a.pth", "model.keep=[qkv,proj]"
+    )
+    assert config["model"]["pretrained_cfg_overlay"] == {"file": "a.pth"}
+    assert config["model"]["keep"] == ["qkv", "proj"]

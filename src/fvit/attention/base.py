@@ -36,6 +36,8 @@ class Mechanism(nn.Module):
     """Whether class and register tokens may precede the patches."""
     reaches_prefix: ClassVar[bool] = True
     """Whether prefix tokens learn anything of the patches: a class token of a model without it sees no image."""
+    takes_pair_mask: ClassVar[bool] = False
+    """Whether a mask, or a bias on the logits, may differ from query to query and from head to head."""
 
     def __init__(
         self,

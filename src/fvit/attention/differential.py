@@ -36,6 +36,8 @@ class Differential(Mechanism):
         ValueError: `layer` or `lambda_init` is out of its range; both the number and the width of the heads are odd.
     """
 
+    takes_pair_mask = True
+
     def __init__(
         self,
         dim: int,

@@ -26,6 +26,8 @@ class Gated(Projected):
     Arguments as for `Projected`; `attn_drop` falls on the attention map.
     """
 
+    takes_pair_mask = True
+
     def __init__(
         self,
         dim: int,

@@ -15,6 +15,7 @@ class Identity(Mechanism):
     """Returns its tokens. It has no parameters, and a mask over keys has nothing to hide."""
 
     reaches_prefix = False
+    takes_pair_mask = True
 
     def __init__(
         self,

@@ -20,6 +20,8 @@ from fvit.attention.registry import register
 class Relu(Projected):
     """Attention with ReLU / N in place of the softmax. Arguments as for `Projected`; `attn_drop` falls on the map."""
 
+    takes_pair_mask = True
+
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` broadcasts to [B, H, N, N]."""
         q, k, v = self.heads(x)

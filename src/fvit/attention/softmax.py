@@ -27,6 +27,8 @@ class Softmax(Mechanism):
         norm_layer: the class used by `qk_norm`.
     """
 
+    takes_pair_mask = True
+
     def __init__(
         self,
         dim: int,

@@ -1,9 +1,24 @@
-"""A timm ViT with its attention exchanged, backbones that timm lacks, and the names registered with timm."""
+"""A timm model with its attention exchanged, backbones that timm lacks, and the names registered with timm."""
 
 from fvit.models.build import attention_spec, build
 from fvit.models.crossformerpp import CrossFormer
-from fvit.models.exchange import AttentionSpec, exchange, expand
+from fvit.models.exchange import exchange
 from fvit.models.fastervit import FasterViT
 from fvit.models.fvit import FViT
+from fvit.models.report import BlockReport, exchange_rows
+from fvit.models.spec import AttentionSpec, BlockSpec, block_indices, expand
 
-__all__ = ["AttentionSpec", "CrossFormer", "FViT", "FasterViT", "attention_spec", "build", "exchange", "expand"]
+__all__ = [
+    "AttentionSpec",
+    "BlockReport",
+    "BlockSpec",
+    "CrossFormer",
+    "FViT",
+    "FasterViT",
+    "attention_spec",
+    "block_indices",
+    "build",
+    "exchange",
+    "exchange_rows",
+    "expand",
+]

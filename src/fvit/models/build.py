@@ -1,13 +1,16 @@
 """A model from plain arguments: a name that timm knows, and the attention to put into it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
 from torch import nn
 
 from fvit.attention.registry import did_you_mean
-from fvit.models.exchange import AttentionSpec, exchange
+from fvit.models.exchange import exchange
+from fvit.models.spec import AttentionSpec, BlockSpec
 
 
 def attention_spec(config: Mapping[str, Any]) -> AttentionSpec | Sequence[AttentionSpec] | None:
@@ -24,7 +27,8 @@ def build(
     img_size: int,
     num_classes: int,
     attention: AttentionSpec | Sequence[AttentionSpec] | None = None,
-    blocks: Iterable[int] | None = None,
+    blocks: BlockSpec | None = None,
+    keep: Sequence[str] = (),
     pretrained: bool = False,
     **options: Any,
 ) -> nn.Module:
@@ -35,24 +39,29 @@ def build(
         img_size: side of the images in pixels; models of fixed size are built for it.
         num_classes: width of the head.
         attention: what `exchange` accepts; None leaves the model as timm makes it.
-        blocks: indices of the blocks to exchange; all if None.
-        pretrained: load timm's weights (downloads them once).
-        options: further arguments of ``timm.create_model``, such as `embed_dim`, `depth`, `drop_path_rate`.
+        blocks: the blocks to exchange, as for `exchange`; all if None.
+        keep: projections of timm's attention that the new one takes over, as for `exchange`.
+        pretrained: load timm's weights (downloads them once), before the exchange.
+        options: further arguments of ``timm.create_model``, such as `embed_dim`, `depth`, `drop_path_rate`, or
+            ``pretrained_cfg_overlay={"file": path}`` for weights of your own.
 
     Raises:
-        ValueError: unknown model, an option it does not take, or a host that cannot take the attention.
+        ValueError: unknown model, an option it does not take, weights that cannot be had, a host that cannot take the
+            attention, or `blocks` or `keep` without an attention to exchange.
     """
+    if attention is None and (blocks is not None or keep):
+        raise ValueError("blocks and keep have no effect without an attention to exchange; choose one")
     if not timm.is_model(name.split(".")[0]):
         raise ValueError(f"unknown model '{name}'{did_you_mean(name, timm.list_models())}")
     model = _create(name, img_size, pretrained=pretrained, num_classes=num_classes, **options)
     if attention is not None:
-        exchange(model, attention, blocks)
+        exchange(model, attention, blocks, keep)
     return model
 
 
 def _create(name: str, img_size: int, **options: Any) -> nn.Module:
     try:
-        model = timm.create_model(name, img_size=img_size, **options)
+        model = _load(name, img_size=img_size, **options)
     except TypeError as error:
         # Convolutional models work at any size and take no img_size.
         if "img_size" not in str(error):
@@ -70,6 +79,23 @@ def _create(name: str, img_size: int, **options: Any) -> nn.Module:
 
 def _create_sizeless(name: str, **options: Any) -> nn.Module:
     try:
-        return timm.create_model(name, **options)
+        return _load(name, **options)
     except TypeError as error:
         raise ValueError(f"model {name} does not take these options: {error}") from error
+
+
+def _load(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
+    """The model as timm makes it, with an error for people where its weights cannot be had."""
+    file = options.get("pretrained_cfg_overlay", {}).get("file")
+    if pretrained and file is not None and not Path(file).is_file():
+        raise ValueError(f"pretrained_cfg_overlay.file={file} does not exist")
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except (OSError, RuntimeError, UnpicklingError) as error:
+        # No network (OSError), no weights published or of another shape (RuntimeError), no checkpoint at all.
+        if not pretrained:
+            raise
+        raise ValueError(
+            f"the pretrained weights of {name} cannot be loaded: {' '.join(str(error).split())[:300]}\n"
+            "Set model.pretrained=false, or name a file that you have: +model.pretrained_cfg_overlay.file=FILE"
+        ) from error

@@ -10,7 +10,9 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
-from fvit.models.exchange import AttentionSpec, TellsLayout, exchange
+from fvit.models.exchange import exchange
+from fvit.models.layout import TellsLayout
+from fvit.models.spec import AttentionSpec
 
 __all__ = ["FViT"]
 

@@ -58,6 +58,19 @@ def print_plan(config: dict[str, Any], cost: "Cost", plan: "BatchPlan", data: "L
     print_facts("Run", facts)
 
 
+def print_exchange(model: dict[str, Any], rows: Sequence[Sequence[str]]) -> None:
+    """What became of each attention's weights, where there were some worth keeping; `rows` as of `exchange_rows`."""
+    if not rows or not (model.get("keep") or model.get("pretrained")):
+        return
+    origin = "a pretrained" if model.get("pretrained") else "a fresh"
+    table = Table(title=f"Attention exchanged in {origin} {model['name']}", title_justify="left")
+    for name in ("blocks", "attention", "kept", "initialised", "dropped"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
 HEAD = ("val acc1", "best acc1", "params", "MACs", "images/s", "time")
 
 

@@ -6,10 +6,11 @@ known, from the classes below or from the signature of the constructor that will
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from fvit.run.batches import plan_batches
 from fvit.run.signature import mechanism_signature, source_signature, trainer_signature
+from fvit.run.surgery import check_blocks, check_effects, check_keep
 from fvit.run.validate import check_options
 
 Positive = Annotated[int, Field(ge=1)]
@@ -36,7 +37,8 @@ class Model(Open):
     name: str
     num_classes: Positive | None = None
     pretrained: bool = False
-    blocks: list[Count] | None = None
+    blocks: Annotated[Any, BeforeValidator(check_blocks)] = None
+    keep: Annotated[list[str], BeforeValidator(check_keep)] = []
     attention: dict[str, Any]
     patch_size: Positive | None = None
     embed_dim: Positive | None = None
@@ -56,6 +58,11 @@ class Model(Open):
             known = mechanism_signature(str(name))
         if known is not None:
             check_options(options, known, f"model.attention ({name})")
+        return self
+
+    @model_validator(mode="after")
+    def _surgery(self) -> "Model":
+        check_effects(self.model_dump())
         return self
 
     @model_validator(mode="after")
@@ -208,8 +215,6 @@ class Train(Strict):
                 f"scheduler.warmup_epochs={self.scheduler.warmup_epochs:g} leaves nothing of "
                 f"trainer.max_epochs={epochs}; take scheduler.warmup_epochs={epochs // 10}"
             )
-        if self.model.blocks is not None and self.model.attention.get("name") == "native":
-            raise ValueError("model.blocks has no effect with attention=native; choose an attention for these blocks")
         mixup = self.data.augment.mixup
         if isinstance(self.loss, BinaryCrossEntropy) and self.loss.smoothing and mixup.mixup_alpha + mixup.cutmix_alpha:
             raise ValueError(

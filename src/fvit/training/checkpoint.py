@@ -1,5 +1,6 @@
 """Finding and opening checkpoints, with errors for people."""
 
+import operator
 import pickle
 import zipfile
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
+
+from fvit.models import BlockSpec, block_indices
 
 
 def find(path: str | Path, prefer: Literal["best", "last"] = "best") -> Path:
@@ -73,9 +76,14 @@ def check_fits(checkpoint: dict[str, Any], path: Path, module: LightningModule) 
         )
     # Softmax and linear attention, for one, have the same weights.
     trained, asked = (parameters["model"] for parameters in (checkpoint["hyper_parameters"], module.hparams))
-    for key in ("attention", "blocks"):
-        if trained.get(key) != asked.get(key):
+    for key, same in (("attention", operator.eq), ("blocks", _same_blocks)):
+        if not same(trained.get(key), asked.get(key)):
             raise ValueError(
                 f"{path} was trained with model.{key}={trained.get(key)}, not {asked.get(key)}. "
                 "Start with the configuration of its run, config.yaml in the run's folder"
             )
+
+
+def _same_blocks(one: BlockSpec | None, other: BlockSpec | None) -> bool:
+    """Whether two notations, such as 4-6 and [4, 5, 6], name the same blocks."""
+    return one == other or (one is not None and other is not None and block_indices(one) == block_indices(other))

@@ -1,0 +1,63 @@
+"""Which mechanism goes into which block: what `exchange` and the configuration accept."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fvit.attention import Mechanism, bind, get
+
+AttentionSpec = str | type[Mechanism] | Mapping[str, Any]
+"""One mechanism: a name, ``"name*count"`` inside a list, a class, or a mapping of `name` and options."""
+
+BlockSpec = int | str | Iterable[int | str]
+"""Indices of blocks: numbers and ranges such as ``4-11``, both ends included, in a list or separated by commas."""
+
+
+def expand(attention: AttentionSpec | Sequence[AttentionSpec], depth: int) -> list[type[Mechanism]]:
+    """One class a block from what `exchange` accepts as `attention`."""
+    if isinstance(attention, str | type | Mapping):
+        return [_resolve(attention)] * depth
+    if not isinstance(attention, Sequence):
+        raise ValueError(f"attention={attention!r} is no name, mapping, Mechanism, or list of these")
+    classes: list[type[Mechanism]] = []
+    for item in attention:
+        name, count = item, 1
+        if isinstance(item, str) and (match := re.fullmatch(r"\s*(\w+)\s*[*×]\s*(\d+)\s*", item)):
+            name, count = match[1], int(match[2])
+        classes += [_resolve(name)] * count
+    if len(classes) != depth:
+        raise ValueError(f"attention lists {len(classes)} blocks and the model has {depth} to fill: {list(attention)}")
+    return classes
+
+
+def _resolve(spec: AttentionSpec) -> type[Mechanism]:
+    if isinstance(spec, str):
+        return get(spec)
+    if isinstance(spec, type) and issubclass(spec, Mechanism):
+        return spec
+    if not isinstance(spec, Mapping):
+        raise ValueError(f"attention {spec!r} is no name, mapping or Mechanism")
+    if "name" not in spec:
+        raise ValueError(f"attention {dict(spec)} has no name; write name=additive, for example")
+    return bind(get(spec["name"]), **{key: value for key, value in spec.items() if key != "name"})
+
+
+def block_indices(blocks: BlockSpec) -> list[int]:
+    """The indices that `blocks` names, in its order.
+
+    Raises:
+        ValueError: a part of it is no index and no range, or an index is named twice.
+    """
+    items = [blocks] if isinstance(blocks, int | str) else blocks
+    indices: list[int] = []
+    for part in (part for item in items for part in str(item).split(",")):
+        match = re.fullmatch(r"\s*(-?\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if match is None:
+            raise ValueError(f"blocks={blocks!r}: {part!r} is no block; write 4, 4-11 or [0,1,4-11]")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"blocks={blocks!r}: {part} runs backwards; write {last}-{first}")
+        indices += range(first, last + 1)
+    if len(set(indices)) < len(indices):
+        raise ValueError(f"blocks {indices} names a block twice")
+    return indices

@@ -1,0 +1,107 @@
+"""Small hosts, and mechanisms that ask for something, for the tests of this folder."""
+
+import pytest
+import timm
+import torch
+from timm.models.vision_transformer import ResPostBlock
+from torch import nn
+
+from fvit.attention import Identity, get
+from fvit.models import exchange
+from fvit.models.hosts import sites
+
+SMALL = dict(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=3, num_classes=5)
+
+
+def small_host(name="vit_tiny_patch16_224", **options):
+    return seeded(name, **{**SMALL, **options})
+
+
+def seeded(name, **options):
+    torch.manual_seed(0)
+    return timm.create_model(name, **options).eval()
+
+
+def being_built(attention, **options):
+    return timm.create_model("fvit_tiny_patch16_224", **{**SMALL, **options}, attention=attention)
+
+
+def finished(attention, **options):
+    return exchange(small_host(**options), attention)
+
+
+def meta_host(name, **options):
+    with torch.device("meta"):
+        return timm.create_model(name, **options)
+
+
+def kinds(model):
+    """The class of attention in each block, whatever stands between."""
+    return [type(site.mechanism or site.block.attn).__name__ for site in sites(model)]
+
+
+# A small host of each kind: timm's name and options.
+WINDOWED = dict(img_size=32, patch_size=2, window_size=4, embed_dim=12, depths=(2, 2), num_heads=(2, 4), num_classes=5)
+KINDS = {
+    "vit": ("vit_tiny_patch16_224", SMALL),
+    "distilled": ("deit_tiny_distilled_patch16_224", SMALL),
+    "deit3": ("deit3_small_patch16_224", SMALL),
+    "clip": ("vit_base_patch32_clip_224", SMALL),
+    "dinov2": ("vit_small_patch14_reg4_dinov2", SMALL),
+    "post-norm": ("vit_tiny_patch16_224", {**SMALL, "block_fn": ResPostBlock}),
+    "beit": ("beit_base_patch16_224", SMALL),
+    "beitv2": ("beitv2_base_patch16_224", SMALL),
+    "beit, shared bias": ("beit_base_patch16_224", {**SMALL, "use_shared_rel_pos_bias": True}),
+    "eva": ("eva_giant_patch14_224", SMALL),
+    "eva02": ("eva02_tiny_patch14_224", SMALL),
+    "eva02, split": ("eva02_base_patch14_448", SMALL),
+    "dinov3": ("vit_small_patch16_dinov3", SMALL),
+    "eva, mixed rope": ("vit_small_patch16_rope_mixed_224", SMALL),
+    "relpos": ("vit_relpos_small_patch16_224", SMALL),
+    "relpos, class token": ("vit_relpos_base_patch16_clsgap_224", SMALL),
+    "relpos, shared": ("vit_srelpos_small_patch16_224", SMALL),
+    "relpos, table": ("vit_relpos_small_patch16_224", {**SMALL, "rel_pos_type": "bias"}),
+    "relpos, post-norm": ("vit_relpos_medium_patch16_rpn_224", SMALL),
+    "cait": ("cait_xxs24_224", SMALL),
+    "swin": ("swin_tiny_patch4_window7_224", WINDOWED),
+    "naflex": ("naflexvit_base_patch16_gap", {**SMALL, "fix_init": False, "use_key_only_attn_mask": True}),
+    "naflex, rope": ("naflexvit_base_patch16_gap", {**SMALL, "rope_type": "axial"}),
+}
+
+# timm resamples its tables of relative positions in a way of which torch warns.
+resampling = pytest.mark.filterwarnings("ignore:torch.searchsorted", "ignore:Using a non-tuple sequence")
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def host_of(kind, std=0.5, **options):
+    """A host with weights so large that no part of it is lost beside the others; as timm makes it if `std` is 0."""
+    name, own = KINDS[kind]
+    model = seeded(name, **{**own, **options})
+    if std:
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=std)
+    return model
+
+
+def images(*size, batch=2):
+    return torch.randn(batch, 3, *(size or (32, 32)), generator=torch.Generator().manual_seed(0))
+
+
+def head_for(attention):
+    """The options of a host whose head sees the image: a mean of patches where the class token does not."""
+    return {} if get(attention).reaches_prefix else {"global_pool": "avg"}
+
+
+class NeedsGrid(Identity):
+    needs_grid = True
+    reaches_prefix = True
+
+
+class FixedLength(Identity):
+    fixed_length = True
+    reaches_prefix = True
+
+
+class NoPrefix(Identity):
+    takes_prefix = False

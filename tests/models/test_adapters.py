@@ -1,0 +1,214 @@
+"""Every kind of host: what it computed before, what it loses, and that it goes on being a model like any other."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from fvit.attention import get, names
+from fvit.models import exchange
+from fvit.models.adapters import Adapter, WindowAdapter
+from fvit.models.hosts import shared_positions, sites
+
+from .small import KINDS, every_kind, host_of, images, kinds
+
+BIASED = ["beit", "beitv2", "relpos", "relpos, class token", "relpos, table", "relpos, post-norm"]
+PAIRS = [name for name in names() if get(name).takes_pair_mask]
+
+
+def fitting(kind):
+    """A mechanism that has little in common with softmax attention, and fits the kind of host."""
+    return "relu" if kind in ("swin", "naflex, rope") else "linear"
+
+
+@every_kind
+def test_softmax_with_kept_weights_is_what_the_host_was(kind):
+    """Apart from what softmax attention has no place for: rotation, and the talking between CaiT's heads."""
+    model = host_of(kind)
+    if kind == "cait":
+        for block in model.blocks:
+            for talking in (block.attn.proj_l, block.attn.proj_w):
+                nn.init.eye_(talking.weight)
+                nn.init.zeros_(talking.bias)
+    unturned = copy.deepcopy(model)
+    if "rope" in shared_positions(model):
+        unturned.rope = None
+    expected = unturned(images())
+    exchange(model, "softmax", keep=["qkv", "proj"])
+    assert expected.std() > 0.05
+    torch.testing.assert_close(model(images()), expected, rtol=1e-6, atol=1e-6)
+    assert all(not report.initialised for report in model.exchange_report)
+
+
+@pytest.mark.parametrize("kind", ["eva02", "dinov3", "eva, mixed rope", "naflex, rope"])
+def test_a_rotation_is_lost_and_reported(kind):
+    model = host_of(kind)
+    before = model(images())
+    exchange(model, "softmax", keep=["qkv", "proj"])
+    assert not torch.allclose(model(images()), before, atol=1e-3)
+    assert all("rope" in report.dropped for report in model.exchange_report)
+
+
+@pytest.mark.parametrize("kind", BIASED)
+def test_a_position_bias_goes_where_it_can_be_added(kind):
+    model = host_of(kind)
+    native = {name.removeprefix("rel_pos.") for name, _ in model.blocks[0].attn.named_parameters() if "rel" in name}
+    exchange(model, ["softmax", "linear", {"name": "softmax", "num_heads": 2}])
+    for report, kept in zip(model.exchange_report, (True, False, False), strict=True):
+        tables = {name.removeprefix("rel_pos.") for name in report.kept if name.startswith("rel_pos.")}
+        lost = {name.removeprefix("rel_pos.") for name in report.dropped if name.startswith("rel_pos.")}
+        assert (tables, lost) == ((native, set()) if kept else (set(), native))
+    assert [block.attn.rel_pos is not None for block in model.blocks] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind.endswith(("shared", "shared bias", "rope")) or "02" in kind]
+)
+def test_shared_positions_stay_as_long_as_a_block_uses_them(kind):
+    model = host_of(kind)
+    [name] = shared_positions(model)
+    exchange(model, "relu" if name == "rope" else "identity", blocks="0-1")
+    assert shared_positions(model) == [name]
+    assert all(name in report.dropped for report in model.exchange_report)
+    exchange(model, "relu" if name == "rope" else "identity", blocks=2)
+    assert shared_positions(model) == []
+    assert model.exchange_report[2].dropped[-1] == name
+    exchange(model, "softmax")
+    assert all(name not in report.dropped for report in model.exchange_report)
+    assert model(images()).shape == (2, 5)
+
+
+@pytest.mark.parametrize("kind", ["beit, shared bias", "relpos, shared"])
+def test_a_shared_bias_is_used_by_what_can_add_it(kind):
+    model = exchange(host_of(kind), ["softmax", "linear", "relu"])
+    assert len(shared_positions(model)) == 1
+    before = model(images())
+    with torch.no_grad():
+        for parameter in getattr(model, shared_positions(model)[0]).parameters():
+            parameter.mul_(-1)
+    assert not torch.allclose(model(images()), before)
+
+
+@every_kind
+def test_all_parameters_receive_gradients_also_under_checkpointing(kind):
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = exchange(host_of(kind, std=0), [fitting(kind), "softmax"], blocks=[0, 1]).train()
+        model.set_grad_checkpointing(checkpointing)
+        torch.manual_seed(0)
+        model(images()).square().sum().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+        assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients[-1].values())
+    torch.testing.assert_close(*gradients)
+
+
+@every_kind
+def test_weights_go_from_one_exchanged_model_to_another(kind):
+    one, other = (exchange(host_of(kind, std), ["softmax", fitting(kind)], blocks=[0, 1]) for std in (0.5, 0.4))
+    other.load_state_dict(one.state_dict(), strict=True)
+    assert torch.equal(other(images()), one(images()))
+
+
+@every_kind
+@pytest.mark.parametrize(
+    "clone", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"]
+)
+def test_copies_are_equal_and_independent(kind, clone):
+    model = exchange(host_of(kind), fitting(kind), keep=["q"])
+    before = model(images())
+    twin = clone(model)
+    assert torch.equal(twin(images()), before)
+    assert twin.exchange_report == model.exchange_report
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    assert torch.equal(model(images()), before)
+
+
+@every_kind
+def test_blocks_not_chosen_are_untouched(kind):
+    model = host_of(kind)
+    others = [site.block.attn for site in sites(model) if site.index != 1]
+    before = {name: t.clone() for name, t in model.state_dict().items() if not name.startswith(place_of(model, 1))}
+    exchange(model, "softmax", blocks=[1], keep=["q"])
+    assert [site.block.attn for site in sites(model) if site.index != 1] == others
+    after = model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert [report.block for report in model.exchange_report] == [1]
+
+
+def place_of(model, index):
+    """The prefix of the names of one attention's parameters."""
+    block = sites(model)[index].block
+    return next(f"{name}.attn." for name, module in model.named_modules() if module is block)
+
+
+@every_kind
+def test_a_refusal_leaves_the_model_as_it_was(kind):
+    model = host_of(kind)
+    weights, before, cls = dict(model.named_parameters()), model(images()), type(model)
+    depth = len(sites(model))
+    for attention, keep in (
+        (["softmax"] * (depth - 1) + [{"name": "softmax", "num_heads": 5}], ["qkv"]),
+        ("identity" if kind == "swin" else "relu", ["qvk"]),
+    ):
+        with pytest.raises(ValueError, match=r"heads|qvk"):
+            exchange(model, attention, keep=keep)
+    assert type(model) is cls
+    assert all(parameter is weights[name] for name, parameter in model.named_parameters())
+    assert torch.equal(model(images()), before)
+
+
+@every_kind
+def test_exchanging_again_finds_the_mechanism_behind_the_adapter(kind):
+    model = exchange(host_of(kind), "softmax", keep=["qkv", "proj"])
+    before = model(images())
+    adapters = [type(site.block.attn) for site in sites(model) if isinstance(site.block.attn, Adapter)]
+    exchange(model, "softmax", keep=["qkv", "proj"])
+    assert torch.equal(model(images()), before)
+    assert [type(site.block.attn) for site in sites(model) if isinstance(site.block.attn, Adapter)] == adapters
+    assert {(report.old, report.new) for report in model.exchange_report} == {("Softmax", "Softmax")}
+    assert set(kinds(exchange(model, fitting(kind)))) == {get(fitting(kind)).__name__}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("attention", PAIRS)
+def test_windows_hide_what_the_mask_of_the_host_hides(attention, bias):
+    """Swin's −100 is not low enough for every mechanism; here two halves of a window must not meet."""
+    model = exchange(host_of("swin"), attention)
+    adapter = model.layers[0].blocks[1].attn
+    assert isinstance(adapter, WindowAdapter)
+    if not bias:
+        adapter.rel_pos = None
+    half = torch.arange(16) < 8
+    mask = torch.where(half[:, None] == half, 0.0, -100.0).expand(4, -1, -1)
+    x = torch.randn(8, 16, 12, generator=torch.Generator().manual_seed(0))
+    changed = torch.where(half[:, None], x, 30 * x)
+    torch.testing.assert_close(adapter(changed, mask=mask)[:, half], adapter(x, mask=mask)[:, half])
+    if attention == "relu":
+        # Among 8 keys that are seen, not among 16.
+        weights = adapter.mechanism.state_dict()
+        alone = get("relu")(12, 2)
+        alone.load_state_dict(weights)
+        expected = alone(x[:, half]) if not bias else alone(x[:, half], attn_mask=adapter.position_bias()[:, :, :8, :8])
+        torch.testing.assert_close(adapter(x, mask=mask)[:, half], expected)
+
+
+def test_shifted_windows_of_each_image_get_their_own_mask():
+    model = exchange(host_of("swin"), "sigmoid")
+    one, other = images(batch=2).split(1)
+    torch.testing.assert_close(model(torch.cat([one, other])), torch.cat([model(one), model(other)]))
+
+
+def test_padded_patches_of_naflex_are_as_if_absent():
+    model = exchange(host_of("naflex"), "linear", keep=["qkv", "proj"])
+    patches = torch.randn(1, 12, 192, generator=torch.Generator().manual_seed(0))
+    places = torch.stack(torch.meshgrid(torch.arange(3), torch.arange(4), indexing="ij"), dim=-1).view(1, 12, 2)
+    padded = nn.functional.pad(patches, (0, 0, 0, 4), value=9.0)
+    valid = torch.arange(16)[None] < 12
+    alone = model(patches, patch_coord=places, patch_valid=valid[:, :12])
+    out = model(padded, patch_coord=nn.functional.pad(places, (0, 0, 0, 4)), patch_valid=valid)
+    torch.testing.assert_close(out, alone)

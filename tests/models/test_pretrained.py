@@ -1,0 +1,119 @@
+"""Pretrained weights through timm's own loading, from a file that stands for what would be downloaded."""
+
+import pytest
+import timm
+import torch
+
+from fvit.models import build
+
+from .small import KINDS, SMALL, host_of, images, kinds
+
+SHAPE = {name: value for name, value in SMALL.items() if name not in ("img_size", "num_classes")}
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Weights of a small DeiT with 1000 classes, with what timm expects of a checkpoint of DeiT."""
+
+    def save(name="deit_tiny_patch16_224", **options):
+        torch.manual_seed(1)
+        model = timm.create_model(name, **{**SMALL, "num_classes": 1000, **options})
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+        path = tmp_path / f"{name}.pth"
+        torch.save({"model": model.state_dict()}, path)
+        return {"file": str(path)}, model.state_dict()
+
+    return save
+
+
+def pretrained(overlay, name="deit_tiny_patch16_224", img_size=32, num_classes=5, **options):
+    return build(
+        name, img_size, num_classes, pretrained=True, pretrained_cfg_overlay=overlay, **{**SHAPE, **options}
+    ).eval()
+
+
+def test_all_but_what_is_exchanged_and_not_kept_is_the_files(file):
+    overlay, weights = file()
+    model = pretrained(overlay, attention="linear", blocks="1-2", keep=["qkv", "proj"])
+    assert kinds(model) == ["Attention", "Linear", "Linear"]
+    state = model.state_dict()
+    assert [name for name in weights if name not in state or not torch.equal(state[name], weights[name])] == [
+        "head.weight",
+        "head.bias",
+    ]
+
+
+def test_what_is_not_kept_is_new(file):
+    overlay, weights = file()
+    state = pretrained(overlay, attention="linear", keep=["v"]).state_dict()
+    for index in range(3):
+        old, new = (source[f"blocks.{index}.attn.qkv.weight"] for source in (weights, state))
+        assert torch.equal(new[48:], old[48:])
+        assert new[:48].std() < 0.1 < old[:48].std()
+        assert not torch.equal(state[f"blocks.{index}.attn.proj.weight"], weights[f"blocks.{index}.attn.proj.weight"])
+
+
+@pytest.mark.parametrize("kind", ["distilled", "deit3", "clip", "dinov2", "beit", "eva", "swin"])
+def test_every_family_computes_what_its_checkpoint_did(file, kind, tmp_path):
+    name, options = KINDS[kind]
+    original = host_of(kind)
+    torch.save(original.state_dict(), tmp_path / "weights.pth")
+    model = build(
+        name,
+        attention="softmax",
+        keep=["qkv", "proj"],
+        pretrained=True,
+        pretrained_cfg_overlay={"file": str(tmp_path / "weights.pth"), "num_classes": 5},
+        **options,
+    ).eval()
+    torch.testing.assert_close(model(images()), original(images()), rtol=1e-6, atol=1e-6)
+
+
+def test_positions_are_resampled_for_another_size_of_image(file):
+    overlay, weights = file()
+    model = pretrained(overlay, img_size=48, attention="linear", keep=["qkv"])
+    assert model.blocks[0].attn.grid_size == (6, 6)
+    assert model.pos_embed.shape[1] == 37
+    assert torch.equal(model.pos_embed[:, 0], weights["pos_embed"][:, 0])
+
+
+def test_without_a_network_and_without_a_file_the_message_says_what_to_do(monkeypatch, tmp_path):
+    """timm and the hub's client go their own way, but for the client's being told that it is offline."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        ValueError, match=r"weights of deit_tiny_patch16_224 cannot be loaded: .*\n.*pretrained=false.*FILE"
+    ):
+        build("deit_tiny_patch16_224", 32, 5, pretrained=True, **SHAPE)
+
+
+def test_weights_that_were_never_published_are_told():
+    with pytest.raises(ValueError, match=r"fvit_tiny_patch16_224 cannot be loaded: No pretrained weights exist"):
+        build("fvit_tiny_patch16_224", 32, 5, pretrained=True, **SHAPE)
+
+
+def test_a_file_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"pretrained_cfg_overlay.file=.*missing.pth does not exist"):
+        pretrained({"file": str(tmp_path / "missing.pth")})
+
+
+def test_a_file_of_another_model_is_refused_with_the_first_difference(file):
+    overlay, _ = file()
+    with pytest.raises(ValueError, match=r"cannot be loaded: .* size mismatch for cls_token"):
+        pretrained(overlay, embed_dim=48)
+
+
+def test_a_file_that_holds_no_weights_is_refused(tmp_path):
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(ValueError, match=r"deit_tiny_patch16_224 cannot be loaded"):
+        pretrained({"file": str(tmp_path / "text.pth")})
+
+
+def test_an_error_that_has_nothing_to_do_with_weights_is_left_alone(monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(timm, "create_model", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        build("deit_tiny_patch16_224", 32, 5)

@@ -1,0 +1,85 @@
+"""A run that starts from pretrained weights with another attention, and what comes after it."""
+
+import pytest
+import timm
+import torch
+
+from fvit.training import Classifier, checkpoint
+
+from .fitting import LENGTH, fit
+
+pytestmark = [
+    # Lightning 2.6 on torch 2.14: its own use of a deprecated class.
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
+    # Lightning's advice on a machine of more than two cores.
+    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
+]
+
+SHAPE = dict(patch_size=8, embed_dim=24, depth=4, num_heads=3)
+RUN = (
+    *(f"+model.{key}={value}" for key, value in SHAPE.items()),
+    *LENGTH,
+    *("model=timm", "model.name=deit_tiny_patch16_224", "attention=linear", "model.keep=[qkv,proj]"),
+    *("data=fake", "data.num_images=64", "data.image_size=32", "global_batch_size=16", "logger=none"),
+)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """The overrides that name a file of weights, and the weights."""
+    torch.manual_seed(1)
+    state = timm.create_model("deit_tiny_patch16_224", img_size=32, **SHAPE).state_dict()
+    torch.save(state, tmp_path / "deit.pth")
+    return ["model.pretrained=true", f"+model.pretrained_cfg_overlay.file={tmp_path / 'deit.pth'}"], state
+
+
+def classifier(config):
+    return Classifier(config["model"], 32, 10, config["optimizer"], config["scheduler"], config["loss"])
+
+
+def test_a_model_starts_from_its_file(compose_config, weights):
+    overrides, state = weights
+    model = classifier(compose_config(*RUN, "model.blocks=2-3", *overrides)).model
+    assert [type(block.attn).__name__ for block in model.blocks] == ["Attention", "Attention", "Linear", "Linear"]
+    ours = model.state_dict()
+    assert all(torch.equal(ours[name], state[name]) for name in ours if not name.startswith("head."))
+
+
+def test_a_run_says_what_was_kept_and_its_checkpoint_needs_no_file(compose_config, weights, tmp_path, capsys):
+    overrides, _ = weights
+    probe = fit(compose_config(*RUN, "model.blocks=1-3", *overrides))
+    [row] = [line for line in capsys.readouterr().out.splitlines() if "Attention → Linear" in line]
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        "1-3",
+        "Attention → Linear",
+        "q, k, v, proj",
+        "–",
+        "–",
+    ]
+    (tmp_path / "deit.pth").unlink()
+    loaded = Classifier.load_from_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded.eval()(images), probe.module.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked", "same"),
+    [
+        ("1-3", "[1,2,3]", True),
+        ("'1,2-3'", "1-3", True),
+        ("null", "null", True),
+        ("1-3", "1-2", False),
+        ("null", "0-3", False),
+        ("[3,1]", "[1,3]", False),
+    ],
+)
+def test_a_checkpoint_goes_on_with_the_same_blocks_however_they_are_written(compose_config, trained, asked, same):
+    saved, wanted = (
+        classifier(compose_config(*RUN, "attention=softmax", f"model.blocks={b}")) for b in (trained, asked)
+    )
+    content = {"state_dict": saved.state_dict(), "hyper_parameters": dict(saved.hparams)}
+    if same:
+        checkpoint.check_fits(content, "a.ckpt", wanted)
+    else:
+        with pytest.raises(ValueError, match=r"a.ckpt was trained with model.blocks="):
+            checkpoint.check_fits(content, "a.ckpt", wanted)
