@@ -118,6 +118,12 @@ def test_real_model_counts_like_one_on_meta(attention):
     assert count(real, 32) == count(on_meta("fvit_tiny_patch16_224", **options), 32)
 
 
+def test_a_class_token_that_meets_the_patches_late_can_be_counted():
+    """CaiT passes a view of a parameter to its last blocks."""
+    model = timm.create_model("cait_xxs24_224", img_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=3)
+    assert count(model, 32).macs > count(model, 32).macs_paper > 0
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_count_does_not_depend_on_dtype(dtype):
     assert count(small_convnet().to(dtype), 32) == count(small_convnet(), 32)

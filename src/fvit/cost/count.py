@@ -38,7 +38,8 @@ def count(model: nn.Module, input_size: Sequence[int] | int) -> Cost:
         input_size: (C, H, W), or the side of a square RGB image in pixels.
     """
     shape = (3, input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
-    meta = {name: t.to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
+    # Detached: a view of a parameter, as CaiT makes of its class token, is otherwise one that torch's counter rejects.
+    meta = {name: t.detach().to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
     image = torch.empty(1, *shape, device="meta", dtype=_dtype(model))
     paper = 0
 
