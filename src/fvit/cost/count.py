@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from fvit.attention import Additive
+from fvit.models.trim import Trims
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,20 @@ def count(model: nn.Module, input_size: Sequence[int] | int) -> Cost:
 
 @contextmanager
 def _as_written(model: nn.Module) -> Iterator[None]:
-    """Mechanisms that can be evaluated in several forms take the textbook's."""
-    chosen = {m: m.form for m in model.modules() if isinstance(m, Additive)}
+    """Mechanisms that can be evaluated in several forms take the textbook's, and the last block is computed whole."""
+    forms = {m: m.form for m in model.modules() if isinstance(m, Additive)}
+    trimmed = [m for m in model.modules() if isinstance(m, Trims) and m.trims_last]
     try:
-        for mechanism in chosen:
+        for mechanism in forms:
             mechanism.form = "textbook"
+        for host in trimmed:
+            host.trims_last = False
         yield
     finally:
-        for mechanism, form in chosen.items():
+        for mechanism, form in forms.items():
             mechanism.form = form
+        for host in trimmed:
+            host.trims_last = True
 
 
 @contextmanager

@@ -39,6 +39,7 @@ class Model(Open):
     pretrained: bool = False
     blocks: Annotated[Any, BeforeValidator(check_blocks)] = None
     keep: Annotated[list[str], BeforeValidator(check_keep)] = []
+    trim_last: bool | None = None
     attention: dict[str, Any]
     patch_size: Positive | None = None
     embed_dim: Positive | None = None
