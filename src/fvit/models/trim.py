@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from fvit.attention import Mechanism
 
-
 _PASSES = ("_pos_embed", "forward_features", "pool", "forward_head")
 
 
