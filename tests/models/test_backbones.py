@@ -212,5 +212,12 @@ def test_config_composes_to_the_published_model(compose_config, name):
     config = compose_config(f"model={name}", "data=fake")["model"]
     assert config.pop("attention") == {"name": "native"}
     assert config == dict(
-        name=name, num_classes=None, pretrained=False, blocks=None, keep=[], drop_rate=0.0, drop_path_rate=0.0
+        name=name,
+        num_classes=None,
+        pretrained=False,
+        blocks=None,
+        keep=[],
+        trim_last=None,
+        drop_rate=0.0,
+        drop_path_rate=0.0,
     )

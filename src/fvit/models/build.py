@@ -11,6 +11,7 @@ from torch import nn
 from fvit.attention.registry import did_you_mean
 from fvit.models.exchange import exchange
 from fvit.models.spec import AttentionSpec, BlockSpec
+from fvit.models.trim import trim, why_not
 
 
 def attention_spec(config: Mapping[str, Any]) -> AttentionSpec | Sequence[AttentionSpec] | None:
@@ -30,6 +31,7 @@ def build(
     blocks: BlockSpec | None = None,
     keep: Sequence[str] = (),
     pretrained: bool = False,
+    trim_last: bool | None = None,
     **options: Any,
 ) -> nn.Module:
     """A timm model for images of `img_size` pixels, its attention exchanged where `attention` is given.
@@ -42,6 +44,8 @@ def build(
         blocks: the blocks to exchange, as for `exchange`; all if None.
         keep: projections of timm's attention that the new one takes over, as for `exchange`.
         pretrained: load timm's weights (downloads them once), before the exchange.
+        trim_last: compute of the last block what the head reads and no more, as `fvit.models.trim` does; None: where
+            that gives the same logits.
         options: further arguments of ``timm.create_model``, such as `embed_dim`, `depth`, `drop_path_rate`, or
             ``pretrained_cfg_overlay={"file": path}`` for weights of your own.
 
@@ -56,6 +60,8 @@ def build(
     model = _create(name, img_size, pretrained=pretrained, num_classes=num_classes, **options)
     if attention is not None:
         exchange(model, attention, blocks, keep)
+    if trim_last or (trim_last is None and why_not(model) is None):
+        trim(model)
     return model
 
 
