@@ -19,11 +19,11 @@ MAY_IMPORT = {
     "fsspec aiohttp filelock pydantic pyarrow",
     "training": "torch timm lightning torchmetrics fvit.models",
     "cost": "torch timm fvit.attention fvit.models",
-    "run": "torch lightning hydra omegaconf pydantic rich wandb dotenv fvit fvit.cost",
+    "run": "torch lightning hydra omegaconf pydantic rich plotly wandb dotenv fvit fvit.cost",
 }
 
 # Imported inside functions alone: it is slow to load, and most runs go without it.
-LAZY = {"wandb", "aiohttp"}
+LAZY = {"wandb", "aiohttp", "plotly"}
 
 FOLDERS = sorted({path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in ("__pycache__", "conf")})
 FILES = sorted(ROOT.rglob("*.py"))

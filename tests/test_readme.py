@@ -56,7 +56,7 @@ def _image_folder(folder):
 
 def test_readme_shows_what_was_asked_for():
     assert COMMANDS[:2] == ["make train", "make test"]
-    assert len(FVIT) == 11
+    assert len(FVIT) == 12
     assert len(ROWS) == 4
 
 
@@ -77,7 +77,7 @@ def test_every_command_runs(line, tmp_path):
     if "ckpt_path" in line:
         _run([*_arguments("python -m fvit.train"), "debug=limit"], tmp_path)
         [run] = (tmp_path / "logs" / "train" / "runs").iterdir()
-        line = line.replace("NAME", run.name)
+        line = re.sub("NAME|LARGE|TINY", run.name, line)
     elif "hardware=ddp " in line:
         line += " --cfg job --resolve"  # eight GPUs
     elif "train" in line and "--cfg" not in line and "debug=" not in line:

@@ -49,6 +49,10 @@ class ImageDataModule(LightningDataModule):
         seed: of the order and of the augmentations.
         pin_memory: page-locked batches, for copies to a GPU.
         source: the source's own options.
+
+    Attributes:
+        positions: int64 [B], which images the newest batch holds: in validation their indices, ascending over a rank's
+            batches.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class ImageDataModule(LightningDataModule):
         if self.batch_transform.mix is not None and batch_size % 2:
             raise ValueError(f"mixup and cutmix pair images and need an even batch on each device, not {batch_size}")
         self.faults = FaultLog(skip_limit)
+        self.positions: Tensor | None = None
         self._draws: Draws | None = None
         self._last: tuple[int, int] | None = None  # epoch and first position of the newest training batch
         self._resumed: dict[str, Any] = {}
@@ -141,8 +146,9 @@ class ImageDataModule(LightningDataModule):
         return self._loader(loaded, hp.eval_batch_size or hp.batch_size, Block(len(images), world, rank))
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Count what could not be used, and note how far training has come."""
+        """Count what could not be used, and note which images these are and how far training has come."""
         self.faults.note(batch.faults)
+        self.positions = batch.positions
         if self.trainer.training:
             self._last = int(batch.epochs[0]), int(batch.positions[0])
         return batch._replace(faults=())

@@ -242,6 +242,7 @@ class EvalData(Strict):
 class Eval(Strict):
     output_dir: str
     ckpt_path: str
+    tiny: str | None
     data: EvalData
     trainer: Trainer
 

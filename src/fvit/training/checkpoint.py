@@ -12,12 +12,13 @@ from lightning import LightningModule
 from fvit.models import BlockSpec, block_indices
 
 
-def find(path: str | Path, prefer: Literal["best", "last"] = "best") -> Path:
+def find(path: str | Path, prefer: Literal["best", "last"] = "best", key: str = "ckpt_path") -> Path:
     """The checkpoint file at `path`: the file itself, or one of a run's folder.
 
     Args:
         path: a file or a run's folder.
         prefer: which of a folder's two checkpoints, if it has both: the best to measure, the last to go on from.
+        key: of the configuration that holds the path, for the error's text.
 
     Raises:
         FileNotFoundError: there is none.
@@ -26,12 +27,12 @@ def find(path: str | Path, prefer: Literal["best", "last"] = "best") -> Path:
     if path.is_file():
         return path
     if not path.exists():
-        raise FileNotFoundError(f"ckpt_path={path} does not exist")
+        raise FileNotFoundError(f"{key}={path} does not exist")
     for name in sorted(("best.ckpt", "last.ckpt"), key=lambda name: not name.startswith(prefer)):
         for folder in (path / "checkpoints", path):
             if (folder / name).is_file():
                 return folder / name
-    raise FileNotFoundError(f"ckpt_path={path} holds no checkpoint: neither checkpoints/best.ckpt nor last.ckpt")
+    raise FileNotFoundError(f"{key}={path} holds no checkpoint: neither checkpoints/best.ckpt nor last.ckpt")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -88,12 +88,18 @@ class Classifier(LightningModule):
         self.log("lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Count one batch into ``val/loss`` (cross-entropy without smoothing), ``val/acc1``, ``val/acc5``."""
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
+        """Count one batch into ``val/loss`` (cross-entropy without smoothing), ``val/acc1``, ``val/acc5``.
+
+        Returns:
+            the logits [B, outputs], for callbacks; None of a batch without images.
+        """
         images, labels = batch
-        if len(labels):  # none if all of its images were damaged
-            self._count(self(images), labels)
+        logits = self(images) if len(labels) else None  # none if all of its images were damaged
+        if logits is not None:
+            self._count(logits, labels)
         self.log_dict({f"val/{name}": metric for name, metric in self.val_metrics.items()}, on_epoch=True)
+        return logits
 
     def _count(self, logits: Tensor, labels: Tensor) -> None:
         # torchmetrics sums counts over ranks, which stays exact where ranks hold unequal numbers of images.

@@ -1,0 +1,158 @@
+import csv
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from fvit.cost import Cascade
+from fvit.run import cascade_report
+from fvit.run.cascade_plot import draw, show_threshold, unit
+
+
+def cascade(images=200, tiny_macs=1_000_000, large_macs=10_000_000):
+    rng = random.Random(0)
+    confidence = [rng.uniform(0.1, 1) for _ in range(images)]
+    tiny_right = [rng.random() < c for c in confidence]
+    large_right = [rng.random() < 0.7 for _ in confidence]
+    return Cascade(torch.tensor(confidence), torch.tensor(tiny_right), torch.tensor(large_right), tiny_macs, large_macs)
+
+
+@pytest.fixture
+def printed(monkeypatch):
+    """What a report prints where there is no terminal."""
+
+    def report(pair):
+        console = Console(width=140, highlight=False, force_terminal=False, record=True)
+        for module in ("fvit.run.console", "fvit.run.cascade_report"):
+            monkeypatch.setattr(f"{module}.console", console)
+        cascade_report.print_cascade(pair, Path("FOLDER"))
+        return console.export_text()
+
+    return report
+
+
+@pytest.fixture
+def saved(tmp_path):
+    cascade_report.save(cascade(), tmp_path / "large.ckpt", tmp_path / "tiny.ckpt", tmp_path)
+    return tmp_path
+
+
+def rows_of(text):
+    """The cells of each row of figures."""
+    rows = ([cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in text.splitlines() if "%" in line)
+    return [row for row in rows if row]
+
+
+def test_the_csv_holds_every_point(saved):
+    with (saved / "cascade.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    curve = cascade().curve
+    assert len(rows) == len(curve) == 201
+    for row, point in zip(rows, curve, strict=True):
+        for name in ("threshold", "passed_on", "share", "right", "acc1", "macs"):
+            assert float(row[name]) == getattr(point, name), name
+
+
+def test_the_json_holds_the_named_points_and_is_strict(saved):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    content = json.loads((saved / "cascade.json").read_text(), parse_constant=refuse)
+    pair = cascade()
+    assert content["checkpoints"] == {"large": str(saved / "large.ckpt"), "tiny": str(saved / "tiny.ckpt")}
+    assert content["images"] == 200
+    assert content["large"] == {"acc1": pair.large.acc1, "macs": pair.large.macs}
+    assert content["tiny"] == {"acc1": pair.tiny.acc1, "macs": pair.tiny.macs}
+    for name, point in (("as_accurate", pair.as_accurate()), ("best", pair.best()), ("held_out", pair.held_out())):
+        figures = {"acc1": point.acc1, "macs": point.macs, "share": point.share, "saved": pair.saved(point)}
+        threshold = {} if name == "held_out" else {"threshold": point.threshold}
+        assert content[name] == figures | threshold
+
+
+def test_metrics_are_plain_numbers_by_name():
+    pair = cascade()
+    metrics = cascade_report.metrics(pair)
+    assert metrics["cascade/acc1"] == pair.as_accurate().acc1 >= metrics["cascade/large/acc1"]
+    assert metrics["cascade/macs"] == pair.as_accurate().macs
+    assert metrics["cascade/threshold"] == pair.as_accurate().threshold
+    assert metrics["cascade/saved"] == pytest.approx(1 - metrics["cascade/macs"] / metrics["cascade/large/macs"])
+    assert metrics["cascade/best/acc1"] == pair.best().acc1
+    assert metrics["cascade/held_out/macs"] == pair.held_out().macs
+    assert metrics["cascade/tiny/acc1"] == pair.tiny.acc1
+    assert {type(value) for value in metrics.values()} == {float}
+
+
+def test_the_table_goes_from_no_image_to_all_in_tenths(printed):
+    pair = cascade()
+    text = printed(pair)
+    curve = [row for row in rows_of(text) if len(row) == 5]
+    assert [row[1] for row in curve] == [f"{10 * step:.1f} %" for step in range(11)]
+    for row in curve:
+        point = pair.curve[round(float(row[1].split()[0]) / 100 * 200)]
+        macs = f"{point.macs / 1e6:.3f} M"
+        assert row[2:] == [f"{100 * point.acc1:.2f} %", macs, f"{100 * pair.saved(point):.1f} %"]
+    assert [row[0] for row in rows_of(text) if len(row) == 6] == [
+        "tiny alone",
+        "large alone",
+        "most accurate",
+        "cheapest as accurate as the large",
+        "… its threshold on other images",
+    ]
+    assert "\x1b" not in text, "plain where there is no terminal"
+    assert "which is optimistic" in " ".join(text.split())
+    assert "FOLDER/cascade.csv" in text
+    assert "FOLDER/cascade.html" in text
+
+
+def test_few_confidences_give_few_rows(printed):
+    half = torch.tensor([True, False])
+    text = printed(Cascade(torch.tensor([0.5, 0.5]), half, half, 1_000_000, 10_000_000))
+    assert len([row for row in rows_of(text) if len(row) == 5]) == 2
+
+
+@pytest.mark.parametrize(
+    ("threshold", "text"), [(None, "–"), (0.0, "0"), (2.0, "> 1"), (1.0, "1"), (0.69457626, "0.6945763")]
+)
+def test_thresholds_for_people(threshold, text):
+    assert show_threshold(threshold) == text
+
+
+@pytest.mark.parametrize(("large", "expected"), [(999_999_999, (1e6, "M")), (10**9, (1e9, "G"))])
+def test_both_models_are_told_in_the_large_one_s_unit(large, expected):
+    assert unit(cascade(large_macs=large)) == expected
+
+
+def traces(page):
+    """The plot's data, read out of the page."""
+    start = page.index("[", page.rindex('"cascade",'))
+    return json.JSONDecoder().raw_decode(page[start:])[0]
+
+
+def test_the_plot_is_a_page_of_its_own(saved):
+    page = (saved / "cascade.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert not re.search(r"<(script|link)[^>]*\b(src|href)=", page), "nothing is fetched"
+    assert re.search(r"large: \S*large\.ckpt .* tiny: \S*tiny\.ckpt .* 200 images", page)
+
+
+def test_the_plot_shows_the_curve_and_the_named_points():
+    pair = cascade()
+    drawn = traces(draw(pair, ("a", "b")))
+    curve, coin, *points = drawn
+    assert curve["x"] == [point.macs / 1e6 for point in pair.curve]
+    assert curve["y"] == [100 * point.acc1 for point in pair.curve]
+    assert coin["y"] == [100 * pair.tiny.acc1, 100 * pair.large.acc1]
+    wanted = [pair.tiny, pair.large, pair.as_accurate(), pair.held_out(), pair.best()]
+    assert [(trace["x"], trace["y"]) for trace in points] == [([p.macs / 1e6], [100 * p.acc1]) for p in wanted]
+
+
+def test_a_curve_of_many_points_is_drawn_thinner_from_end_to_end():
+    pair = cascade(images=9001)
+    assert len(pair.curve) > 8000
+    x = traces(draw(pair, ("a", "b")))[0]["x"]
+    assert 1000 < len(x) <= 2001
+    assert (x[0], x[-1]) == (pair.curve[0].macs / 1e6, pair.curve[-1].macs / 1e6)

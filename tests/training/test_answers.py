@@ -1,0 +1,119 @@
+import warnings
+
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+
+from fvit.data import ImageDataModule
+from fvit.training import Answers, CollectAnswers
+from tests.data.pictures import jpeg
+
+NUM_VAL = 11
+
+
+class Scripted(LightningModule):
+    """Answers each image as its mean colour says."""
+
+    def validation_step(self, batch, batch_idx):
+        images, labels = batch
+        return logits_of(images) if len(labels) else None
+
+
+def logits_of(images):
+    mean = images.double().mean(dim=(1, 2, 3))
+    return torch.stack([mean, 0.3 - 2 * mean, mean.square()], dim=1)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Validation images of three classes, the damaged ones as asked for."""
+
+    def make(damaged=(), **options):
+        for split, count in (("train", 3), ("val", NUM_VAL)):
+            for index in range(count):
+                folder = tmp_path / "data" / split / "abc"[index * 3 // count]
+                folder.mkdir(parents=True, exist_ok=True)
+                content = jpeg(24, 24, seed=index)
+                broken = split == "val" and index in damaged
+                (folder / f"{index:02}.jpg").write_bytes(content[:-200] if broken else content)
+        options = {"batch_size": 1, "eval_batch_size": 4, **options}
+        return ImageDataModule("folder", img_size=16, root=str(tmp_path / "data"), **options)
+
+    return make
+
+
+def collect(data, **options):
+    collected = CollectAnswers()
+    quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = Trainer(accelerator="cpu", callbacks=[collected], use_distributed_sampler=False, **quiet, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers")
+        trainer.validate(Scripted(), datamodule=data, verbose=False)
+    return collected.answers
+
+
+def one_by_one(data, index):
+    """Confidence and rightness of one image alone."""
+    loaded = data.val_dataloader().dataset
+    [draw] = [draw for draw in data.val_dataloader().sampler if draw.index == index]
+    sample = loaded[draw]
+    pixels = sample.pixels.permute(2, 0, 1)[None].float()
+    mean, std = (255 * torch.tensor(data.hparams[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    probabilities = torch.exp(logits := logits_of((pixels - mean) / std)[0]) / torch.exp(logits).sum()
+    return probabilities.max().item(), int(probabilities.argmax()) == sample.label
+
+
+@pytest.mark.parametrize("options", [{}, {"eval_batch_size": 1}, {"num_workers": 1}], ids=str)
+def test_each_image_is_answered_once_in_order(data, options):
+    answers = collect(data(**options))
+    assert answers.indices.tolist() == list(range(NUM_VAL))
+    expected = [one_by_one(data(), index) for index in range(NUM_VAL)]
+    assert answers.confidence.dtype == torch.float32
+    assert answers.confidence.tolist() == pytest.approx([confidence for confidence, _ in expected], rel=1e-5)
+    assert answers.right.tolist() == [right for _, right in expected]
+    assert 0 < answers.right.sum() < NUM_VAL, "some of each, or the test would show nothing"
+
+
+def test_what_could_not_be_read_is_left_out_and_the_others_keep_their_numbers(data):
+    damaged = {1, 4, 5, 6, 7}  # the second batch has no image left
+    answers = collect(data(damaged))
+    assert answers.indices.tolist() == [index for index in range(NUM_VAL) if index not in damaged]
+    whole = [one_by_one(data(damaged), index) for index in answers.indices.tolist()]
+    assert answers.right.tolist() == [right for _, right in whole]
+
+
+def test_nothing_that_can_be_read_is_an_error(data):
+    with pytest.raises(ValueError, match="none of the validation images could be read"):
+        collect(data(range(NUM_VAL)))
+
+
+def test_only_the_newest_validation_is_kept(data):
+    source, collected = data(), CollectAnswers()
+    quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = Trainer(accelerator="cpu", callbacks=[collected], use_distributed_sampler=False, **quiet)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers")
+        for _ in range(2):
+            trainer.validate(Scripted(), datamodule=source, verbose=False)
+    assert len(collected.answers.indices) == NUM_VAL
+
+
+def answers_to(*indices):
+    return Answers(torch.tensor(indices), torch.ones(len(indices)), torch.ones(len(indices), dtype=torch.bool))
+
+
+def test_answers_to_the_same_images_pass():
+    answers_to(0, 1, 4).check_same_images(answers_to(0, 1, 4))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "counts"),
+    [
+        ([0, 1, 2], [0, 1], "1 only to the one, 0"),
+        ([0, 1], [0, 2], "1 only to the one, 1"),
+        ([0], [0, 1, 2], "0 .*, 2"),
+    ],
+)
+def test_answers_to_other_images_are_refused(ours, theirs, counts):
+    with pytest.raises(ValueError, match=f"not shown the same images: {counts}"):
+        answers_to(*ours).check_same_images(answers_to(*theirs))
