@@ -21,7 +21,11 @@ from fvit.run import trainer as trainers
 from fvit.run.paths import conf_dir
 from fvit.training import Classifier, build_loss
 
-SHAPES = {"mixed": "model.attention.layers=[additive*2,softmax*2]", "timm": "model.name=convnextv2_atto"}
+SHAPES = {
+    "mixed": "model.attention.layers=[additive*2,softmax*2]",
+    "own": "model.attention.name=fvit.attention.linear:Linear",
+    "timm": "model.name=convnextv2_atto",
+}
 
 
 def _options(group):
@@ -63,9 +67,10 @@ def test_every_mechanism_has_a_config_with_the_constructors_defaults(name):
 @pytest.mark.parametrize("model", ["vit_atto", "vit_tiny"])
 def test_every_attention_goes_into_a_model(compose_config, option, model):
     layers = {"vit_atto": "2", "vit_tiny": "6"}[model]
-    extra = [f"model.attention.layers=[additive*{layers},softmax*{layers}]"] if option == "mixed" else []
+    extra = {**SHAPES, "mixed": f"model.attention.layers=[additive*{layers},softmax*{layers}]"}.get(option)
+    overrides = [extra] if extra else []
     # A class token to which a mechanism brings nothing is refused; the mean of the patches always sees the image.
-    config = compose_config(f"attention={option}", f"model={model}", "model.global_pool=avg", "data=fake", *extra)
+    config = compose_config(f"attention={option}", f"model={model}", "model.global_pool=avg", "data=fake", *overrides)
     module = _meta_classifier(config)
     assert module(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 10)
 
