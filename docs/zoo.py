@@ -36,8 +36,11 @@ INTRODUCTION = """\
 All mechanisms, as their classes describe them. One suite holds each to a slow reference in float64
 (`tests/attention/cases.py`). [own_mechanism.md](own_mechanism.md) adds one of your own.
 
-`attention=KEY` is the core of the paper, with every add-on off. Indented below it is what is chosen in the same way but
-sets its options, such as a paper's whole model. Single options are set by `model.attention.OPTION=VALUE`.
+Names follow one rule. `attention=KEY` is the mechanism as its paper defines it, with every add-on off: convolution,
+gate, position, bias. `attention=KEY_MODEL`, indented below it, is the attention of the model that its authors released,
+under the name of that model (`KEY_released` where that is the key itself): what theirs has inside the attention is on,
+and what it has elsewhere, in blocks, stages or training, is the host's. A key without such a line was released as it
+is, or with nothing more that is attention. Single options are set by `model.attention.OPTION=VALUE`.
 
 * N tokens, D channels, H heads, d = D/H. *Cost* is that beside the projections.
 * *Needs*: a **grid**, the patches in rows and columns; a **fixed length**, for it has weights for each token, which are
@@ -192,13 +195,15 @@ def choices(key: str) -> list[Choice]:
     """The files of conf/attention that choose a mechanism: its own first, then those that set its options.
 
     Raises:
-        ValueError: it has none of its own.
+        ValueError: it has none of its own, or the name of another one does not start with the key.
     """
     found = []
     for path in sorted((conf_dir() / "attention").glob("*.yaml"), key=lambda path: (path.stem != key, path.stem)):
         text = path.read_text(encoding="utf-8")
         chosen = yaml.safe_load(text)
         if chosen.pop("name") == key:
+            if path.stem != key and not path.stem.startswith(f"{key}_"):
+                raise ValueError(f"conf/attention/{path.name} sets options of {key}; name it {key}_MODEL.yaml")
             comment = " ".join(re.findall(r"^# (?!@package)(.*)$", text, flags=re.MULTILINE))
             found.append(Choice(path.stem, comment.removesuffix("."), chosen))
     if not found or found[0].name != key:

@@ -21,6 +21,8 @@ from fvit.run import trainer as trainers
 from fvit.run.paths import conf_dir
 from fvit.training import Classifier, build_loss
 
+from .attention.cases import CASES
+
 SHAPES = {
     "mixed": "model.attention.layers=[additive*2,softmax*2]",
     "own": "model.attention.name=fvit.attention.linear:Linear",
@@ -61,6 +63,15 @@ def test_every_mechanism_has_a_config_with_the_constructors_defaults(name):
     assert written.pop("name") == name
     parameters = inspect.signature(attention.get(name)).parameters
     assert {option: parameters[option].default for option in written} == written
+
+
+@pytest.mark.parametrize("option", sorted(set(_options("attention")) - {*attention.names(), "native", "mixed", "own"}))
+def test_every_set_of_options_is_held_to_a_reference(option):
+    chosen = yaml.safe_load((conf_dir() / "attention" / f"{option}.yaml").read_text())
+    key = chosen.pop("name")
+    defaults = {name: p.default for name, p in inspect.signature(attention.get(key)).parameters.items()}
+    assert {**defaults, **chosen} != defaults
+    assert {**defaults, **chosen} in [{**defaults, **case.options} for case in CASES if case.key == key]
 
 
 @pytest.mark.parametrize("option", _options("attention"))

@@ -113,6 +113,15 @@ def test_an_option_without_explanation_is_told(monkeypatch):
         zoo.options(Scaled)
 
 
+def test_a_set_of_options_has_its_key_in_its_name(tmp_path, monkeypatch):
+    (tmp_path / "attention").mkdir()
+    for name in ("linear", "flatten"):
+        (tmp_path / "attention" / f"{name}.yaml").write_text("name: linear\n")
+    monkeypatch.setattr(zoo, "conf_dir", lambda: tmp_path)
+    with pytest.raises(ValueError, match=r"conf/attention/flatten.yaml sets options of linear; name it linear_MODEL"):
+        zoo.choices("linear")
+
+
 def test_a_mechanism_without_a_file_in_conf_is_told():
     with pytest.raises(
         ValueError, match=r"attention 'squared' has no file of its own in conf/attention; write squared"
