@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all lint format turbojpeg figures clean distclean
+.PHONY: help setup train test test-all lint format turbojpeg figures zoo clean distclean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -40,6 +40,9 @@ turbojpeg: $(STAMP)  ## put libjpeg-turbo 3 into .venv, for data.decoder=turbo (
 
 figures: $(STAMP)  ## draw the README's picture from the newest `make train`
 	$(BIN)/python docs/curves.py
+
+zoo: $(STAMP)  ## write docs/zoo.md, the table of all mechanisms, from their classes
+	$(BIN)/python docs/zoo.py
 
 clean:  ## remove caches and builds; runs stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

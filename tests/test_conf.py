@@ -21,7 +21,13 @@ from fvit.run import trainer as trainers
 from fvit.run.paths import conf_dir
 from fvit.training import Classifier, build_loss
 
-SHAPES = {"mixed": "model.attention.layers=[additive*2,softmax*2]", "timm": "model.name=convnextv2_atto"}
+from .attention.cases import CASES
+
+SHAPES = {
+    "mixed": "model.attention.layers=[additive*2,softmax*2]",
+    "own": "model.attention.name=fvit.attention.linear:Linear",
+    "timm": "model.name=convnextv2_atto",
+}
 
 
 def _options(group):
@@ -59,13 +65,23 @@ def test_every_mechanism_has_a_config_with_the_constructors_defaults(name):
     assert {option: parameters[option].default for option in written} == written
 
 
+@pytest.mark.parametrize("option", sorted(set(_options("attention")) - {*attention.names(), "native", "mixed", "own"}))
+def test_every_set_of_options_is_held_to_a_reference(option):
+    chosen = yaml.safe_load((conf_dir() / "attention" / f"{option}.yaml").read_text())
+    key = chosen.pop("name")
+    defaults = {name: p.default for name, p in inspect.signature(attention.get(key)).parameters.items()}
+    assert {**defaults, **chosen} != defaults
+    assert {**defaults, **chosen} in [{**defaults, **case.options} for case in CASES if case.key == key]
+
+
 @pytest.mark.parametrize("option", _options("attention"))
 @pytest.mark.parametrize("model", ["vit_atto", "vit_tiny"])
 def test_every_attention_goes_into_a_model(compose_config, option, model):
     layers = {"vit_atto": "2", "vit_tiny": "6"}[model]
-    extra = [f"model.attention.layers=[additive*{layers},softmax*{layers}]"] if option == "mixed" else []
+    extra = {**SHAPES, "mixed": f"model.attention.layers=[additive*{layers},softmax*{layers}]"}.get(option)
+    overrides = [extra] if extra else []
     # A class token to which a mechanism brings nothing is refused; the mean of the patches always sees the image.
-    config = compose_config(f"attention={option}", f"model={model}", "model.global_pool=avg", "data=fake", *extra)
+    config = compose_config(f"attention={option}", f"model={model}", "model.global_pool=avg", "data=fake", *overrides)
     module = _meta_classifier(config)
     assert module(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 10)
 

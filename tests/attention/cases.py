@@ -91,6 +91,14 @@ CASES = [
         "focused", focused.reference, {"focusing_factor": 5, "qkv_bias": False, "proj_bias": False}, multiplicity=True
     ),
     Case("focused", focused.reference, {"conv": 5}, equivariant=False),
+    Case("focused", focused.reference, {"norm": "token", "scale_channels": True}, multiplicity=True),
+    Case("focused", focused.reference, {"position_keys": True, "qkv_bias": False}, equivariant=False),
+    Case(
+        "focused",
+        focused.reference,
+        {"conv": 5, "norm": "token", "scale_channels": True, "position_keys": True},
+        equivariant=False,
+    ),
     Case("sigmoid", sigmoid.reference, masks="pairs", causal=True),
     Case("sigmoid", sigmoid.reference, {"qkv_bias": False, "proj_bias": False}, masks="pairs", causal=True),
     Case("relu", relu.reference, masks="pairs", causal=True),
@@ -105,6 +113,8 @@ CASES = [
     Case("relu_linear", relu_linear.reference, multiplicity=True),
     Case("relu_linear", relu_linear.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
     Case("relu_linear", relu_linear.reference, {"conv": 3}, equivariant=False),
+    Case("relu_linear", relu_linear.reference, {"aggregate": 5}, equivariant=False),
+    Case("relu_linear", relu_linear.reference, {"aggregate": 3, "conv": 3, "proj_bias": False}, equivariant=False),
     Case("xca", xca.reference, multiplicity=True),
     Case("xca", xca.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
     Case("hydra", hydra.reference, multiplicity=True),
@@ -122,5 +132,9 @@ CASES = [
     Case("inline", inline.reference, {"local": True}, equivariant=False),
     Case("mala", mala.reference, multiplicity=True),
     Case("mala", mala.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("mala", mala.reference, {"conv": 3}, equivariant=False),
+    Case("mala", mala.reference, {"rotary": True}, equivariant=False),
+    Case("mala", mala.reference, {"gate": True, "qkv_bias": False}, multiplicity=True),
+    Case("mala", mala.reference, {"conv": 5, "rotary": True, "gate": True}, equivariant=False),
     Case("pool", pool.reference, equivariant=False, dropouts=("proj_drop",)),
 ]

@@ -1,7 +1,9 @@
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 
 from fvit.attention import Differential
+from fvit.models import exchange
 
 from .suite import randomise
 
@@ -9,6 +11,12 @@ from .suite import randomise
 @pytest.mark.parametrize(("layer", "expected"), [(1, 0.2), (2, 0.355509), (12, 0.777870)])
 def test_lambda_starts_by_the_papers_formula(layer, expected):
     assert Differential(16, 4, layer=layer).lambda_init == pytest.approx(expected, abs=1e-6)
+
+
+def test_lambda_follows_the_depth_of_the_block():
+    model = VisionTransformer(img_size=16, patch_size=8, embed_dim=16, depth=3, num_heads=4, num_classes=2)
+    blocks = exchange(model, "differential").blocks
+    assert [block.attn.lambda_init for block in blocks] == pytest.approx([0.2, 0.355509, 0.470713], abs=1e-6)
 
 
 def test_lambda_init_wins_over_the_layer():

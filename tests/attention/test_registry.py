@@ -62,6 +62,41 @@ def test_register_refuses_a_taken_name():
     assert get("additive") is Additive
 
 
+def test_a_class_can_be_named_by_where_it_is():
+    assert get("fvit.attention.additive:Additive") is Additive
+
+
+@pytest.mark.parametrize("name", ["additive:", ":Additive", "a b:Additive", ".additive:Additive", "a:b:c"])
+def test_a_place_of_another_form_is_refused(name):
+    with pytest.raises(ValueError, match=f"'{name}' is not of the form package.module:Class"):
+        get(name)
+
+
+@pytest.mark.parametrize(("module", "missing"), [("nowhere", "nowhere"), ("fvit.attention.nowhere", None)])
+def test_a_module_that_is_not_there_is_told_with_the_remedy(module, missing):
+    with pytest.raises(ValueError, match=f"no module '{missing or module}' here; install it or put its folder on PYTH"):
+        get(f"{module}:Mine")
+
+
+def test_what_a_module_itself_lacks_is_its_own_error(tmp_path, monkeypatch):
+    (tmp_path / "lacking.py").write_text("import nowhere")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="No module named 'nowhere'"):
+        get("lacking:Mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Linea", r"has no mechanism 'Linea', did you mean Linear\?; it has: .*Linear"),
+        ("torch", "has no mechanism 'torch'.* A mechanism is a subclass of fvit.attention.Mechanism"),
+    ],
+)
+def test_a_class_that_is_no_mechanism_is_told(name, message):
+    with pytest.raises(ValueError, match=message):
+        get(f"fvit.attention.linear:{name}")
+
+
 def test_bind_gives_a_subclass_with_its_name():
     bound = bind(Additive, logits="full")
     assert issubclass(bound, Additive)

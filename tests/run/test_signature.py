@@ -42,6 +42,60 @@ def test_a_mechanism_outside_the_zoo_has_no_file():
     assert mechanism_signature("of_mine") is None
 
 
+OWN = """
+from typing import Literal
+from fvit.attention import Linear as Parent, Projected
+import fvit.attention
+
+class Written(Projected):
+    def __init__(self, *args, gain: float = 1.0, kind: Literal["a", "b"] = "a", **kwargs):
+        super().__init__(*args, **kwargs)
+
+class Inherited(Written):
+    pass
+
+class Renamed(Parent):
+    pass
+
+class Dotted(fvit.attention.Linear):
+    pass
+
+Made = type("Made", (Parent,), {})
+"""
+
+
+@pytest.fixture
+def own_package(tmp_path, monkeypatch):
+    """A package whose import fails, so that only its text can be read."""
+    package = tmp_path / "own_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError")
+    (package / "mine.py").write_text(OWN)
+    (package / "near.py").write_text("from .mine import Inherited\nfrom . import mine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("own_package")
+@pytest.mark.parametrize("place", ["mine:Written", "mine:Inherited", "near:Inherited"])
+def test_ones_own_constructor_is_read_without_importing_it(place):
+    options = mechanism_signature(f"own_package.{place}")
+    assert list(options) == ["gain", "kind"]
+    assert options["gain"] is float
+    assert get_args(options["kind"]) == ("a", "b")
+
+
+@pytest.mark.usefixtures("own_package")
+def test_a_constructor_of_the_zoo_is_found_through_its_package():
+    assert mechanism_signature("own_package.mine:Renamed") == mechanism_signature("linear")
+
+
+@pytest.mark.usefixtures("own_package")
+@pytest.mark.parametrize("module", ["own_package.mine", "own_package.far", "nowhere", "math", ""])
+@pytest.mark.parametrize("cls", ["Dotted", "Made", "Nothing", ""])
+def test_where_the_source_does_not_tell_it_is_left_to_the_build(module, cls):
+    assert mechanism_signature(f"{module}:{cls}") is None
+
+
 def test_types_of_a_source_are_read_from_its_file():
     options = source_signature("imagenette")
     assert get_args(options["size"]) == ("320px", "160px", "full")

@@ -16,6 +16,7 @@ from fvit.attention.linear import Linear
 from fvit.attention.mala import Mala
 from fvit.attention.performer import Performer
 from fvit.attention.pool import Pool
+from fvit.attention.projected import Projected
 from fvit.attention.registry import bind, get, names, register
 from fvit.attention.relu import Relu
 from fvit.attention.relu_linear import ReluLinear
@@ -42,6 +43,7 @@ __all__ = [
     "Mechanism",
     "Performer",
     "Pool",
+    "Projected",
     "Relu",
     "ReluLinear",
     "Separable",

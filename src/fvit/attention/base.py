@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 Size = tuple[int, int]
 
+HOST_OPTIONS = ("qk_norm", "scale_norm", "proj_bias", "norm_layer")
+"""What timm's blocks may ask of their attention, besides what every mechanism has."""
+
 
 class Mechanism(nn.Module):
     """Base of all mechanisms: maps tokens [B, N, C] to tokens [B, N, C].
@@ -21,8 +24,8 @@ class Mechanism(nn.Module):
         qkv_bias: biases in the input projections.
         attn_drop: dropout on attention weights, in [0, 1).
         proj_drop: dropout on the output, in [0, 1).
-        host: what timm's blocks pass besides (`qk_norm`, `scale_norm`, `proj_bias`, `norm_layer`). A mechanism
-            that has no use for one of them refuses it through `refuse_host_options`.
+        host: what timm's blocks pass besides, `HOST_OPTIONS`. A mechanism that has no use for one of them refuses it
+            through `refuse_host_options`.
 
     Raises:
         ValueError: `num_heads` does not divide `dim`.
@@ -107,7 +110,7 @@ class Mechanism(nn.Module):
 
     def refuse_host_options(self, **host: object) -> None:
         """Raise ValueError if the host asks for an option (`qk_norm`, …) that this mechanism does not have."""
-        if unknown := sorted(host.keys() - {"qk_norm", "scale_norm", "proj_bias", "norm_layer"}):
+        if unknown := sorted(host.keys() - set(HOST_OPTIONS)):
             raise ValueError(f"{type(self).__name__} has no option {', '.join(unknown)}")
         for name, neutral in (("qk_norm", False), ("scale_norm", False), ("proj_bias", True)):
             if bool(host.get(name, neutral)) is not neutral:

@@ -28,7 +28,8 @@ class Differential(Mechanism):
     """Differential attention. Arguments as for `Mechanism`; `attn_drop` falls on each of the two maps. And:
 
     Args:
-        layer: the depth l of the block, counted from 1, which sets λ_init by the paper's formula.
+        layer: the depth l of the block, counted from 1, which sets λ_init by the paper's formula; the block's own if
+            None.
         lambda_init: λ_init itself, in [0, 1), in place of the formula; the paper also tries 0.8 and 0.5 for all
             layers.
 
@@ -46,7 +47,7 @@ class Differential(Mechanism):
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
         proj_bias: bool = True,
-        layer: int = 1,
+        layer: int | None = None,
         lambda_init: float | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -54,7 +55,7 @@ class Differential(Mechanism):
     ) -> None:
         super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias=proj_bias, **host)
         self.refuse_host_options(**host)
-        if layer < 1:
+        if layer is not None and layer < 1:
             raise ValueError(f"differential: layer={layer} is none; layers count from 1")
         if lambda_init is not None and not 0 <= lambda_init < 1:
             raise ValueError(f"differential: lambda_init={lambda_init} is outside [0, 1)")
@@ -64,7 +65,7 @@ class Differential(Mechanism):
                 "take an even num_heads"
             )
         self.maps = num_heads if num_heads % 2 == 0 else 2 * num_heads
-        self.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * (layer - 1)) if lambda_init is None else lambda_init
+        self.layer, self.fixed_lambda_init = layer, lambda_init
         factory = dict(device=device, dtype=dtype)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **factory)
         self.lambda_q = nn.Parameter(torch.empty(2, dim // self.maps, **factory))
@@ -74,6 +75,14 @@ class Differential(Mechanism):
         self.proj_drop = nn.Dropout(proj_drop)
         self.attn_drop = attn_drop
         self.init_weights()
+
+    @property
+    def lambda_init(self) -> float:
+        """λ_init of this block."""
+        if self.fixed_lambda_init is not None:
+            return self.fixed_lambda_init
+        layer = self.block_index + 1 if self.layer is None else self.layer
+        return 0.8 - 0.6 * math.exp(-0.3 * (layer - 1))
 
     def init_weights(self) -> None:
         """Draw the vectors of λ from N(0, 0.1²), as the authors do."""

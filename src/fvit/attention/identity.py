@@ -1,6 +1,10 @@
 """No mixing at all: the control that shows what mixing is worth.
 
-Source: Yu et al., "MetaFormer Baselines for Vision", arXiv:2210.13452, section 3.1 (IdentityFormer). Cost: none.
+Source: Yu et al., "MetaFormer Baselines for Vision", arXiv:2210.13452, section 3.1 (IdentityFormer).
+
+    out = x
+
+Cost: none.
 """
 
 import torch

@@ -1,8 +1,12 @@
 """Arithmetic that several mechanisms share: guarded quotients, unit vectors, masks between pairs, patches."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fvit.attention.base import Size
 
 
 def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -64,18 +68,40 @@ def pair_bias(attn_mask: Tensor | None, is_causal: bool, x: Tensor) -> tuple[Ten
     return bias, count.to(x.dtype)
 
 
-def convolve_patches(conv: nn.Conv2d, x: Tensor, grid_size: tuple[int, int] | None, num_prefix_tokens: int) -> Tensor:
+def depthwise(option: str, channels: int, width: int, bias: bool = True, **factory: Any) -> nn.Conv2d | None:
+    """A depth-wise convolution of `width`×`width` that keeps the size of its grid; None for a width of 0.
+
+    Raises:
+        ValueError: `width` is even or negative; `option` names it there, such as ``focused: conv``.
+    """
+    if width < 0 or (width and width % 2 == 0):
+        raise ValueError(f"{option}={width} has no centre; take an odd width, or 0 for none")
+    if not width:
+        return None
+    return nn.Conv2d(channels, channels, width, padding=width // 2, groups=channels, bias=bias, **factory)
+
+
+def convolve_patches(conv: nn.Module, x: Tensor, grid_size: Size | None, num_prefix_tokens: int) -> Tensor:
     """`conv` over the patches of tokens x [B, N, C], and 0 for the prefix tokens, which have no place on the grid.
 
     Raises:
         ValueError: the tokens are not `num_prefix_tokens` and then the patches of `grid_size`.
     """
-    tokens = x.shape[1]
+    grid = rows_and_columns("a convolution of patches", x.shape[1], grid_size, num_prefix_tokens)
+    patches = x[:, num_prefix_tokens:].transpose(1, 2).unflatten(2, grid)
+    return F.pad(conv(patches).flatten(2).transpose(1, 2), (0, 0, num_prefix_tokens, 0))
+
+
+def rows_and_columns(user: str, tokens: int, grid_size: Size | None, num_prefix_tokens: int) -> Size:
+    """`grid_size`, if that many tokens are the prefix tokens and then its patches.
+
+    Raises:
+        ValueError: they are not; the text names the `user` of the grid, such as ``a convolution of patches``.
+    """
     rows, columns = grid_size or (0, 0)
     if tokens != num_prefix_tokens + rows * columns:
         raise ValueError(
-            f"a convolution of patches got {tokens} tokens where set_layout told of {num_prefix_tokens} before a grid "
-            f"of {rows}×{columns}; turn the convolution off where the grid is not known"
+            f"{user} got {tokens} tokens where set_layout told of {num_prefix_tokens} before a grid of "
+            f"{rows}×{columns}; turn it off where the grid is not known"
         )
-    patches = x[:, num_prefix_tokens:].transpose(1, 2).unflatten(2, (rows, columns))
-    return F.pad(conv(patches).flatten(2).transpose(1, 2), (0, 0, num_prefix_tokens, 0))
+    return rows, columns

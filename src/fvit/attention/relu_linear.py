@@ -5,19 +5,22 @@ arXiv:2205.14756.
 
     out_n = φ(q_n) Σ_m φ(k_m)ᵀ v_m / (φ(q_n) Σ_m φ(k_m)) [+ DWC(v)_n],      φ = ReLU
 
-A query that meets no key, its features being 0 or orthogonal to all of theirs, gets 0. DWC is a depth-wise w×w
-convolution with a bias over the patches; prefix tokens are left out of it, and a hidden patch is zero to it, as the
-border is. It is the add-on with which later papers compare linear kernels. EfficientViT itself restores locality by
-other means, in parts of its backbone: aggregated queries, keys and values, and convolutions in the feed-forward part.
+A query that meets no key, its features being 0 or orthogonal to all of theirs, gets 0. Two add-ons work on the patches;
+a hidden patch is zero to both, as the border is. EfficientViT aggregates queries, keys and values of near patches, by a
+depth-wise w×w convolution and a map of each head's channels, both without bias, and attends among these as well: there
+are twice as many heads, and the output projection takes them all. Prefix tokens have no neighbours and go there as they
+are. DWC is a depth-wise w×w convolution with a bias, without the prefix tokens: what later papers give to the linear
+kernels that they compare with.
 
-Cost: O(N·D·d) besides the four projections; DWC adds O(N·D·w²).
+Cost: O(N·D·d) besides the four projections; DWC adds O(N·D·w²), the aggregation twice the kernel, O(N·D·(w² + d)) and a
+fifth projection.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import convolve_patches, kernel_average
+from fvit.attention.ops import convolve_patches, depthwise, kernel_average
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -28,10 +31,11 @@ class ReluLinear(Projected):
 
     Args:
         conv: width w of the depth-wise convolution on the values, odd; 0 for none. It needs the grid of the patches.
+        aggregate: width w of the aggregation of queries, keys and values, odd; 0 for none. It needs the grid as well.
 
     Raises:
-        ValueError: `conv` is even or negative; tokens do not fill the grid that the convolution needs; a mask between
-            pairs of tokens, or causality, is asked for.
+        ValueError: a width is even or negative; tokens do not fill the grid that it needs; a mask between pairs of
+            tokens, or causality, is asked for.
     """
 
     def __init__(
@@ -43,30 +47,46 @@ class ReluLinear(Projected):
         proj_drop: float = 0.0,
         proj_bias: bool = True,
         conv: int = 0,
+        aggregate: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **host: object,
     ) -> None:
         super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias, device, dtype, **host)
-        if conv < 0 or (conv and conv % 2 == 0):
-            raise ValueError(f"relu_linear: conv={conv} has no centre; take an odd width, or 0 for none")
         factory = dict(device=device, dtype=dtype)
-        self.conv = nn.Conv2d(dim, dim, conv, padding=conv // 2, groups=dim, **factory) if conv else None
-        self.needs_grid = conv > 0
+        self.conv = depthwise("relu_linear: conv", dim, conv, **factory)
+        near = depthwise("relu_linear: aggregate", 3 * dim, aggregate, bias=False, **factory)
+        if near is None:
+            self.aggregate = None
+        else:
+            within_heads = nn.Conv2d(3 * dim, 3 * dim, 1, groups=3 * num_heads, bias=False, **factory)
+            self.aggregate = nn.Sequential(near, within_heads)
+            self.proj = nn.Linear(2 * dim, dim, bias=proj_bias, **factory)
+        self.needs_grid = conv > 0 or aggregate > 0
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
-        q_bnc, k_bnc, v_bnc = self.qkv(x).chunk(3, dim=-1)
-        q_bnc, k_bnc = F.relu(q_bnc), F.relu(k_bnc)
         bias = self.key_bias(attn_mask, x)
-        if bias is not None:
-            # A bias on a softmax's logit is a factor on its kernel: exp(-inf) = 0 removes the token.
-            presence_bn1 = bias.exp().transpose(1, 2)
-            k_bnc = k_bnc * presence_bn1
-        q, k, v = (self.split_heads(t) for t in (q_bnc, self.attn_drop(k_bnc), v_bnc))
-        out = self.merge_heads(kernel_average(q, k, v))
+        # A bias on a softmax's logit is a factor on its kernel: exp(-inf) = 0 removes the token.
+        presence_bn1 = 1 if bias is None else bias.exp().transpose(1, 2)
+        qkv = self.qkv(x)
+        out = self._attend(qkv, presence_bn1)
         if self.conv is not None:
-            v_bnc = v_bnc if bias is None else v_bnc * presence_bn1
-            out = out + convolve_patches(self.conv, v_bnc, self.grid_size, self.num_prefix_tokens)
+            values = qkv.chunk(3, dim=-1)[2] * presence_bn1
+            out = out + convolve_patches(self.conv, values, self.grid_size, self.num_prefix_tokens)
+        if self.aggregate is not None:
+            out = torch.cat([out, self._attend(self._aggregated(qkv * presence_bn1), presence_bn1)], dim=-1)
         return self.proj_drop(self.proj(out))
+
+    def _attend(self, qkv: Tensor, presence_bn1: Tensor | int) -> Tensor:
+        """[B, N, 3C] -> [B, N, C]."""
+        q, k, v = qkv.chunk(3, dim=-1)
+        k = self.attn_drop(F.relu(k) * presence_bn1)
+        return self.merge_heads(kernel_average(*(self.split_heads(t) for t in (F.relu(q), k, v))))
+
+    def _aggregated(self, qkv: Tensor) -> Tensor:
+        """Queries, keys and values of the patches' surroundings, [B, N, 3C] -> [B, N, 3C]."""
+        prefix = self.num_prefix_tokens
+        near = convolve_patches(self.aggregate, qkv, self.grid_size, prefix)
+        return torch.cat([qkv[:, :prefix], near[:, prefix:]], dim=1)

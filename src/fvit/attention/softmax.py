@@ -1,7 +1,11 @@
 """Softmax attention through torch's fused kernels.
 
 Source: Vaswani et al., "Attention Is All You Need", arXiv:1706.03762, equation 1; in a ViT: Dosovitskiy et al.,
-arXiv:2010.11929. Cost: O(N²·D) besides the four projections.
+arXiv:2010.11929.
+
+    out = softmax(QKᵀ/√d) V
+
+Cost: O(N²·D) besides the four projections.
 """
 
 import torch

@@ -3,9 +3,10 @@
 Source: Shaker et al., "SwiftFormer: Efficient Additive Attention for Transformer-based Real-time Mobile Vision
 Applications", arXiv:2303.15446.
 
-With q̂ = q / ‖q‖ and k̂ = k / ‖k‖, token by token over all channels:
+    q̂ = q / ‖q‖, k̂ = k / ‖k‖      a = norm_N(q̂ w_g / √d)      g = Σ_n a_n q̂_n
+    out_n = W_f (W_p (g ⊙ k̂_n) + b_p + q̂_n) + b_f
 
-    a = norm_N(q̂ w_g / √d)      g = Σ_n a_n q̂_n      out_n = W_f (W_p (g ⊙ k̂_n) + b_p + q̂_n) + b_f
+The lengths ‖q‖ and ‖k‖ are those of a token over all its channels.
 
 Cost: O(N·D) besides the four projections. The paper writes norm as a softmax over tokens; the published code divides
 a by its L2 norm over tokens instead. As in that code the heads enter through √d alone: one vector w_g spans all

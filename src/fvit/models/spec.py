@@ -7,7 +7,8 @@ from typing import Any
 from fvit.attention import Mechanism, bind, get
 
 AttentionSpec = str | type[Mechanism] | Mapping[str, Any]
-"""One mechanism: a name, ``"name*count"`` inside a list, a class, or a mapping of `name` and options."""
+"""One mechanism: a name (or ``package.module:Class``), ``"name*count"`` inside a list, a class, or a mapping of `name`
+and options."""
 
 BlockSpec = int | str | Iterable[int | str]
 """Indices of blocks: numbers and ranges such as ``4-11``, both ends included, in a list or separated by commas."""
@@ -22,7 +23,7 @@ def expand(attention: AttentionSpec | Sequence[AttentionSpec], depth: int) -> li
     classes: list[type[Mechanism]] = []
     for item in attention:
         name, count = item, 1
-        if isinstance(item, str) and (match := re.fullmatch(r"\s*(\w+)\s*[*×]\s*(\d+)\s*", item)):
+        if isinstance(item, str) and (match := re.fullmatch(r"\s*([\w.:]+)\s*[*×]\s*(\d+)\s*", item)):
             name, count = match[1], int(match[2])
         classes += [_resolve(name)] * count
     if len(classes) != depth:

@@ -7,6 +7,7 @@ signature is parsed from the file's text: one source of truth, and still an answ
 import ast
 import importlib.util
 from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
@@ -27,33 +28,41 @@ def signature(path: Path, cls: str | None = None, function: str = "__init__") ->
     """Names and types of the parameters of a class's constructor, or of a module's function.
 
     A type that is not built from literals, bool, int, float and str is given as `Any`; ``*args`` and ``**kwargs``
-    are left out. A class without a constructor has that of its first base, which it imports by name.
+    are left out. A class without a constructor has that of its first base.
 
     Args:
         path: the source file.
-        cls: the class; None for a function of the module.
+        cls: the class, which the file defines or imports by name; None for a function of the module.
         function: the method or the function.
+
+    Raises:
+        LookupError: the class, its first base or a module between them has no source that says where it is.
     """
-    module = ast.parse(path.read_text(encoding="utf-8"))
-    scope: ast.Module | ast.ClassDef = module
-    if cls is not None:
-        scope = next(node for node in module.body if isinstance(node, ast.ClassDef) and node.name == cls)
+    path, scope = (path, _parse(path)) if cls is None else _definition(path, cls)
     definition = next(
         (node for node in scope.body if isinstance(node, ast.FunctionDef) and node.name == function), None
     )
     if definition is None:
-        base = scope.bases[0].id
-        return signature(_file_of(base, module), base, function)
+        return signature(path, _first_base(scope), function)
     arguments = [*definition.args.args, *definition.args.kwonlyargs]
     return {argument.arg: _type(argument.annotation) for argument in arguments if argument.arg != "self"}
 
 
 def mechanism_signature(name: str) -> dict[str, Any] | None:
-    """The options of the mechanism registered as `name`; None if no file of the zoo has that name."""
+    """The options of a mechanism: one registered as `name`, or your own at ``package.module:Class``.
+
+    None if the zoo has no file of that name, or the sources do not tell; then it is checked when it is built.
+    """
+    if ":" in name:
+        module, cls = name.split(":", 1)
+        try:
+            return signature(_file_of(module), cls)
+        except (LookupError, ValueError):
+            return None
     path = Path(__file__).parents[1] / "attention" / f"{name}.py"
     if not path.is_file():
         return None
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in _parse(path).body:
         if isinstance(node, ast.ClassDef) and any(_registers(decorator, name) for decorator in node.decorator_list):
             return signature(path, node.name)
     return None
@@ -66,8 +75,7 @@ def source_signature(name: str) -> dict[str, Any]:
         ValueError: unknown source; the text lists the known ones.
     """
     package = Path(__file__).parents[1] / "data" / "sources"
-    body = ast.parse((package / "__init__.py").read_text(encoding="utf-8")).body
-    tables = [node for node in body if isinstance(node, ast.AnnAssign)]
+    tables = [node for node in _parse(package / "__init__.py").body if isinstance(node, ast.AnnAssign)]
     known = next(ast.literal_eval(ast.List(table.value.keys)) for table in tables if table.target.id == "SOURCES")
     if name not in known:
         raise ValueError(f"unknown data source '{name}'; known: {', '.join(known)}")
@@ -76,15 +84,44 @@ def source_signature(name: str) -> dict[str, Any]:
 
 def trainer_signature() -> dict[str, Any]:
     """The arguments of Lightning's Trainer."""
-    package = importlib.util.find_spec("lightning")
-    return signature(Path(package.origin).parent / "pytorch" / "trainer" / "trainer.py", "Trainer")
+    return signature(_file_of("lightning.pytorch.trainer.trainer"), "Trainer")
 
 
-def _file_of(name: str, module: ast.Module) -> Path:
-    """The file from which a module of ours imports `name`."""
-    imports = [node for node in module.body if isinstance(node, ast.ImportFrom)]
-    source = next(node.module for node in imports if any(alias.name == name for alias in node.names))
-    return Path(__file__).parents[2].joinpath(*source.split(".")).with_suffix(".py")
+def _definition(path: Path, cls: str) -> tuple[Path, ast.ClassDef]:
+    """A class that `path` defines or imports by name, and the file in which it stands."""
+    for node in _parse(path).body:
+        if isinstance(node, ast.ClassDef) and node.name == cls:
+            return path, node
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                if cls == (alias.asname or alias.name):
+                    near = path.parents[node.level - 1] if node.level else None
+                    return _definition(_file_of(node.module, near), alias.name)
+    raise LookupError(f"{path} neither defines nor imports a class {cls}")
+
+
+def _first_base(cls: ast.ClassDef) -> str:
+    if cls.bases and isinstance(cls.bases[0], ast.Name):
+        return cls.bases[0].id
+    raise LookupError(f"class {cls.name} has no constructor and no base that is a plain name")
+
+
+def _file_of(module: str, folder: Path | None = None) -> Path:
+    """The source of a module, absolute or in `folder`, without importing it or the packages around it."""
+    spec: ModuleSpec | None = None
+    folders = None if folder is None else [str(folder)]
+    name = ""
+    for part in module.split("."):
+        name = f"{name}.{part}".removeprefix(".")
+        spec = importlib.util.find_spec(name) if folders is None else PathFinder.find_spec(name, folders)
+        folders = (spec and spec.submodule_search_locations) or []
+    if spec is None or not spec.has_location or not spec.origin.endswith(".py"):
+        raise LookupError(f"module {module} has no source here")
+    return Path(spec.origin)
+
+
+def _parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _registers(decorator: ast.expr, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""MALA, arXiv:2507.00698: the whole N×N matrix of scores β φ(q_i)·φ(k_j) − γ."""
+"""MALA, arXiv:2507.00698: the whole N×N matrix of scores β κ_ij − γ; rotations as complex numbers; kernels by taps."""
 
 import math
 
@@ -9,24 +9,75 @@ from . import affine, heads_of, kept
 
 
 def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tensor:
-    """Σ_j (β_i κ_ij − γ_i) v_j, κ = φ(q)·φ(k) / (N √d), z = Σ_j κ_ij, β = 1 + 1/z, γ = z/N, φ = elu + 1."""
+    """Σ_j (β_i κ_ij − γ_i) v_j, z = Σ_j φ(q_i)·φ(k_j) / (N √d), β = 1 + 1/z, γ = z/N, φ = elu + 1.
+
+    κ = φ(q)·φ(k) / (N √d), of rotated φ where the module rotates; then DWC(v) is added and the gate multiplies.
+    """
     images = []
     for b in range(x.shape[0]):
         there = kept(x.shape[1], keep, b)
-        q, k, v = (heads_of(rows, module.num_heads) for rows in affine(module.qkv, x[b]).chunk(3, dim=1))
+        queries, keys, values = affine(module.qkv, x[b]).chunk(3, dim=1)
+        q, k, v = (heads_of(rows, module.num_heads) for rows in (queries, keys, values))
         heads = []
         for h in range(module.num_heads):
             factor = 1 / (len(there) * math.sqrt(q[h].shape[1]))
             rows = []
-            for query in q[h]:
-                kernel = [factor * torch.dot(_elu_plus_one(query), _elu_plus_one(k[h][j])) for j in there]
-                z = sum(kernel)
+            for i, query in enumerate(q[h]):
+                phi = _elu_plus_one(query)
+                phi_k = {j: _elu_plus_one(k[h][j]) for j in there}
+                z = sum(factor * torch.dot(phi, phi_k[j]) for j in there)
                 beta, gamma = 1 + 1 / z, z / len(there)
-                rows.append(sum((beta * value - gamma) * v[h][j] for value, j in zip(kernel, there, strict=True)))
+                kernel = {j: factor * _product(module, phi, i, phi_k[j], j) for j in there}
+                rows.append(sum((beta * kernel[j] - gamma) * v[h][j] for j in there))
             heads.append(torch.stack(rows))
-        images.append(affine(module.proj, torch.cat(heads, dim=1)))
+        merged = torch.cat(heads, dim=1)
+        if module.conv is not None:
+            merged = torch.stack([row + _convolved(module, values, n, there) for n, row in enumerate(merged)])
+        if module.gate is not None:
+            merged = merged * affine(module.gate, x[b])
+        images.append(affine(module.proj, merged))
     return torch.stack(images)
 
 
 def _elu_plus_one(x: Tensor) -> Tensor:
     return torch.where(x > 0, x + 1, torch.exp(x.clamp(max=0)))
+
+
+def _product(module: nn.Module, q: Tensor, i: int, k: Tensor, j: int) -> Tensor:
+    """q·k, where the module rotates after the pairs of both were turned to their places."""
+    if not module.rotary:
+        return torch.dot(q, k)
+    # Of two turned complex numbers a e^(iα) and b e^(iβ) the product is the real part of a b̄ e^(i(α − β)).
+    turn = [
+        first - second for first, second in zip(_angles(module, i, len(q)), _angles(module, j, len(k)), strict=True)
+    ]
+    total = 0
+    for pair, angle in enumerate(turn):
+        a, b = torch.complex(q[2 * pair], q[2 * pair + 1]), torch.complex(k[2 * pair], k[2 * pair + 1])
+        total = total + (a * b.conj() * complex(math.cos(angle), math.sin(angle))).real
+    return total
+
+
+def _angles(module: nn.Module, token: int, width: int) -> list[float]:
+    """By how much each pair of channels is turned: half of them by the row, half by the column, each more slowly."""
+    pairs = width // 4
+    if token < module.num_prefix_tokens:
+        return [0.0] * (2 * pairs)
+    place = divmod(token - module.num_prefix_tokens, module.grid_size[1])
+    return [where * 10000 ** -(n / max(pairs - 1, 1)) for where in place for n in range(pairs)]
+
+
+def _convolved(module: nn.Module, values: Tensor, token: int, there: list[int]) -> Tensor:
+    """The convolution of the values at one token, 0 for prefix tokens; what is absent or outside is 0."""
+    (rows, columns), prefix = module.grid_size, module.num_prefix_tokens
+    if token < prefix:
+        return torch.zeros_like(values[token])
+    row, column = divmod(token - prefix, columns)
+    size = module.conv.weight.shape[-1]
+    total = module.conv.bias
+    for down in range(size):
+        for right in range(size):
+            r, c = row + down - size // 2, column + right - size // 2
+            if 0 <= r < rows and 0 <= c < columns and prefix + r * columns + c in there:
+                total = total + module.conv.weight[:, 0, down, right] * values[prefix + r * columns + c]
+    return total

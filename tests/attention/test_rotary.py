@@ -1,0 +1,54 @@
+import math
+
+import pytest
+import torch
+
+from fvit.attention.rotary import rotate_patches
+
+
+def rotated(x, grid, prefix=0):
+    """x [N, d] as the tokens of one head."""
+    return rotate_patches(x[None, None], grid, prefix)[0, 0]
+
+
+def test_pairs_turn_by_row_and_by_column():
+    """A grid of 2×3 with d = 4: the first pair turns by the row, the second by the column, by 1 each."""
+    x = torch.tensor([[1.0, 0.0, 1.0, 0.0]], dtype=torch.float64).expand(6, -1)
+    for n, token in enumerate(rotated(x, (2, 3))):
+        row, column = divmod(n, 3)
+        expected = [math.cos(row), math.sin(row), math.cos(column), math.sin(column)]
+        torch.testing.assert_close(token, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_speeds_fall_from_1_to_a_ten_thousandth():
+    out = rotated(torch.tensor([[1.0, 0.0] * 6], dtype=torch.float64).expand(2, -1), (2, 1))[1]
+    angles = torch.atan2(out[1::2], out[::2])
+    torch.testing.assert_close(angles, torch.tensor([1.0, 1e-2, 1e-4, 0, 0, 0], dtype=torch.float64))
+
+
+def test_products_depend_on_the_way_between_two_patches_alone():
+    q, k = torch.randn(2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    at_q, at_k = (rotated(t.expand(20, -1), (4, 5)).unflatten(0, (4, 5)) for t in (q, k))
+    for down, right in ((0, 0), (1, 2), (3, 1)):
+        products = (at_q[: 4 - down, : 5 - right] * at_k[down:, right:]).sum(dim=-1)
+        torch.testing.assert_close(products, products[0, 0].expand_as(products))
+
+
+def test_lengths_and_prefix_tokens_stay():
+    x = torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    out = rotated(x, (2, 3), prefix=2)
+    torch.testing.assert_close(out.norm(dim=1), x.norm(dim=1))
+    assert torch.equal(out[:3], x[:3])  # the first patch is where rows and columns begin
+    assert not torch.allclose(out[3:], x[3:])
+
+
+def test_places_stay_exact_in_bfloat16():
+    x = torch.ones(300, 4, dtype=torch.float64)
+    expected = rotated(x, (300, 1))
+    assert (rotated(x.bfloat16(), (300, 1)) - expected).abs().max() < 1e-2
+
+
+@pytest.mark.parametrize("grid", [None, (2, 2), (6, 1)], ids=str)
+def test_tokens_that_do_not_fill_the_grid_are_refused(grid):
+    with pytest.raises(ValueError, match="a rotation of patches got 7 tokens where set_layout told of 0 before a grid"):
+        rotated(torch.ones(7, 4), grid)

@@ -1,0 +1,107 @@
+"""docs/own_mechanism.md does what it says: its code runs, its commands train, its line of the suite passes."""
+
+import importlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fvit.attention import registry
+from fvit.models import attention_spec, build
+from fvit.run.errors import ConfigError
+
+from .test_zoo import load
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "docs" / "own_mechanism.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+
+
+MINE, USE, REFERENCE, DOCSTRING = blocks("python")
+[CASE] = blocks("text")
+*TRAININGS, SUITE = (line for block in blocks("bash") for line in block.splitlines())
+
+
+def run(arguments, folder):
+    """What a command prints that is called in `folder`."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with mine.py, from which it can be imported; forgotten with all that it registers."""
+    (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_MECHANISMS", dict(registry._MECHANISMS))
+    yield tmp_path
+    sys.modules.pop("mine", None)
+    importlib.invalidate_caches()
+
+
+def test_it_has_ten_lines():
+    assert len([line for line in MINE.splitlines() if line.strip()]) == 10
+
+
+def test_the_use_in_python_runs(folder, capsys):
+    names = {}
+    exec(compile(USE, "own_mechanism.md", "exec"), names)
+    assert "Cost(params=" in capsys.readouterr().out
+    kinds = [type(block.attn).__name__ for block in names["mixed"].blocks]
+    assert kinds == ["Squared"] * 8 + ["Softmax"] * 4
+
+
+@pytest.mark.parametrize("line", TRAININGS)
+def test_the_command_builds_its_model(folder, compose_config, line):
+    options = compose_config(*(word for word in shlex.split(line) if "=" in word))["model"]
+    attention = attention_spec(options.pop("attention"))
+    model = build(**{**options, "num_classes": 10}, img_size=32, attention=attention)
+    assert type(model.blocks[0].attn).__name__ == "Squared"
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_unknown_option_is_refused_before_anything_starts(compose_config):
+    with pytest.raises(
+        ConfigError, match=r"model.attention \(mine:Squared\) has no option 'proj_dorp', did you mean proj"
+    ):
+        compose_config("attention=own", "model.attention.name=mine:Squared", "+model.attention.proj_dorp=0.1")
+    assert "mine" not in sys.modules
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", TRAININGS)
+def test_the_command_trains(folder, line):
+    run([sys.executable, *shlex.split(line)[1:], "debug=limit"], folder)
+    [metrics] = (folder / "logs" / "train" / "runs").glob("*/metrics.json")
+    assert json.loads(metrics.read_text())["status"] == "finished"
+
+
+def test_the_line_brings_it_into_the_suite(folder):
+    shutil.copytree(ROOT / "tests" / "attention", folder / "tests" / "attention")
+    (folder / "tests" / "__init__.py").touch()
+    (folder / "tests" / "attention" / "refs" / "squared.py").write_text(REFERENCE, encoding="utf-8")
+    cases = folder / "tests" / "attention" / "cases.py"
+    text = cases.read_text(encoding="utf-8").replace("    xca,\n)", "    squared,\n    xca,\n)")
+    cases.write_text(text.replace("CASES = [\n", f"CASES = [\n{CASE}"), encoding="utf-8")
+    output = run([sys.executable, *shlex.split(SUITE)[1:], "-p", "no:cacheprovider"], folder)
+    assert int(re.search(r"(\d+) passed", output)[1]) > 70
+
+
+def test_the_form_of_the_docstring_is_that_of_the_zoo(tmp_path, monkeypatch):
+    (tmp_path / "documented.py").write_text(DOCSTRING + MINE.replace('"squared"', '"documented"'), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_MECHANISMS", dict(registry._MECHANISMS))
+    described = load("zoo").describe(importlib.import_module("documented").Squared)
+    assert described.summary.startswith("Squared attention")
+    assert described.cost == "O(N²·D) besides the four projections"
