@@ -30,8 +30,15 @@ FILES = sorted(ROOT.rglob("*.py"))
 ENTRY_POINTS = {f"fvit.{path.stem}" for path in ROOT.glob("*.py")} - {"fvit.__init__"}
 
 
-def imports(source, package, inside_functions=True):
-    """(line, absolute dotted name) of each import in `source`, a file of `package`."""
+def runs_later(node):
+    """Whether what is inside runs when called, or never: for a type checker alone."""
+    if isinstance(node, ast.If):
+        return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING" and not node.orelse
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+
+
+def imports(source, package, lazy=True):
+    """(line, absolute dotted name) of each import in `source`, a file of `package`; without the lazy ones, if asked."""
     found, todo = [], [ast.parse(source)]
     while todo:
         node = todo.pop()
@@ -44,7 +51,7 @@ def imports(source, package, inside_functions=True):
                 # `from fvit import data` imports fvit.data, `from fvit import __version__` the root.
                 is_folder_or_file = module == "fvit" and not alias.name.startswith("__")
                 found.append((node.lineno, f"fvit.{alias.name}" if is_folder_or_file else module))
-        if inside_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        if lazy or not runs_later(node):
             todo += ast.iter_child_nodes(node)
     return sorted(set(found))
 
@@ -59,7 +66,7 @@ def forbidden_imports(source, folder, package):
 
 
 def eager_imports(source, package):
-    return [(line, name) for line, name in imports(source, package, inside_functions=False) if belongs_to(name, LAZY)]
+    return [(line, name) for line, name in imports(source, package, lazy=False) if belongs_to(name, LAZY)]
 
 
 def package_of(path):
@@ -144,6 +151,9 @@ def test_forbidden_imports_are_found(folder, source, hits):
         ("from wandb.sdk import x", 1),
         ("try:\n    import wandb\nexcept ImportError:\n    pass", 1),
         ("class A:\n    import wandb", 1),
+        ("if sys.platform:\n    import wandb", 1),
+        ("if TYPE_CHECKING:\n    import wandb", 0),
+        ("if TYPE_CHECKING:\n    pass\nelse:\n    import wandb", 1),
         ("def f():\n    import wandb", 0),
         ("class A:\n    async def f(self):\n        from wandb import x", 0),
     ],
