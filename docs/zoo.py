@@ -1,4 +1,4 @@
-"""Write docs/zoo.md, the table of all mechanisms, from the classes themselves: `python docs/zoo.py [OUT]`.
+"""Write docs/zoo.md, the table of all mechanisms, from the classes themselves: `python docs/zoo.py`.
 
 A mechanism tells what it is in its module's docstring: a line of summary, paragraphs that start with `Source:` and
 `Cost:`, and the formula as the first indented one. What its options do stands under `Args:` of the class, and sets of
@@ -8,11 +8,11 @@ options in conf/attention. What it needs is read off an instance, masks are trie
 import copy
 import functools
 import inspect
+import itertools
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -60,8 +60,7 @@ be, there is one token less.
 """
 
 
-@dataclass(frozen=True)
-class Description:
+class Description(NamedTuple):
     """What the docstring of a mechanism's module says."""
 
     summary: str
@@ -70,8 +69,7 @@ class Description:
     cost: str
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """An argument of the constructor that is the mechanism's own."""
 
     name: str
@@ -79,8 +77,7 @@ class Option:
     text: str
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """What `attention=` can choose: a file of conf/attention."""
 
     name: str
@@ -88,38 +85,53 @@ class Choice:
     options: dict[str, Any]
 
 
+class Entry(NamedTuple):
+    """What the page says of one mechanism: its lines in both tables, and its section."""
+
+    overview: str
+    costs: str
+    section: str
+
+
 def main() -> None:
-    """Read the command line."""
-    out = Path(sys.argv[1]) if len(sys.argv) > 1 else PAGE
-    out.write_text(render(), encoding="utf-8")
-    print(f"wrote {out}")
+    """Write the page."""
+    PAGE.write_text(render(), encoding="utf-8")
+    print(f"wrote {PAGE}")
 
 
 def render() -> str:
     """The page."""
-    overview, costs, sections = [], [], []
-    for key in names():
-        cls = get(key)
-        if not cls.__module__.startswith("fvit."):
-            continue
-        described, own_options, (core, *sets) = describe(cls), options(cls), choices(key)
-        about = [described.summary, _linked(f"arXiv:{_papers(described.source)[0]}"), _order(described.cost)]
-        for choice in (core, *sets):
-            attn, counted = build({"name": key, **choice.options})
-            label = f"[`{key}`](#{key})" if choice is core else f"&emsp;`{choice.name}`"
-            overview.append([label, *(about if choice is core else ["", "", ""]), needs(attn), masks(attn)])
-            costs.append([label, *(figure for cost in counted for figure in _figures(cost))])
-        sections.append(section(key, cls, described, own_options, sets))
+    entries = [entry(key) for key in mechanisms()]
     figures = [f"{size} px: {what}" for size in SIZES for what in ("parameters", "paper's way", "true")]
     parts = [
         INTRODUCTION,
-        table(["attention", "what it is", "paper", "cost", "needs", "masks"], overview),
+        table(["attention", "what it is", "paper", "cost", "needs", "masks"], [e.overview for e in entries]),
         COSTS,
-        table(["attention", *figures], costs, numbers=True),
+        table(["attention", *figures], [e.costs for e in entries], numbers=True),
         "## One by one\n",
-        *sections,
+        *(e.section for e in entries),
     ]
     return "\n".join(parts)
+
+
+def mechanisms() -> list[str]:
+    """All mechanisms of the zoo; somebody may have registered others."""
+    return [key for key in names() if get(key).__module__.startswith("fvit.")]
+
+
+def entry(key: str) -> Entry:
+    """All that the page says of one mechanism."""
+    cls = get(key)
+    described, own_options, (core, *sets) = describe(cls), options(cls), choices(key)
+    about = [described.summary, _linked(f"arXiv:{_papers(described.source)[0]}"), _order(described.cost)]
+    overview, costs = [], []
+    for choice in (core, *sets):
+        attn, counted = build({"name": key, **choice.options})
+        label = f"[`{key}`](#{key})" if choice is core else f"&emsp;`{choice.name}`"
+        overview.append([label, *(about if choice is core else ["", "", ""]), needs(attn), masks(attn)])
+        figures = [(f"{c.params / 1e6:.2f} M", f"{c.macs_paper / 1e9:.2f} G", f"{c.macs / 1e9:.2f} G") for c in counted]
+        costs.append([label, *itertools.chain(*figures)])
+    return Entry(lines(overview), lines(costs), section(key, cls, described, own_options, sets))
 
 
 def section(
@@ -134,10 +146,17 @@ def section(
     ]
     if own_options:
         rows = [[f"`{option.name}`", f"`{_written(option.default)}`", option.text] for option in own_options]
-        parts.append(table(["option", "default", "what it is"], rows))
+        parts.append(table(["option", "default", "what it is"], [lines(rows)]))
     if sets:
-        rows = [[f"`{one.name}`", f"`{_assignments(one.options)}`", _linked(one.comment)] for one in sets]
-        parts.append(table(["`attention=`", "sets", "which is"], rows))
+        rows = [
+            [
+                f"`{one.name}`",
+                f"`{' '.join(f'{name}={_written(value)}' for name, value in one.options.items())}`",
+                _linked(one.comment),
+            ]
+            for one in sets
+        ]
+        parts.append(table(["`attention=`", "sets", "which is"], [lines(rows)]))
     return "\n".join(parts)
 
 
@@ -259,11 +278,16 @@ def masks(attn: Mechanism) -> str:
     return ", ".join(kind for kind, is_so in kinds.items() if is_so) or "none"
 
 
-def table(head: list[str], rows: list[list[str]], numbers: bool = False) -> str:
-    """A table in Markdown; with `numbers`, all columns but the first are aligned to the right."""
+def table(head: list[str], rows: list[str], numbers: bool = False) -> str:
+    """A table in Markdown of what `lines` made; with `numbers`, all columns but the first are aligned to the right."""
     rule = ["---", *["---:" if numbers else "---"] * (len(head) - 1)]
-    lines = [head, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return lines([head, rule]) + "".join(rows)
+
+
+def lines(rows: list[list[str]]) -> str:
+    """Cells as lines of a table."""
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in escaped)
 
 
 def _papers(source: str) -> list[str]:
@@ -278,14 +302,6 @@ def _order(cost: str) -> str:
     """The leading O(…), or none."""
     match = re.match(r"O\((?:[^()]|\([^()]*\))*\)|none\b", cost)
     return match[0] if match else ""
-
-
-def _figures(cost: Cost) -> list[str]:
-    return [f"{cost.params / 1e6:.2f} M", f"{cost.macs_paper / 1e9:.2f} G", f"{cost.macs / 1e9:.2f} G"]
-
-
-def _assignments(values: dict[str, Any]) -> str:
-    return " ".join(f"{name}={_written(value)}" for name, value in values.items())
 
 
 def _written(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import re
 import sys
 import types
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from fvit.attention import Identity, Linear
-from fvit.run.paths import conf_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8")
@@ -50,16 +50,33 @@ def mechanism_with(monkeypatch):
     return make
 
 
-def test_the_page_is_in_step_with_the_classes():
-    rendered = zoo.render()
-    changes = difflib.unified_diff(PAGE.splitlines(), rendered.splitlines(), "docs/zoo.md", "the classes", lineterm="")
-    if rendered != PAGE:
-        pytest.fail("docs/zoo.md is out of step with the classes; write it anew: make zoo\n" + "\n".join(changes))
+def fail(missing, text):
+    changes = difflib.unified_diff(PAGE.splitlines(), text.splitlines(), "docs/zoo.md", "the classes", n=0, lineterm="")
+    added = [line for line in changes if line.startswith("+")]
+    pytest.fail(f"docs/zoo.md is out of step with {missing}; write it anew: make zoo\n" + "\n".join(added))
 
 
-def test_every_choice_of_attention_is_on_the_page():
-    choices = {path.stem for path in (conf_dir() / "attention").glob("*.yaml")} - {"native", "mixed", "own"}
-    assert [choice for choice in sorted(choices) if f"`{choice}`" not in PAGE] == []
+@pytest.mark.parametrize("key", zoo.mechanisms())
+def test_the_page_says_of_a_mechanism_what_its_class_does(key):
+    entry = zoo.entry(key)
+    for part in (entry.overview, entry.costs, f"{entry.section}\n"):
+        if part not in f"{PAGE}\n":
+            fail(f"the class of {key}", part)
+
+
+def test_the_page_says_nothing_else(monkeypatch):
+    """Around what its mechanisms say, which is left out of both here, and in their order."""
+    monkeypatch.setattr(zoo, "mechanisms", list)
+    frame = zoo.render()
+    left = re.sub(r"^\| (\[`|&emsp;).*\n", "", PAGE, flags=re.MULTILINE)
+    if left[: left.index("### ")].rstrip() != frame.rstrip():
+        fail("docs/zoo.py", frame)
+
+
+def test_mechanisms_stand_in_their_order_with_their_sets_below():
+    chosen = [choice.name for key in zoo.mechanisms() for choice in zoo.choices(key)]
+    assert re.findall(r"^\| (?:\[|&emsp;)`(\w+)`", PAGE, flags=re.MULTILINE) == 2 * chosen
+    assert re.findall(r"^### (\w+)$", PAGE, flags=re.MULTILINE) == zoo.mechanisms()
 
 
 def test_a_docstring_is_read(mechanism_with):
