@@ -56,6 +56,8 @@ class Case:
     """A mask of log m on a key is worth m copies of its token, as for any softmax or normalised kernel."""
     dropouts: tuple[str, ...] = ("attn_drop", "proj_drop")
     """The rates that have something to fall on."""
+    block_index: int = 0
+    """The block in which it stands, for what changes with depth."""
     grids: tuple[tuple[int, int], ...] = GRIDS
     """(rows, columns) on which it is tried: its own where options ask for certain ones, none for one token alone."""
     float32: float = 5e-6
@@ -65,7 +67,8 @@ class Case:
     @property
     def id(self) -> str:
         """`key` or `key-option=value-…`, for pytest."""
-        return "-".join([self.key, *(f"{name}={getattr(v, '__name__', v)}" for name, v in self.options.items())])
+        named = {**self.options, **({"block": self.block_index} if self.block_index else {})}
+        return "-".join([self.key, *(f"{name}={getattr(v, '__name__', v)}" for name, v in named.items())])
 
 
 CASES = [
@@ -106,7 +109,7 @@ CASES = [
     Case("gated", gated.reference, masks="pairs", causal=True, multiplicity=True),
     Case("gated", gated.reference, {"qkv_bias": False, "proj_bias": False}, masks="pairs", causal=True),
     Case("differential", differential.reference, masks="pairs", causal=True, multiplicity=True),
-    Case("differential", differential.reference, {"layer": 7, "qkv_bias": False}, masks="pairs", causal=True),
+    Case("differential", differential.reference, {"qkv_bias": False}, masks="pairs", causal=True, block_index=6),
     Case("differential", differential.reference, {"lambda_init": 0.5, "proj_bias": False}, masks="pairs", causal=True),
     Case("efficient", efficient.reference, multiplicity=True),
     Case("efficient", efficient.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
