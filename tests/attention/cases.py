@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .refs import (
     additive,
     aft_simple,
+    catm,
     cosformer,
     differential,
     efficient,
@@ -140,4 +141,6 @@ CASES = [
     Case("mala", mala.reference, {"gate": True, "qkv_bias": False}, multiplicity=True),
     Case("mala", mala.reference, {"conv": 5, "rotary": True, "gate": True}, equivariant=False),
     Case("pool", pool.reference, equivariant=False, dropouts=("proj_drop",)),
+    Case("catm", catm.reference, equivariant=False, dropouts=("proj_drop",)),
+    Case("catm", catm.reference, {"qkv_bias": False}, equivariant=False, dropouts=("proj_drop",)),
 ]

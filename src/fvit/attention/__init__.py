@@ -3,6 +3,7 @@
 from fvit.attention.additive import Additive
 from fvit.attention.aft_simple import AftSimple
 from fvit.attention.base import Mechanism
+from fvit.attention.catm import Catm
 from fvit.attention.cosformer import Cosformer
 from fvit.attention.differential import Differential
 from fvit.attention.efficient import Efficient
@@ -29,6 +30,7 @@ from fvit.attention.xca import Xca
 __all__ = [
     "Additive",
     "AftSimple",
+    "Catm",
     "Cosformer",
     "Differential",
     "Efficient",
