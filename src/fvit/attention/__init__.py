@@ -2,6 +2,7 @@
 
 from fvit.attention.additive import Additive
 from fvit.attention.aft_simple import AftSimple
+from fvit.attention.agent import Agent
 from fvit.attention.base import Mechanism
 from fvit.attention.catm import Catm
 from fvit.attention.cosformer import Cosformer
@@ -15,7 +16,9 @@ from fvit.attention.identity import Identity
 from fvit.attention.inline import InLine
 from fvit.attention.linear import Linear
 from fvit.attention.mala import Mala
+from fvit.attention.mlla import Mlla
 from fvit.attention.performer import Performer
+from fvit.attention.pola import Pola
 from fvit.attention.pool import Pool
 from fvit.attention.projected import Projected
 from fvit.attention.registry import bind, get, names, register
@@ -30,6 +33,7 @@ from fvit.attention.xca import Xca
 __all__ = [
     "Additive",
     "AftSimple",
+    "Agent",
     "Catm",
     "Cosformer",
     "Differential",
@@ -43,7 +47,9 @@ __all__ = [
     "Linear",
     "Mala",
     "Mechanism",
+    "Mlla",
     "Performer",
+    "Pola",
     "Pool",
     "Projected",
     "Relu",

@@ -104,19 +104,19 @@ class Mechanism(nn.Module):
         """[B, H, N, d] -> [B, N, C]."""
         return x.transpose(1, 2).flatten(2)
 
-    def to_grid(self, x: Tensor) -> Tensor:
-        """The patches of tokens in their rows and columns, [B, N, C] -> [B, C, rows, columns].
-
-        Raises:
-            ValueError: the tokens are not those of the layout.
-        """
+    def check_grid(self, x: Tensor) -> None:
+        """Raise ValueError unless tokens x [B, N, C] are those of the layout."""
         rows, columns = self.grid_size or (0, 0)
         if x.shape[1] != self.num_prefix_tokens + rows * columns:
             raise ValueError(
                 f"{type(self).__name__} got {x.shape[1]} tokens where set_layout told of {self.num_prefix_tokens} "
-                f"before a grid of {rows}×{columns}; tell it the layout, or use attention=softmax where there is no grid"
+                f"before a grid of {rows}×{columns}; tell it the layout, or use attention=softmax without a grid"
             )
-        return x[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, (rows, columns))
+
+    def to_grid(self, x: Tensor) -> Tensor:
+        """The patches of tokens in their rows and columns, [B, N, C] -> [B, C, rows, columns]."""
+        self.check_grid(x)
+        return x[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, self.grid_size)
 
     def from_grid(self, patches: Tensor) -> Tensor:
         """Patches as tokens behind prefix tokens of 0, [B, C, rows, columns] -> [B, N, C]."""

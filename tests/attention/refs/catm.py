@@ -1,9 +1,9 @@
-"""CAS-ViT's CATM, arXiv:2408.03703: token by token, the convolutions tap by tap."""
+"""CAS-ViT's CATM, arXiv:2408.03703: token by token."""
 
 import torch
 from torch import Tensor, nn
 
-from . import affine, kept
+from . import affine, convolved, kept
 
 
 def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -34,15 +34,6 @@ def _sigmoid(logit: Tensor) -> Tensor:
 
 
 def _convolved(module: nn.Module, conv: nn.Conv2d, tokens: Tensor, there: list[int]) -> Tensor:
-    """Of a patch the sum of its neighbours times the kernel's taps, what is absent or outside being 0; else itself."""
-    (rows, columns), prefix = module.grid_size, module.num_prefix_tokens
-    result = list(tokens[:prefix])
-    for n in range(rows * columns):
-        row, column = divmod(n, columns)
-        total = conv.bias
-        for r in range(max(row - 1, 0), min(row + 2, rows)):
-            for c in range(max(column - 1, 0), min(column + 2, columns)):
-                if prefix + r * columns + c in there:
-                    total = total + conv.weight[:, 0, r - row + 1, c - column + 1] * tokens[prefix + r * columns + c]
-        result.append(total)
-    return torch.stack(result)
+    """A convolution of the patches; prefix tokens stay as they are."""
+    prefix = module.num_prefix_tokens
+    return torch.cat([tokens[:prefix], convolved(module, conv, tokens, there)[prefix:]])
