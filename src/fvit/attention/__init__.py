@@ -11,6 +11,7 @@ from fvit.attention.efficient import Efficient
 from fvit.attention.fnet import FNet
 from fvit.attention.focused import Focused
 from fvit.attention.gated import Gated
+from fvit.attention.gfnet import GFNet
 from fvit.attention.hydra import Hydra
 from fvit.attention.identity import Identity
 from fvit.attention.inline import InLine
@@ -18,6 +19,7 @@ from fvit.attention.linear import Linear
 from fvit.attention.mala import Mala
 from fvit.attention.mlla import Mlla
 from fvit.attention.performer import Performer
+from fvit.attention.permute_mlp import PermuteMlp
 from fvit.attention.pola import Pola
 from fvit.attention.pool import Pool
 from fvit.attention.projected import Projected
@@ -40,6 +42,7 @@ __all__ = [
     "Efficient",
     "FNet",
     "Focused",
+    "GFNet",
     "Gated",
     "Hydra",
     "Identity",
@@ -49,6 +52,7 @@ __all__ = [
     "Mechanism",
     "Mlla",
     "Performer",
+    "PermuteMlp",
     "Pola",
     "Pool",
     "Projected",
