@@ -34,6 +34,7 @@ from .refs import (
     sigmoid,
     softmax,
     swiftformer,
+    window,
     xca,
 )
 
@@ -166,4 +167,9 @@ CASES = [
         equivariant=False,
         dropouts=("proj_drop",),
     ),
+    Case("window", window.reference, equivariant=False),
+    Case("window", window.reference, {"window": 2}, equivariant=False),
+    Case("window", window.reference, {"window": 2}, equivariant=False, block_index=1),
+    Case("window", window.reference, {"window": 3, "position_bias": True}, equivariant=False, block_index=1),
+    Case("window", window.reference, {"window": 2, "qkv_bias": False, "proj_bias": False}, equivariant=False),
 ]

@@ -30,6 +30,7 @@ from fvit.attention.separable import Separable
 from fvit.attention.sigmoid import Sigmoid
 from fvit.attention.softmax import Softmax
 from fvit.attention.swiftformer import SwiftFormer
+from fvit.attention.window import Window
 from fvit.attention.xca import Xca
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "Sigmoid",
     "Softmax",
     "SwiftFormer",
+    "Window",
     "Xca",
     "bind",
     "get",
