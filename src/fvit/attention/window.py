@@ -6,9 +6,9 @@ equations 3 and 4.
     out_i = Σ_j softmax_j(q_i·k_j/√d [+ B_ij]) v_j,      j in the window of i
 
 Windows are w × w patches from the grid's upper left corner; in blocks 1, 3, … they lie ⌊w/2⌋ further down and right,
-and what is left at the borders makes smaller ones. Where a grid is not larger than w, the window is as large as the grid
-and lies still. The shift is computed as in the paper, by rolling the grid, with a mask between what the roll brought
-together; a grid that windows do not divide is filled up with cells that no patch sees.
+and what is left at the borders makes smaller ones. Where a grid is not larger than w, the window is as large as the
+grid and lies still. The shift is computed as in the paper, by rolling the grid, with a mask between what the roll
+brought together; a grid that windows do not divide is filled up with cells that no patch sees.
 
 B, a number for each head and each of the (2w − 1)² distances between two patches of a window, is part of the paper's
 formula and not of the default here: the hosts have position embeddings, which Swin has not, and window and positions
