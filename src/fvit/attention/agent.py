@@ -146,5 +146,5 @@ class Agent(FixedLength, Projected):
 
 
 def _line(name: str, layout: Layout) -> Layout:
-    """The rows or the columns of a grid, as a grid with one column."""
-    return Layout(layout.rows if name == "row_bias" else layout.columns, 1, 0)
+    """The rows or the columns of a grid, as a grid of one row."""
+    return Layout(1, layout.rows if name == "row_bias" else layout.columns, 0)

@@ -138,5 +138,5 @@ class PermuteMlp(FixedLength):
 
 
 def _line(name: str, layout: Layout) -> Layout:
-    """The rows or the columns of a grid, as a grid with one column."""
-    return Layout(layout.rows if name.startswith("mlp_h") else layout.columns, 1, 0)
+    """The rows or the columns of a grid, as a grid of one row."""
+    return Layout(1, layout.rows if name.startswith("mlp_h") else layout.columns, 0)
