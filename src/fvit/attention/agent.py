@@ -118,7 +118,8 @@ class Agent(FixedLength, Projected):
             return self._pooled(q_bnc), None
         weights_ba1 = self._pooled(presence_bn1)
         agents_bac = divide(self._pooled(q_bnc * presence_bn1), weights_ba1)
-        bias_ba1 = torch.zeros_like(weights_ba1).masked_fill(weights_ba1 == 0, torch.finfo(q_bnc.dtype).min)
+        # Where no agent is left, finite numbers keep the softmax finite, half the lowest also under logits.
+        bias_ba1 = torch.zeros_like(weights_ba1).masked_fill(weights_ba1 == 0, torch.finfo(q_bnc.dtype).min / 2)
         return agents_bac, bias_ba1.transpose(1, 2)
 
     def _pooled(self, x: Tensor) -> Tensor:

@@ -84,10 +84,11 @@ class Window(Projected):
         key_bias = self.key_bias(attn_mask, x)
         key_bias_b11n = None if key_bias is None else key_bias.unsqueeze(1)
         first = self.num_prefix_tokens
-        prefix = self._attend(q[:, :, :first], k, v, key_bias_b11n)
         windows = (self._partition(t[:, :, first:]) for t in (q, k, v))
-        patches = self._attend(*windows, self._window_bias(key_bias_b11n, q))
-        return self.output(torch.cat([prefix, self._merge(patches, len(x))], dim=2))
+        out = self._merge(self._attend(*windows, self._window_bias(key_bias_b11n, q)), len(x))
+        if first:
+            out = torch.cat([self._attend(q[:, :, :first], k, v, key_bias_b11n), out], dim=2)
+        return self.output(out)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         dropout = self.attn_drop.p if self.training else 0.0
@@ -131,9 +132,10 @@ class Window(Projected):
             keys = self._partition(key_bias_b11n[..., self.num_prefix_tokens :].transpose(2, 3)).transpose(2, 3)
             masks = masks.repeat(len(keys) // len(masks), 1, 1, 1) + keys
         bias = masks if bias is None else masks + bias
-        # A window may be hidden as a whole; finite numbers keep its softmax finite.
-        bias = bias.to(q.dtype).clamp(min=torch.finfo(q.dtype).min)
-        return bias.repeat(len(q) * counts[0] * counts[1] // len(bias), 1, 1, 1)
+        # A window may be hidden as a whole; finite numbers keep its softmax finite, half the lowest also under logits.
+        bias = bias.to(q.dtype).clamp(min=torch.finfo(q.dtype).min / 2)
+        images = len(q) * counts[0] * counts[1] // len(bias)
+        return bias.expand(images, *bias.shape).flatten(0, 1)
 
     def _relative_bias(self, sides: Size) -> Tensor:
         """B for the pairs of patches of a window, [1, H, side², side²]."""
