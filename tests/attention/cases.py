@@ -9,18 +9,24 @@ from torch import Tensor, nn
 from .refs import (
     additive,
     aft_simple,
+    agent,
+    catm,
     cosformer,
     differential,
     efficient,
     fnet,
     focused,
     gated,
+    gfnet,
     hydra,
     identity,
     inline,
     linear,
     mala,
+    mlla,
     performer,
+    permute_mlp,
+    pola,
     pool,
     relu,
     relu_linear,
@@ -28,6 +34,7 @@ from .refs import (
     sigmoid,
     softmax,
     swiftformer,
+    window,
     xca,
 )
 
@@ -56,6 +63,8 @@ class Case:
     """A mask of log m on a key is worth m copies of its token, as for any softmax or normalised kernel."""
     dropouts: tuple[str, ...] = ("attn_drop", "proj_drop")
     """The rates that have something to fall on."""
+    block_index: int = 0
+    """The block in which it stands, for what changes with depth."""
     grids: tuple[tuple[int, int], ...] = GRIDS
     """(rows, columns) on which it is tried: its own where options ask for certain ones, none for one token alone."""
     float32: float = 5e-6
@@ -65,7 +74,8 @@ class Case:
     @property
     def id(self) -> str:
         """`key` or `key-option=value-…`, for pytest."""
-        return "-".join([self.key, *(f"{name}={getattr(v, '__name__', v)}" for name, v in self.options.items())])
+        named = {**self.options, **({"block": self.block_index} if self.block_index else {})}
+        return "-".join([self.key, *(f"{name}={getattr(v, '__name__', v)}" for name, v in named.items())])
 
 
 CASES = [
@@ -106,7 +116,7 @@ CASES = [
     Case("gated", gated.reference, masks="pairs", causal=True, multiplicity=True),
     Case("gated", gated.reference, {"qkv_bias": False, "proj_bias": False}, masks="pairs", causal=True),
     Case("differential", differential.reference, masks="pairs", causal=True, multiplicity=True),
-    Case("differential", differential.reference, {"layer": 7, "qkv_bias": False}, masks="pairs", causal=True),
+    Case("differential", differential.reference, {"qkv_bias": False}, masks="pairs", causal=True, block_index=6),
     Case("differential", differential.reference, {"lambda_init": 0.5, "proj_bias": False}, masks="pairs", causal=True),
     Case("efficient", efficient.reference, multiplicity=True),
     Case("efficient", efficient.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
@@ -137,4 +147,29 @@ CASES = [
     Case("mala", mala.reference, {"gate": True, "qkv_bias": False}, multiplicity=True),
     Case("mala", mala.reference, {"conv": 5, "rotary": True, "gate": True}, equivariant=False),
     Case("pool", pool.reference, equivariant=False, dropouts=("proj_drop",)),
+    Case("catm", catm.reference, equivariant=False, dropouts=("proj_drop",)),
+    Case("catm", catm.reference, {"qkv_bias": False}, equivariant=False, dropouts=("proj_drop",)),
+    Case("agent", agent.reference, {"num_agents": 4}, equivariant=False),
+    Case("agent", agent.reference, {"num_agents": 4, "position_bias": True}, equivariant=False),
+    Case("agent", agent.reference, {"num_agents": 9, "conv": 3, "qkv_bias": False}, equivariant=False),
+    Case("pola", pola.reference, multiplicity=True),
+    Case("pola", pola.reference, {"alpha": 1.0, "qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("pola", pola.reference, {"conv": 5}, equivariant=False),
+    Case("mlla", mlla.reference, equivariant=False),
+    Case("mlla", mlla.reference, {"qkv_bias": False, "proj_bias": False}, equivariant=False),
+    Case("mlla", mlla.reference, {"conv": 3, "gate": True}, equivariant=False),
+    Case("gfnet", gfnet.reference, equivariant=False, dropouts=("proj_drop",)),
+    Case("permute_mlp", permute_mlp.reference, equivariant=False, dropouts=("proj_drop",)),
+    Case(
+        "permute_mlp",
+        permute_mlp.reference,
+        {"segments": 2, "qkv_bias": False, "proj_bias": False},
+        equivariant=False,
+        dropouts=("proj_drop",),
+    ),
+    Case("window", window.reference, equivariant=False),
+    Case("window", window.reference, {"window": 2}, equivariant=False),
+    Case("window", window.reference, {"window": 2}, equivariant=False, block_index=1),
+    Case("window", window.reference, {"window": 3, "position_bias": True}, equivariant=False, block_index=1),
+    Case("window", window.reference, {"window": 2, "qkv_bias": False, "proj_bias": False}, equivariant=False),
 ]

@@ -45,7 +45,7 @@ def build(
     """The case's mechanism, laid out and with random weights; with its own initialisation if `std` is 0."""
     torch.manual_seed(seed)
     module = get(case.key)(width, heads, dtype=dtype, **{**case.options, **options})
-    module.set_layout(grid or case.grids[0], prefix_of(case, prefix))
+    module.set_layout(grid or case.grids[0], prefix_of(case, prefix), case.block_index)
     return randomise(module, std) if std else module
 
 

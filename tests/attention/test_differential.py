@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -8,19 +10,24 @@ from fvit.models import exchange
 from .suite import randomise
 
 
-@pytest.mark.parametrize(("layer", "expected"), [(1, 0.2), (2, 0.355509), (12, 0.777870)])
-def test_lambda_starts_by_the_papers_formula(layer, expected):
-    assert Differential(16, 4, layer=layer).lambda_init == pytest.approx(expected, abs=1e-6)
+@pytest.mark.parametrize(("block_index", "expected"), [(0, 0.2), (1, 0.355509), (11, 0.777870)])
+def test_lambda_starts_by_the_papers_formula(block_index, expected):
+    module = Differential(16, 4)
+    module.set_layout((2, 3), 1, block_index)
+    assert module.lambda_init == pytest.approx(expected, abs=1e-6)
 
 
-def test_lambda_follows_the_depth_of_the_block():
-    model = VisionTransformer(img_size=16, patch_size=8, embed_dim=16, depth=3, num_heads=4, num_classes=2)
-    blocks = exchange(model, "differential").blocks
-    assert [block.attn.lambda_init for block in blocks] == pytest.approx([0.2, 0.355509, 0.470713], abs=1e-6)
+def test_lambda_init_wins_over_the_depth():
+    module = Differential(16, 4, lambda_init=0.5)
+    module.set_layout((2, 3), 1, 11)
+    assert module.lambda_init == 0.5
 
 
-def test_lambda_init_wins_over_the_layer():
-    assert Differential(16, 4, layer=12, lambda_init=0.5).lambda_init == 0.5
+def test_each_block_of_a_model_has_its_lambda_init():
+    host = VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=3, num_classes=5)
+    model = exchange(host, "differential", blocks=[0, 2])
+    assert model.blocks[0].attn.lambda_init == pytest.approx(0.2)
+    assert model.blocks[2].attn.lambda_init == pytest.approx(0.8 - 0.6 * math.exp(-0.6))
 
 
 @pytest.mark.parametrize(("heads", "maps", "width"), [(4, 4, 6), (3, 6, 4), (1, 2, 12)])
@@ -48,7 +55,6 @@ def test_equal_maps_cancel_where_lambda_is_one():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layer": 0}, "layer=0 is none; layers count from 1"),
         ({"lambda_init": 1.0}, "lambda_init=1.0 is outside"),
         ({"lambda_init": -0.1}, "lambda_init=-0.1 is outside"),
         ({"dim": 15, "num_heads": 3}, "3 heads of width 5 can neither be paired nor split in two"),

@@ -32,8 +32,8 @@ def host(case, prefix="patches alone", size=SIZES[0], **timm_options):
         **timm_options,
         attn_layer=bind(get(case.key), **case.options),
     )
-    for block in model.blocks:
-        block.attn.set_layout(tuple(model.patch_embed.grid_size), model.num_prefix_tokens)
+    for index, block in enumerate(model.blocks):
+        block.attn.set_layout(tuple(model.patch_embed.grid_size), model.num_prefix_tokens, index)
     return model
 
 

@@ -17,7 +17,7 @@ COMPILED = ("additive", "softmax", "linear", "performer")
 
 def build_on_meta(case):
     module = get(case.key)(WIDTH, HEADS, device="meta", dtype=torch.float64, **case.options)
-    module.set_layout(case.grids[0], prefix_of(case))
+    module.set_layout(case.grids[0], prefix_of(case), case.block_index)
     return module
 
 

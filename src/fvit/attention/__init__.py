@@ -2,19 +2,25 @@
 
 from fvit.attention.additive import Additive
 from fvit.attention.aft_simple import AftSimple
+from fvit.attention.agent import Agent
 from fvit.attention.base import Mechanism
+from fvit.attention.catm import Catm
 from fvit.attention.cosformer import Cosformer
 from fvit.attention.differential import Differential
 from fvit.attention.efficient import Efficient
 from fvit.attention.fnet import FNet
 from fvit.attention.focused import Focused
 from fvit.attention.gated import Gated
+from fvit.attention.gfnet import GFNet
 from fvit.attention.hydra import Hydra
 from fvit.attention.identity import Identity
 from fvit.attention.inline import InLine
 from fvit.attention.linear import Linear
 from fvit.attention.mala import Mala
+from fvit.attention.mlla import Mlla
 from fvit.attention.performer import Performer
+from fvit.attention.permute_mlp import PermuteMlp
+from fvit.attention.pola import Pola
 from fvit.attention.pool import Pool
 from fvit.attention.projected import Projected
 from fvit.attention.registry import bind, get, names, register
@@ -24,16 +30,20 @@ from fvit.attention.separable import Separable
 from fvit.attention.sigmoid import Sigmoid
 from fvit.attention.softmax import Softmax
 from fvit.attention.swiftformer import SwiftFormer
+from fvit.attention.window import Window
 from fvit.attention.xca import Xca
 
 __all__ = [
     "Additive",
     "AftSimple",
+    "Agent",
+    "Catm",
     "Cosformer",
     "Differential",
     "Efficient",
     "FNet",
     "Focused",
+    "GFNet",
     "Gated",
     "Hydra",
     "Identity",
@@ -41,7 +51,10 @@ __all__ = [
     "Linear",
     "Mala",
     "Mechanism",
+    "Mlla",
     "Performer",
+    "PermuteMlp",
+    "Pola",
     "Pool",
     "Projected",
     "Relu",
@@ -50,6 +63,7 @@ __all__ = [
     "Sigmoid",
     "Softmax",
     "SwiftFormer",
+    "Window",
     "Xca",
     "bind",
     "get",

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Size = tuple[int, int]
@@ -102,6 +103,24 @@ class Mechanism(nn.Module):
     def merge_heads(self, x: Tensor) -> Tensor:
         """[B, H, N, d] -> [B, N, C]."""
         return x.transpose(1, 2).flatten(2)
+
+    def check_grid(self, x: Tensor) -> None:
+        """Raise ValueError unless tokens x [B, N, C] are those of the layout."""
+        rows, columns = self.grid_size or (0, 0)
+        if x.shape[1] != self.num_prefix_tokens + rows * columns:
+            raise ValueError(
+                f"{type(self).__name__} got {x.shape[1]} tokens where set_layout told of {self.num_prefix_tokens} "
+                f"before a grid of {rows}×{columns}; tell it the layout, or use attention=softmax without a grid"
+            )
+
+    def to_grid(self, x: Tensor) -> Tensor:
+        """The patches of tokens in their rows and columns, [B, N, C] -> [B, C, rows, columns]."""
+        self.check_grid(x)
+        return x[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, self.grid_size)
+
+    def from_grid(self, patches: Tensor) -> Tensor:
+        """Patches as tokens behind prefix tokens of 0, [B, C, rows, columns] -> [B, N, C]."""
+        return F.pad(patches.flatten(2).transpose(1, 2), (0, 0, self.num_prefix_tokens, 0))
 
     def refuse_causal(self, is_causal: bool) -> None:
         """Raise ValueError if asked for causality, which most mechanisms of vision do not have."""

@@ -3,7 +3,7 @@
 Source: Ye et al., "Differential Transformer", arXiv:2410.05258.
 
     head = (softmax(Q₁K₁ᵀ/√d) − λ softmax(Q₂K₂ᵀ/√d)) V
-    λ = exp(λ_q1·λ_k1) − exp(λ_q2·λ_k2) + λ_init,      λ_init = 0.8 − 0.6 exp(−0.3 (l − 1)) in layer l = 1, 2, …
+    λ = exp(λ_q1·λ_k1) − exp(λ_q2·λ_k2) + λ_init,      λ_init = 0.8 − 0.6 exp(−0.3 l) in block l = 0, 1, …
     out = W_o concat((1 − λ_init) RMSNorm(head))
 
 As in the paper two heads of queries and keys, neighbours, share one head of values twice as wide: H heads become H/2,
@@ -28,13 +28,11 @@ class Differential(Mechanism):
     """Differential attention. Arguments as for `Mechanism`; `attn_drop` falls on each of the two maps. And:
 
     Args:
-        layer: the depth l of the block, counted from 1, which sets λ_init by the paper's formula; the block's own if
-            None.
-        lambda_init: λ_init itself, in [0, 1), in place of the formula; the paper also tries 0.8 and 0.5 for all
-            layers.
+        lambda_init: λ_init for whatever block, in [0, 1), in place of the formula; the paper also tries 0.8 and 0.5.
+            None follows the block of which `set_layout` tells.
 
     Raises:
-        ValueError: `layer` or `lambda_init` is out of its range; both the number and the width of the heads are odd.
+        ValueError: `lambda_init` is out of its range; both the number and the width of the heads are odd.
     """
 
     takes_pair_mask = True
@@ -47,7 +45,6 @@ class Differential(Mechanism):
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
         proj_bias: bool = True,
-        layer: int | None = None,
         lambda_init: float | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -55,8 +52,6 @@ class Differential(Mechanism):
     ) -> None:
         super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias=proj_bias, **host)
         self.refuse_host_options(**host)
-        if layer is not None and layer < 1:
-            raise ValueError(f"differential: layer={layer} is none; layers count from 1")
         if lambda_init is not None and not 0 <= lambda_init < 1:
             raise ValueError(f"differential: lambda_init={lambda_init} is outside [0, 1)")
         if dim % (2 * num_heads) and num_heads % 2:
@@ -65,7 +60,7 @@ class Differential(Mechanism):
                 "take an even num_heads"
             )
         self.maps = num_heads if num_heads % 2 == 0 else 2 * num_heads
-        self.layer, self.fixed_lambda_init = layer, lambda_init
+        self.fixed_lambda_init = lambda_init
         factory = dict(device=device, dtype=dtype)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **factory)
         self.lambda_q = nn.Parameter(torch.empty(2, dim // self.maps, **factory))
@@ -78,11 +73,10 @@ class Differential(Mechanism):
 
     @property
     def lambda_init(self) -> float:
-        """λ_init of this block."""
+        """λ_init: the one that was given, or that of the block's depth."""
         if self.fixed_lambda_init is not None:
             return self.fixed_lambda_init
-        layer = self.block_index + 1 if self.layer is None else self.layer
-        return 0.8 - 0.6 * math.exp(-0.3 * (layer - 1))
+        return 0.8 - 0.6 * math.exp(-0.3 * self.block_index)
 
     def init_weights(self) -> None:
         """Draw the vectors of λ from N(0, 0.1²), as the authors do."""

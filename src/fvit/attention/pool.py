@@ -47,26 +47,15 @@ class Pool(Mechanism):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
-        patches = self._grid(x)
+        patches = self.to_grid(x)
         bias = self.key_bias(attn_mask, x)
         if bias is None:
             means = _mean_of_neighbours(patches)
         else:
             # A bias on a softmax's logit is a factor on its kernel: exp(-inf) = 0 removes the token.
-            presence = self._grid(bias.exp().transpose(-2, -1))
+            presence = self.to_grid(bias.exp().transpose(1, 2))
             means = divide(_mean_of_neighbours(patches * presence), _mean_of_neighbours(presence))
-        pooled = (means - patches).flatten(2).transpose(-2, -1)
-        return self.proj_drop(F.pad(pooled, (0, 0, self.num_prefix_tokens, 0)))
-
-    def _grid(self, x: Tensor) -> Tensor:
-        """The patches in their rows and columns, [B, N, C] -> [B, C, rows, columns]."""
-        rows, columns = self.grid_size or (0, 0)
-        if x.shape[1] != self.num_prefix_tokens + rows * columns:
-            raise ValueError(
-                f"Pool got {x.shape[1]} tokens where set_layout told of {self.num_prefix_tokens} and a grid of "
-                f"{rows}×{columns}; tell it the layout, or use attention=softmax where there is no grid"
-            )
-        return x[:, self.num_prefix_tokens :].transpose(-2, -1).unflatten(-1, (rows, columns))
+        return self.proj_drop(self.from_grid(means - patches))
 
 
 def _mean_of_neighbours(grid: Tensor) -> Tensor:

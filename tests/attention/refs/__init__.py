@@ -4,6 +4,7 @@ Each has `reference(module, x, keep=None)`: x [B, N, C] to [B, N, C], where keep
 They read the weights off the module and share no code with it; what is below is all that they share with each other.
 """
 
+import torch
 from torch import Tensor, nn
 
 
@@ -22,3 +23,23 @@ def heads_of(rows: Tensor, num_heads: int) -> list[Tensor]:
 def kept(tokens: int, keep: Tensor | None, image: int) -> list[int]:
     """Indices of the tokens of one image that take part."""
     return [n for n in range(tokens) if keep is None or keep[image, n]]
+
+
+def convolved(module: nn.Module, conv: nn.Conv2d, tokens: Tensor, there: list[int]) -> Tensor:
+    """A depth-wise convolution tap by tap, [N, C] to [N, C].
+
+    A patch becomes the bias and the sum of its neighbours times the kernel's taps, where what is absent or outside is
+    0; a prefix token becomes 0.
+    """
+    (rows, columns), prefix = module.grid_size, module.num_prefix_tokens
+    kernel, reach = conv.weight[:, 0], conv.weight.shape[-1] // 2
+    result = [torch.zeros_like(tokens[0])] * prefix
+    for n in range(rows * columns):
+        row, column = divmod(n, columns)
+        total = conv.bias
+        for r in range(max(row - reach, 0), min(row + reach + 1, rows)):
+            for c in range(max(column - reach, 0), min(column + reach + 1, columns)):
+                if prefix + r * columns + c in there:
+                    total = total + kernel[:, r - row + reach, c - column + reach] * tokens[prefix + r * columns + c]
+        result.append(total)
+    return torch.stack(result)

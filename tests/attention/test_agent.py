@@ -1,0 +1,85 @@
+import pytest
+import torch
+
+from fvit.attention import Agent
+
+from .suite import randomise
+
+
+def random_agent(grid=(2, 2), prefix=1, **options):
+    torch.manual_seed(0)
+    module = Agent(8, 2, dtype=torch.float64, **{"num_agents": 4, **options})
+    module.set_layout(grid, prefix)
+    return randomise(module, std=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_agents": 50}, "num_agents=50 is no square, and agents lie on one; take 49 or 64"),
+        ({"num_agents": 0}, "num_agents=0 is no square, and agents lie on one; take 1"),
+        ({"num_agents": -4}, "num_agents=-4 is no square"),
+        ({"conv": 2}, "conv=2 has no centre; take an odd width, or 0 for none"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Agent(8, 2, **options)
+
+
+def test_with_an_agent_for_each_patch_the_agents_are_the_queries():
+    module = random_agent()
+    x = torch.randn(1, 5, 8, dtype=torch.float64)
+    q, k, v = (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in module.qkv(x).chunk(3, dim=-1))
+    agents = q[:, :, 1:]
+    out = (q @ agents.mT / 2).softmax(dim=-1) @ ((agents @ k.mT / 2).softmax(dim=-1) @ v)
+    torch.testing.assert_close(module(x), module.proj(out.transpose(1, 2).flatten(2)))
+
+
+def test_position_biases_of_zero_are_none():
+    biased, plain = random_agent(position_bias=True), random_agent()
+    with torch.no_grad():
+        for name, parameter in biased.named_parameters():
+            if name.endswith("_bias"):
+                parameter.zero_()
+    plain.load_state_dict({name: t for name, t in biased.state_dict().items() if not name.endswith("_bias")})
+    x = torch.randn(1, 5, 8, dtype=torch.float64)
+    torch.testing.assert_close(biased(x), plain(x))
+
+
+@pytest.mark.parametrize("position_bias", [False, True])
+def test_only_position_biases_make_the_length_a_fixed_one(position_bias):
+    assert random_agent(position_bias=position_bias).fixed_length is position_bias
+
+
+def test_position_biases_follow_the_grid():
+    module = random_agent((2, 4), position_bias=True)
+    before = {name: t.clone() for name, t in module.named_parameters()}
+    module.set_layout((6, 4), 1)
+    assert module.row_bias.shape == (2, 2, 4, 6)
+    assert torch.equal(module.column_bias, before["column_bias"])
+    assert torch.equal(module.map_bias, before["map_bias"])
+    # From two rows to six, bicubic interpolation keeps the mean, goes on in one direction, and keeps it.
+    torch.testing.assert_close(module.row_bias.mean(dim=-1), before["row_bias"].mean(dim=-1))
+    assert torch.equal(module.row_bias.diff().sign(), before["row_bias"].diff().sign().expand(-1, -1, -1, 5))
+    assert module(torch.randn(1, 25, 8, dtype=torch.float64)).isfinite().all()
+
+
+def test_weights_of_another_grid_load():
+    module, other = random_agent((2, 4), position_bias=True), random_agent((3, 5), position_bias=True)
+    other.load_state_dict(module.state_dict())
+    module.set_layout((3, 5), 1)
+    x = torch.randn(1, 16, 8, dtype=torch.float64)
+    torch.testing.assert_close(other(x), module(x))
+
+
+def test_where_all_patches_are_hidden_the_prefix_tokens_are_left():
+    module = random_agent(prefix=2)
+    x = torch.randn(1, 6, 8, dtype=torch.float64).requires_grad_()
+    keep = torch.tensor([1, 1, 0, 0, 0, 0], dtype=torch.bool)[None, None, None]
+    out = module(x, attn_mask=keep)
+    value = module.qkv(x)[:, :2, 16:].mean(dim=1, keepdim=True)
+    torch.testing.assert_close(out, module.proj(value).expand_as(out))
+    out.sum().backward()
+    assert x.grad.isfinite().all()

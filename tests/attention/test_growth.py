@@ -1,0 +1,42 @@
+"""What is linear in the number of tokens builds nothing that is quadratic in it."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fvit.attention import get
+
+from .suite import WIDTH, every_case, prefix_of, tokens_of
+
+# Those that compare all pairs of tokens.
+QUADRATIC = ("softmax", "sigmoid", "relu", "gated", "differential")
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that any operation returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+        self.elements = max([self.elements, *sizes])
+        return out
+
+
+def largest_tensor(case, side):
+    """In a forward and a backward pass over `side`² patches, on the meta device: nothing is computed."""
+    module = get(case.key)(WIDTH, 1, device="meta", **case.options)
+    module.set_layout((side, side), prefix_of(case), case.block_index)
+    x = tokens_of(module, batch=1).to("meta").requires_grad_()
+    with Largest() as largest:
+        module(x).sum().backward()
+    return largest.elements
+
+
+@every_case
+def test_memory_grows_with_the_number_of_tokens_or_with_its_square(case):
+    """Four times the tokens need four times the memory, and sixteen times where all pairs are compared."""
+    growth = largest_tensor(case, 56) / largest_tensor(case, 28)
+    assert growth == pytest.approx(16 if case.key in QUADRATIC else 4, rel=0.15)
