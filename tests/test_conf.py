@@ -21,7 +21,11 @@ from fvit.run import trainer as trainers
 from fvit.run.paths import conf_dir
 from fvit.training import Classifier, build_loss
 
-SHAPES = {"mixed": "model.attention.layers=[additive*2,softmax*2]", "timm": "model.name=convnextv2_atto"}
+SHAPES = {
+    "mixed": "model.attention.layers=[additive*2,softmax*2]",
+    "timm": "model.name=convnextv2_atto",
+    "vip_small7": "data.img_size=28",
+}
 
 
 def _options(group):
@@ -73,8 +77,9 @@ def test_every_attention_goes_into_a_model(compose_config, option, model):
 @pytest.mark.parametrize("option", _options("model"))
 def test_every_model_builds_and_maps_images_to_logits(compose_config, option):
     config = compose_config(f"model={option}", "data=fake", *([SHAPES[option]] if option in SHAPES else []))
+    size = config["data"]["img_size"]
     module = _meta_classifier(config)
-    assert module(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 10)
+    assert module(torch.empty(2, 3, size, size, device="meta")).shape == (2, 10)
 
 
 @pytest.mark.parametrize("option", _options("experiment"))
