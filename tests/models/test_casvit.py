@@ -3,6 +3,7 @@ import timm
 import torch
 from torch.nn import functional as F
 
+from fvit.cost import count
 from fvit.models import CasViT
 from fvit.models.casvit import AdditiveMixer, Block
 
@@ -81,6 +82,18 @@ def test_block_against_its_formula():
 
 
 @pytest.mark.parametrize(
+    ("name", "printed", "exact", "macs_paper", "macs"),
+    [("casvit_xs", 3.20, 3_200_700, 0.55, 0.55), ("casvit_s", 5.76, 5_764_224, 0.91, 0.92)],
+)
+def test_parameters_are_the_published_with_both_heads(name, printed, exact, macs_paper, macs):
+    with torch.device("meta"):
+        cost = count(timm.create_model(name), 224)
+    assert cost.params == exact
+    assert round(cost.params / 1e6, 2) == printed
+    assert (round(cost.macs_paper / 1e9, 2), round(cost.macs / 1e9, 2)) == (macs_paper, macs)
+
+
+@pytest.mark.parametrize(
     ("name", "dims", "depths"),
     [("casvit_xs", [48, 56, 112, 220], [2, 2, 4, 2]), ("casvit_s", [48, 64, 128, 256], [3, 3, 6, 3])],
 )
@@ -124,3 +137,23 @@ def test_new_heads_are_on_the_models_device_and_in_its_dtype():
     assert {(head.weight.device.type, head.weight.dtype) for head in model.get_classifier()} == {
         ("meta", torch.bfloat16)
     }
+
+
+def test_new_heads_fit_what_is_pooled():
+    model = small()
+    model.reset_classifier(7, "catavgmax")
+    assert model(torch.randn(4, 3, 64, 64)).shape == (4, 7)
+    model.reset_classifier(0)
+    assert model(torch.randn(4, 3, 64, 64)).shape == (4, 2 * model.num_features)
+
+
+def test_stochastic_depth_grows_from_none_to_the_rate_over_all_stages():
+    rates = [block.drop_path.drop_prob for stage in small(drop_path_rate=0.3).stages for block in stage.blocks]
+    torch.testing.assert_close(torch.tensor(rates), torch.linspace(0, 0.3, 4))
+
+
+def test_heads_begin_small_without_bias_and_not_alike():
+    first, second = small().get_classifier()
+    assert first.weight.abs().max() < 0.1
+    assert not first.bias.any()
+    assert not torch.equal(first.weight, second.weight)

@@ -1,8 +1,10 @@
 import pytest
 import timm
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from fvit.cost import count
 from fvit.models.vip import PermuteMlp, VisionPermutator
 
 HEIGHT, WIDTH, DIM, SEGMENT = 3, 5, 12, 4
@@ -61,6 +63,14 @@ def test_a_change_reaches_the_row_and_the_column_and_no_more():
     assert torch.equal(changed, expected)
 
 
+def test_parameters_are_the_published():
+    with torch.device("meta"):
+        cost = count(timm.create_model("vip_small7"), 224)
+    assert cost.params == 25_114_984
+    assert round(cost.params / 1e6) == 25
+    assert (round(cost.macs_paper / 1e9, 2), round(cost.macs / 1e9, 2)) == (6.90, 6.91)
+
+
 def test_there_are_as_many_segments_as_rows_at_the_published_size():
     with torch.device("meta"):
         model = timm.create_model("vip_small7")
@@ -102,3 +112,15 @@ def test_weights_of_another_size_are_refused():
 def test_segment_that_does_not_divide_the_width_is_refused():
     with pytest.raises(ValueError, match="segments of 5 channels do not divide a width of 16"):
         VisionPermutator(img_size=28, **{**SMALL, "segment_dims": (5, 8)})
+
+
+def test_stochastic_depth_grows_from_none_to_the_rate_over_both_stages():
+    model = VisionPermutator(img_size=28, drop_path_rate=0.3, **{**SMALL, "depths": (2, 3)})
+    rates = [block.drop_path.drop_prob for stage in model.stages for block in stage.blocks]
+    torch.testing.assert_close(torch.tensor(rates), torch.linspace(0, 0.3, 5))
+
+
+def test_linear_layers_begin_small_and_without_bias():
+    torch.manual_seed(0)
+    linear = [m for m in VisionPermutator(img_size=28, **SMALL).modules() if isinstance(m, nn.Linear)]
+    assert all(m.weight.abs().max() < 0.1 and (m.bias is None or not m.bias.any()) for m in linear)
