@@ -27,6 +27,7 @@ SHAPES = {
     "mixed": "model.attention.layers=[additive*2,softmax*2]",
     "own": "model.attention.name=fvit.attention.linear:Linear",
     "timm": "model.name=convnextv2_atto",
+    "vip_small7": "data.img_size=28",
 }
 
 
@@ -89,8 +90,9 @@ def test_every_attention_goes_into_a_model(compose_config, option, model):
 @pytest.mark.parametrize("option", _options("model"))
 def test_every_model_builds_and_maps_images_to_logits(compose_config, option):
     config = compose_config(f"model={option}", "data=fake", *([SHAPES[option]] if option in SHAPES else []))
+    size = config["data"]["img_size"]
     module = _meta_classifier(config)
-    assert module(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 10)
+    assert module(torch.empty(2, 3, size, size, device="meta")).shape == (2, 10)
 
 
 @pytest.mark.parametrize("option", _options("experiment"))

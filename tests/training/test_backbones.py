@@ -22,10 +22,19 @@ class Weights(Probe):
         self.before = {name: p.detach().clone() for name, p in module.model.named_parameters()}
 
 
-@pytest.mark.parametrize("name", ["crossformerpp_s", "fastervit_0"])
+WIDTHS = ("+model.embed_dims=[8,8,16,16]", "+model.depths=[1,1,1,1]")
+NARROW = {
+    "crossformerpp_s": ("+model.embed_dim=16", "+model.depths=[1,1,4,2]"),
+    "fastervit_0": ("+model.embed_dim=16", "+model.depths=[1,1,4,2]"),
+    "vip_small7": ("+model.embed_dims=[16,32]", "+model.depths=[1,1]", "+model.segment_dims=[2,8]", "data.img_size=28"),
+    "casvit_xs": WIDTHS,
+    "casvit_s": WIDTHS,
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
 def test_one_step_changes_the_weights(compose_config, name):
-    narrow = ("+model.embed_dim=16", "+model.depths=[1,1,4,2]")
-    probe = fit(compose_config(f"model={name}", *narrow, *RUN, "debug=fdr"), Weights())
+    probe = fit(compose_config(f"model={name}", *NARROW[name], *RUN, "debug=fdr"), Weights())
     assert probe.metrics["val/loss"] > 0
     after = dict(probe.module.model.named_parameters())
     unchanged = [name for name, weight in probe.before.items() if torch.equal(weight, after[name])]
@@ -33,6 +42,13 @@ def test_one_step_changes_the_weights(compose_config, name):
     assert [name for name in unchanged if not name.startswith("stages.3.")] == []
 
 
-def test_size_that_does_not_fit_ends_a_run_before_it_begins(compose_config):
-    with pytest.raises(ValueError, match=r"multiples of 32 px, not 48×48; take 64×64 \(data.img_size=64\)"):
-        fit(compose_config("model=crossformerpp_s", *RUN, "data.img_size=48"))
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("crossformerpp_s", 48, r"multiples of 32 px, not 48×48; take 64×64 \(data.img_size=64\)"),
+        ("vip_small7", 32, r"do not divide images of 32 px; take img_size=28"),
+    ],
+)
+def test_size_that_does_not_fit_ends_a_run_before_it_begins(compose_config, name, size, message):
+    with pytest.raises(ValueError, match=message):
+        fit(compose_config(f"model={name}", *RUN, f"data.img_size={size}"))

@@ -1,20 +1,24 @@
 """A timm model with its attention exchanged, backbones that timm lacks, and the names registered with timm."""
 
 from fvit.models.build import attention_spec, build
+from fvit.models.casvit import CasViT
 from fvit.models.crossformerpp import CrossFormer
 from fvit.models.exchange import exchange
 from fvit.models.fastervit import FasterViT
 from fvit.models.fvit import FViT
 from fvit.models.report import BlockReport, exchange_rows
 from fvit.models.spec import AttentionSpec, BlockSpec, block_indices, expand
+from fvit.models.vip import VisionPermutator
 
 __all__ = [
     "AttentionSpec",
     "BlockReport",
     "BlockSpec",
+    "CasViT",
     "CrossFormer",
     "FViT",
     "FasterViT",
+    "VisionPermutator",
     "attention_spec",
     "block_indices",
     "build",

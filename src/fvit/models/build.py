@@ -10,6 +10,7 @@ from torch import nn
 
 from fvit.attention.registry import did_you_mean
 from fvit.models.exchange import exchange
+from fvit.models.sizes import check_size
 from fvit.models.spec import AttentionSpec, BlockSpec
 from fvit.models.trim import trim, why_not
 
@@ -50,14 +51,15 @@ def build(
             ``pretrained_cfg_overlay={"file": path}`` for weights of your own.
 
     Raises:
-        ValueError: unknown model, an option it does not take, weights that cannot be had, a host that cannot take the
-            attention, or `blocks` or `keep` without an attention to exchange.
+        ValueError: unknown model, an option or a size that it does not take, weights that cannot be had, a host that
+            cannot take the attention, or `blocks` or `keep` without an attention to exchange.
     """
     if attention is None and (blocks is not None or keep):
         raise ValueError("blocks and keep have no effect without an attention to exchange; choose one")
     if not timm.is_model(name.split(".")[0]):
         raise ValueError(f"unknown model '{name}'{did_you_mean(name, timm.list_models())}")
     model = _create(name, img_size, pretrained=pretrained, num_classes=num_classes, **options)
+    check_size(model, name, img_size, options.get("in_chans") or 3)
     if attention is not None:
         exchange(model, attention, blocks, keep)
     if trim_last or (trim_last is None and why_not(model) is None):

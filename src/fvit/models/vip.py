@@ -1,0 +1,194 @@
+"""ViP, the Vision Permutator: linear layers along rows, along columns and over channels, in place of attention.
+
+Source: Hou et al., "Vision Permutator: A Permutable MLP-Like Architecture for Visual Recognition", arXiv:2106.12368.
+What the paper leaves open (initialisation, the MLP that weighs the sum) follows the authors' code for `vip_s7`
+(https://github.com/houqb/VisionPermutator), whose README has the printed figures.
+
+The C channels are cut into segments of s. A linear layer maps the H·s numbers that a segment has along a column of the
+map, another the W·s along a row, a third the C of a position, each shared by all it does not mix:
+
+    out = W_o (a_H ⊙ X_H + a_W ⊙ X_W + a_C ⊙ X_C) + b_o      a = softmax(MLP(mean over positions of X_H + X_W + X_C))
+
+with the softmax over the three, channel by channel. In the paper there are as many segments as rows, so that H·s = C;
+at 224 px they are here. At another size segments stay as wide as they are and the layers along rows and columns grow
+or shrink with the map, so that weights of one size do not fit another.
+
+Parameters: 25 M printed; 25,114,984 here. Multiply-accumulates at 224 px: none printed by the authors, 7.0 G by
+PaddleViT's reimplementation; 6.90 G here of convolutions and linear layers alone, 6.91 G with the weighted sum.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from timm.layers import DropPath, Mlp, PatchEmbed, calculate_drop_path_rates, to_2tuple
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.vision_transformer import init_weights_vit_timm
+from torch import Tensor, nn
+
+from fvit.models.backbone import Backbone, check_stages
+from fvit.models.stage import Stage
+
+Size = tuple[int, int]
+
+
+class PermuteMlp(nn.Module):
+    """Mix a map [B, H, W, C] along its columns, its rows and its channels.
+
+    Args:
+        dim: width C.
+        grid_size: H and W.
+        segment_dim: channels s of a segment.
+    """
+
+    def __init__(self, dim: int, grid_size: Size, segment_dim: int) -> None:
+        super().__init__()
+        height, width = grid_size
+        self.segment_dim = segment_dim
+        self.mix_h = nn.Linear(height * segment_dim, height * segment_dim, bias=False)
+        self.mix_w = nn.Linear(width * segment_dim, width * segment_dim, bias=False)
+        self.mix_c = nn.Linear(dim, dim, bias=False)
+        self.reweight = Mlp(dim, dim // 4, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, H, W, C] to the same shape."""
+        x_bhwgs = x.unflatten(-1, (-1, self.segment_dim))
+        h, w, c = _along(1, self.mix_h, x_bhwgs), _along(2, self.mix_w, x_bhwgs), self.mix_c(x)
+        logits_bc3 = self.reweight((h + w + c).mean(dim=(1, 2))).unflatten(-1, (-1, 3))
+        a_h, a_w, a_c = logits_bc3.softmax(dim=-1)[:, None, None].unbind(-1)
+        return self.proj(a_h * h + a_w * w + a_c * c)
+
+
+def _along(axis: int, linear: nn.Linear, x_bhwgs: Tensor) -> Tensor:
+    """Apply `linear` to the positions along `axis` and the channels of a segment at once; [B, H, W, C]."""
+    x = x_bhwgs.movedim(axis, -2)
+    return linear(x.flatten(-2)).unflatten(-1, x.shape[-2:]).movedim(-2, axis).flatten(-2)
+
+
+class Permutator(nn.Module):
+    """A Permute-MLP and an MLP over channels, each on a residual path: [B, H, W, C] to the same.
+
+    Args:
+        dim: width C.
+        mlp_ratio: width inside the MLP over C.
+        drop_path: rate at which an image skips one of the two.
+        permute: further arguments of `PermuteMlp`.
+    """
+
+    def __init__(self, dim: int, mlp_ratio: float, drop_path: float, **permute: Any) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.permute = PermuteMlp(dim, **permute)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, H, W, C] to the same shape."""
+        x = x + self.drop_path(self.permute(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class Downsample(nn.Module):
+    """Patches of 2×2 positions become one: [B, H, W, C] to [B, H/2, W/2, C']."""
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(dim, out_dim, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, H, W, C] to [B, H/2, W/2, C']."""
+        return self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class VisionPermutator(Backbone):
+    """ViP for images of one size, by default ViP-Small/7.
+
+    Args:
+        img_size: side of the images in pixels, or (height, width).
+        patch_size: side of a patch of the first stage.
+        in_chans: channels of the images.
+        num_classes: number of logits.
+        global_pool: how the last feature map is pooled.
+        embed_dims: width of each stage; each stage halves the map of the one before.
+        depths: blocks of each stage.
+        segment_dims: channels of a segment, for each stage.
+        mlp_ratio: width of the MLPs over that of their stage.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last block; it grows from 0 at the first.
+
+    Raises:
+        ValueError: the patches of the last stage do not divide the images, a segment does not divide its width, or an
+            argument has not one entry a stage.
+    """
+
+    def __init__(
+        self,
+        img_size: int | Size = 224,
+        patch_size: int = 7,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        embed_dims: Sequence[int] = (192, 384),
+        depths: Sequence[int] = (4, 14),
+        segment_dims: Sequence[int] = (6, 24),
+        mlp_ratio: float = 3.0,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        check_stages(len(embed_dims), depths=depths, segment_dims=segment_dims)
+        img_size = to_2tuple(img_size)
+        _check_sides(img_size, patch_size, patch_size * 2 ** (len(embed_dims) - 1))
+        for dim, segment_dim in zip(embed_dims, segment_dims, strict=True):
+            if dim % segment_dim:
+                raise ValueError(f"segments of {segment_dim} channels do not divide a width of {dim}")
+        super().__init__(embed_dims[-1], num_classes, global_pool, drop_rate, output_fmt="NHWC")
+        self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dims[0], output_fmt="NHWC")
+        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        self.stages = nn.Sequential()
+        self.feature_info = []
+        for i, (dim, segment_dim) in enumerate(zip(embed_dims, segment_dims, strict=True)):
+            reduction = patch_size * 2**i
+            shape = dict(grid_size=tuple(side // reduction for side in img_size), segment_dim=segment_dim)
+            blocks = (Permutator(dim, mlp_ratio, rate, **shape) for rate in rates[i])
+            self.stages.append(Stage(Downsample(embed_dims[i - 1], dim) if i else nn.Identity(), blocks))
+            self.feature_info.append(dict(num_chs=dim, reduction=reduction, module=f"stages.{i}"))
+        self.norm = nn.LayerNorm(embed_dims[-1])
+        self.apply(init_weights_vit_timm)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map images [B, C, H, W] to the last feature map, normalised, [B, H/14, W/14, 384] for ViP-Small/7."""
+        return self.norm(self.stages(self.patch_embed(x)))
+
+
+def _check_sides(img_size: Size, patch_size: int, multiple: int) -> None:
+    for side in img_size:
+        if side % multiple:
+            raise ValueError(
+                f"ViP merges patches of {patch_size} px into ones of {multiple} px, which do not divide images of "
+                f"{side} px; take img_size={max(1, round(side / multiple)) * multiple}"
+            )
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "vip_small7": dict(
+            url="",  # the authors' weights have other names
+            num_classes=1000,
+            input_size=(3, 224, 224),
+            fixed_input_size=True,
+            crop_pct=0.9,
+            interpolation="bicubic",
+            first_conv="patch_embed.proj",
+            classifier="head.fc",
+        )
+    }
+)
+
+
+@register_model
+def vip_small7(pretrained: bool = False, **kwargs: Any) -> VisionPermutator:
+    """ViP-Small/7: `VisionPermutator` by its defaults."""
+    return build_model_with_cfg(
+        VisionPermutator, "vip_small7", pretrained, feature_cfg=dict(feature_cls="hook", out_indices=(0, 1)), **kwargs
+    )
