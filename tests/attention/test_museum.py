@@ -25,8 +25,9 @@ def exhibits(*shows):
 
 def module_and_tokens(variant, options):
     torch.manual_seed(0)
-    module = randomise(variant(24, 3, dtype=torch.float64, **options), std=0.3)
-    return module, torch.randn(2, 5, 24, dtype=torch.float64)
+    module = variant(24, 3, dtype=torch.float64, **options)
+    module.set_layout((1, 5), 0)
+    return randomise(module, std=0.3), torch.randn(2, 5, 24, dtype=torch.float64)
 
 
 @exhibits("output", "mask", "gradient")

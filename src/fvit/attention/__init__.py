@@ -1,6 +1,7 @@
 """The zoo: attention mechanisms under one contract. This folder imports torch and nothing else."""
 
 from fvit.attention.additive import Additive
+from fvit.attention.aft_full import AftFull
 from fvit.attention.aft_simple import AftSimple
 from fvit.attention.base import Mechanism
 from fvit.attention.cosformer import Cosformer
@@ -9,14 +10,19 @@ from fvit.attention.efficient import Efficient
 from fvit.attention.fnet import FNet
 from fvit.attention.focused import Focused
 from fvit.attention.gated import Gated
+from fvit.attention.gmlp import GMLP
 from fvit.attention.hydra import Hydra
 from fvit.attention.identity import Identity
 from fvit.attention.inline import InLine
 from fvit.attention.linear import Linear
+from fvit.attention.linformer import Linformer
 from fvit.attention.mala import Mala
+from fvit.attention.mixer import Mixer
+from fvit.attention.nystrom import Nystrom
 from fvit.attention.performer import Performer
 from fvit.attention.pool import Pool
 from fvit.attention.projected import Projected
+from fvit.attention.random import Random
 from fvit.attention.registry import bind, get, names, register
 from fvit.attention.relu import Relu
 from fvit.attention.relu_linear import ReluLinear
@@ -24,10 +30,13 @@ from fvit.attention.separable import Separable
 from fvit.attention.sigmoid import Sigmoid
 from fvit.attention.softmax import Softmax
 from fvit.attention.swiftformer import SwiftFormer
+from fvit.attention.synthesizer import Synthesizer
 from fvit.attention.xca import Xca
 
 __all__ = [
+    "GMLP",
     "Additive",
+    "AftFull",
     "AftSimple",
     "Cosformer",
     "Differential",
@@ -39,17 +48,22 @@ __all__ = [
     "Identity",
     "InLine",
     "Linear",
+    "Linformer",
     "Mala",
     "Mechanism",
+    "Mixer",
+    "Nystrom",
     "Performer",
     "Pool",
     "Projected",
+    "Random",
     "Relu",
     "ReluLinear",
     "Separable",
     "Sigmoid",
     "Softmax",
     "SwiftFormer",
+    "Synthesizer",
     "Xca",
     "bind",
     "get",
