@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-from fvit.attention import get
-
 from .suite import HEADS, assert_same, build, cases_where, every_case, tokens_of, values_and_gradients
 
 KINDS = ("bool", "-inf", "finfo.min")
@@ -28,8 +26,8 @@ def all_but_the_last_two(x):
 
 def takes_any_number_of_tokens(case):
     """Whether a token that is masked can be left out instead."""
-    mechanism = get(case.key)
-    return case.equivariant and not (mechanism.needs_grid or mechanism.fixed_length)
+    module = build(case)
+    return not (module.needs_grid or module.fixed_length)
 
 
 @pytest.mark.parametrize("left", ["most", "one and all"])

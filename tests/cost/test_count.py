@@ -157,6 +157,75 @@ def test_input_size_is_a_side_or_a_shape(size):
     assert count(small_convnet(), size) == count(small_convnet(), [3, 32, 32])
 
 
+class Transforms(nn.Module):
+    def __init__(self, transform):
+        super().__init__()
+        self.transform = transform
+
+    def forward(self, x):
+        return self.transform(x)
+
+
+@pytest.mark.parametrize(
+    ("transform", "worth"),
+    [
+        (lambda x: torch.fft.fft2(x.to(torch.complex64)), 1),
+        (lambda x: torch.fft.rfft2(x), 1 / 2),
+        (lambda x: torch.fft.irfft2(torch.fft.rfft2(x), s=x.shape[-2:]), 1),
+        (lambda x: torch.fft.ifft2(torch.fft.fft2(x.to(torch.complex64))), 2),
+    ],
+)
+def test_fourier_transforms_cost_five_halves_n_log_n(transform, worth):
+    assert count(Transforms(transform), (3, 8, 16)).macs == worth * 3 * 5 / 2 * (8 * 16) * 7
+
+
+def test_average_pooling_costs_its_windows():
+    assert count(nn.AvgPool2d(2), (3, 8, 6)).macs == 3 * 8 * 6
+    assert count(nn.AvgPool2d((3, 5), stride=1, padding=(1, 2)), (3, 8, 6)).macs == 3 * 8 * 6 * 15
+
+
+def test_mechanisms_without_weights():
+    n, d = ROWS * COLUMNS, WIDTH
+    macs = {}
+    for name in ("fnet", "pool", "random"):
+        module = get(name)(d, HEADS)
+        module.set_layout((ROWS, COLUMNS), 0)
+        cost = count(PixelsAsTokens(module), (d, ROWS, COLUMNS))
+        assert (cost.params, cost.macs_paper) == (0, 0)
+        macs[name] = cost.macs
+    # FNet turns the tokens into complex numbers first.
+    assert macs == {"fnet": round(5 / 2 * n * d * math.log2(n * d)), "pool": 9 * n * d, "random": n * n * d}
+
+
+FIXED_LENGTH = {
+    # name, options: projections and the maps that are linear layers, all MACs; n tokens of width d
+    ("linformer", ("projected_tokens", 4)): lambda n, d: (4 * n * d * d + 2 * n * 4 * d, 2 * n * 4 * d),
+    # its segments' means are sums; two maps to and from landmarks, one between them, Z and what it weighs
+    ("nystrom", ("num_landmarks", 4)): lambda n, d: (4 * n * d * d, 4 * n * 4 * d + 2 * 16 * d + 6 * 4 * HEADS * 4**3),
+    # the bias, both sums, what enters one of them and the gate
+    ("aft_full", ("rank", 5)): lambda n, d: (4 * n * d * d, n * n * 5 + 2 * n * n * d + 2 * n * d),
+    ("aft_full", ("rank", None)): lambda n, d: (4 * n * d * d, 2 * n * n * d + 2 * n * d),
+    ("mixer", ("mlp_ratio", 0.5)): lambda n, d: (2 * n * d * d // 2, 0),
+    ("gmlp", ("mlp_ratio", 2)): lambda n, d: (3 * n * d * d + n * n * d, n * d),
+    ("synthesizer", ("kind", "dense")): lambda n, d: (3 * n * d * d, 2 * n * n * d),
+    ("synthesizer", ("kind", "random")): lambda n, d: (2 * n * d * d, n * n * d),
+    ("synthesizer", ("kind", "factorised_random")): lambda n, d: (2 * n * d * d, n * n * d + n * n * HEADS * 8),
+    ("synthesizer", ("kind", "factorised_dense")): lambda n, d: (
+        3 * n * d * d,
+        n * n * d + n * d * (ROWS + COLUMNS) + n * n * HEADS,
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "option"), FIXED_LENGTH, ids=lambda part: "=".join(map(str, part)))
+def test_one_layer_of_another_approximation_or_of_fixed_length(name, option):
+    module = get(name)(WIDTH, HEADS, **dict([option]))
+    module.set_layout((ROWS, COLUMNS), 0)
+    paper, products = FIXED_LENGTH[name, option](ROWS * COLUMNS, WIDTH)
+    cost = count(PixelsAsTokens(module), (WIDTH, ROWS, COLUMNS))
+    assert (cost.macs_paper, cost.macs) == (paper, paper + products)
+
+
 def test_scaling_by_a_number_costs_nothing_and_a_product_of_tensors_does():
     class Scales(nn.Module):
         def forward(self, x):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fvit.attention.base import Mechanism, Size
 
@@ -29,10 +29,11 @@ class FixedLength(Mechanism):
 
     timm builds attention without telling N, so the constructor makes these parameters for one token. The first
     `set_layout` gives them their size and initialises them; each later one resamples what was learned, as ViTs do with
-    their position embeddings. So does loading weights of another layout: it is saved with them.
+    their position embeddings. So does loading weights of another layout: it is saved with them. An optimizer is built
+    after the layout is told, since its own state does not follow.
 
-    A subclass names the parameters (or buffers) in `token_axes`. Where the shape follows rows and columns and not N,
-    it writes `shape` and `resample` as well.
+    A subclass names the parameters (or buffers) in `token_axes`. Where an axis runs over rows or columns alone, it
+    says so in `part`; where it runs over anything else, it writes `shape` and `resample`.
     """
 
     fixed_length: ClassVar[bool] = True
@@ -45,42 +46,66 @@ class FixedLength(Mechanism):
 
     def set_layout(self, grid_size: Size, num_prefix_tokens: int, block_index: int = 0) -> None:
         """As `Mechanism.set_layout`; shapes the parameters, or resamples them if they have their shape already."""
-        super().set_layout(grid_size, num_prefix_tokens, block_index)
         new = Layout(*grid_size, num_prefix_tokens)
-        if new == self.layout:
-            return
-        old, self.layout = self.layout, new
+        if new != self.layout:
+            # All are made before the first is put in: a refusal leaves the module as it was.
+            tensors = {name: self._fitted(name, new) for name in self.token_axes}
+            first, self.layout = self.layout is None, new
+            for name, data in tensors.items():
+                self._put(name, data)
+            if first:
+                self.init_weights()
+        super().set_layout(grid_size, num_prefix_tokens, block_index)
+
+    def init_weights(self) -> None:
+        """Draw what the tokens shape as timm draws Linears: truncated normal, σ = 0.02, and zero for biases."""
         for name in self.token_axes:
-            tensor = attrgetter(name)(self)
-            tensor.data = (
-                tensor.data.new_empty(self.shape(name, new))
-                if old is None
-                else self.resample(name, tensor.data, old, new)
-            )
-        if old is None:
-            self.init_weights()
+            if name.endswith("bias"):
+                nn.init.zeros_(attrgetter(name)(self))
+            else:
+                nn.init.trunc_normal_(attrgetter(name)(self), std=0.02)
+
+    def part(self, name: str, layout: Layout) -> Layout:
+        """What of a layout the axes of one of the tensors in `token_axes` run over: all of it, if not overridden."""
+        return layout
 
     def shape(self, name: str, layout: Layout) -> tuple[int, ...]:
         """The shape of one of the tensors in `token_axes` under a layout."""
         shape = list(attrgetter(name)(self).shape)
         for axis in self.token_axes[name]:
-            shape[axis] = layout.tokens
+            shape[axis] = self.part(name, layout).tokens
         return tuple(shape)
 
     def resample(self, name: str, tensor: Tensor, old: Layout, new: Layout) -> Tensor:
         """One of the tensors in `token_axes`, brought from one layout to another."""
+        old, new = self.part(name, old), self.part(name, new)
         for axis in self.token_axes[name]:
             tensor = resample_tokens(tensor, axis, old, new, keep_sum=axis in self.summed_axes.get(name, ()))
         return tensor
 
     def check_length(self, x: Tensor) -> None:
-        """Raise ValueError unless tokens x [B, N, C] are as many as the layout has."""
-        if self.layout is None or x.shape[1] != self.layout.tokens:
+        """Raise ValueError unless tokens x [..., N, C] are as many as the layout has."""
+        if self.layout is None or x.shape[-2] != self.layout.tokens:
             told = "no layout" if self.layout is None else f"{self.layout.tokens} tokens"
             raise ValueError(
-                f"{type(self).__name__} has weights for each token and got {x.shape[1]} tokens where set_layout told "
+                f"{type(self).__name__} has weights for each token and got {x.shape[-2]} tokens where set_layout told "
                 f"of {told}; call set_layout, or set_input_size of the model, with the new grid"
             )
+
+    def _fitted(self, name: str, layout: Layout) -> Tensor:
+        """The values of a tensor under a layout: resampled if it has one already, and not yet initialised if not."""
+        data = attrgetter(name)(self).data
+        if self.layout is None:
+            return data.new_empty(self.shape(name, layout))
+        return self.resample(name, data, self.layout, layout)
+
+    def _put(self, name: str, data: Tensor) -> None:
+        """Give a tensor values of another shape; it stays the same Parameter, and a layer shows its new width."""
+        tensor = attrgetter(name)(self)
+        tensor.data, tensor.grad = data, None
+        owner = self.get_submodule(name.rpartition(".")[0])
+        if isinstance(owner, nn.Linear):
+            owner.out_features, owner.in_features = owner.weight.shape
 
     def get_extra_state(self) -> Tensor:
         """The layout, saved with the weights: rows, columns, prefix tokens; zeros before it is told."""
@@ -96,7 +121,7 @@ class FixedLength(Mechanism):
             if self.layout is None:
                 self.set_layout((old.rows, old.columns), old.prefix, self.block_index)
             elif old != self.layout:
-                # load_state_dict gives each module the same copy of the dict, not the caller's own.
+                # The dict is load_state_dict's own copy, which the layers inside this module read next.
                 for name in self.token_axes:
                     if (tensor := state_dict.get(prefix + name)) is not None:
                         state_dict[prefix + name] = self.resample(name, tensor, old, self.layout)

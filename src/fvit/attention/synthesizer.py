@@ -1,0 +1,124 @@
+"""Synthesizer: a softmax map that no pair of tokens has a part in, read off each query alone or off nothing at all.
+
+Source: Tay et al., "Synthesizer: Rethinking Self-Attention in Transformer Models", arXiv:2005.00743, section 3.
+
+    out = W_o softmax(B) V, with the logits B [N, N] of each head one of
+
+    dense               B_i = ReLU(q_i) W + b,      q = W_q x + b_q, W [d, N]
+    factorised_dense    B_ij = α_i,r(j) · β_i,c(j),      α and β as dense has B, for the row r and column c of patch j
+    random              B = R, learned and the same for all images
+    factorised_random   B = R₁ R₂ᵀ,      R₁ and R₂ [N, k]
+
+The paper factorises N into any two numbers; on a grid these are its sides, and a prefix token has an α of its own and
+β = 1. As in the authors' code W_q stands where softmax attention has its queries', and the logits are not scaled.
+
+Cost: O(N²·D) besides the projections, of which dense has three and random two; twice that for dense.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fvit.attention.fixed_length import FixedLength, Layout
+from fvit.attention.registry import register
+
+KINDS = {
+    "dense": {"logit_weight": (2,), "logit_bias": (1,)},
+    "factorised_dense": {"row_weight": (2,), "row_bias": (1,), "column_weight": (2,), "column_bias": (1,)},
+    "random": {"logits": (1, 2)},
+    "factorised_random": {"query_factor": (1,), "key_factor": (1,)},
+}
+"""What each kind learns of its logits, and the axes of these that run over tokens, rows or columns."""
+
+
+@register("synthesizer")
+class Synthesizer(FixedLength):
+    """Synthesizer. Arguments as for `Projected`, `attn_drop` falls on the map, and:
+
+    Args:
+        kind: where the logits come from.
+        rank: k of ``factorised_random``; 8, the paper's, if None.
+
+    Raises:
+        ValueError: an option is unknown, out of its range or without effect; the tokens are not those of the layout; a
+            mask between pairs of tokens, or causality, is asked for.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        proj_bias: bool = True,
+        kind: Literal["dense", "factorised_dense", "random", "factorised_random"] = "dense",
+        rank: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **host: object,
+    ) -> None:
+        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias=proj_bias, **host)
+        self.refuse_host_options(**host)
+        if kind not in KINDS:
+            raise ValueError(f"synthesizer: kind={kind!r} is none of {', '.join(KINDS)}")
+        if rank is not None and (kind != "factorised_random" or rank < 1):
+            raise ValueError(
+                f"synthesizer: rank={rank} has no effect with kind={kind}; take null, or at least 1 with "
+                "kind=factorised_random"
+            )
+        factory = dict(device=device, dtype=dtype)
+        self.kind, self.rank = kind, rank or 8
+        self.token_axes = KINDS[kind]
+        self.needs_grid = kind == "factorised_dense"
+        widths = {"weight": (self.head_dim, 1), "bias": (1,), "logits": (1, 1), "factor": (1, self.rank)}
+        for name in self.token_axes:
+            shape = (num_heads, *widths[name.rpartition("_")[2]])
+            self.register_parameter(name, nn.Parameter(torch.empty(shape, **factory)))
+        self.q = nn.Linear(dim, dim, bias=qkv_bias, **factory) if kind.endswith("dense") else None
+        self.v = nn.Linear(dim, dim, bias=qkv_bias, **factory)
+        self.proj = nn.Linear(dim, dim, bias=proj_bias, **factory)
+        self.attn_drop = nn.Dropout(attn_drop)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def init_weights(self) -> None:
+        """Draw as timm draws Linears, and R₁ and R₂ so that their product has the same σ."""
+        super().init_weights()
+        if self.kind == "factorised_random":
+            for factor in (self.query_factor, self.key_factor):
+                nn.init.trunc_normal_(factor, std=(0.02 / self.rank**0.5) ** 0.5)
+
+    def part(self, name: str, layout: Layout) -> Layout:
+        """Rows, with the prefix tokens, or columns, or all tokens."""
+        if name.startswith("row_"):
+            return Layout(layout.rows, 1, layout.prefix)
+        return Layout(1, layout.columns, 0) if name.startswith("column_") else layout
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
+        self.refuse_causal(is_causal)
+        self.check_length(x)
+        bias = self.key_bias(attn_mask, x)
+        logits_bhnn = self._logits(x)
+        if bias is not None:
+            logits_bhnn = logits_bhnn + bias.unsqueeze(1)
+        out = self.attn_drop(logits_bhnn.softmax(dim=-1)) @ self.split_heads(self.v(x))
+        return self.proj_drop(self.proj(self.merge_heads(out)))
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """B, [B, H, N, N] or, the same for all images, [H, N, N]."""
+        if self.kind == "random":
+            return self.logits
+        if self.kind == "factorised_random":
+            return self.query_factor @ self.key_factor.transpose(-2, -1)
+        q = F.relu(self.split_heads(self.q(x)))
+        if self.kind == "dense":
+            return q @ self.logit_weight + self.logit_bias.unsqueeze(1)
+        of_columns = q @ self.column_weight + self.column_bias.unsqueeze(1)
+        of_prefix, of_rows = (q @ self.row_weight + self.row_bias.unsqueeze(1)).split(
+            [self.num_prefix_tokens, self.grid_size[0]], dim=-1
+        )
+        of_patches = (of_rows.unsqueeze(-1) * of_columns.unsqueeze(-2)).flatten(-2)
+        return torch.cat([of_prefix, of_patches], dim=-1)

@@ -1,0 +1,143 @@
+"""Approximations of softmax attention come near it as their features, landmarks or projected tokens become more.
+
+An error is ‖difference‖ / ‖softmax attention‖ with the same weights, averaged over eight draws of weights and tokens.
+"""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fvit.attention import get
+
+WIDTH, HEADS, TOKENS = 32, 2, 64
+DRAWS = range(8)
+
+
+def attention(key, draw, std=0.1, **options):
+    """A mechanism of 8×8 tokens, whose projections are those of every other mechanism in that draw."""
+    module = get(key)(WIDTH, HEADS, dtype=torch.float64, **options)
+    module.set_layout((8, 8), 0)
+    generator = torch.Generator().manual_seed(draw)
+    for projection in (module.qkv, module.proj):
+        for parameter in projection.parameters():
+            torch.nn.init.normal_(parameter, std=std, generator=generator)
+    return module.requires_grad_(False)
+
+
+def random_tokens(draw):
+    return torch.randn(4, TOKENS, WIDTH, generator=torch.Generator().manual_seed(draw), dtype=torch.float64)
+
+
+def smooth_tokens(draw):
+    """Four waves along the sequence, of which a few tokens tell as much as all."""
+    place = (torch.arange(TOKENS, dtype=torch.float64) + 0.5) / TOKENS
+    waves = torch.cos(math.pi * place[:, None] * torch.arange(1, 5))
+    return waves @ torch.randn(4, 4, WIDTH, generator=torch.Generator().manual_seed(draw), dtype=torch.float64)
+
+
+def mean_error(tokens, make, std=0.1):
+    """The error of `make(draw)` on `tokens(draw)`, averaged over the draws."""
+    errors = []
+    for draw in DRAWS:
+        x = tokens(draw)
+        exact = attention("softmax", draw, std)(x)
+        errors.append(((make(draw)(x) - exact).norm() / exact.norm()).item())
+    return sum(errors) / len(errors)
+
+
+def quotients(errors):
+    """By what each error is larger than the next."""
+    return [earlier / later for earlier, later in pairwise(errors)]
+
+
+def test_performer_comes_near_softmax_with_the_root_of_its_features():
+    """Four times as many halve the error, as for the mean of random samples that it is."""
+
+    def error(features):
+        return mean_error(
+            random_tokens,
+            lambda draw: attention("performer", draw, std=0.05, num_features=features, seed=draw),
+            std=0.05,
+        )
+
+    assert all(1.6 < quotient < 2.4 for quotient in quotients([error(m) for m in (4, 16, 64, 256, 1024)]))
+
+
+def nystrom_errors(tokens, landmarks, iterations):
+    return [
+        mean_error(tokens, lambda draw, m=m: attention("nystrom", draw, num_landmarks=m, iterations=iterations))
+        for m in landmarks
+    ]
+
+
+def test_nystrom_comes_near_softmax_with_its_landmarks():
+    errors = nystrom_errors(random_tokens, (1, 2, 4, 8, 16, 32, 64), iterations=6)
+    assert all(quotient > 1 for quotient in quotients(errors))
+    assert errors[0] > 10 * errors[-1]
+
+
+def test_nystrom_needs_few_landmarks_where_tokens_are_alike():
+    errors = nystrom_errors(smooth_tokens, (4, 8, 16, 32), iterations=20)
+    assert all(quotient > 10 for quotient in quotients(errors))
+    assert errors[-1] < 1e-4
+
+
+def test_nystrom_with_a_landmark_a_token_is_exact_but_for_its_iterations():
+    """A A⁺ A = A; the paper's six iterations leave 1 or 2 %."""
+    for tokens in (smooth_tokens, random_tokens):
+        errors = [nystrom_errors(tokens, [TOKENS], iterations)[0] for iterations in (2, 4, 6, 8, 12, 16, 20)]
+        assert all(quotient > 2 for quotient in quotients(errors))
+        assert errors[2] < 0.03
+        assert errors[-1] < 1e-6
+
+
+def average_segments(linformer):
+    """E and F that average segments of tokens, the paper's mean pooling; for as many segments as tokens, identities."""
+    rows = len(linformer.key_projection.weight)
+    for projection in (linformer.key_projection, linformer.value_projection):
+        projection.weight.copy_(torch.eye(rows).repeat_interleave(TOKENS // rows, dim=1) * rows / TOKENS)
+    return linformer
+
+
+def test_linformer_comes_near_softmax_with_its_projected_tokens():
+    """The error is that of a midpoint rule: from where the rows resolve the waves, twice as many leave a quarter."""
+    errors = [
+        mean_error(smooth_tokens, lambda draw, k=k: average_segments(attention("linformer", draw, projected_tokens=k)))
+        for k in (1, 2, 4, 8, 16, 32, 64)
+    ]
+    assert all(quotient > 1 for quotient in quotients(errors))
+    assert all(quotient > 3.5 for quotient in quotients(errors[2:]))
+    assert errors[-1] < 1e-14
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers how many elements the largest tensor had that any operation made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return out
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
+@pytest.mark.parametrize("key", ["performer", "nystrom", "linformer"])
+def test_no_tensor_of_an_approximation_grows_with_the_square_of_the_tokens(key, masked):
+    largest = []
+    for side in (32, 64):
+        module = get(key)(WIDTH, HEADS, device="meta")
+        module.set_layout((side, side), 0)
+        mask = torch.empty(1, 1, 1, side * side, dtype=torch.bool, device="meta") if masked else None
+        x = torch.empty(1, side * side, WIDTH, device="meta", requires_grad=True)
+        with LargestTensor() as mode:
+            module(x, attn_mask=mask).sum().backward()
+        largest.append(mode.elements)
+    assert largest[1] <= 4 * largest[0]
+    assert largest[1] < 64**4 / 16
