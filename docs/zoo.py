@@ -54,9 +54,9 @@ COSTS = """\
 ## What they cost
 
 Parameters, and multiply-accumulates of one image, of timm's `vit_small_patch16_224` with its attention exchanged in
-every block. *Paper's way*: convolutions and linear layers alone. *True*: the products inside attention as well; sums,
-exponentials, pooling and Fourier transforms are in neither. `fvit.cost.count` counts both. Where a class token cannot
-be, there is one token less.
+every block. *Paper's way*: convolutions and linear layers alone. *True*: the products inside attention as well, Fourier
+transforms and average pooling included; sums and exponentials are in neither. `fvit.cost.count` counts both. Where a
+class token cannot be, there is one token less.
 """
 
 

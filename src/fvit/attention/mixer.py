@@ -4,7 +4,7 @@ Source: Tolstikhin et al., "MLP-Mixer: An all-MLP Architecture for Vision", arXi
 
     out = W₂ GELU(W₁ x + b₁) + b₂,      W₁ [S, N] and W₂ [N, S] act on each channel's column of x [N, D]
 
-Cost: 2·N·S·D, no other projections. The norm before it, the residual and the MLP over channels are the host's. There
+Cost: O(N·S·D), no other projections. The norm before it, the residual and the MLP over channels are the host's. There
 are no heads, no attention map and no projection of channels, so that `num_heads`, `qkv_bias` and `attn_drop` change
 nothing. A mask of b weighs a token's column of W₁ by exp(b).
 """

@@ -1,26 +1,25 @@
 """Nyström attention: softmax attention between tokens and a few landmarks, joined by a pseudo-inverse.
 
 Source: Xiong et al., "Nyströmformer: A Nyström-Based Algorithm for Approximating Self-Attention", arXiv:2102.03902,
-equations 11-15.
+section 3.
 
     out = softmax(Q K̃ᵀ/√d) Z softmax(Q̃ Kᵀ/√d) V [+ DWC(V)],      Z ≈ A⁺, A = softmax(Q̃ K̃ᵀ/√d)
     Z₀ = Aᵀ / (‖A‖₁ ‖A‖∞),      Z ← Z (13 − AZ (15 − AZ (7 − AZ))) / 4
 
-Q̃ and K̃ are the means of m segments of consecutive tokens, as equal as N allows: the shorter come first, as in the
-authors' code for ViTs. Cost: O(N·m·D + m³·H) besides the four projections; DWC adds O(N·D·w²).
-
-Masked tokens are as if absent: the segments are those of the others, and a mask of b weighs a token by exp(b) in its
-segment's mean. The norms are those of one head of one image, whereas the authors' code also offers the largest of a
-batch. The pseudo-inverse magnifies rounding errors, so that all but the projections runs in float32 at least; autocast
-overrules that. DWC is one depth-wise kernel a head, without bias, as in the paper; there it runs along the sequence,
-here over w×w patches. Prefix tokens are left out of it, and a hidden patch is zero to it, as the border is.
+Cost: O(N·m·D + m³·H) besides the four projections; DWC adds O(N·D·w²). Q̃ and K̃ are the means of m segments of
+consecutive tokens, as equal as N allows: the shorter come first, as in the authors' code for ViTs. Masked tokens are as
+if absent: the segments are those of the others, and a mask of b weighs a token by exp(b) in its segment's mean. The
+norms are those of one head of one image, whereas the authors' code also offers the largest of a batch. The
+pseudo-inverse magnifies rounding errors, so that all but the projections runs in float32 at least; autocast overrules
+that. DWC is one depth-wise kernel a head, without bias, as in the paper; there it runs along the sequence, here over
+w×w patches. Prefix tokens are left out of it, and a hidden patch is zero to it, as the border is.
 """
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from fvit.attention.ops import convolve_patches, divide
+from fvit.attention.ops import convolve_patches, depthwise, divide
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -59,14 +58,7 @@ class Nystrom(Projected):
             raise ValueError(f"nystrom: num_landmarks={num_landmarks} leaves no landmark; take at least 1")
         if iterations < 0:
             raise ValueError(f"nystrom: iterations={iterations} is no number of steps; take 6, the paper's")
-        if conv < 0 or (conv and conv % 2 == 0):
-            raise ValueError(f"nystrom: conv={conv} has no centre; take an odd width, or 0 for none")
-        factory = dict(device=device, dtype=dtype)
-        self.conv = (
-            nn.Conv2d(num_heads, num_heads, conv, padding=conv // 2, groups=num_heads, bias=False, **factory)
-            if conv
-            else None
-        )
+        self.conv = depthwise("nystrom: conv", num_heads, conv, bias=False, device=device, dtype=dtype)
         self.needs_grid = conv > 0
         self.num_landmarks = num_landmarks
         self.iterations = iterations

@@ -4,9 +4,9 @@ Source: Yu et al., "MetaFormer Baselines for Vision", arXiv:2210.13452, section 
 
     out = softmax(R) x,      R [N, N] uniform on [0, 1), never trained; the softmax runs over the tokens that are mixed
 
-Cost: N²·D, no projections. R is drawn once a block, is saved with the weights, and is resampled where the size of the
-images changes, so that it stays the matrix which the rest of the model has learned to live with. There are no heads and
-there is no projection, so that `num_heads` and `qkv_bias` change nothing.
+Cost: O(N²·D), no projections. R is drawn once a block, is saved with the weights, and is resampled where the size of
+the images changes, so that it stays the matrix which the rest of the model has learned to live with. There are no heads
+and there is no projection, so that `num_heads` and `qkv_bias` change nothing.
 """
 
 from typing import ClassVar

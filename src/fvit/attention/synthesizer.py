@@ -2,8 +2,7 @@
 
 Source: Tay et al., "Synthesizer: Rethinking Self-Attention in Transformer Models", arXiv:2005.00743, section 3.
 
-    out = W_o softmax(B) V, with the logits B [N, N] of each head one of
-
+    out = W_o softmax(B) V,      for each head
     dense               B_i = ReLU(q_i) W + b,      q = W_q x + b_q, W [d, N]
     factorised_dense    B_ij = α_i,r(j) · β_i,c(j),      α and β as dense has B, for the row r and column c of patch j
     random              B = R, learned and the same for all images
