@@ -19,7 +19,9 @@ def test_an_even_convolution_is_refused():
 def test_tokens_that_do_not_fill_the_grid_are_refused():
     module = Mlla(16, 4)
     module.set_layout((2, 2), 1)
-    with pytest.raises(ValueError, match="Mlla got 6 tokens where set_layout told of 1 before a grid of 2×2"):
+    with pytest.raises(
+        ValueError, match="a rotation of patches got 6 tokens where set_layout told of 1 before a grid of 2×2"
+    ):
         module(torch.randn(1, 6, 16))
 
 

@@ -6,9 +6,9 @@ import torch
 from fvit.attention.rotary import rotate_patches
 
 
-def rotated(x, grid, prefix=0):
+def rotated(x, grid, prefix=0, **options):
     """x [N, d] as the tokens of one head."""
-    return rotate_patches(x[None, None], grid, prefix)[0, 0]
+    return rotate_patches(x[None, None], grid, prefix, **options)[0, 0]
 
 
 def test_pairs_turn_by_row_and_by_column():
@@ -20,10 +20,15 @@ def test_pairs_turn_by_row_and_by_column():
         torch.testing.assert_close(token, torch.tensor(expected, dtype=torch.float64))
 
 
-def test_speeds_fall_from_1_to_a_ten_thousandth():
-    out = rotated(torch.tensor([[1.0, 0.0] * 6], dtype=torch.float64).expand(2, -1), (2, 1))[1]
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, [1.0, 1e-2, 1e-4]), ({"inclusive": False}, [1.0, 10 ** (-4 / 3), 10 ** (-8 / 3)])],
+    ids=["to a ten thousandth", "short of it"],
+)
+def test_speeds_fall_from_1(options, expected):
+    out = rotated(torch.tensor([[1.0, 0.0] * 6], dtype=torch.float64).expand(2, -1), (2, 1), **options)[1]
     angles = torch.atan2(out[1::2], out[::2])
-    torch.testing.assert_close(angles, torch.tensor([1.0, 1e-2, 1e-4, 0, 0, 0], dtype=torch.float64))
+    torch.testing.assert_close(angles, torch.tensor([*expected, 0, 0, 0], dtype=torch.float64))
 
 
 def test_products_depend_on_the_way_between_two_patches_alone():

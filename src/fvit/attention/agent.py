@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.fixed_length import FixedLength, Layout, resample_tokens
-from fvit.attention.ops import convolve_patches, divide
+from fvit.attention.ops import convolve_patches, depthwise, divide
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -65,11 +65,9 @@ class Agent(FixedLength, Projected):
         if side**2 != num_agents or not side:
             near = f"{side**2} or {(side + 1) ** 2}" if side else "1"
             raise ValueError(f"agent: num_agents={num_agents} is no square, and agents lie on one; take {near}")
-        if conv < 0 or (conv and conv % 2 == 0):
-            raise ValueError(f"agent: conv={conv} has no centre; take an odd width, or 0 for none")
         factory = dict(device=device, dtype=dtype)
         self.side = side
-        self.conv = nn.Conv2d(dim, dim, conv, padding=conv // 2, groups=dim, **factory) if conv else None
+        self.conv = depthwise("agent: conv", dim, conv, **factory)
         self.position_bias = self.fixed_length = position_bias
         if position_bias:
             # Of B₁ and B₂, in this order.

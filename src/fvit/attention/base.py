@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Size = tuple[int, int]
+from fvit.attention.ops import Size, rows_and_columns
 
 HOST_OPTIONS = ("qk_norm", "scale_norm", "proj_bias", "norm_layer")
 """What timm's blocks may ask of their attention, besides what every mechanism has."""
@@ -104,19 +104,14 @@ class Mechanism(nn.Module):
         """[B, H, N, d] -> [B, N, C]."""
         return x.transpose(1, 2).flatten(2)
 
-    def check_grid(self, x: Tensor) -> None:
-        """Raise ValueError unless tokens x [B, N, C] are those of the layout."""
-        rows, columns = self.grid_size or (0, 0)
-        if x.shape[1] != self.num_prefix_tokens + rows * columns:
-            raise ValueError(
-                f"{type(self).__name__} got {x.shape[1]} tokens where set_layout told of {self.num_prefix_tokens} "
-                f"before a grid of {rows}×{columns}; tell it the layout, or use attention=softmax without a grid"
-            )
-
     def to_grid(self, x: Tensor) -> Tensor:
-        """The patches of tokens in their rows and columns, [B, N, C] -> [B, C, rows, columns]."""
-        self.check_grid(x)
-        return x[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, self.grid_size)
+        """The patches of tokens in their rows and columns, [B, N, C] -> [B, C, rows, columns].
+
+        Raises:
+            ValueError: the tokens are not those of the layout.
+        """
+        grid = rows_and_columns(type(self).__name__, x.shape[1], self.grid_size, self.num_prefix_tokens)
+        return x[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
 
     def from_grid(self, patches: Tensor) -> Tensor:
         """Patches as tokens behind prefix tokens of 0, [B, C, rows, columns] -> [B, N, C]."""

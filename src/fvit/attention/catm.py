@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.base import Mechanism
+from fvit.attention.ops import depthwise
 from fvit.attention.registry import register
 
 
@@ -53,11 +54,11 @@ class Catm(Mechanism):
         factory = dict(device=device, dtype=dtype)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **factory)
         # Of queries and of keys, in this order.
-        self.spatial_conv = nn.ModuleList(_depthwise(dim, **factory) for _ in range(2))
+        self.spatial_conv = nn.ModuleList(depthwise("catm", dim, 3, **factory) for _ in range(2))
         self.spatial_gate = nn.ModuleList(nn.Linear(dim, 1, bias=False, **factory) for _ in range(2))
         self.channel_gate = nn.ModuleList(nn.Linear(dim, dim, bias=False, **factory) for _ in range(2))
-        self.sum_conv = _depthwise(dim, **factory)
-        self.out_conv = _depthwise(dim, **factory)
+        self.sum_conv = depthwise("catm", dim, 3, **factory)
+        self.out_conv = depthwise("catm", dim, 3, **factory)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
@@ -85,7 +86,3 @@ class Catm(Mechanism):
             x = x * presence_bn1
         patches = conv(self.to_grid(x)).flatten(2).transpose(1, 2)
         return torch.cat([x[:, : self.num_prefix_tokens], patches], dim=1)
-
-
-def _depthwise(dim: int, **factory: object) -> nn.Conv2d:
-    return nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **factory)

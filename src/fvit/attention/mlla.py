@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import convolve_patches, divide
+from fvit.attention.ops import associate, convolve_patches, depthwise, divide
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
+from fvit.attention.rotary import rotate_patches
 
 
 @register("mlla")
@@ -57,16 +58,13 @@ class Mlla(Projected):
         super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias, device, dtype, **host)
         if dim % 4:
             raise ValueError(f"mlla: width {dim} has no pairs of channels for rows and columns; take a multiple of 4")
-        if conv < 0 or (conv and conv % 2 == 0):
-            raise ValueError(f"mlla: conv={conv} has no centre; take an odd width, or 0 for none")
         factory = dict(device=device, dtype=dtype)
-        self.conv = nn.Conv2d(dim, dim, conv, padding=conv // 2, groups=dim, **factory) if conv else None
+        self.conv = depthwise("mlla: conv", dim, conv, **factory)
         self.gate = nn.Linear(dim, dim, bias=qkv_bias, **factory) if gate else None
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
-        self.check_grid(x)
         bias = self.key_bias(attn_mask, x)
         q_bnc, k_bnc, v_bnc = self.qkv(x).chunk(3, dim=-1)
         q_bnc, k_bnc = F.elu(q_bnc) + 1, F.elu(k_bnc) + 1
@@ -75,10 +73,9 @@ class Mlla(Projected):
             presence_bn1 = bias.exp().transpose(1, 2)
             k_bnc = k_bnc * presence_bn1
         k_bnc = self.attn_drop(k_bnc)
-        angles_nj = self._angles(x)
+        turned_q, turned_k = self._turned(q_bnc), self._turned(k_bnc)
         q, k, v = (self.split_heads(t) for t in (q_bnc, k_bnc, v_bnc))
-        turned_q, turned_k = (self.split_heads(_turn(t, angles_nj)) for t in (q_bnc, k_bnc))
-        out = divide(turned_q @ (turned_k.transpose(-2, -1) @ v), q @ k.sum(dim=-2).unsqueeze(-1))
+        out = divide(associate(turned_q, turned_k, v), q @ k.sum(dim=-2).unsqueeze(-1))
         out = self.merge_heads(out)
         if self.conv is not None:
             v_bnc = v_bnc if bias is None else v_bnc * presence_bn1
@@ -87,20 +84,7 @@ class Mlla(Projected):
             out = out * F.silu(self.gate(x))
         return self.proj_drop(self.proj(out))
 
-    def _angles(self, x: Tensor) -> Tensor:
-        """The angle of each token and pair of channels, [N, C/2]; in float32 at least, as positions are large."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        pairs = self.dim // 4
-        speeds = 10000 ** (-torch.arange(pairs, device=x.device, dtype=dtype) / pairs)
-        rows, columns = (torch.arange(size, device=x.device, dtype=dtype) for size in self.grid_size)
-        of_rows = (rows[:, None, None] * speeds).expand(-1, len(columns), -1)
-        of_columns = (columns[:, None] * speeds).expand(len(rows), -1, -1)
-        patches_pj = torch.cat([of_rows, of_columns], dim=-1).flatten(0, 1)
-        return F.pad(patches_pj, (0, 0, self.num_prefix_tokens, 0))
-
-
-def _turn(x: Tensor, angles_nj: Tensor) -> Tensor:
-    """Channels 2j and 2j + 1 of tokens [B, N, C] turned by the angle j of each token."""
-    cos, sin = angles_nj.cos().to(x.dtype), angles_nj.sin().to(x.dtype)
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+    def _turned(self, x_bnc: Tensor) -> Tensor:
+        """R x, head by head: turned while the heads are one, [B, N, C] -> [B, H, N, d]."""
+        turned = rotate_patches(x_bnc.unsqueeze(1), self.grid_size, self.num_prefix_tokens, inclusive=False)
+        return self.split_heads(turned.squeeze(1))

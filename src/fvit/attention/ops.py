@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.base import Size
+Size = tuple[int, int]
 
 
 def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -102,6 +102,6 @@ def rows_and_columns(user: str, tokens: int, grid_size: Size | None, num_prefix_
     if tokens != num_prefix_tokens + rows * columns:
         raise ValueError(
             f"{user} got {tokens} tokens where set_layout told of {num_prefix_tokens} before a grid of "
-            f"{rows}×{columns}; turn it off where the grid is not known"
+            f"{rows}×{columns}; tell it the grid, or do without it where there is none"
         )
     return rows, columns

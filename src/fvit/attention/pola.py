@@ -5,20 +5,25 @@ Source: Meng et al., "PolaFormer: Polarity-aware Linear Attention for Vision Tra
     out = W_o (([same(q_n), opposite(q_n)] [+ DWC(v)_n]) ⊙ G_n)
     same(q_n) = Σ_m (q⁺_n·k⁺_m + q⁻_n·k⁻_m) vˢ_m / Σ_m (q⁺_n·k⁺_m + q⁻_n·k⁻_m)
     opposite(q_n) = Σ_m (q⁺_n·k⁻_m + q⁻_n·k⁺_m) vᵒ_m / Σ_m (q⁺_n·k⁻_m + q⁻_n·k⁺_m)
-    x⁺ = ReLU(x)^p, x⁻ = ReLU(−x)^p      p = 1 + α σ(w), one for each channel      G_n = W_g x_n + b_g
+    x⁺ = ReLU(x [/ s])^p, x⁻ = ReLU(−x [/ s])^p, where a key k is [+ its position]
+    p = 1 + α σ(w), one for each channel      G_n = W_g x_n + b_g
 
 vˢ and vᵒ are the first and the second half of the channels of each head's values. A query that meets no key in one of
 the two ways gets 0 there. DWC, added before G as in the published code, is one depth-wise w×w kernel with a bias for
-the d channels of a head, shared by all heads, on the patches alone; a hidden patch is zero to it, as the border is. A
-scale for each channel and a position for each key, which that code learns besides, are no part of the formula.
+the d channels of a head, shared by all heads, on the patches alone; a hidden patch is zero to it, as the border is.
+That code also divides queries and keys channel by channel by a learned s = softplus(s̃), and adds a learned position to
+each key.
 
 Cost: O(N·D·d) besides five projections, one more than softmax attention; DWC adds O(N·D·w²).
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import convolve_patches, kernel_average
+from fvit.attention.base import Size
+from fvit.attention.ops import convolve_patches, depthwise, kernel_average
+from fvit.attention.positions import Positions
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -30,10 +35,13 @@ class Pola(Projected):
     Args:
         alpha: the powers p lie between 1 and 1 + α, and start in the middle; positive.
         conv: width w of the depth-wise convolution on the values, odd; 0 for none. It needs the grid of the patches.
+        scale_channels: divide queries and keys by a learned scale of each channel.
+        position_keys: add a learned position to each key, which needs a fixed length.
 
     Raises:
         ValueError: the width of the heads is odd; an option is out of its range; tokens do not fill the grid that the
-            convolution needs; a mask between pairs of tokens, or causality, is asked for.
+            convolution needs, or are not as many as the positions; a mask between pairs of tokens, or causality, is
+            asked for.
     """
 
     def __init__(
@@ -46,6 +54,8 @@ class Pola(Projected):
         proj_bias: bool = True,
         alpha: float = 4.0,
         conv: int = 0,
+        scale_channels: bool = False,
+        position_keys: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **host: object,
@@ -56,32 +66,49 @@ class Pola(Projected):
             raise ValueError(f"pola: heads of width {d} have no two halves; take a num_heads that leaves an even width")
         if alpha <= 0:
             raise ValueError(f"pola: alpha={alpha} leaves no power above 1; take a positive one")
-        if conv < 0 or (conv and conv % 2 == 0):
-            raise ValueError(f"pola: conv={conv} has no centre; take an odd width, or 0 for none")
         factory = dict(device=device, dtype=dtype)
         self.gate = nn.Linear(dim, dim, bias=qkv_bias, **factory)
         self.power = nn.Parameter(torch.empty(num_heads, 1, d, **factory))
-        self.conv = nn.Conv2d(d, d, conv, padding=conv // 2, groups=d, **factory) if conv else None
-        self.needs_grid = conv > 0
+        self.conv = depthwise("pola: conv", d, conv, **factory)
+        self.channel_scale = nn.Parameter(torch.empty(dim, **factory)) if scale_channels else None
+        self.positions = Positions(dim, **factory) if position_keys else None
+        self.needs_grid, self.fixed_length = conv > 0, position_keys
         self.alpha = alpha
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Start from p = 1 + α/2, as the authors do."""
+        """Start from p = 1 + α/2 and s̃ = 0, as the authors do."""
         nn.init.zeros_(self.power)
+        if self.channel_scale is not None:
+            nn.init.zeros_(self.channel_scale)
+
+    def set_layout(self, grid_size: Size, num_prefix_tokens: int, block_index: int = 0) -> None:
+        """As `Mechanism.set_layout`; gives the positions their size, or resamples them."""
+        super().set_layout(grid_size, num_prefix_tokens, block_index)
+        if self.positions is not None:
+            self.positions.set_layout(grid_size, num_prefix_tokens, block_index)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
-        q, k, v = self.heads(x)
+        q_bnc, k_bnc, v_bnc = self.qkv(x).chunk(3, dim=-1)
+        if self.positions is not None:
+            k_bnc = self.positions(k_bnc)
+        # Powers and their averages in float32 at least: bfloat16 would get their gradients wrong.
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        q_bnc, k_bnc = q_bnc.to(dtype), k_bnc.to(dtype)
+        if self.channel_scale is not None:
+            scale = F.softplus(self.channel_scale.to(dtype))
+            q_bnc, k_bnc = q_bnc / scale, k_bnc / scale
+        q, k, v = (self.split_heads(t) for t in (q_bnc, k_bnc, v_bnc))
         bias = self.key_bias(attn_mask, x)
         # A bias on a softmax's logit is a factor on its kernel: exp(-inf) = 0 removes the token.
         presence = None if bias is None else bias.exp().unsqueeze(-1)
         q, k = self._features(q, k, presence)
         k = self.attn_drop(k)
-        v_same, v_opposite = v.chunk(2, dim=-1)
+        v_same, v_opposite = v.to(dtype).chunk(2, dim=-1)
         swapped_q = q.roll(self.head_dim, dims=-1)
-        out = torch.cat([kernel_average(q, k, v_same), kernel_average(swapped_q, k, v_opposite)], dim=-1)
+        out = torch.cat([kernel_average(q, k, v_same), kernel_average(swapped_q, k, v_opposite)], dim=-1).to(v.dtype)
         if self.conv is not None:
             # One kernel for all heads: they are convolved as images of their own.
             v = v if presence is None else v * presence
@@ -95,10 +122,8 @@ class Pola(Projected):
         These are one for each query, and one for each channel by which keys are divided and queries multiplied. They
         keep the features of the keys below 1 and the largest one of each query at 1, whatever the power.
         """
-        dtype = torch.promote_types(q.dtype, torch.float32)
-        power = 1 + self.alpha * self.power.to(dtype).sigmoid()
-        log_q, no_q = _log_magnitude(q.to(dtype))
-        log_k, no_k = _log_magnitude(k.to(dtype))
+        power = 1 + self.alpha * self.power.to(q.dtype).sigmoid()
+        (log_q, no_q), (log_k, no_k) = _log_magnitude(q), _log_magnitude(k)
         if presence is not None:
             no_k = no_k | (presence == 0)
         # A channel in which no key has anything is none for the queries either.
@@ -107,8 +132,8 @@ class Pola(Projected):
         q_exponent = (power * (log_q + top)).masked_fill(no_q, float("-inf"))
         k_exponent = (power * (log_k - top)).masked_fill(no_k, float("-inf"))
         largest = q_exponent.detach().amax(dim=-1, keepdim=True).nan_to_num(neginf=0)
-        q_features = _split_by_sign((q_exponent - largest).exp().to(q.dtype), q)
-        k_features = _split_by_sign(k_exponent.exp().to(k.dtype), k)
+        q_features = _split_by_sign((q_exponent - largest).exp(), q)
+        k_features = _split_by_sign(k_exponent.exp(), k)
         return q_features, k_features if presence is None else k_features * presence
 
 

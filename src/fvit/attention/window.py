@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.base import Size
+from fvit.attention.ops import rows_and_columns
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -79,7 +80,7 @@ class Window(Projected):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
-        self.check_grid(x)
+        rows_and_columns("Window", x.shape[1], self.grid_size, self.num_prefix_tokens)
         q, k, v = self.heads(x)
         key_bias = self.key_bias(attn_mask, x)
         key_bias_b11n = None if key_bias is None else key_bias.unsqueeze(1)

@@ -36,7 +36,7 @@ def convolved(module: nn.Module, conv: nn.Conv2d, tokens: Tensor, there: list[in
     result = [torch.zeros_like(tokens[0])] * prefix
     for n in range(rows * columns):
         row, column = divmod(n, columns)
-        total = conv.bias
+        total = torch.zeros_like(tokens[0]) if conv.bias is None else conv.bias
         for r in range(max(row - reach, 0), min(row + reach + 1, rows)):
             for c in range(max(column - reach, 0), min(column + reach + 1, columns)):
                 if prefix + r * columns + c in there:

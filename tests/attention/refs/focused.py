@@ -1,9 +1,9 @@
-"""FLatten, arXiv:2308.00442: the whole N×N matrix of kernel values; the convolution tap by tap."""
+"""FLatten, arXiv:2308.00442: the whole N×N matrix of kernel values."""
 
 import torch
 from torch import Tensor, nn
 
-from . import affine, heads_of, kept
+from . import affine, convolved, heads_of, kept
 
 
 def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -19,14 +19,12 @@ def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tenso
         heads = []
         for h in range(module.num_heads):
             rows = []
-            for i, query in enumerate(phi_q[h]):
+            for query in phi_q[h]:
                 kernel = {j: torch.dot(query, phi_k[h][j]) for j in there}
                 total = sum(kernel.values())
-                row = sum(kernel[j] * v[h][j] for j in there) / total if total > 0 else torch.zeros_like(query)
-                if module.conv is not None and i >= module.num_prefix_tokens:
-                    row = row + _convolved(module, v[h], i, there)
-                rows.append(row)
-            heads.append(torch.stack(rows))
+                rows.append(sum(kernel[j] * v[h][j] for j in there) / total if total > 0 else torch.zeros_like(query))
+            head = torch.stack(rows)
+            heads.append(head if module.conv is None else head + convolved(module, module.conv, v[h], there))
         images.append(affine(module.proj, torch.cat(heads, dim=1)))
     return torch.stack(images)
 
@@ -55,16 +53,3 @@ def _sharpened(x: Tensor, power: float) -> Tensor:
         return x
     powered = x**power
     return powered * torch.sqrt((x**2).sum()) / torch.sqrt((powered**2).sum())
-
-
-def _convolved(module: nn.Module, v: Tensor, token: int, there: list[int]) -> Tensor:
-    """The convolution at one patch: taps outside the grid and on absent tokens are 0."""
-    (rows, columns), prefix, reach = module.grid_size, module.num_prefix_tokens, module.conv.kernel_size[0] // 2
-    row, column = divmod(token - prefix, columns)
-    total = module.conv.bias
-    for r in range(max(0, row - reach), min(rows, row + reach + 1)):
-        for c in range(max(0, column - reach), min(columns, column + reach + 1)):
-            other = prefix + r * columns + c
-            if other in there:
-                total = total + module.conv.weight[:, 0, r - row + reach, c - column + reach] * v[other]
-    return total

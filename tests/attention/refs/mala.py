@@ -1,11 +1,11 @@
-"""MALA, arXiv:2507.00698: the whole N×N matrix of scores β κ_ij − γ; rotations as complex numbers; kernels by taps."""
+"""MALA, arXiv:2507.00698: the whole N×N matrix of scores β κ_ij − γ; rotations as complex numbers."""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
-from . import affine, heads_of, kept
+from . import affine, convolved, heads_of, kept
 
 
 def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -32,7 +32,7 @@ def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tenso
             heads.append(torch.stack(rows))
         merged = torch.cat(heads, dim=1)
         if module.conv is not None:
-            merged = torch.stack([row + _convolved(module, values, n, there) for n, row in enumerate(merged)])
+            merged = merged + convolved(module, module.conv, values, there)
         if module.gate is not None:
             merged = merged * affine(module.gate, x[b])
         images.append(affine(module.proj, merged))
@@ -65,19 +65,3 @@ def _angles(module: nn.Module, token: int, width: int) -> list[float]:
         return [0.0] * (2 * pairs)
     place = divmod(token - module.num_prefix_tokens, module.grid_size[1])
     return [where * 10000 ** -(n / max(pairs - 1, 1)) for where in place for n in range(pairs)]
-
-
-def _convolved(module: nn.Module, values: Tensor, token: int, there: list[int]) -> Tensor:
-    """The convolution of the values at one token, 0 for prefix tokens; what is absent or outside is 0."""
-    (rows, columns), prefix = module.grid_size, module.num_prefix_tokens
-    if token < prefix:
-        return torch.zeros_like(values[token])
-    row, column = divmod(token - prefix, columns)
-    size = module.conv.weight.shape[-1]
-    total = module.conv.bias
-    for down in range(size):
-        for right in range(size):
-            r, c = row + down - size // 2, column + right - size // 2
-            if 0 <= r < rows and 0 <= c < columns and prefix + r * columns + c in there:
-                total = total + module.conv.weight[:, 0, down, right] * values[prefix + r * columns + c]
-    return total

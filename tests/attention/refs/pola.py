@@ -11,7 +11,13 @@ def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tenso
     images = []
     for b in range(x.shape[0]):
         there = kept(x.shape[1], keep, b)
-        q, k, v = (heads_of(rows, module.num_heads) for rows in affine(module.qkv, x[b]).chunk(3, dim=1))
+        queries, keys, values = affine(module.qkv, x[b]).chunk(3, dim=1)
+        if module.positions is not None:
+            keys = torch.stack([key + place for key, place in zip(keys, module.positions.table, strict=True)])
+        if module.channel_scale is not None:
+            scale = torch.log(1 + torch.exp(module.channel_scale))
+            queries, keys = torch.stack([row / scale for row in queries]), torch.stack([row / scale for row in keys])
+        q, k, v = (heads_of(rows, module.num_heads) for rows in (queries, keys, values))
         heads = []
         for h in range(module.num_heads):
             power = 1 + module.alpha / (1 + torch.exp(-module.power[h, 0]))

@@ -1,9 +1,9 @@
-"""Cai et al., arXiv:2205.14756: the whole N×N matrix of kernel values; convolutions as shifted grids of patches."""
+"""Cai et al., arXiv:2205.14756: the whole N×N matrix of kernel values."""
 
 import torch
 from torch import Tensor, nn
 
-from . import affine, heads_of, kept
+from . import affine, convolved, heads_of, kept
 
 
 def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -15,7 +15,7 @@ def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tenso
         out = _attend(module, projected, there)
         if module.conv is not None:
             values = projected[:, 2 * x.shape[2] :]
-            out = out + _convolved(module, module.conv, values, there)
+            out = out + convolved(module, module.conv, values, there)
         if module.aggregate is not None:
             out = torch.cat([out, _attend(module, _aggregated(module, projected, there), there)], dim=1)
         images.append(affine(module.proj, out))
@@ -40,28 +40,10 @@ def _attend(module: nn.Module, projected: Tensor, there: list[int]) -> Tensor:
 def _aggregated(module: nn.Module, projected: Tensor, there: list[int]) -> Tensor:
     """Each patch's neighbours gathered channel by channel, then mapped head by head; prefix tokens as they are."""
     near, within = module.aggregate
-    gathered = _convolved(module, near, projected, there)
+    gathered = convolved(module, near, projected, there)
     maps = within.weight[:, :, 0, 0].chunk(3 * module.num_heads)
     rows = list(projected[: module.num_prefix_tokens])
     for patch in gathered[module.num_prefix_tokens :]:
         parts = patch.chunk(len(maps))
         rows.append(torch.cat([matrix @ part for matrix, part in zip(maps, parts, strict=True)]))
     return torch.stack(rows)
-
-
-def _convolved(module: nn.Module, conv: nn.Conv2d, values: Tensor, there: list[int]) -> Tensor:
-    """Each patch is the sum of its neighbours' values times the kernel's taps; what is absent or outside is 0."""
-    (rows, columns), prefix = module.grid_size, module.num_prefix_tokens
-    kernel = conv.weight[:, 0]
-    reach = kernel.shape[1] // 2
-    result = [torch.zeros_like(values[0])] * prefix
-    for n in range(rows * columns):
-        total = torch.zeros_like(values[0]) if conv.bias is None else conv.bias
-        for down in range(-reach, reach + 1):
-            for right in range(-reach, reach + 1):
-                row, column = n // columns + down, n % columns + right
-                neighbour = prefix + row * columns + column
-                if 0 <= row < rows and 0 <= column < columns and neighbour in there:
-                    total = total + kernel[:, down + reach, right + reach] * values[neighbour]
-        result.append(total)
-    return torch.stack(result)
