@@ -9,8 +9,17 @@ from fvit.attention import get
 
 from .suite import WIDTH, every_case, prefix_of, tokens_of
 
-# Those that compare all pairs of tokens.
-QUADRATIC = ("softmax", "sigmoid", "relu", "gated", "differential")
+# Those that make a map of all pairs of tokens; that of random is there from the beginning.
+QUADRATIC = (
+    "softmax",
+    "sigmoid",
+    "relu",
+    "gated",
+    "differential",
+    "aft_full",
+    "gmlp",
+    "synthesizer",
+)
 
 
 class Largest(TorchDispatchMode):
