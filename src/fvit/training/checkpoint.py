@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
+from torch import Tensor
 
 from fvit.models import BlockSpec, block_indices
 
@@ -60,13 +61,26 @@ def read(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def model_weights(path: str | Path) -> dict[str, Tensor]:
+    """The weights of the model in a checkpoint of ours, or in a run's folder (its best one), by their names in it."""
+    weights = read(find(path, key="model.init_from"))["state_dict"]
+    return {name.removeprefix("model."): weight for name, weight in weights.items() if name.startswith("model.")}
+
+
 def check_fits(checkpoint: dict[str, Any], path: Path, module: LightningModule) -> None:
-    """Compare names and shapes of the weights, and the attention.
+    """Compare names and shapes of the weights, the attention, and whether there is a teacher.
 
     Raises:
         ValueError: they differ; the text names the first differences.
     """
-    saved = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+    had, has = (bool(parameters.get("distillation")) for parameters in (checkpoint["hyper_parameters"], module.hparams))
+    if had != has:
+        raise ValueError(
+            f"{path} was trained with{'' if had else 'out'} a teacher, and this run has {'one' if has else 'none'}. "
+            f"Go on with the same distillation=…, or begin a new run with model.init_from={path}"
+        )
+    weights = {**checkpoint["state_dict"], **checkpoint.get("matches", {})}
+    saved = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     differing = [name for name in sorted(saved | wanted) if saved.get(name) != wanted.get(name)]
     if differing:

@@ -1,0 +1,206 @@
+"""What a student can be held to: a teacher's logits, or its tokens, each with a weight that changes over the run.
+
+Source: soft logits from Hinton et al., arXiv:1503.02531; hard ones, and both in a ViT, from Touvron et al. (DeiT),
+arXiv:2012.12877, equations 2 and 3.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Weight:
+    """The weight of a loss, by the share of the run that is behind.
+
+    Attributes:
+        weight: at `start`.
+        schedule: ``constant``, ``linear`` or ``cosine``; the last two fall to 0 at `end`.
+        start: share of the run before which the weight is 0.
+        end: share of the run from which on it is 0 again.
+    """
+
+    weight: float
+    schedule: Literal["constant", "linear", "cosine"]
+    start: float
+    end: float
+
+    @classmethod
+    def out_of(cls, options: dict[str, Any]) -> Self:
+        """Take what is ours out of the options of a loss, in place."""
+        return cls(**{field.name: options.pop(field.name) for field in fields(cls)})
+
+    def __call__(self, share: float) -> float:
+        """The weight after `share` of the run, in [0, 1]."""
+        if not self.start <= share < self.end:
+            return 0.0
+        progress = (share - self.start) / (self.end - self.start)
+        match self.schedule:
+            case "constant":
+                return self.weight
+            case "linear":
+                return self.weight * (1 - progress)
+            case "cosine":
+                return self.weight * (1 + math.cos(math.pi * progress)) / 2
+
+    def __str__(self) -> str:
+        when = f" from {self.start:.0%} to {self.end:.0%}" if (self.start, self.end) != (0, 1) else ""
+        return f"{self.weight:g}" + (f" {self.schedule}" if self.schedule != "constant" else "") + when
+
+
+def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """τ² KL(softmax(teacher / τ) ‖ softmax(student / τ)), the mean over images, of logits [B, classes].
+
+    As DeiT's equation 2; its released code divides by the number of classes as well.
+    """
+    student, teacher = (F.log_softmax(_wide(logits) / temperature, dim=1) for logits in (student, teacher))
+    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def hard_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Cross-entropy with the teacher's choice, the mean over images, of logits [B, classes]."""
+    return F.cross_entropy(_wide(student), teacher.argmax(dim=1))
+
+
+def token_loss(student: Tensor, teacher: Tensor, distance: Literal["mse", "cosine"]) -> Tensor:
+    """Mean squared error, or 1 - cosine of each token and its counterpart, the mean over tokens [B, N, C]."""
+    student, teacher = _wide(student), _wide(teacher)
+    if distance == "mse":
+        return F.mse_loss(student, teacher)
+    return (1 - F.cosine_similarity(student, teacher, dim=-1)).mean()
+
+
+class TokenMatch(nn.Module):
+    """Holds tokens of the student to the teacher's, at places inside both.
+
+    Where the teacher is wider, or narrower, a linear projector a place maps the student's tokens to its width: it
+    learns with the student, and no one needs it afterwards. Where only one of both has class or register tokens, the
+    patches alone are compared.
+
+    Args:
+        student, teacher: vision transformers as timm builds them, with `blocks`.
+        place: ``attention``, what each block's attention gives; ``blocks``, what each block gives; ``final``, what
+            the last norm gives.
+        distance: ``mse`` or ``cosine``.
+        blocks: for each block of the student, the one of the teacher; None for the same, in models of equal depth.
+
+    Raises:
+        ValueError: one of both has no such tokens, or not as many; `blocks` does not fit.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        place: Literal["attention", "blocks", "final"],
+        distance: Literal["mse", "cosine"],
+        blocks: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.distance = distance
+        mine, theirs = _places(student, place, "student"), _places(teacher, place, "teacher")
+        if place != "final":
+            theirs = [theirs[index] for index in _map_blocks(len(mine), len(theirs), blocks)]
+        self.student, self.teacher = Tap(mine), Tap(theirs)
+        self.skip = _prefixes(student, teacher)
+        widths = student.embed_dim, teacher.embed_dim
+        self.projectors = nn.ModuleList(nn.Linear(*widths) for _ in mine) if len(set(widths)) > 1 else None
+
+    def forward(self) -> Tensor:
+        """The loss of the newest pass of both, the mean over places."""
+        mine, theirs = self.student.outputs, self.teacher.outputs
+        if self.projectors is not None:
+            mine = [projector(tokens) for projector, tokens in zip(self.projectors, mine, strict=True)]
+        ours, others = self.skip
+        losses = [
+            token_loss(student[:, ours:], teacher[:, others:], self.distance)
+            for student, teacher in zip(mine, theirs, strict=True)
+        ]
+        return torch.stack(losses).mean()
+
+    def __enter__(self) -> Self:
+        self.student.open = self.teacher.open = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.student.close()
+        self.teacher.close()
+
+
+class Tap:
+    """Keeps what modules give, while it is open.
+
+    Its hooks stay: `torch.compile` does not notice new ones.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.outputs: list[Any] = [None] * len(modules)
+        self.open = False
+        for index, module in enumerate(modules):
+            module.register_forward_hook(partial(self._keep, index))
+
+    def close(self) -> None:
+        """Let go of what was kept."""
+        self.open = False
+        self.outputs = [None] * len(self.outputs)
+
+    def _keep(self, index: int, module: nn.Module, args: Any, output: Tensor) -> None:
+        if self.open:
+            self.outputs[index] = output
+
+
+def _places(model: nn.Module, place: str, role: str) -> list[nn.Module]:
+    blocks = list(getattr(model, "blocks", []))
+    found = {
+        "attention": [block.attn for block in blocks if hasattr(block, "attn")],
+        "blocks": blocks,
+        "final": [model.norm] if blocks and hasattr(model, "norm") else [],
+    }[place]
+    if not found or not all(hasattr(model, name) for name in ("embed_dim", "num_prefix_tokens", "patch_embed")):
+        raise ValueError(
+            f"the {role}, a {type(model).__name__}, has no tokens in blocks with attention; "
+            "distil logits: distillation=deit_soft or deit_hard"
+        )
+    return found
+
+
+def _map_blocks(mine: int, theirs: int, blocks: Sequence[int] | None) -> Sequence[int]:
+    if blocks is None and mine != theirs:
+        even = [round((index + 1) * theirs / mine) - 1 for index in range(mine)]
+        raise ValueError(
+            f"the student has {mine} blocks and the teacher {theirs}; say which of the teacher's is for each of the "
+            f"student's: blocks={even}"
+        )
+    chosen = list(range(mine)) if blocks is None else list(blocks)
+    if len(chosen) != mine:
+        raise ValueError(f"blocks={chosen} names {len(chosen)} blocks of the teacher, and the student has {mine}")
+    if wrong := [index for index in chosen if not 0 <= index < theirs]:
+        raise ValueError(f"blocks {wrong} do not exist; the teacher has blocks 0 to {theirs - 1}")
+    return chosen
+
+
+def _prefixes(student: nn.Module, teacher: nn.Module) -> tuple[int, int]:
+    """How many tokens to leave out at the front of each."""
+    grids = [tuple(model.patch_embed.grid_size) for model in (student, teacher)]
+    if grids[0] != grids[1]:
+        raise ValueError(
+            f"the student sees {grids[0][0]} × {grids[0][1]} patches and the teacher {grids[1][0]} × {grids[1][1]}; "
+            "their tokens can be matched if model.patch_size is the teacher's. Else distil logits: "
+            "distillation=deit_soft or deit_hard"
+        )
+    mine, theirs = student.num_prefix_tokens, teacher.num_prefix_tokens
+    return (0, 0) if mine == theirs else (mine, theirs)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """In float32, if it was less."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
