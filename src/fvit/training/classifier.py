@@ -75,7 +75,7 @@ class Classifier(LightningModule):
 
     def facts(self) -> list[tuple[str, str]]:
         """What there is to say of the beginning of training, as names and values."""
-        return [] if self.inheritance is None else [("start", f"{self.inheritance}; {self.hparams.model['init_from']}")]
+        return [] if self.inheritance is None else [("start", f"{self.hparams.model['init_from']}: {self.inheritance}")]
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images [B, 3, H, W] to logits [B, outputs]."""

@@ -107,7 +107,7 @@ class TokenMatch(nn.Module):
         self.distance = distance
         mine, theirs = _places(student, place, "student"), _places(teacher, place, "teacher")
         if place != "final":
-            theirs = [theirs[index] for index in _map_blocks(len(mine), len(theirs), blocks)]
+            theirs = [theirs[index] for index in _map_blocks(len(mine), len(theirs), blocks, place)]
         self.student, self.teacher = Tap(mine), Tap(theirs)
         self.skip = _prefixes(student, teacher)
         widths = student.embed_dim, teacher.embed_dim
@@ -173,18 +173,20 @@ def _places(model: nn.Module, place: str, role: str) -> list[nn.Module]:
     return found
 
 
-def _map_blocks(mine: int, theirs: int, blocks: Sequence[int] | None) -> Sequence[int]:
+def _map_blocks(mine: int, theirs: int, blocks: Sequence[int] | None, place: str) -> Sequence[int]:
+    """The teacher's block for each of the student's."""
+    key = f"distillation.{'attention' if place == 'attention' else 'features'}.blocks"
     if blocks is None and mine != theirs:
-        even = [round((index + 1) * theirs / mine) - 1 for index in range(mine)]
+        even = ",".join(str(round((index + 1) * theirs / mine) - 1) for index in range(mine))
         raise ValueError(
             f"the student has {mine} blocks and the teacher {theirs}; say which of the teacher's is for each of the "
-            f"student's: blocks={even}"
+            f"student's: {key}=[{even}], for example"
         )
-    chosen = list(range(mine)) if blocks is None else list(blocks)
+    chosen = range(mine) if blocks is None else list(blocks)
     if len(chosen) != mine:
-        raise ValueError(f"blocks={chosen} names {len(chosen)} blocks of the teacher, and the student has {mine}")
+        raise ValueError(f"{key}={chosen} names {len(chosen)} blocks of the teacher, and the student has {mine}")
     if wrong := [index for index in chosen if not 0 <= index < theirs]:
-        raise ValueError(f"blocks {wrong} do not exist; the teacher has blocks 0 to {theirs - 1}")
+        raise ValueError(f"{key} names {wrong}, and the teacher has blocks 0 to {theirs - 1}")
     return chosen
 
 

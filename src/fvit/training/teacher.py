@@ -91,10 +91,10 @@ def load_teacher(
         source |= {"pretrained_cfg_overlay": overlay}
     try:
         model = build(name, img_size, num_classes=num_classes if path else None, **source)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = path or "timm's weights"
         raise ValueError(
-            f"the teacher {name} cannot be loaded from {where}: {str(error).splitlines()[0]}. "
+            f"the teacher {name} cannot be loaded from {where}: {str(error).splitlines()[0].rstrip('.')}. "
             f"Give a file of its weights, {_KEY}=FILE, or a run of ours without distillation.teacher.name"
         ) from error
     wanted = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
