@@ -2,10 +2,11 @@
 
     python benchmarks/distillation.py --seeds 0 1 2 --folder DIR
 
-For each seed: a softmax teacher (the quickstart's recipe), then students of experiment=digits_distilled: alone; with
-the teacher's weights where they fit (surgery); with its losses (distillation); with both. All students of a seed see
-the same images in the same order. Reported: accuracy on the 360 validation images and cross-entropy after the last
-epoch, as mean ± half of the 95 % interval (Student's t over seeds), and the differences of paired seeds.
+For each seed: a softmax teacher (the quickstart's recipe), then students of experiment=digits_distilled: alone; made of
+the teacher by surgery (its weights where they fit, and its q and k); with its losses (distillation); with both. All
+students of a seed see the same images in the same order. Reported: accuracy on the 360 validation images and
+cross-entropy after the last epoch, as mean ± half of the 95 % interval (Student's t over seeds), and the differences of
+paired seeds.
 """
 
 import argparse
@@ -24,9 +25,9 @@ from fvit.run.paths import conf_dir
 from fvit.train import train
 
 ARMS = {
-    "alone": ["distillation=none", "model.init_from=null"],
+    "alone": ["distillation=none", "model.init_from=null", "model.keep=[]"],
     "surgery": ["distillation=none", "model.init_from=TEACHER"],
-    "distillation": ["distillation.teacher.path=TEACHER", "model.init_from=null"],
+    "distillation": ["distillation.teacher.path=TEACHER", "model.init_from=null", "model.keep=[]"],
     "surgery + distillation": ["distillation.teacher.path=TEACHER"],
 }
 PAIRS = [

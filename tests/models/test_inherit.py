@@ -42,5 +42,25 @@ def test_what_is_told_names_each_weight_of_all_blocks_once():
 
 
 def test_nothing_in_common_is_refused():
-    with pytest.raises(ValueError, match="none of the 2 weights fits the model by name and shape"):
+    with pytest.raises(
+        ValueError,
+        match=r"none of the 2 weights to begin with fits the model .* there is fc\.weight, head\.weight, and",
+    ):
         inherit(small(), {"fc.weight": torch.zeros(3, 3), "head.weight": torch.zeros(1000, 24)})
+
+
+def test_weights_are_taken_before_an_exchange_which_may_keep_some():
+    source = small("softmax").state_dict()
+    model = build(**SHAPE, num_classes=10, attention="additive", keep=["q"], weights=source)
+    assert torch.equal(model.blocks[1].attn.q.weight, source["blocks.1.attn.qkv.weight"][:24])
+    assert not torch.equal(model.blocks[1].attn.k.weight, source["blocks.1.attn.qkv.weight"][24:48])
+    assert torch.equal(model.head.weight, source["head.weight"])
+    assert not model.inheritance.fresh
+
+
+def test_weights_that_are_exchanged_are_taken_behind_it():
+    source = small("additive").state_dict()
+    model = build(**SHAPE, num_classes=10, attention="additive", weights=source, exchanged=True)
+    assert all(torch.equal(weight, source[name]) for name, weight in model.state_dict().items())
+    with pytest.raises(ValueError, match="keep has no effect"):
+        build(**SHAPE, num_classes=10, attention="additive", keep=["q"], weights=source, exchanged=True)

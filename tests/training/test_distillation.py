@@ -122,7 +122,7 @@ def test_the_loss_is_that_of_the_tokens_at_the_places(place, distance):
     losses = [token_loss(a, b, distance) for a, b in zip(tokens(student, place), tokens(teacher, place), strict=True)]
     match = TokenMatch(student, teacher, place, distance)
     loss = compare(match, student, teacher)
-    assert match.state_dict() == {}
+    assert not match.state_dict()
     assert loss.item() == pytest.approx(sum(losses).item() / len(losses), rel=1e-5)
     loss.backward()
     reached = {name for name, p in student.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
@@ -214,10 +214,25 @@ def test_a_wrong_map_is_refused(blocks, message):
 
 def test_models_without_such_tokens_are_refused():
     resnet = create_model("test_resnet", num_classes=10)
-    with pytest.raises(ValueError, match=r"the teacher, a ResNet, has no tokens .*distillation=deit_soft or deit_hard"):
+    message = r"the tokens of the {} cannot be matched: ResNet has .*distillation=deit_soft or deit_hard"
+    with pytest.raises(ValueError, match=message.format("teacher")):
         TokenMatch(vit(), resnet, "attention", "mse")
-    with pytest.raises(ValueError, match="the student, a ResNet, has no tokens"):
+    with pytest.raises(ValueError, match=message.format("student")):
         TokenMatch(resnet, vit(), "final", "mse")
+
+
+@pytest.mark.parametrize("place", ["attention", "blocks", "final"])
+def test_stages_of_other_widths_are_matched_one_by_one(place):
+    """In Swin, attention sees windows, and each stage has another width."""
+    shape = {"img_size": 32, "patch_size": 2, "window_size": 4, "depths": (1, 2), "num_heads": (2, 4)}
+    student = create_model("swin_tiny_patch4_window7_224", embed_dim=12, num_classes=10, **shape)
+    teacher = create_model("swin_tiny_patch4_window7_224", embed_dim=16, num_classes=10, **shape)
+    match = TokenMatch(student, teacher, place, "mse")
+    widths = [(12, 16), (24, 32), (24, 32)][-1 if place == "final" else 0 :]
+    assert [(p.in_features, p.out_features) for p in match.projectors] == widths
+    loss = compare(match, student, teacher)
+    loss.backward()
+    assert all(p.grad.abs().sum() > 0 for p in match.parameters())
 
 
 def test_other_patches_are_refused():

@@ -13,7 +13,7 @@ from fvit.eval import evaluate
 from fvit.run import launch, schema, validate
 from fvit.run.errors import ConfigError
 from fvit.run.paths import conf_dir
-from fvit.training import Classifier, Distiller, checkpoint
+from fvit.training import Classifier, Distiller
 from fvit.training import teacher as teachers
 from fvit.training.distillation import hard_loss, soft_loss
 
@@ -317,18 +317,55 @@ def test_a_configuration_without_effect_is_refused(compose_config, overrides, me
 # Weights of another run.
 
 
-def test_a_model_begins_with_the_weights_of_a_run(compose_config, teacher_run, tmp_path):
-    config = compose_config(*FAKE, *STILL, "logger=none", f"model.init_from={teacher_run}")
-    source = checkpoint.model_weights(teacher_run)
-    probe = fit(config)
-    for name in ("head.weight", "blocks.1.mlp.fc1.weight"):
-        torch.testing.assert_close(probe.module.model.state_dict()[name], source[name], rtol=0, atol=1e-6)
-    assert "blocks.*.attn.q.weight" in dict(probe.module.facts())["start"]
-    content = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert content["hyper_parameters"]["model"]["init_from"] is None
-    assert Classifier.load_from_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt").facts() == []
+def begun(config):
+    """The weights that a run begins with, and what it says of them."""
+    module = fit(config).module
+    return module.model.state_dict(), dict(module.facts())["start"], module
 
 
-def test_nothing_to_begin_with(compose_config, tmp_path):
+def test_surgery_on_a_run_keeps_all_but_its_attention_and_of_that_what_was_asked_for(
+    compose_config, teacher_run, tmp_path
+):
+    source = torch.load(teacher_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    config = compose_config(*FAKE, *STILL, "logger=none", f"model.init_from={teacher_run}", "model.keep=[q,k]")
+    weights, start, module = begun(config)
+    assert start == f"{teacher_run}: {len(source)} of {len(source)} weights taken"
+    for name in set(weights) & {name.removeprefix("model.") for name in source}:
+        torch.testing.assert_close(weights[name], source[f"model.{name}"], rtol=0, atol=1e-6)
+    q, k, _ = source["model.blocks.1.attn.qkv.weight"].chunk(3)
+    torch.testing.assert_close(weights["blocks.1.attn.q.weight"], q, rtol=0, atol=1e-6)
+    torch.testing.assert_close(weights["blocks.1.attn.k.weight"], k, rtol=0, atol=1e-6)
+    assert module.model.exchange_report[1].initialised[-2:] == ("transform.weight", "transform.bias")
+
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert torch.load(path, weights_only=True)["hyper_parameters"]["model"]["init_from"] is None
+    loaded = Classifier.load_from_checkpoint(path)
+    assert loaded.facts() == []
+    assert all(torch.equal(weight, weights[name]) for name, weight in loaded.model.state_dict().items())
+
+
+def test_a_run_of_the_same_attention_hands_on_all_its_weights(compose_config, tmp_path):
+    first = fit(compose_config(*SAVED)).module.model.state_dict()
+    again = (*BARE, *STILL, f"model.init_from={tmp_path / 'run'}")
+    weights, _, module = begun(compose_config(*again))
+    assert weights.keys() == first.keys()
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, best[f"model.{name}"], rtol=0, atol=1e-6)
+    assert module.model.exchange_report == ()
+
+    # Other options of it: what has another shape begins anew.
+    _, start, _ = begun(compose_config(*again, "model.attention.logits=full"))
+    assert "initialised: blocks.*.attn.query_logit, blocks.*.attn.key_logit; no place for" in start
+    with pytest.raises(ValueError, match="keep has no effect with the weights of a model of the same attention"):
+        fit(compose_config(*again, "model.keep=[q]"))
+
+
+def test_nothing_to_begin_with(compose_config, teacher_run, tmp_path):
+    resnet = ("model=timm", "model.name=test_resnet", "data=fake", "data.num_images=64", "global_batch_size=16")
+    with pytest.raises(
+        ValueError, match=r"none of the \d+ weights to begin with fits .* there is pos_embed, patch_embed"
+    ):
+        fit(compose_config(*resnet, "logger=none", "callbacks=none", f"model.init_from={teacher_run}"))
     with pytest.raises(FileNotFoundError, match=r"model\.init_from=.*gone does not exist"):
         fit(compose_config(*BARE, f"model.init_from={tmp_path / 'gone'}"))

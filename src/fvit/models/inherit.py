@@ -37,7 +37,10 @@ def inherit(model: nn.Module, weights: Mapping[str, Tensor]) -> Inheritance:
     own = model.state_dict()
     fitting = {name: weight for name, weight in weights.items() if name in own and own[name].shape == weight.shape}
     if not fitting:
-        raise ValueError(f"none of the {len(weights)} weights fits the model by name and shape")
+        raise ValueError(
+            f"none of the {len(weights)} weights to begin with fits the model by name and shape; "
+            f"there is {_shorten(weights)}, and the model has {_shorten(own)}"
+        )
     model.load_state_dict(fitting, strict=False)
     return Inheritance(
         taken=[name for name in own if name in fitting],

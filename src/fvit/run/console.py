@@ -63,9 +63,10 @@ def print_plan(
 
 def print_exchange(model: dict[str, Any], rows: Sequence[Sequence[str]]) -> None:
     """What became of each attention's weights, where there were some worth keeping; `rows` as of `exchange_rows`."""
-    if not rows or not (model.get("keep") or model.get("pretrained")):
+    pretrained = model.get("pretrained") or model.get("init_from")
+    if not rows or not (model.get("keep") or pretrained):
         return
-    origin = "a pretrained" if model.get("pretrained") else "a fresh"
+    origin = "a pretrained" if pretrained else "a fresh"
     table = Table(title=f"Attention exchanged in {origin} {model['name']}", title_justify="left")
     for name in ("blocks", "attention", "kept", "initialised", "dropped"):
         table.add_column(name, overflow="fold")

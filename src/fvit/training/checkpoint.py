@@ -3,12 +3,12 @@
 import operator
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
-from torch import Tensor
 
 from fvit.models import BlockSpec, block_indices
 
@@ -61,10 +61,22 @@ def read(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def model_weights(path: str | Path) -> dict[str, Tensor]:
-    """The weights of the model in a checkpoint of ours, or in a run's folder (its best one), by their names in it."""
-    weights = read(find(path, key="model.init_from"))["state_dict"]
-    return {name.removeprefix("model."): weight for name, weight in weights.items() if name.startswith("model.")}
+def beginning(path: str | Path, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `fvit.models.build` with which `model` begins with the weights of another run.
+
+    Args:
+        path: a checkpoint of ours, or a run's folder (its best one).
+        model: arguments of `Classifier`.
+    """
+    content = read(find(path, key="model.init_from"))
+    weights = content["state_dict"]
+    trained = content["hyper_parameters"]["model"]
+    return {
+        "weights": {name.removeprefix("model."): weights[name] for name in weights if name.startswith("model.")},
+        # Other options of the same mechanism may change shapes, and such weights then do not fit.
+        "exchanged": _mechanisms(trained) == _mechanisms(model)
+        and _same_blocks(trained.get("blocks"), model.get("blocks")),
+    }
 
 
 def check_fits(checkpoint: dict[str, Any], path: Path, module: LightningModule) -> None:
@@ -97,6 +109,12 @@ def check_fits(checkpoint: dict[str, Any], path: Path, module: LightningModule) 
                 f"{path} was trained with model.{key}={trained.get(key)}, not {asked.get(key)}. "
                 "Start with the configuration of its run, config.yaml in the run's folder"
             )
+
+
+def _mechanisms(model: Mapping[str, Any]) -> tuple[str, Any]:
+    """The name of the attention, and the list of those that are mixed."""
+    attention = model.get("attention", {"name": "native"})
+    return attention["name"], attention.get("layers")
 
 
 def _same_blocks(one: BlockSpec | None, other: BlockSpec | None) -> bool:

@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from fvit.models import attention_spec, build, inherit
-from fvit.training.checkpoint import model_weights
+from fvit.models import attention_spec, build
+from fvit.training.checkpoint import beginning
 from fvit.training.losses import build_loss
 
 
@@ -27,7 +27,8 @@ class Classifier(LightningModule):
 
     Args:
         model: arguments of `fvit.models.build`; `attention` is a mapping with a `name`. And `init_from`, a checkpoint
-            of ours, or a run's folder (its best one), whose weights are taken where they fit by name and shape.
+            of ours or a run's folder (its best one) to begin with: all weights that fit by name and shape are taken.
+            Where its attention is another one, it is exchanged, and `keep` says what the new one takes over.
         img_size: side of the images in pixels.
         num_classes: number of labels of the data.
         optimizer: arguments of ``timm.optim.create_optimizer_v2``.
@@ -60,8 +61,9 @@ class Classifier(LightningModule):
             )
         attention = attention_spec(options.pop("attention", {"name": "native"}))
         init_from = options.pop("init_from", None)
+        if init_from is not None:
+            options |= beginning(init_from, model)
         self.model = build(img_size=img_size, num_classes=outputs, attention=attention, **options)
-        self.inheritance = None if init_from is None else inherit(self.model, model_weights(init_from))
         self.num_outputs = outputs
         self.loss = build_loss(**loss)
         self.train_acc1 = MulticlassAccuracy(outputs, average="micro")
@@ -75,7 +77,8 @@ class Classifier(LightningModule):
 
     def facts(self) -> list[tuple[str, str]]:
         """What there is to say of the beginning of training, as names and values."""
-        return [] if self.inheritance is None else [("start", f"{self.hparams.model['init_from']}: {self.inheritance}")]
+        init_from = self.hparams.model.get("init_from")
+        return [] if init_from is None else [("start", f"{init_from}: {self.model.inheritance}")]
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images [B, 3, H, W] to logits [B, outputs]."""

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fvit.models.hosts import Site, sites
+
 
 @dataclass(frozen=True)
 class Weight:
@@ -85,7 +87,7 @@ class TokenMatch(nn.Module):
     patches alone are compared.
 
     Args:
-        student, teacher: vision transformers as timm builds them, with `blocks`.
+        student, teacher: hosts of `fvit.models.exchange`.
         place: ``attention``, what each block's attention gives; ``blocks``, what each block gives; ``final``, what
             the last norm gives.
         distance: ``mse`` or ``cosine``.
@@ -105,23 +107,24 @@ class TokenMatch(nn.Module):
     ) -> None:
         super().__init__()
         self.distance = distance
-        mine, theirs = _places(student, place, "student"), _places(teacher, place, "teacher")
-        if place != "final":
+        mine, theirs = _sites(student, "student"), _sites(teacher, "teacher")
+        if place == "final":
+            mine, theirs = mine[-1:], theirs[-1:]
+        else:
             theirs = [theirs[index] for index in _map_blocks(len(mine), len(theirs), blocks, place)]
-        self.student, self.teacher = Tap(mine), Tap(theirs)
-        self.skip = _prefixes(student, teacher)
-        widths = student.embed_dim, teacher.embed_dim
-        self.projectors = nn.ModuleList(nn.Linear(*widths) for _ in mine) if len(set(widths)) > 1 else None
+        pairs = list(zip(mine, theirs, strict=True))
+        self.student, self.teacher = Tap(_modules(student, mine, place)), Tap(_modules(teacher, theirs, place))
+        self.skips = [_prefixes(one, other) for one, other in pairs]
+        widths = [(_width(one), _width(other)) for one, other in pairs]
+        self.projectors = nn.ModuleList(nn.Linear(*pair) if pair[0] != pair[1] else nn.Identity() for pair in widths)
 
     def forward(self) -> Tensor:
         """The loss of the newest pass of both, the mean over places."""
-        mine, theirs = self.student.outputs, self.teacher.outputs
-        if self.projectors is not None:
-            mine = [projector(tokens) for projector, tokens in zip(self.projectors, mine, strict=True)]
-        ours, others = self.skip
         losses = [
-            token_loss(student[:, ours:], teacher[:, others:], self.distance)
-            for student, teacher in zip(mine, theirs, strict=True)
+            token_loss(projector(mine)[:, skip[0] :], theirs[:, skip[1] :], self.distance)
+            for projector, mine, theirs, skip in zip(
+                self.projectors, self.student.outputs, self.teacher.outputs, self.skips, strict=True
+            )
         ]
         return torch.stack(losses).mean()
 
@@ -158,19 +161,23 @@ class Tap:
             self.outputs[index] = output
 
 
-def _places(model: nn.Module, place: str, role: str) -> list[nn.Module]:
-    blocks = list(getattr(model, "blocks", []))
-    found = {
-        "attention": [block.attn for block in blocks if hasattr(block, "attn")],
-        "blocks": blocks,
-        "final": [model.norm] if blocks and hasattr(model, "norm") else [],
-    }[place]
-    if not found or not all(hasattr(model, name) for name in ("embed_dim", "num_prefix_tokens", "patch_embed")):
+def _sites(model: nn.Module, role: str) -> list[Site]:
+    try:
+        found = sites(model)
+    except ValueError as error:
         raise ValueError(
-            f"the {role}, a {type(model).__name__}, has no tokens in blocks with attention; "
-            "distil logits: distillation=deit_soft or deit_hard"
-        )
+            f"the tokens of the {role} cannot be matched: {error}. Distil logits: distillation=deit_soft or deit_hard"
+        ) from error
     return found
+
+
+def _modules(model: nn.Module, at: Sequence[Site], place: str) -> list[nn.Module]:
+    """The modules that give the tokens of a place."""
+    return [{"attention": site.block.attn, "blocks": site.block, "final": model.norm}[place] for site in at]
+
+
+def _width(site: Site) -> int:
+    return next(site.block.norm1.parameters()).numel()
 
 
 def _map_blocks(mine: int, theirs: int, blocks: Sequence[int] | None, place: str) -> Sequence[int]:
@@ -190,17 +197,15 @@ def _map_blocks(mine: int, theirs: int, blocks: Sequence[int] | None, place: str
     return chosen
 
 
-def _prefixes(student: nn.Module, teacher: nn.Module) -> tuple[int, int]:
+def _prefixes(mine: Site, theirs: Site) -> tuple[int, int]:
     """How many tokens to leave out at the front of each."""
-    grids = [tuple(model.patch_embed.grid_size) for model in (student, teacher)]
-    if grids[0] != grids[1]:
+    if mine.grid != theirs.grid:
         raise ValueError(
-            f"the student sees {grids[0][0]} × {grids[0][1]} patches and the teacher {grids[1][0]} × {grids[1][1]}; "
-            "their tokens can be matched if model.patch_size is the teacher's. Else distil logits: "
+            f"the student sees {mine.grid[0]} × {mine.grid[1]} patches and the teacher {theirs.grid[0]} × "
+            f"{theirs.grid[1]}; their tokens can be matched if model.patch_size is the teacher's. Else distil logits: "
             "distillation=deit_soft or deit_hard"
         )
-    mine, theirs = student.num_prefix_tokens, teacher.num_prefix_tokens
-    return (0, 0) if mine == theirs else (mine, theirs)
+    return (0, 0) if mine.prefix == theirs.prefix else (mine.prefix, theirs.prefix)
 
 
 def _wide(tensor: Tensor) -> Tensor:

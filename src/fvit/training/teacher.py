@@ -83,19 +83,18 @@ def load_teacher(
     """
     if name is None:
         return _load_ours(path, img_size, normalisation)
-    source = {"pretrained": True}
+    source: dict[str, Any] = {"pretrained": True}
     if path is not None:
-        if not Path(path).expanduser().is_file():
+        file = Path(path).expanduser()
+        if not file.is_file():
             raise FileNotFoundError(f"{_KEY}={path} is no file; distillation.teacher.name={name} needs one of weights")
-        overlay = {"file": str(Path(path).expanduser()), "num_classes": num_classes}
-        source |= {"pretrained_cfg_overlay": overlay}
+        source["pretrained_cfg_overlay"] = {"file": str(file), "num_classes": num_classes}
     try:
         model = build(name, img_size, num_classes=num_classes if path else None, **source)
-    except (OSError, RuntimeError, ValueError) as error:
-        where = path or "timm's weights"
+    except ValueError as error:
         raise ValueError(
-            f"the teacher {name} cannot be loaded from {where}: {str(error).splitlines()[0].rstrip('.')}. "
-            f"Give a file of its weights, {_KEY}=FILE, or a run of ours without distillation.teacher.name"
+            f"no teacher {name}{f' from {path}' if path else ''}: {str(error).splitlines()[0].rstrip('.')}. "
+            f"{_KEY}=FILE names weights that you have; without distillation.teacher.name, a run of ours"
         ) from error
     wanted = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
     return Teacher(model, name, normalisation, wanted)
