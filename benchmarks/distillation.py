@@ -1,6 +1,7 @@
 """What surgery and distillation bring to an additive student of the digits, at equal steps.
 
     python benchmarks/distillation.py --seeds 0 1 2 --folder DIR
+    python benchmarks/distillation.py --seeds 0 1 2 --folder DIR 'model.keep=[]'    with overrides for all students
 
 For each seed: a softmax teacher (the quickstart's recipe), then students of experiment=digits_distilled: alone; made of
 the teacher by surgery (its weights where they fit, and its q and k); with its losses (distillation); with both. All
@@ -42,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, required=True, help="for the runs")
+    parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     results: dict[str, list[dict[str, float]]] = {name: [] for name in ("teacher", *ARMS)}
     for seed in options.seeds:
@@ -50,7 +52,7 @@ def main() -> None:
         for name, overrides in ARMS.items():
             folder = options.folder / f"{name.replace(' + ', '-')}-{seed}"
             arm = [override.replace("TEACHER", str(teacher)) for override in overrides]
-            results[name].append(run(folder, seed, "experiment=digits_distilled", *arm))
+            results[name].append(run(folder, seed, "experiment=digits_distilled", *arm, *options.overrides))
     table = Table("", "val acc1", "seeds", "val loss")
     for name, metrics in results.items():
         accuracies = [100 * values["val/acc1"] for values in metrics]

@@ -43,8 +43,8 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         if config["distillation"] is None:
             module = Classifier(**arguments)
         else:
-            sight = {key: config["data"][key] for key in ("mean", "std")}
-            module = Distiller(**arguments, **sight, distillation=config["distillation"])
+            normalisation = {key: config["data"][key] for key in ("mean", "std")}
+            module = Distiller(**arguments, **normalisation, distillation=config["distillation"])
         cost = count(module.model, config["data"]["img_size"])
         if config["ckpt_path"] is not None:
             resumed = checkpoint.find(config["ckpt_path"], prefer="last")

@@ -285,7 +285,9 @@ class Train(Strict):
             )
         if self.model.init_from is not None and (self.ckpt_path is not None or self.model.pretrained):
             other = "ckpt_path" if self.ckpt_path is not None else "model.pretrained"
-            raise ValueError(f"model.init_from has no effect with {other}: weights come from one place; leave one out")
+            raise ValueError(
+                f"model.init_from has no effect with {other}: leave {other} out, or set model.init_from=null"
+            )
         mixup = self.data.augment.mixup
         if isinstance(self.loss, BinaryCrossEntropy) and self.loss.smoothing and mixup.mixup_alpha + mixup.cutmix_alpha:
             raise ValueError(

@@ -73,6 +73,8 @@ def hard_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 def token_loss(student: Tensor, teacher: Tensor, distance: Literal["mse", "cosine"]) -> Tensor:
     """Mean squared error, or 1 - cosine of each token and its counterpart, the mean over tokens [B, N, C]."""
+    if student.shape != teacher.shape:
+        raise ValueError(f"tokens {list(student.shape)} of the student cannot be compared with {list(teacher.shape)}")
     student, teacher = _wide(student), _wide(teacher)
     if distance == "mse":
         return F.mse_loss(student, teacher)
@@ -120,11 +122,10 @@ class TokenMatch(nn.Module):
 
     def forward(self) -> Tensor:
         """The loss of the newest pass of both, the mean over places."""
+        places = zip(self.projectors, self.student.outputs, self.teacher.outputs, self.skips, strict=True)
         losses = [
-            token_loss(projector(mine)[:, skip[0] :], theirs[:, skip[1] :], self.distance)
-            for projector, mine, theirs, skip in zip(
-                self.projectors, self.student.outputs, self.teacher.outputs, self.skips, strict=True
-            )
+            token_loss(projector(mine)[:, ours:], theirs[:, others:], self.distance)
+            for projector, mine, theirs, (ours, others) in places
         ]
         return torch.stack(losses).mean()
 
@@ -146,7 +147,7 @@ class Tap:
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self.outputs: list[Any] = [None] * len(modules)
+        self.outputs: list[Tensor | None] = [None] * len(modules)
         self.open = False
         for index, module in enumerate(modules):
             module.register_forward_hook(partial(self._keep, index))
@@ -164,6 +165,8 @@ class Tap:
 def _sites(model: nn.Module, role: str) -> list[Site]:
     try:
         found = sites(model)
+        if not all(hasattr(site.block, part) for site in found for part in ("attn", "norm1")):
+            raise ValueError(f"the blocks of {type(model).__name__} are not an attention and an MLP in turn")
     except ValueError as error:
         raise ValueError(
             f"the tokens of the {role} cannot be matched: {error}. Distil logits: distillation=deit_soft or deit_hard"

@@ -48,25 +48,22 @@ class Distiller(Classifier):
         std: Sequence[float],
     ) -> None:
         super().__init__(model, img_size, num_classes, optimizer, scheduler, loss)
-        options = {
-            name: dict(loss)
-            for name, loss in distillation.items()
-            if name == "task" or (name != "teacher" and loss["weight"])
-        }
-        self.weights = {name: Weight.out_of(loss) for name, loss in options.items()}
+        losses = {name: dict(options) for name, options in distillation.items() if name != "teacher"}
+        weights = {name: Weight.out_of(options) for name, options in losses.items()}
+        self.weights = {name: weight for name, weight in weights.items() if weight.weight or name == "task"}
         self.teacher = load_teacher(
             **distillation["teacher"], num_classes=self.num_outputs, img_size=img_size, normalisation=(mean, std)
         )
         self.of_logits = {
-            name: partial(function, **options[name])
+            name: partial(function, **losses[name])
             for name, function in (("soft", soft_loss), ("hard", hard_loss))
-            if name in options
+            if name in self.weights
         }
         self.matches = nn.ModuleDict(
             {
-                name: TokenMatch(self.model, self.teacher.model, **{"place": name, **options[name]})
-                for name in ("attention", "features")
-                if name in options
+                name: TokenMatch(self.model, self.teacher.model, **place, **losses[name])
+                for name, place in (("attention", {"place": "attention"}), ("features", {}))
+                if name in self.weights
             }
         )
         same_classes = self.teacher.num_outputs == self.num_outputs
