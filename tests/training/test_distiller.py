@@ -130,6 +130,20 @@ def test_losses_and_the_teacher_s_accuracy_are_logged(distilled, tmp_path):
     assert dict(probe.module.facts())["losses"] == "task 1, soft 1, attention 10, features 1"
 
 
+def test_models_that_compute_only_the_class_token_of_their_last_block_are_whole_for_it(compose_config, tmp_path):
+    token = ("model.class_token=true", "model.global_pool=token", "attention=softmax", *STILL)
+    first = fit(compose_config(*SAVED, *token))
+    run = tmp_path / "run"
+    teacher = (f"model.init_from={run}", "distillation=blocks", f"distillation.teacher.path={run}")
+    probe = fit(compose_config(*BARE, *token, *teacher))
+    assert first.module.model.trims_last
+    assert probe.module.model.trims_last
+    assert probe.module.teacher.model.trims_last
+    assert probe.metrics["distill/attention"] == pytest.approx(0, abs=1e-6)
+    assert probe.metrics["distill/features"] == pytest.approx(0, abs=1e-6)
+    assert probe.metrics["cost/macs"] == first.metrics["cost/macs"]
+
+
 def test_a_teacher_that_agrees_with_its_student_adds_nothing(distilled, teacher_run):
     config = distilled(
         "blocks", *STILL, "attention=softmax", f"model.init_from={teacher_run}", "distillation.soft.weight=1"

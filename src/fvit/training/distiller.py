@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy
 
+from fvit.models.trim import untrimmed
 from fvit.training.classifier import Classifier
 from fvit.training.distillation import TokenMatch, Weight, hard_loss, soft_loss
 from fvit.training.teacher import load_teacher
@@ -93,9 +94,10 @@ class Distiller(Classifier):
         """
         share = self.global_step / self.trainer.estimated_stepping_batches
         weights = {name: weight(share) for name, weight in self.weights.items()}
-        with ExitStack() as taps:
+        with ExitStack() as stack:
             for match in self.matches.values():
-                taps.enter_context(match)
+                stack.enter_context(match)
+                stack.enter_context(untrimmed(self.model, self.teacher.model))
             outputs = self(images)
             # One head for both, or one each where there is a distillation token.
             of_labels, of_teacher = outputs if isinstance(outputs, tuple) else (outputs, outputs)
