@@ -20,14 +20,17 @@ from fvit.data.transforms import TrainTransform
 from fvit.run import trainer as trainers
 from fvit.run.paths import conf_dir
 from fvit.training import Classifier, build_loss
+from fvit.training.distillation import TokenMatch, Weight, soft_loss
 
 from .attention.cases import CASES
 
+TAUGHT = ("deit_soft", "deit_hard", "attention", "features", "blocks", "digits_distilled")
 SHAPES = {
     "mixed": "model.attention.layers=[additive*2,softmax*2]",
     "own": "model.attention.name=fvit.attention.linear:Linear",
     "timm": "model.name=convnextv2_atto",
     "vip_small7": "data.img_size=28",
+    **dict.fromkeys(TAUGHT, "distillation.teacher.path=RUN"),
 }
 
 
@@ -97,7 +100,8 @@ def test_every_model_builds_and_maps_images_to_logits(compose_config, option):
 
 @pytest.mark.parametrize("option", _options("experiment"))
 def test_every_experiment_builds_at_its_resolution(compose_config, option):
-    config = compose_config(f"experiment={option}")
+    extra = [SHAPES[option], "model.init_from=null"] if option in TAUGHT else []
+    config = compose_config(f"experiment={option}", *extra)
     size = config["data"]["img_size"]
     module = _meta_classifier(config, num_classes=1000)
     assert module(torch.empty(1, 3, size, size, device="meta")).shape == (1, 1000)
@@ -139,6 +143,20 @@ def test_keys_are_the_constructors(compose_config, group, constructors):
             build_loss(**compose_config(f"{group}={option}")[group])
         else:
             assert keys <= set(inspect.signature(constructors[0]).parameters)
+
+
+@pytest.mark.parametrize("option", [name for name in _options("distillation") if name != "none"])
+def test_losses_of_distillation_take_their_functions_arguments(compose_config, option):
+    losses = compose_config(f"distillation={option}", SHAPES[option])["distillation"]
+    losses.pop("teacher")
+    own = {"task": (), "soft": ("temperature",), "hard": (), "attention": ("distance", "blocks")}
+    own["features"] = ("place", "distance", "blocks")
+    functions = {"soft": soft_loss, "attention": TokenMatch, "features": TokenMatch}
+    assert losses.keys() == own.keys()
+    for name, loss in losses.items():
+        assert loss.keys() == {*inspect.signature(Weight).parameters, *own[name]}
+        assert set(own[name]) <= set(inspect.signature(functions[name]).parameters if own[name] else ())
+    assert any(loss["weight"] for name, loss in losses.items() if name != "task")
 
 
 @pytest.mark.parametrize("option", _options("augment"))

@@ -27,7 +27,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     from fvit.run import console
     from fvit.run import trainer as trainers
     from fvit.run.record import Record
-    from fvit.training import Classifier, checkpoint
+    from fvit.training import Classifier, Distiller, checkpoint
 
     seed_everything(config["seed"], workers=True, verbose=False)
     trainer = trainers.build(config)
@@ -38,14 +38,13 @@ def train(config: dict[str, Any]) -> dict[str, float]:
             **config["data"], batch_size=plan.per_device, accumulate=plan.accumulate, seed=config["seed"]
         )
         trainers.apply_plan(trainer, plan, len(data.source.train))
-        module = Classifier(
-            config["model"],
-            config["data"]["img_size"],
-            data.num_classes,
-            config["optimizer"],
-            config["scheduler"],
-            config["loss"],
-        )
+        arguments = {key: config[key] for key in ("model", "optimizer", "scheduler", "loss")}
+        arguments |= {"img_size": config["data"]["img_size"], "num_classes": data.num_classes}
+        if config["distillation"] is None:
+            module = Classifier(**arguments)
+        else:
+            normalisation = {key: config["data"][key] for key in ("mean", "std")}
+            module = Distiller(**arguments, **normalisation, distillation=config["distillation"])
         cost = count(module.model, config["data"]["img_size"])
         if config["ckpt_path"] is not None:
             resumed = checkpoint.find(config["ckpt_path"], prefer="last")
@@ -53,7 +52,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         if config["compile"]:
             module.model.compile()
         if trainer.is_global_zero:
-            console.print_plan(config, cost, plan, data)
+            console.print_plan(config, cost, plan, data, module)
             console.print_exchange(config["model"], exchange_rows(module.model))
             trainers.log_config(trainer, config)
         # Ranks build the same model, then augment differently.

@@ -7,7 +7,7 @@ import torch
 from fvit.attention import Mechanism, get, names
 from fvit.cost import count
 from fvit.models import build
-from fvit.models.trim import TrimmedBlock, trim, why_not
+from fvit.models.trim import TrimmedBlock, trim, untrimmed, why_not
 
 SMALL = dict(patch_size=8, embed_dim=24, depth=3, num_heads=3, drop_path_rate=0.0)
 
@@ -155,3 +155,15 @@ def test_trimming_twice_is_trimming_once():
     before = trimmed(images())
     trim(trimmed)
     assert torch.equal(trimmed(images()), before)
+
+
+def test_a_trimmed_model_can_be_whole_for_a_while():
+    model = build("vit_tiny_patch16_224", 32, 5, "softmax", **SMALL)
+    seen = []
+    model.norm.register_forward_hook(lambda module, args, output: seen.append(output.shape[1]))
+    image = torch.zeros(1, 3, 32, 32)
+    model(image)
+    with untrimmed(model, torch.nn.Identity()):
+        model(image)
+    model(image)
+    assert seen == [1, 1 + model.patch_embed.num_patches, 1]

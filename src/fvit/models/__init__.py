@@ -6,6 +6,7 @@ from fvit.models.crossformerpp import CrossFormer
 from fvit.models.exchange import exchange
 from fvit.models.fastervit import FasterViT
 from fvit.models.fvit import FViT
+from fvit.models.inherit import Inheritance, inherit
 from fvit.models.report import BlockReport, exchange_rows
 from fvit.models.spec import AttentionSpec, BlockSpec, block_indices, expand
 from fvit.models.vip import VisionPermutator
@@ -18,6 +19,7 @@ __all__ = [
     "CrossFormer",
     "FViT",
     "FasterViT",
+    "Inheritance",
     "VisionPermutator",
     "attention_spec",
     "block_indices",
@@ -25,4 +27,5 @@ __all__ = [
     "exchange",
     "exchange_rows",
     "expand",
+    "inherit",
 ]

@@ -6,10 +6,11 @@ from pickle import UnpicklingError
 from typing import Any
 
 import timm
-from torch import nn
+from torch import Tensor, nn
 
 from fvit.attention.registry import did_you_mean
 from fvit.models.exchange import exchange
+from fvit.models.inherit import inherit
 from fvit.models.sizes import check_size
 from fvit.models.spec import AttentionSpec, BlockSpec
 from fvit.models.trim import trim, why_not
@@ -33,6 +34,8 @@ def build(
     keep: Sequence[str] = (),
     pretrained: bool = False,
     trim_last: bool | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+    exchanged: bool = False,
     **options: Any,
 ) -> nn.Module:
     """A timm model for images of `img_size` pixels, its attention exchanged where `attention` is given.
@@ -47,21 +50,32 @@ def build(
         pretrained: load timm's weights (downloads them once), before the exchange.
         trim_last: compute of the last block what the head reads and no more, as `fvit.models.trim` does; None: where
             that gives the same logits.
+        weights: weights to begin with, where they fit by name and shape; `model.inheritance` then says which did.
+        exchanged: whether `weights` are those of a model with this attention, to be taken after the exchange, which
+            is no surgery then; else they are taken before it, as timm's are.
         options: further arguments of ``timm.create_model``, such as `embed_dim`, `depth`, `drop_path_rate`, or
             ``pretrained_cfg_overlay={"file": path}`` for weights of your own.
 
     Raises:
         ValueError: unknown model, an option or a size that it does not take, weights that cannot be had, a host that
-            cannot take the attention, or `blocks` or `keep` without an attention to exchange.
+            cannot take the attention, or `blocks` or `keep` without an attention to exchange;
+            `keep` with weights that are exchanged.
     """
     if attention is None and (blocks is not None or keep):
         raise ValueError("blocks and keep have no effect without an attention to exchange; choose one")
+    if keep and exchanged:
+        raise ValueError("keep has no effect with the weights of a model of the same attention: all are taken")
     if not timm.is_model(name.split(".")[0]):
         raise ValueError(f"unknown model '{name}'{did_you_mean(name, timm.list_models())}")
     model = _create(name, img_size, pretrained=pretrained, num_classes=num_classes, **options)
     check_size(model, name, img_size, options.get("in_chans") or 3)
+    if weights is not None and not exchanged:
+        model.inheritance = inherit(model, weights)
     if attention is not None:
         exchange(model, attention, blocks, keep)
+    if weights is not None and exchanged:
+        model.inheritance = inherit(model, weights)
+        model.exchange_report = ()  # what it calls initialised has its weights now
     if trim_last or (trim_last is None and why_not(model) is None):
         trim(model)
     return model

@@ -1,5 +1,7 @@
 """Leaving out what a head on the class token never reads: the rest of the last block."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,6 +55,19 @@ def trim(model: nn.Module) -> None:
         raise ValueError(f"trim_last has no effect here: {reason}; set model.trim_last=false, or leave it to be chosen")
     model.blocks[-1].__class__ = TrimmedBlock
     model.trims_last = True
+
+
+@contextmanager
+def untrimmed(*models: nn.Module) -> Iterator[None]:
+    """Inside, `models` compute all tokens of their last blocks, trimmed or not."""
+    trimmed = [model for model in models if getattr(model, "trims_last", False)]
+    for model in trimmed:
+        model.trims_last = False
+    try:
+        yield
+    finally:
+        for model in trimmed:
+            model.trims_last = True
 
 
 class Trims:

@@ -12,7 +12,7 @@ from rich.table import Table
 from fvit.run.record import read_metrics
 
 if TYPE_CHECKING:
-    from lightning import LightningDataModule
+    from lightning import LightningDataModule, LightningModule
 
     from fvit.cost import Cost
     from fvit.run.batches import BatchPlan
@@ -39,7 +39,9 @@ def print_rows(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -
     console.print(table)
 
 
-def print_plan(config: dict[str, Any], cost: "Cost", plan: "BatchPlan", data: "LightningDataModule") -> None:
+def print_plan(
+    config: dict[str, Any], cost: "Cost", plan: "BatchPlan", data: "LightningDataModule", module: "LightningModule"
+) -> None:
     """What is about to be trained, on what, and how."""
     trainer, optimizer, size = config["trainer"], config["optimizer"], config["data"]["img_size"]
     shape = [f"{key}={config['model'][key]}" for key in ("patch_size", "embed_dim", "depth") if key in config["model"]]
@@ -48,6 +50,7 @@ def print_plan(config: dict[str, Any], cost: "Cost", plan: "BatchPlan", data: "L
     facts = [
         ("model", "  ".join([config["title"], *shape])),
         ("cost", f"{cost.params / 1e6:.2f} M parameters, {cost.macs / 1e6:.4g} M MACs an image of {size} px"),
+        *module.facts(),
         ("data", f"{config['data']['name']}: {images}, {data.num_classes} classes; decoder {data.decoder.name}"),
         ("batch", str(plan)),
         ("length", f"{trainer.get('max_epochs') or '?'} epochs of {steps:,} steps; {left} images an epoch left out"),
@@ -60,9 +63,10 @@ def print_plan(config: dict[str, Any], cost: "Cost", plan: "BatchPlan", data: "L
 
 def print_exchange(model: dict[str, Any], rows: Sequence[Sequence[str]]) -> None:
     """What became of each attention's weights, where there were some worth keeping; `rows` as of `exchange_rows`."""
-    if not rows or not (model.get("keep") or model.get("pretrained")):
+    pretrained = model.get("pretrained") or model.get("init_from")
+    if not rows or not (model.get("keep") or pretrained):
         return
-    origin = "a pretrained" if model.get("pretrained") else "a fresh"
+    origin = "a pretrained" if pretrained else "a fresh"
     table = Table(title=f"Attention exchanged in {origin} {model['name']}", title_justify="left")
     for name in ("blocks", "attention", "kept", "initialised", "dropped"):
         table.add_column(name, overflow="fold")

@@ -37,6 +37,7 @@ class Model(Open):
     name: str
     num_classes: Positive | None = None
     pretrained: bool = False
+    init_from: str | None = None
     blocks: Annotated[Any, BeforeValidator(check_blocks)] = None
     keep: Annotated[list[str], BeforeValidator(check_keep)] = []
     trim_last: bool | None = None
@@ -159,6 +160,71 @@ class BinaryCrossEntropy(Strict):
     target_threshold: Share | None
 
 
+class Teacher(Strict):
+    name: str | None
+    path: str | None
+
+    @model_validator(mode="after")
+    def _something(self) -> "Teacher":
+        if self.name is None and self.path is None:
+            raise ValueError(
+                "distillation needs a teacher: distillation.teacher.path=… (a run's folder or a checkpoint) or "
+                "distillation.teacher.name=… (a model of timm)"
+            )
+        return self
+
+
+class Weighted(Strict):
+    weight: NonNegative
+    schedule: Literal["constant", "linear", "cosine"]
+    start: Share
+    end: Share
+
+    @model_validator(mode="after")
+    def _some_time(self) -> "Weighted":
+        if self.start >= self.end:
+            raise ValueError(f"a loss of distillation from start={self.start:g} to end={self.end:g} has no effect")
+        return self
+
+
+class Soft(Weighted):
+    temperature: Annotated[float, Field(gt=0)]
+
+
+class AttentionMatch(Weighted):
+    distance: Literal["mse", "cosine"]
+    blocks: list[Count] | None
+
+
+class FeatureMatch(AttentionMatch):
+    place: Literal["final", "blocks"]
+
+    @model_validator(mode="after")
+    def _no_map_of_one(self) -> "FeatureMatch":
+        if self.place == "final" and self.blocks is not None:
+            raise ValueError("distillation.features.blocks has no effect with place=final; set place=blocks")
+        return self
+
+
+class Distillation(Strict):
+    teacher: Teacher
+    task: Weighted
+    soft: Soft
+    hard: Weighted
+    attention: AttentionMatch
+    features: FeatureMatch
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> "Distillation":
+        losses = ("soft", "hard", "attention", "features")
+        if not any(getattr(self, name).weight for name in losses):
+            raise ValueError(
+                f"a teacher has no effect without a loss: set distillation.LOSS.weight of {', '.join(losses)}, "
+                "or take distillation=none"
+            )
+        return self
+
+
 class Trainer(Open):
     accelerator: Literal["cpu", "gpu", "mps"]
     devices: Positive | Literal["auto"] | list[Count]
@@ -194,6 +260,7 @@ class Train(Strict):
     optimizer: Optimizer
     scheduler: Scheduler
     loss: Annotated[CrossEntropy | BinaryCrossEntropy, Field(discriminator="name")]
+    distillation: Distillation | None
     trainer: Trainer
     logger: dict[str, dict[str, Any]]
     callbacks: dict[str, dict[str, Any]]
@@ -215,6 +282,11 @@ class Train(Strict):
             raise ValueError(
                 f"scheduler.warmup_epochs={self.scheduler.warmup_epochs:g} leaves nothing of "
                 f"trainer.max_epochs={epochs}; take scheduler.warmup_epochs={epochs // 10}"
+            )
+        if self.model.init_from is not None and (self.ckpt_path is not None or self.model.pretrained):
+            other = "ckpt_path" if self.ckpt_path is not None else "model.pretrained"
+            raise ValueError(
+                f"model.init_from has no effect with {other}: leave {other} out, or set model.init_from=null"
             )
         mixup = self.data.augment.mixup
         if isinstance(self.loss, BinaryCrossEntropy) and self.loss.smoothing and mixup.mixup_alpha + mixup.cutmix_alpha:

@@ -1,7 +1,8 @@
-"""The LightningModule, its losses, its checkpoints, and its answers to single images."""
+"""The LightningModules, their losses, their checkpoints, and their answers to single images."""
 
 from fvit.training.answers import Answers, CollectAnswers
 from fvit.training.classifier import Classifier
+from fvit.training.distiller import Distiller
 from fvit.training.losses import build_loss
 
-__all__ = ["Answers", "Classifier", "CollectAnswers", "build_loss"]
+__all__ = ["Answers", "Classifier", "CollectAnswers", "Distiller", "build_loss"]

@@ -3,6 +3,7 @@
 import operator
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,13 +61,38 @@ def read(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def beginning(path: str | Path, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `fvit.models.build` with which `model` begins with the weights of another run.
+
+    Args:
+        path: a checkpoint of ours, or a run's folder (its best one).
+        model: arguments of `Classifier`.
+    """
+    content = read(find(path, key="model.init_from"))
+    weights = content["state_dict"]
+    trained = content["hyper_parameters"]["model"]
+    return {
+        "weights": {name.removeprefix("model."): weights[name] for name in weights if name.startswith("model.")},
+        # Other options of the same mechanism may change shapes, and such weights then do not fit.
+        "exchanged": _mechanisms(trained) == _mechanisms(model)
+        and _same_blocks(trained.get("blocks"), model.get("blocks")),
+    }
+
+
 def check_fits(checkpoint: dict[str, Any], path: Path, module: LightningModule) -> None:
-    """Compare names and shapes of the weights, and the attention.
+    """Compare names and shapes of the weights, the attention, and whether there is a teacher.
 
     Raises:
         ValueError: they differ; the text names the first differences.
     """
-    saved = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+    had, has = (bool(parameters.get("distillation")) for parameters in (checkpoint["hyper_parameters"], module.hparams))
+    if had != has:
+        raise ValueError(
+            f"{path} was trained with{'' if had else 'out'} a teacher, and this run has {'one' if has else 'none'}. "
+            f"Go on with the same distillation=…, or begin a new run with model.init_from={path}"
+        )
+    weights = {**checkpoint["state_dict"], **checkpoint.get("matches", {})}
+    saved = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     differing = [name for name in sorted(saved | wanted) if saved.get(name) != wanted.get(name)]
     if differing:
@@ -83,6 +109,12 @@ def check_fits(checkpoint: dict[str, Any], path: Path, module: LightningModule) 
                 f"{path} was trained with model.{key}={trained.get(key)}, not {asked.get(key)}. "
                 "Start with the configuration of its run, config.yaml in the run's folder"
             )
+
+
+def _mechanisms(model: Mapping[str, Any]) -> tuple[str, Any]:
+    """The name of the attention, and the list of those that are mixed."""
+    attention = model.get("attention", {"name": "native"})
+    return attention["name"], attention.get("layers")
 
 
 def _same_blocks(one: BlockSpec | None, other: BlockSpec | None) -> bool:

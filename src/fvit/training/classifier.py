@@ -11,10 +11,12 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor
+from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from fvit.models import attention_spec, build
+from fvit.training.checkpoint import beginning
 from fvit.training.losses import build_loss
 
 
@@ -24,7 +26,9 @@ class Classifier(LightningModule):
     Its arguments are plain dicts and numbers, so that checkpoints load with ``weights_only=True``.
 
     Args:
-        model: arguments of `fvit.models.build`; `attention` is a mapping with a `name`.
+        model: arguments of `fvit.models.build`; `attention` is a mapping with a `name`. And `init_from`, a checkpoint
+            of ours or a run's folder (its best one) to begin with: all weights that fit by name and shape are taken.
+            Where its attention is another one, it is exchanged, and `keep` says what the new one takes over.
         img_size: side of the images in pixels.
         num_classes: number of labels of the data.
         optimizer: arguments of ``timm.optim.create_optimizer_v2``.
@@ -32,7 +36,7 @@ class Classifier(LightningModule):
         loss: arguments of `fvit.training.build_loss`.
 
     Raises:
-        ValueError: the model's head has fewer outputs than the data has labels.
+        ValueError: the model's head has fewer outputs than the data has labels; no weight of `init_from` fits.
     """
 
     def __init__(
@@ -56,6 +60,9 @@ class Classifier(LightningModule):
                 f"set model.num_classes={num_classes}, or null to follow the data"
             )
         attention = attention_spec(options.pop("attention", {"name": "native"}))
+        init_from = options.pop("init_from", None)
+        if init_from is not None:
+            options |= beginning(init_from, model)
         self.model = build(img_size=img_size, num_classes=outputs, attention=attention, **options)
         self.num_outputs = outputs
         self.loss = build_loss(**loss)
@@ -68,6 +75,11 @@ class Classifier(LightningModule):
             }
         )
 
+    def facts(self) -> list[tuple[str, str]]:
+        """What there is to say of the beginning of training, as names and values."""
+        init_from = self.hparams.model.get("init_from")
+        return [] if init_from is None else [("start", f"{init_from}: {self.model.inheritance}")]
+
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images [B, 3, H, W] to logits [B, outputs]."""
         return self.model(images)
@@ -75,11 +87,10 @@ class Classifier(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of one batch; logs ``train/loss`` and ``lr`` a step and ``train/acc1`` an epoch."""
         images, targets = batch
-        logits = self(images)
         if targets.ndim == 2:
             # A head may have more outputs than the data has classes: those are never right.
             targets = F.pad(targets, (0, self.num_outputs - targets.shape[1]))
-        loss = self.loss(logits, targets)
+        loss, logits = self.objective(images, targets)
         labels = targets.argmax(dim=1) if targets.ndim == 2 else targets
         self.train_acc1(logits.detach(), labels)
         self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True, batch_size=len(images))
@@ -87,6 +98,16 @@ class Classifier(LightningModule):
         # With layer decay the head's group has the rate that was asked for.
         self.log("lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
         return loss
+
+    def objective(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """What is minimised, a scalar, and the logits [B, outputs].
+
+        Args:
+            images: [B, 3, H, W], normalised.
+            targets: labels [B], or probabilities [B, outputs].
+        """
+        logits = self(images)
+        return self.loss(logits, targets), logits
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
         """Count one batch into ``val/loss`` (cross-entropy without smoothing), ``val/acc1``, ``val/acc5``.
@@ -113,7 +134,7 @@ class Classifier(LightningModule):
         Raises:
             ValueError: the run has no length in epochs or steps, which a schedule needs.
         """
-        optimizer = create_optimizer_v2(self.model, **self.hparams.optimizer)
+        optimizer = self.build_optimizer()
         options = dict(self.hparams.scheduler)
         if self.trainer.fast_dev_run:  # a step or two have no room for phases
             options = {"sched": "constant"}
@@ -132,6 +153,10 @@ class Classifier(LightningModule):
             ) from error
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def build_optimizer(self) -> Optimizer:
+        """timm's optimizer of all that is trained."""
+        return create_optimizer_v2(self.model, **self.hparams.optimizer)
+
     def on_train_start(self) -> None:
         """Take the rate from the schedule where a run goes on: the optimizer's state brings the one it ended with."""
         for config in self.trainer.lr_scheduler_configs:
@@ -142,7 +167,7 @@ class Classifier(LightningModule):
         scheduler.step_update(self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the metrics, and that weights come from this file: no download when it is loaded.
+        """Note the metrics, and that weights come from this file: nothing else is read when it is loaded.
 
         The schedule is a function of the number of updates and leaves nothing to restore: a run that goes on with more
         epochs follows its own, longer schedule.
@@ -150,5 +175,5 @@ class Classifier(LightningModule):
         checkpoint["lr_schedulers"] = [{} for _ in checkpoint["lr_schedulers"]]
         checkpoint["metrics"] = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         hyper_parameters = dict(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
-        hyper_parameters["model"] = {**hyper_parameters["model"], "pretrained": False}
+        hyper_parameters["model"] = {**hyper_parameters["model"], "pretrained": False, "init_from": None}
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = hyper_parameters

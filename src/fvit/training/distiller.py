@@ -1,0 +1,140 @@
+"""The LightningModule of a student that learns from a teacher as well."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from timm.models.deit import VisionTransformerDistilled
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics.classification import MulticlassAccuracy
+
+from fvit.models.trim import untrimmed
+from fvit.training.classifier import Classifier
+from fvit.training.distillation import TokenMatch, Weight, hard_loss, soft_loss
+from fvit.training.teacher import load_teacher
+
+
+class Distiller(Classifier):
+    """A Classifier with losses that hold it to a frozen teacher.
+
+    The teacher is no part of the module: checkpoints have none of its weights, and `Classifier.load_from_checkpoint`
+    opens them without it. Projectors of `TokenMatch` are saved beside the weights, for runs that go on.
+
+    A student with DeiT's distillation token (``deit_*_distilled_*``) learns the labels with its class token and the
+    teacher's logits with the other one; any other student learns both with its one head.
+
+    Args:
+        model, img_size, num_classes, optimizer, scheduler, loss: as for `Classifier`.
+        distillation: ``teacher``, with the `name` and `path` of `load_teacher`, and the losses: ``task`` (that of the
+            labels), ``soft``, ``hard``, ``attention`` and ``features``, each with the arguments of `Weight`, and those
+            of its function or of `TokenMatch`. A weight of 0 leaves a loss out.
+        mean, std: of the channels, that images are normalised with.
+
+    Raises:
+        ValueError: the teacher cannot be had, or does not fit the student.
+    """
+
+    def __init__(
+        self,
+        model: Mapping[str, Any],
+        img_size: int,
+        num_classes: int,
+        optimizer: Mapping[str, Any],
+        scheduler: Mapping[str, Any],
+        loss: Mapping[str, Any],
+        distillation: Mapping[str, Any],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__(model, img_size, num_classes, optimizer, scheduler, loss)
+        losses = {name: dict(options) for name, options in distillation.items() if name != "teacher"}
+        weights = {name: Weight.out_of(options) for name, options in losses.items()}
+        self.weights = {name: weight for name, weight in weights.items() if weight.weight or name == "task"}
+        self.teacher = load_teacher(
+            **distillation["teacher"], num_classes=self.num_outputs, img_size=img_size, normalisation=(mean, std)
+        )
+        self.of_logits = {
+            name: partial(function, **losses[name])
+            for name, function in (("soft", soft_loss), ("hard", hard_loss))
+            if name in self.weights
+        }
+        self.matches = nn.ModuleDict(
+            {
+                name: TokenMatch(self.model, self.teacher.model, **place, **losses[name])
+                for name, place in (("attention", {"place": "attention"}), ("features", {}))
+                if name in self.weights
+            }
+        )
+        same_classes = self.teacher.num_outputs == self.num_outputs
+        if self.of_logits and not same_classes:
+            raise ValueError(
+                f"the teacher has {self.teacher.num_outputs} outputs and the student {self.num_outputs}: "
+                f"distillation.{next(iter(self.of_logits))} needs the same classes. Choose a teacher that was trained "
+                "on them, or match tokens: distillation=attention or features"
+            )
+        self.teacher_acc1 = MulticlassAccuracy(self.num_outputs, average="micro") if same_classes else None
+        if self.of_logits and isinstance(self.model, VisionTransformerDistilled):
+            self.model.set_distilled_training()
+
+    def facts(self) -> list[tuple[str, str]]:
+        """As for `Classifier`, with the teacher and the weights of the losses."""
+        losses = ", ".join(f"{name} {weight}" for name, weight in self.weights.items())
+        return [*super().facts(), ("teacher", self.teacher.name), ("losses", losses)]
+
+    def on_fit_start(self) -> None:
+        """Move the teacher to where the student is."""
+        self.teacher.to(self.device, self.dtype)
+
+    def objective(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The weighted sum of all losses, and the logits [B, outputs]; logs each loss a step as ``distill/<name>``.
+
+        The teacher rests while all that needs it weighs nothing.
+        """
+        share = self.global_step / self.trainer.estimated_stepping_batches
+        weights = {name: weight(share) for name, weight in self.weights.items()}
+        with ExitStack() as stack:
+            for match in self.matches.values():
+                stack.enter_context(match)
+                stack.enter_context(untrimmed(self.model, self.teacher.model))
+            outputs = self(images)
+            # One head for both, or one each where there is a distillation token.
+            of_labels, of_teacher = outputs if isinstance(outputs, tuple) else (outputs, outputs)
+            losses = {"task": self.loss(of_labels, targets)}
+            if any(weight for name, weight in weights.items() if name != "task"):
+                losses |= self._compare(of_teacher, images, targets)
+        self.log_dict({f"distill/{name}": loss for name, loss in losses.items()}, batch_size=len(images))
+        # DDP waits for gradients of all parameters, also of projectors whose loss weighs nothing any more.
+        idle = sum(parameter.sum() for parameter in self.matches.parameters())
+        total = sum(weights[name] * loss for name, loss in losses.items()) + 0 * idle
+        return total, (of_labels + of_teacher) / 2
+
+    def _compare(self, logits: Tensor, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The losses against the teacher; logs ``teacher/acc1``, its accuracy on the epoch's training images."""
+        expected = self.teacher(images)
+        if self.teacher_acc1 is not None:
+            self.teacher_acc1(expected, targets.argmax(dim=1) if targets.ndim == 2 else targets)
+            self.log("teacher/acc1", self.teacher_acc1, on_step=False, on_epoch=True)
+        losses = {name: function(logits, expected) for name, function in self.of_logits.items()}
+        return losses | {name: match() for name, match in self.matches.items()}
+
+    def build_optimizer(self) -> Optimizer:
+        """As for `Classifier`; projectors are a group of their own, without decay."""
+        optimizer = super().build_optimizer()
+        if projectors := list(self.matches.parameters()):
+            optimizer.add_param_group({"params": projectors, "weight_decay": 0.0})
+        return optimizer
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As for `Classifier`; projectors lie beside the weights, which so are the student's alone."""
+        super().on_save_checkpoint(checkpoint)
+        weights = checkpoint["state_dict"]
+        checkpoint["matches"] = {name: weight for name, weight in weights.items() if name.startswith("matches.")}
+        checkpoint["state_dict"] = {
+            name: weight for name, weight in weights.items() if name not in checkpoint["matches"]
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the projectors back."""
+        checkpoint["state_dict"] = {**checkpoint["state_dict"], **checkpoint["matches"]}

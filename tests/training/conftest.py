@@ -1,0 +1,22 @@
+"""A softmax run to learn from."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from fvit.run import schema, validate
+from fvit.run.paths import conf_dir
+from fvit.train import train
+
+from .fitting import FAKE
+
+TEACHER = (*FAKE, "attention=softmax", "augment=none", "logger=none", "optimizer.lr=1e-2", "seed=1")
+
+
+@pytest.fixture(scope="session")
+def teacher_run(tmp_path_factory):
+    """The folder of a finished run of softmax attention on the fake data."""
+    folder = tmp_path_factory.mktemp("teacher")
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("train", overrides=[f"output_dir={folder}", "title=teacher", *TEACHER])
+    train(validate.check(config, schema.Train))
+    return folder

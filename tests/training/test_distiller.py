@@ -1,0 +1,385 @@
+import csv
+import json
+import shutil
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from torch import nn
+
+from fvit.eval import evaluate
+from fvit.run import launch, schema, validate
+from fvit.run.errors import ConfigError
+from fvit.run.paths import conf_dir
+from fvit.training import Classifier, Distiller
+from fvit.training import teacher as teachers
+from fvit.training.distillation import hard_loss, soft_loss
+
+from .fitting import BARE, FAKE, Probe, fit
+
+pytestmark = [
+    # Lightning 2.6 on torch 2.14: its own use of a deprecated class.
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
+    # Lightning's advice on a machine of more than two cores.
+    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+]
+
+PRESETS = ("deit_soft", "deit_hard", "attention", "features", "blocks")
+STILL = ("optimizer.lr=1e-12", "scheduler=constant", "scheduler.warmup_epochs=0", "augment=none")
+
+
+@pytest.fixture
+def distilled(compose_config, teacher_run):
+    """A configuration of a run with the teacher."""
+
+    def make(preset, *overrides, base=BARE):
+        return compose_config(*base, f"distillation={preset}", f"distillation.teacher.path={teacher_run}", *overrides)
+
+    return make
+
+
+def weights_of(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+class Watch(Probe):
+    """Keeps the batches, and the teacher as it was."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches, self.modes = [], set()
+
+    def setup(self, trainer, module, stage):
+        super().setup(trainer, module, stage)
+        self.before = weights_of(module.teacher.model)
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.batches.append(batch)
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        super().on_before_optimizer_step(trainer, module, optimizer)
+        self.modes.add(module.teacher.model.training)
+        assert all(p.grad is None and not p.requires_grad for p in module.teacher.model.parameters())
+
+
+# What learns, and what does not.
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_student_learns_and_the_teacher_stays(distilled, preset):
+    config = distilled(preset, "augment=deit3")
+    start = weights_of(fit(distilled(preset, *STILL)).module.model)
+    probe = fit(config, Watch())
+    assert isinstance(probe.module, Distiller)
+    assert probe.modes == {False}
+    after = probe.module.teacher.model.state_dict()
+    assert all(torch.equal(after[name], weight) for name, weight in probe.before.items())
+    moved = {name for name, weight in probe.module.model.state_dict().items() if not torch.equal(weight, start[name])}
+    assert {"head.weight", "blocks.0.attn.q.weight", "pos_embed"} <= moved
+    assert not any(name.startswith("teacher") for name in probe.module.state_dict())
+    assert all(module is not probe.module.teacher.model for module in probe.module.modules())
+
+
+def test_the_statistics_of_a_teacher_s_norms_stay(compose_config, tmp_path):
+    model = timm.create_model("test_resnet", num_classes=10)
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    teacher = ("distillation.teacher.name=test_resnet", f"distillation.teacher.path={tmp_path / 'weights.pt'}")
+    probe = fit(compose_config(*BARE, "distillation=deit_soft", *teacher), Watch())
+    after = probe.module.teacher.model.state_dict()
+    assert any(name.endswith("running_mean") for name in after)
+    assert all(torch.equal(after[name], weight) for name, weight in model.state_dict().items())
+
+
+# The loss.
+
+
+@pytest.mark.parametrize("augment", ["none", "deit3"])
+def test_the_loss_is_the_weighted_sum(distilled, augment):
+    weights = [
+        f"distillation.{name}.weight={weight}" for name, weight in {"task": 0.25, "soft": 2, "hard": 0.5}.items()
+    ]
+    probe = fit(distilled("deit_soft", *STILL, f"augment={augment}", *weights, "loss.label_smoothing=0.3"), Watch())
+    assert len(probe.losses) == 4
+    for (images, targets), loss in zip(probe.batches, probe.losses, strict=True):
+        with torch.no_grad():
+            logits, expected = probe.module(images), probe.module.teacher(images)
+            task = F.cross_entropy(logits, targets, label_smoothing=0.3)
+            total = 0.25 * task + 2 * soft_loss(logits, expected, 3.0) + 0.5 * hard_loss(logits, expected)
+        assert loss == pytest.approx(total.item(), rel=1e-5)
+
+
+def test_losses_and_the_teacher_s_accuracy_are_logged(distilled, tmp_path):
+    probe = fit(distilled("blocks", *STILL, "distillation.soft.weight=1", base=FAKE), Watch())
+    with (tmp_path / "run" / "csv" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+
+    def column(name):
+        return [float(row[name]) for row in rows if row[name]]
+
+    parts = {name: column(f"distill/{name}") for name in ("task", "soft", "attention", "features")}
+    weights = {"task": 1, "soft": 1, "attention": 10, "features": 1}
+    total = [sum(weights[name] * parts[name][step] for name in parts) for step in range(4)]
+    assert column("train/loss") == pytest.approx(total, rel=1e-5)
+    assert total == pytest.approx(probe.losses, rel=1e-5)
+    correct = [(probe.module.teacher(images).argmax(dim=1) == labels) for images, labels in probe.batches]
+    assert column("teacher/acc1") == pytest.approx([torch.cat(correct).float().mean().item()])
+    assert dict(probe.module.facts())["losses"] == "task 1, soft 1, attention 10, features 1"
+
+
+def test_models_that_compute_only_the_class_token_of_their_last_block_are_whole_for_it(compose_config, tmp_path):
+    token = ("model.class_token=true", "model.global_pool=token", "attention=softmax", *STILL)
+    first = fit(compose_config(*SAVED, *token))
+    run = tmp_path / "run"
+    teacher = (f"model.init_from={run}", "distillation=blocks", f"distillation.teacher.path={run}")
+    probe = fit(compose_config(*BARE, *token, *teacher))
+    assert first.module.model.trims_last
+    assert probe.module.model.trims_last
+    assert probe.module.teacher.model.trims_last
+    assert probe.metrics["distill/attention"] == pytest.approx(0, abs=1e-6)
+    assert probe.metrics["distill/features"] == pytest.approx(0, abs=1e-6)
+    assert probe.metrics["cost/macs"] == first.metrics["cost/macs"]
+
+
+def test_a_teacher_that_agrees_with_its_student_adds_nothing(distilled, teacher_run):
+    config = distilled(
+        "blocks", *STILL, "attention=softmax", f"model.init_from={teacher_run}", "distillation.soft.weight=1"
+    )
+    metrics = fit(config).metrics
+    for name in ("soft", "attention", "features"):
+        assert metrics[f"distill/{name}"] == pytest.approx(0, abs=1e-6)
+    assert metrics["distill/task"] == pytest.approx(metrics["train/loss"], abs=1e-4)
+
+
+def test_the_teacher_rests_when_its_losses_weigh_nothing(distilled, monkeypatch):
+    """Four updates: at 0, 1/4, 1/2 and 3/4 of the run."""
+    calls = []
+    call = teachers.Teacher.__call__
+    monkeypatch.setattr(teachers.Teacher, "__call__", lambda *args: calls.append(args) or call(*args))
+    schedule = ("distillation.soft.schedule=linear", "distillation.soft.start=0.25", "distillation.soft.end=0.75")
+    probe = fit(distilled("deit_soft", *STILL, *schedule), Watch())
+    assert len(calls) == 2
+    for step, weight in enumerate((0, 0.1, 0.05, 0)):
+        images, targets = probe.batches[step]
+        with torch.no_grad():
+            logits = probe.module(images)
+            soft = soft_loss(logits, call(probe.module.teacher, images), 3.0)
+            total = 0.9 * F.cross_entropy(logits, targets, label_smoothing=0.1) + weight * soft
+        assert probe.losses[step] == pytest.approx(total.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_the_teacher_computes_as_the_student_does(distilled, precision):
+    overrides = ("augment=deit3", "+trainer.limit_train_batches=1", "distillation.soft.weight=1")
+    exact = fit(distilled("blocks", *overrides))
+    probe = fit(distilled("blocks", *overrides, f"trainer.precision={precision}"))
+    assert probe.losses == pytest.approx(exact.losses, rel=0.02)
+    [dtype] = {parameter.dtype for parameter in probe.module.parameters()}
+    assert {parameter.dtype for parameter in probe.module.teacher.model.parameters()} == {dtype}
+
+
+# DeiT's distillation token.
+
+
+def test_a_distillation_token_learns_from_the_teacher_and_the_class_token_from_labels(compose_config, teacher_run):
+    size = ("data=fake", "data.num_images=64", "data.image_size=32", "global_batch_size=16", "logger=none")
+    model = ("model=timm", "model.name=deit_tiny_distilled_patch16_224", "+model.patch_size=8", "+model.depth=1")
+    shape = ("+model.embed_dim=24", "+model.num_heads=3", "attention=additive")
+    losses = ("distillation=deit_hard", f"distillation.teacher.path={teacher_run}")
+    config = compose_config(*size, *model, *shape, *STILL, *losses, "trainer.max_epochs=1", "callbacks=none")
+    probe = fit(config, Watch())
+    (images, labels), loss = probe.batches[-1], probe.losses[-1]
+    with torch.no_grad():
+        of_labels, of_teacher = probe.module.train()(images)
+        hard = F.cross_entropy(of_teacher, probe.module.teacher(images).argmax(dim=1))
+        total = F.cross_entropy(of_labels, labels, label_smoothing=0.1) / 2 + hard / 2
+        assert loss == pytest.approx(total.item(), rel=1e-5)
+        torch.testing.assert_close(probe.module.eval()(images), (of_labels + of_teacher) / 2)
+
+
+# Checkpoints.
+
+SAVED = (*FAKE, "logger=none", "trainer.max_epochs=2", "+trainer.limit_train_batches=2")
+
+
+@pytest.mark.parametrize("callbacks", ["default", "[default,ema]"])
+@pytest.mark.parametrize("preset", ["deit_soft", "blocks"])
+def test_a_checkpoint_is_the_student_s_alone(distilled, tmp_path, preset, callbacks, monkeypatch):
+    narrow = ("model.embed_dim=12", f"callbacks={callbacks}")
+    probe = fit(distilled(preset, *narrow, base=SAVED))
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    assert content["state_dict"].keys() == {f"model.{name}" for name in probe.module.model.state_dict()}
+    assert set(content["matches"]) == {name for name in probe.module.state_dict() if name.startswith("matches.")}
+    assert bool(content["matches"]) == (preset == "blocks")
+    json.dumps(content["hyper_parameters"])
+
+    # No teacher is asked for.
+    monkeypatch.setattr(teachers.Teacher, "__init__", None)
+    loaded = Classifier.load_from_checkpoint(path)
+    assert all(torch.equal(loaded.state_dict()[name], weight) for name, weight in content["state_dict"].items())
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("eval", overrides=[f"ckpt_path={path}", f"output_dir={tmp_path / 'eval'}"])
+    metrics = evaluate(validate.check(config, schema.Eval))
+    assert metrics["val/loss"] == content["metrics"]["val/loss"]
+
+
+@pytest.mark.parametrize("callbacks", ["default", "[default,ema]"])
+def test_a_run_that_goes_on_is_the_run_that_was_not_stopped(distilled, tmp_path, callbacks):
+    recipe = (
+        "model.embed_dim=12",
+        f"callbacks={callbacks}",
+        "optimizer.lr=1e-3",
+        "scheduler=constant",
+        "augment=deit3",
+    )
+    length = ("scheduler.warmup_epochs=0",)
+    whole = fit(distilled("blocks", *recipe, *length, f"output_dir={tmp_path / 'whole'}", base=SAVED))
+    fit(distilled("blocks", *recipe, *length, "trainer.max_epochs=1", base=SAVED))
+    rest = fit(distilled("blocks", *recipe, *length, f"ckpt_path={tmp_path / 'run'}", base=SAVED))
+    assert len(whole.losses) == 4
+    assert rest.losses == pytest.approx(whole.losses[2:], rel=1e-6)
+    for name, weight in whole.module.state_dict().items():
+        torch.testing.assert_close(rest.module.state_dict()[name], weight)
+    assert any(name.startswith("matches.") for name in whole.module.state_dict())
+
+
+def test_a_run_cannot_lose_its_teacher_nor_find_one(distilled, compose_config, tmp_path):
+    fit(distilled("deit_soft", base=SAVED))
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    longer = ("trainer.max_epochs=3", f"ckpt_path={path}", f"output_dir={tmp_path / 'on'}")
+    with pytest.raises(ValueError, match=r"was trained with a teacher, and this run has none\. Go on with the same"):
+        fit(compose_config(*SAVED, *longer))
+    fit(compose_config(*SAVED))
+    with pytest.raises(ValueError, match="was trained without a teacher, and this run has one"):
+        fit(distilled("deit_soft", *longer, base=SAVED))
+
+
+def test_a_teacher_that_is_gone_is_named_and_may_lie_elsewhere(distilled, teacher_run, tmp_path):
+    fit(distilled("deit_soft", base=SAVED))
+    longer = ("trainer.max_epochs=3", f"ckpt_path={tmp_path / 'run'}")
+    path = "distillation.teacher.path"
+    with pytest.raises(FileNotFoundError, match=rf"{path}=.*gone does not exist"):
+        fit(distilled("deit_soft", *longer, f"{path}={tmp_path / 'gone'}", base=SAVED))
+    shutil.copy(teacher_run / "checkpoints" / "best.ckpt", tmp_path / "teacher.ckpt")
+    probe = fit(distilled("deit_soft", *longer, f"{path}={tmp_path / 'teacher.ckpt'}", base=SAVED))
+    assert probe.trainer.global_step == 6
+
+
+def test_projectors_learn_at_the_rate_and_do_not_decay(distilled):
+    probe = fit(distilled("features", "model.embed_dim=12", "optimizer.weight_decay=0.3", "optimizer.layer_decay=0.5"))
+    group = probe.trainer.optimizers[0].param_groups[-1]
+    assert {id(p) for p in group["params"]} == {id(p) for p in probe.module.matches.parameters()}
+    assert group["weight_decay"] == 0
+    assert [rates[-1] for rates in probe.rates] == [max(rates) for rates in probe.rates]
+
+
+# Two processes.
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(distilled, tmp_path):
+    """With projectors whose loss ends halfway: DDP wants a gradient of each all along."""
+    recipe = ("model.embed_dim=12", "augment=none", "optimizer=sgd", "distillation.attention.end=0.5")
+    rest = ("distillation.features.end=0.5", "distillation.soft.weight=1", "distillation.soft.end=0.5")
+    one = fit(distilled("blocks", *recipe, *rest, base=SAVED))
+    two = distilled("blocks", *recipe, *rest, "hardware=ddp_cpu", f"output_dir={tmp_path / 'two'}", base=SAVED)
+    (tmp_path / "two").mkdir()
+    launch.launch("fvit.train", two, tmp_path / "two", processes=2)
+    content = torch.load(tmp_path / "two" / "checkpoints" / "last.ckpt", weights_only=True)
+    for name, weight in one.module.state_dict().items():
+        torch.testing.assert_close({**content["state_dict"], **content["matches"]}[name], weight, rtol=0, atol=1e-5)
+
+
+# Mistakes.
+
+
+def test_other_classes_are_refused_where_logits_are_compared(distilled):
+    with pytest.raises(
+        ValueError, match=r"the teacher has 10 outputs and the student 7: distillation\.soft needs the same"
+    ):
+        fit(distilled("deit_soft", "data.num_classes=7"))
+    metrics = fit(distilled("blocks", "data.num_classes=7")).metrics
+    assert "teacher/acc1" not in metrics
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["distillation.teacher.path=null"], "distillation needs a teacher: distillation.teacher.path=… "),
+        (["distillation.soft.weight=0"], "a teacher has no effect without a loss: set distillation.LOSS.weight"),
+        (["distillation.soft.weight=-1"], "distillation.soft.weight=-1"),
+        (["distillation.soft.temperature=0"], "distillation.soft.temperature=0"),
+        (["distillation.soft.schedule=step"], "distillation.soft.schedule='step'"),
+        (["distillation.soft.end=1.5"], "distillation.soft.end=1.5"),
+        (["distillation.soft.start=0.5", "distillation.soft.end=0.5"], "from start=0.5 to end=0.5 has no effect"),
+        (["+distillation.soft.tau=1"], "unknown key distillation.soft.tau=1"),
+        (["distillation.features.blocks=[0]"], "distillation.features.blocks has no effect with place=final"),
+        (["model.init_from=a", "ckpt_path=b"], "model.init_from has no effect with ckpt_path"),
+        (["model.init_from=a", "model.pretrained=true"], "model.init_from has no effect with model.pretrained"),
+    ],
+)
+def test_a_configuration_without_effect_is_refused(compose_config, overrides, message):
+    with pytest.raises(ConfigError) as caught:
+        compose_config("distillation=deit_soft", "distillation.teacher.path=here", *overrides)
+    assert message in str(caught.value)
+
+
+# Weights of another run.
+
+
+def begun(config):
+    """The weights that a run begins with, and what it says of them."""
+    module = fit(config).module
+    return module.model.state_dict(), dict(module.facts())["start"], module
+
+
+def test_surgery_on_a_run_keeps_all_but_its_attention_and_of_that_what_was_asked_for(
+    compose_config, teacher_run, tmp_path
+):
+    source = torch.load(teacher_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    config = compose_config(*FAKE, *STILL, "logger=none", f"model.init_from={teacher_run}", "model.keep=[q,k]")
+    weights, start, module = begun(config)
+    assert start == f"{teacher_run}: {len(source)} of {len(source)} weights taken"
+    for name in set(weights) & {name.removeprefix("model.") for name in source}:
+        torch.testing.assert_close(weights[name], source[f"model.{name}"], rtol=0, atol=1e-6)
+    q, k, _ = source["model.blocks.1.attn.qkv.weight"].chunk(3)
+    torch.testing.assert_close(weights["blocks.1.attn.q.weight"], q, rtol=0, atol=1e-6)
+    torch.testing.assert_close(weights["blocks.1.attn.k.weight"], k, rtol=0, atol=1e-6)
+    assert module.model.exchange_report[1].initialised[-2:] == ("transform.weight", "transform.bias")
+
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert torch.load(path, weights_only=True)["hyper_parameters"]["model"]["init_from"] is None
+    loaded = Classifier.load_from_checkpoint(path)
+    assert loaded.facts() == []
+    assert all(torch.equal(weight, weights[name]) for name, weight in loaded.model.state_dict().items())
+
+
+def test_a_run_of_the_same_attention_hands_on_all_its_weights(compose_config, tmp_path):
+    first = fit(compose_config(*SAVED)).module.model.state_dict()
+    again = (*BARE, *STILL, f"model.init_from={tmp_path / 'run'}")
+    weights, _, module = begun(compose_config(*again))
+    assert weights.keys() == first.keys()
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, best[f"model.{name}"], rtol=0, atol=1e-6)
+    assert module.model.exchange_report == ()
+
+    # Other options of it: what has another shape begins anew.
+    _, start, _ = begun(compose_config(*again, "model.attention.logits=full"))
+    assert "initialised: blocks.*.attn.query_logit, blocks.*.attn.key_logit; no place for" in start
+    with pytest.raises(ValueError, match="keep has no effect with the weights of a model of the same attention"):
+        fit(compose_config(*again, "model.keep=[q]"))
+
+
+def test_nothing_to_begin_with(compose_config, teacher_run, tmp_path):
+    resnet = ("model=timm", "model.name=test_resnet", "data=fake", "data.num_images=64", "global_batch_size=16")
+    with pytest.raises(
+        ValueError, match=r"none of the \d+ weights to begin with fits .* there is pos_embed, patch_embed"
+    ):
+        fit(compose_config(*resnet, "logger=none", "callbacks=none", f"model.init_from={teacher_run}"))
+    with pytest.raises(FileNotFoundError, match=r"model\.init_from=.*gone does not exist"):
+        fit(compose_config(*BARE, f"model.init_from={tmp_path / 'gone'}"))
