@@ -41,9 +41,9 @@ def test_position_biases_of_zero_are_none():
     biased, plain = random_agent(position_bias=True), random_agent()
     with torch.no_grad():
         for name, parameter in biased.named_parameters():
-            if name.endswith("_bias"):
+            if name.startswith("position_bias"):
                 parameter.zero_()
-    plain.load_state_dict({name: t for name, t in biased.state_dict().items() if not name.endswith("_bias")})
+    plain.load_state_dict({name: t for name, t in biased.state_dict().items() if name in plain.state_dict()})
     x = torch.randn(1, 5, 8, dtype=torch.float64)
     torch.testing.assert_close(biased(x), plain(x))
 
@@ -55,14 +55,15 @@ def test_only_position_biases_make_the_length_a_fixed_one(position_bias):
 
 def test_position_biases_follow_the_grid():
     module = random_agent((2, 4), position_bias=True)
-    before = {name: t.clone() for name, t in module.named_parameters()}
+    biases = module.position_bias
+    before = {name: t.clone() for name, t in biases.named_parameters()}
     module.set_layout((6, 4), 1)
-    assert module.row_bias.shape == (2, 2, 4, 6)
-    assert torch.equal(module.column_bias, before["column_bias"])
-    assert torch.equal(module.map_bias, before["map_bias"])
+    assert biases.rows.shape == (2, 2, 4, 6)
+    assert torch.equal(biases.columns, before["columns"])
+    assert torch.equal(biases.map, before["map"])
     # From two rows to six, bicubic interpolation keeps the mean, goes on in one direction, and keeps it.
-    torch.testing.assert_close(module.row_bias.mean(dim=-1), before["row_bias"].mean(dim=-1))
-    assert torch.equal(module.row_bias.diff().sign(), before["row_bias"].diff().sign().expand(-1, -1, -1, 5))
+    torch.testing.assert_close(biases.rows.mean(dim=-1), before["rows"].mean(dim=-1))
+    assert torch.equal(biases.rows.diff().sign(), before["rows"].diff().sign().expand(-1, -1, -1, 5))
     assert module(torch.randn(1, 25, 8, dtype=torch.float64)).isfinite().all()
 
 

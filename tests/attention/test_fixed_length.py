@@ -74,6 +74,15 @@ def test_rows_are_not_taken_for_columns():
     assert (resampled[1:] > resampled[:-1]).all()
 
 
+@pytest.mark.parametrize("rows", [9, 3])
+def test_a_grid_of_one_column_is_resampled_as_one_of_one_row(rows):
+    """By itself, torch 2.14's antialiased interpolation gives the first value in all rows of a single column."""
+    weights = smooth(Layout(5, 1, 2))
+    lying = resample_tokens(weights, 0, Layout(1, 5, 2), Layout(1, rows, 2))
+    assert lying[2:].unique().numel() == rows
+    assert torch.equal(resample_tokens(weights, 0, Layout(5, 1, 2), Layout(rows, 1, 2)), lying)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2, -1])
 def test_any_axis_can_run_over_the_tokens(axis):
     weights = torch.randn(4, 5, 3).movedim(axis, 0)[:1].expand(SMALL.tokens, -1, -1).movedim(0, axis)
@@ -191,9 +200,7 @@ def resized(module, grid, prefix=1):
 @fixed_length
 def test_forward_before_any_layout_is_refused(case):
     module = get(case.key)(WIDTH, HEADS, **case.options)
-    with pytest.raises(
-        ValueError, match=r"got 7 tokens where set_layout told of (no layout; call set_layout|0 before)"
-    ):
+    with pytest.raises(ValueError, match=r"got 7 tokens where set_layout told of no layout; call set_layout"):
         module(torch.zeros(1, 7, WIDTH))
 
 
@@ -201,9 +208,7 @@ def test_forward_before_any_layout_is_refused(case):
 @pytest.mark.parametrize("tokens", [1, 6, 8])
 def test_another_number_of_tokens_is_refused(case, tokens):
     module = build(case, grid=(2, 3))
-    with pytest.raises(
-        ValueError, match=rf"got {tokens} tokens where set_layout told of (7 tokens|1 before a grid of 2×3)"
-    ):
+    with pytest.raises(ValueError, match=rf"got {tokens} tokens where set_layout told of 7 tokens"):
         module(torch.zeros(1, tokens, WIDTH, dtype=torch.float64))
 
 
@@ -231,9 +236,9 @@ def test_equal_weights_come_back_from_another_layout(case, grid):
     torch.testing.assert_close(twin.state_dict(), module.state_dict(), rtol=1e-5, atol=1e-6)
 
 
-@cases_where(lambda case: get(case.key).fixed_length and not case.options.get("conv"))
+@fixed_length
 def test_the_same_patch_more_often_means_the_same(case):
-    """Whatever is summed over the tokens keeps its sum, and whatever is averaged its size; not so for a convolution."""
+    """Whatever is summed over the tokens keeps its sum, and whatever is averaged its size."""
     module = build(case, grid=(1, 1), prefix=0)
     token = tokens_of(module)
     expected = module(token)
@@ -287,9 +292,15 @@ def test_weights_are_loaded_into_an_outer_module_as_well(case):
     assert torch.equal(other(x), resized(module, (4, 5))(x))
 
 
-@cases_where(lambda case: get(case.key).fixed_length and not get(case.key).needs_grid)
+@fixed_length
 def test_weights_with_too_few_prefix_tokens_are_refused(case):
+    """But where prefix tokens have no weights."""
     module, other = build(case, prefix=0), build(case, prefix=1)
+    if all(tensor.shape == module.state_dict()[name].shape for name, tensor in other.state_dict().items()):
+        other.load_state_dict(module.state_dict())
+        x = tokens_of(other)
+        torch.testing.assert_close(other(x)[:, 1:], module(x[:, 1:]))
+        return
     with pytest.raises(ValueError, match="0 prefix tokens cannot serve 1"):
         other.load_state_dict(module.state_dict())
 

@@ -66,5 +66,7 @@ def test_weights_of_another_grid_load():
 
 
 def test_tokens_that_do_not_fill_the_grid_are_refused():
-    with pytest.raises(ValueError, match="GFNet got 7 tokens where set_layout told of 0 before a grid of 2×3"):
+    with pytest.raises(
+        ValueError, match="GFNet has weights for each token and got 7 tokens where set_layout told of 6 tokens"
+    ):
         laid_out((2, 3))(torch.randn(1, 7, 4, dtype=torch.float64))

@@ -13,24 +13,26 @@ The position biases are those of the published code: for each head and agent a m
 over the grid, plus one number a row, one a column, and one for all prefix tokens together. B₁ and B₂ have their own.
 DWC is a depth-wise w×w convolution with a bias over the patches; prefix tokens are left out of it.
 
-Cost: O(N·a·D) besides the four projections; DWC adds O(N·D·w²). It saves nothing on grids of fewer than 2a
+Cost: O(N·a·D) besides the four projections; DWC adds O(N·D·w²). It saves nothing on a grid of fewer than 2a
 patches.
 """
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.fixed_length import FixedLength, Layout, resample_tokens
+from fvit.attention.base import Size
+from fvit.attention.fixed_length import FixedLength, Layout
 from fvit.attention.ops import convolve_patches, depthwise, divide
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
 
 @register("agent")
-class Agent(FixedLength, Projected):
+class Agent(Projected):
     """Agent attention. Arguments as for `Projected`, `attn_drop` falls on both maps, and:
 
     Args:
@@ -68,30 +70,14 @@ class Agent(FixedLength, Projected):
         factory = dict(device=device, dtype=dtype)
         self.side = side
         self.conv = depthwise("agent: conv", dim, conv, **factory)
-        self.position_bias = self.fixed_length = position_bias
-        if position_bias:
-            # Of B₁ and B₂, in this order.
-            heads_and_agents = (2, num_heads, num_agents)
-            self.map_bias = nn.Parameter(torch.empty(*heads_and_agents, 7, 7, **factory))
-            self.row_bias = nn.Parameter(torch.empty(*heads_and_agents, 1, **factory))
-            self.column_bias = nn.Parameter(torch.empty(*heads_and_agents, 1, **factory))
-            self.prefix_bias = nn.Parameter(torch.empty(*heads_and_agents, 1, **factory))
-            self.token_axes = {"row_bias": (3,), "column_bias": (3,)}
-            self.init_weights()
+        self.position_bias = PositionBias(num_heads, num_agents, **factory) if position_bias else None
+        self.fixed_length = position_bias
 
-    def init_weights(self) -> None:
-        """Draw the position biases as the authors do, from N(0, 0.02²), truncated."""
-        if self.position_bias:
-            for bias in (self.map_bias, self.row_bias, self.column_bias, self.prefix_bias):
-                nn.init.trunc_normal_(bias, std=0.02)
-
-    def shape(self, name: str, layout: Layout) -> tuple[int, ...]:
-        """[2, H, a, rows] or [2, H, a, columns]."""
-        return 2, self.num_heads, self.side**2, _line(name, layout).tokens
-
-    def resample(self, name: str, tensor: Tensor, old: Layout, new: Layout) -> Tensor:
-        """The biases of rows or columns of another grid."""
-        return resample_tokens(tensor, 3, _line(name, old), _line(name, new))
+    def set_layout(self, grid_size: Size, num_prefix_tokens: int, block_index: int = 0) -> None:
+        """As `Mechanism.set_layout`; gives the position biases their size, or resamples them."""
+        super().set_layout(grid_size, num_prefix_tokens, block_index)
+        if self.position_bias is not None:
+            self.position_bias.set_layout(grid_size, num_prefix_tokens, block_index)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
@@ -101,7 +87,7 @@ class Agent(FixedLength, Projected):
         presence_bn1 = None if bias_b1n is None else bias_b1n.exp().transpose(1, 2)
         q_bnc, k_bnc, v_bnc = self.qkv(x).chunk(3, dim=-1)
         agents_bac, bias_b1a = self._agents(q_bnc, presence_bn1)
-        inner_han, outer_hna = self._position_biases()
+        inner_han, outer_hna = (None, None) if self.position_bias is None else self.position_bias()
         q, k, v, agents = (self.split_heads(t) for t in (q_bnc, k_bnc, v_bnc, agents_bac))
         out = self._attend(q, agents, self._attend(agents, k, v, bias_b1n, inner_han), bias_b1a, outer_hna)
         out = self.merge_heads(out)
@@ -124,18 +110,6 @@ class Agent(FixedLength, Projected):
         """The means of the patches in √a × √a parts of the grid, [B, N, C] -> [B, a, C]."""
         return F.adaptive_avg_pool2d(self.to_grid(x), self.side).flatten(2).transpose(1, 2)
 
-    def _position_biases(self) -> tuple[Tensor | None, Tensor | None]:
-        """B₁ [H, a, N] and B₂ [H, N, a]."""
-        if not self.position_bias:
-            return None, None
-        stretched = F.interpolate(self.map_bias.flatten(0, 1), size=self.grid_size, mode="bilinear")
-        grid = (
-            stretched.unflatten(0, (2, self.num_heads)) + self.row_bias.unsqueeze(-1) + self.column_bias.unsqueeze(-2)
-        )
-        prefix = self.prefix_bias.expand(*self.prefix_bias.shape[:-1], self.num_prefix_tokens)
-        inner_han, outer_han = torch.cat([prefix, grid.flatten(3)], dim=-1)
-        return inner_han, outer_han.transpose(1, 2)
-
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, key_bias_b1m: Tensor | None, bias_hnm: Tensor | None) -> Tensor:
         """softmax(QKᵀ/√d + biases) V for q [B, H, n, d] and k, v [B, H, m, d]."""
         key_bias = None if key_bias_b1m is None else key_bias_b1m.unsqueeze(1)
@@ -144,6 +118,47 @@ class Agent(FixedLength, Projected):
         return F.scaled_dot_product_attention(q, k, v, sum(biases) if biases else None, dropout_p=dropout)
 
 
-def _line(name: str, layout: Layout) -> Layout:
-    """The rows or the columns of a grid, as a grid of one row."""
-    return Layout(1, layout.rows if name == "row_bias" else layout.columns, 0)
+class PositionBias(FixedLength):
+    """What is added to the logits between agents and tokens; sized, resampled and loaded as `FixedLength` says.
+
+    Args:
+        num_heads: number of heads H.
+        num_agents: number of agents a.
+        device: where the parameters are made.
+        dtype: their type.
+    """
+
+    token_axes: ClassVar = {"rows": (3,), "columns": (3,)}
+
+    def __init__(
+        self,
+        num_heads: int,
+        num_agents: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_heads, num_heads)
+        # Of B₁ and B₂, in this order.
+        shape, factory = (2, num_heads, num_agents), dict(device=device, dtype=dtype)
+        self.map = nn.Parameter(torch.empty(*shape, 7, 7, **factory))
+        self.rows = nn.Parameter(torch.empty(*shape, 1, **factory))
+        self.columns = nn.Parameter(torch.empty(*shape, 1, **factory))
+        self.prefix = nn.Parameter(torch.empty(*shape, 1, **factory))
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Draw all from N(0, 0.02²), truncated, as the authors do."""
+        for bias in self.parameters():
+            nn.init.trunc_normal_(bias, std=0.02)
+
+    def part(self, name: str, layout: Layout) -> Layout:
+        """The rows or the columns, as a grid of one row."""
+        return Layout(1, layout.rows if name == "rows" else layout.columns, 0)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """B₁ [H, a, N] and B₂ [H, N, a]."""
+        stretched = F.interpolate(self.map.flatten(0, 1), size=self.grid_size, mode="bilinear")
+        grid = stretched.unflatten(0, self.map.shape[:2]) + self.rows.unsqueeze(-1) + self.columns.unsqueeze(-2)
+        prefix = self.prefix.expand(*self.prefix.shape[:-1], self.num_prefix_tokens)
+        inner_han, outer_han = torch.cat([prefix, grid.flatten(3)], dim=-1)
+        return inner_han, outer_han.mT

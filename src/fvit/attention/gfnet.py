@@ -73,6 +73,7 @@ class GFNet(FixedLength):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
+        self.check_length(x)
         bias = self.key_bias(attn_mask, x)
         if bias is not None:
             # A bias on a softmax's logit is a factor on its kernel: exp(-inf) = 0 removes the token.

@@ -25,7 +25,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fvit.attention.base import Size
 from fvit.attention.fixed_length import FixedLength, Layout, resample_tokens
 from fvit.attention.ops import divide
 from fvit.attention.registry import register
@@ -89,27 +88,18 @@ class PermuteMlp(FixedLength):
             if kind == "weight" or qkv_bias
         }
 
-    def init_weights(self) -> None:
-        """Initialise the layers whose size the grid sets, as the authors and timm do."""
-        for linear in (self.mlp_h, self.mlp_w):
-            nn.init.trunc_normal_(linear.weight, std=0.02)
-            if linear.bias is not None:
-                nn.init.zeros_(linear.bias)
-
-    def set_layout(self, grid_size: Size, num_prefix_tokens: int, block_index: int = 0) -> None:
-        """As `FixedLength.set_layout`; the linear layers know their size."""
-        super().set_layout(grid_size, num_prefix_tokens, block_index)
-        for linear in (self.mlp_h, self.mlp_w):
-            linear.out_features, linear.in_features = linear.weight.shape
+    def part(self, name: str, layout: Layout) -> Layout:
+        """The rows or the columns, as a grid of one row."""
+        return Layout(1, layout.rows if name.startswith("mlp_h") else layout.columns, 0)
 
     def shape(self, name: str, layout: Layout) -> tuple[int, ...]:
         """[n·S, n·S] of a weight and [n·S] of a bias, for n rows or columns."""
-        size = _line(name, layout).tokens * self.segment_dim
+        size = self.part(name, layout).tokens * self.segment_dim
         return (size,) * len(self.token_axes[name])
 
     def resample(self, name: str, tensor: Tensor, old: Layout, new: Layout) -> Tensor:
         """A weight or a bias for another number of rows or columns, channel by channel of a segment."""
-        old, new = _line(name, old), _line(name, new)
+        old, new = self.part(name, old), self.part(name, new)
         for axis in self.token_axes[name]:
             tensor = tensor.unflatten(axis, (old.tokens, self.segment_dim))
             # A layer sums over what it reads: there the sum is kept.
@@ -119,6 +109,7 @@ class PermuteMlp(FixedLength):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
+        self.check_length(x)
         bias = self.key_bias(attn_mask, x)
         # A bias on a softmax's logit is a factor on its kernel: exp(-inf) = 0 removes the token.
         presence = x.new_ones(1, x.shape[1], 1) if bias is None else bias.exp().transpose(1, 2)
@@ -135,8 +126,3 @@ class PermuteMlp(FixedLength):
         """`linear` along the third axis of [B, m, n, C], segment by segment."""
         segments = x.unflatten(-1, (self.segments, self.segment_dim)).transpose(2, 3)
         return linear(segments.flatten(3)).unflatten(-1, (x.shape[2], -1)).transpose(2, 3).flatten(3)
-
-
-def _line(name: str, layout: Layout) -> Layout:
-    """The rows or the columns of a grid, as a grid of one row."""
-    return Layout(1, layout.rows if name.startswith("mlp_h") else layout.columns, 0)

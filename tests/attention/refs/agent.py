@@ -58,17 +58,17 @@ def _parts(module: nn.Module) -> list[list[int]]:
 
 
 def _position_bias(module: nn.Module, which: int, head: int, agent: int, token: int) -> Tensor | float:
-    if not module.position_bias:
+    if module.position_bias is None:
         return 0.0
-    place = (which, head, agent)
+    biases, place = module.position_bias, (which, head, agent)
     if token < module.num_prefix_tokens:
-        return module.prefix_bias[place][0]
+        return biases.prefix[place][0]
     rows, columns = module.grid_size
     row, column = divmod(token - module.num_prefix_tokens, columns)
-    total = module.row_bias[place][row] + module.column_bias[place][column]
+    total = biases.rows[place][row] + biases.columns[place][column]
     for r, weight in _between(row, rows):
         for c, other in _between(column, columns):
-            total = total + weight * other * module.map_bias[place][r, c]
+            total = total + weight * other * biases.map[place][r, c]
     return total
 
 
