@@ -13,7 +13,7 @@ KINDS = ("dense", "factorised_dense", "random", "factorised_random")
     [
         ({"kind": "fixed"}, "kind='fixed' is none of dense, factorised_dense, random, factorised_random"),
         ({"kind": "dense", "rank": 4}, "rank=4 has no effect with kind=dense; take null"),
-        ({"kind": "factorised_random", "rank": 0}, "rank=0 .* at least 1 with kind=factorised_random"),
+        ({"kind": "factorised_random", "rank": 0}, "rank=0 leaves no factors; take at least 1, or null for 8"),
     ],
 )
 def test_options_are_refused_with_what_to_take(options, message):

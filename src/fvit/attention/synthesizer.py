@@ -63,11 +63,10 @@ class Synthesizer(FixedLength):
         self.refuse_host_options(**host)
         if kind not in KINDS:
             raise ValueError(f"synthesizer: kind={kind!r} is none of {', '.join(KINDS)}")
-        if rank is not None and (kind != "factorised_random" or rank < 1):
-            raise ValueError(
-                f"synthesizer: rank={rank} has no effect with kind={kind}; take null, or at least 1 with "
-                "kind=factorised_random"
-            )
+        if rank is not None and kind != "factorised_random":
+            raise ValueError(f"synthesizer: rank={rank} has no effect with kind={kind}; take null")
+        if rank is not None and rank < 1:
+            raise ValueError(f"synthesizer: rank={rank} leaves no factors; take at least 1, or null for 8")
         factory = dict(device=device, dtype=dtype)
         self.kind, self.rank = kind, rank or 8
         self.token_axes = KINDS[kind]
