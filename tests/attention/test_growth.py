@@ -9,7 +9,7 @@ from fvit.attention import get
 
 from .suite import WIDTH, every_case, prefix_of, tokens_of
 
-# Those that compare all pairs of tokens.
+# Those that have a number for each pair of tokens, in a map or among their weights.
 QUADRATIC = (
     *("softmax", "sigmoid", "relu", "gated", "differential"),
     *("aft_full", "gmlp", "synthesizer", "random"),
