@@ -28,14 +28,14 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def largest_tensor(case, side):
+def largest_tensor(case, side, masked):
     """Of the weights, and in a forward and a backward pass over `side`² patches, on meta: nothing is computed."""
     module = get(case.key)(WIDTH, 1, device="meta", dtype=torch.float64, **case.options)
     module.set_layout((side, side), prefix_of(case), case.block_index)
     x = tokens_of(module, batch=1).to("meta").requires_grad_()
     mask = torch.ones(1, 1, 1, x.shape[1], dtype=torch.bool, device="meta") if masked else None
     with Largest() as largest:
-        module(x).sum().backward()
+        module(x, attn_mask=mask).sum().backward()
     return max([largest.elements, *(tensor.numel() for tensor in [*module.parameters(), *module.buffers()])])
 
 
