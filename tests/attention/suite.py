@@ -60,7 +60,8 @@ def tokens_of(module: Mechanism, batch: int = 2, seed: int = 1) -> Tensor:
     """Random tokens [B, N, C] that fit the module's layout and dtype."""
     rows, columns = module.grid_size
     shape = (batch, module.num_prefix_tokens + rows * columns, module.dim)
-    dtype = next((p.dtype for p in module.parameters()), torch.float64)
+    tensors = [*module.parameters(), *module.buffers()]
+    dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float64)
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
