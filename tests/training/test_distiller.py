@@ -294,6 +294,16 @@ def test_two_processes_learn_what_one_does(distilled, tmp_path):
         torch.testing.assert_close({**content["state_dict"], **content["matches"]}[name], weight, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
+# torch.compile's own, on its first use.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_a_compiled_student_is_held_to_its_teacher_as_an_eager_one_is(distilled):
+    eager, compiled = (fit(distilled("blocks", f"compile={value}", *STILL)) for value in ("false", "true"))
+    assert compiled.losses == pytest.approx(eager.losses, rel=1e-4)
+    assert compiled.metrics["distill/attention"] == pytest.approx(eager.metrics["distill/attention"], rel=1e-3)
+    assert eager.metrics["distill/attention"] > 0
+
+
 # Mistakes.
 
 
