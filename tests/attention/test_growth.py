@@ -9,12 +9,6 @@ from fvit.attention import get
 
 from .suite import WIDTH, cases_where, every_case, prefix_of, tokens_of
 
-# Those that have a number for each pair of tokens, in a map or among their weights.
-QUADRATIC = (
-    *("softmax", "sigmoid", "relu", "gated", "differential"),
-    *("aft_full", "gmlp", "synthesizer", "random"),
-)
-
 
 class Largest(TorchDispatchMode):
     """The number of elements of the largest tensor that any operation returns."""
@@ -41,7 +35,7 @@ def largest_tensor(case, side, masked):
 
 def assert_growth(case, masked):
     growth = largest_tensor(case, 56, masked) / largest_tensor(case, 28, masked)
-    assert growth == pytest.approx(16 if case.key in QUADRATIC else 4, rel=0.15)
+    assert growth == pytest.approx(16 if case.quadratic else 4, rel=0.15)
 
 
 @every_case
