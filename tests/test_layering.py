@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "data": "torch torchvision timm lightning numpy scipy sklearn PIL simplejpeg isal "
     "fsspec aiohttp filelock pydantic pyarrow",
     "training": "torch timm lightning torchmetrics fvit.models",
-    "cost": "torch timm fvit.models",
+    "cost": "torch timm fvit.attention fvit.models",
     "run": "torch lightning hydra omegaconf pydantic rich wandb dotenv fvit fvit.cost",
 }
 

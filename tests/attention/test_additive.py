@@ -12,7 +12,9 @@ def test_qkv_bias_is_on_query_and_key_only(qkv_bias):
 
 @pytest.mark.parametrize("option", ["logits", "value", "form"])
 def test_unknown_choice_is_refused_with_the_known_ones(option):
-    known = {"logits": "per_head, full", "value": "shared, separate", "form": "textbook"}[option]
+    known = {"logits": "per_head, full", "value": "shared, separate", "form": "auto, textbook, factored, folded"}[
+        option
+    ]
     with pytest.raises(ValueError, match=f"{option}='nonsense' is none of {known}"):
         Additive(8, 2, **{option: "nonsense"})
 

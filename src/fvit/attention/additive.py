@@ -14,6 +14,13 @@ Per head, with q = W_q x + b_q, k = W_k x + b_k and the value shared with the qu
 Cost: O(N·D) besides the three projections; no N×N map exists. There is no output projection, and the residual
 "+ q" (the projected query) is inside the mechanism. Both softmaxes run over tokens, so a bias on the logits could
 change nothing and there is none. k̄ pools p, not k.
+
+The same function takes fewer products where they are ordered otherwise (`form`):
+
+    textbook   as above: three D×D projections of all tokens
+    factored   no keys: logits and pools of k are x (W_kᵀ …) and W_k (Σ_n β_n x_n) + b_k; two projections are left
+    folded     no queries either: out_n = M x_n + c with M = (W_t diag(k̄) + I) W_q, one for all tokens of an image;
+               one projection, and D³ to build M
 """
 
 from typing import Literal
@@ -40,7 +47,7 @@ class Additive(Mechanism):
         value: ``shared``, the query is the value (the paper); ``separate``, v = W_v x + b_v in place of the q that is
             multiplied by k̄.
         proj: add an output projection, which the paper does not have.
-        form: how the formula is evaluated; ``textbook`` follows it line by line.
+        form: how the formula is evaluated, see above; ``auto``, by the number of tokens, whichever has the fewest products.
 
     Raises:
         ValueError: an option is not one of those named; a mask between pairs of tokens, or causality, is asked for.
@@ -56,7 +63,7 @@ class Additive(Mechanism):
         logits: Literal["per_head", "full"] = "per_head",
         value: Literal["shared", "separate"] = "shared",
         proj: bool = False,
-        form: Literal["textbook"] = "textbook",
+        form: Literal["auto", "textbook", "factored", "folded"] = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **host: object,
@@ -65,7 +72,7 @@ class Additive(Mechanism):
         self.refuse_host_options(**host)
         _check_choice("logits", logits, ("per_head", "full"))
         _check_choice("value", value, ("shared", "separate"))
-        _check_choice("form", form, ("textbook",))
+        _check_choice("form", form, ("auto", "textbook", "factored", "folded"))
         factory = dict(device=device, dtype=dtype)
         self.q = nn.Linear(dim, dim, bias=qkv_bias, **factory)
         self.k = nn.Linear(dim, dim, bias=qkv_bias, **factory)
@@ -89,13 +96,84 @@ class Additive(Mechanism):
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
         bias = self.key_bias(attn_mask, x)
+        form = self.cheapest_form(x.shape[1]) if self.form == "auto" else self.form
+        evaluate = {"textbook": self._textbook, "factored": self._factored, "folded": self._folded}[form]
+        return self.proj_drop(evaluate(x, bias))
+
+    def first(self, x: Tensor, count: int, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """As `Mechanism.first`: all tokens are pooled, and `count` of them projected."""
+        self.refuse_causal(is_causal)
+        bias = self.key_bias(attn_mask, x)
+        global_key_bc = self._global_key(x, self._global_query(x, bias), bias)
+        few = x[:, :count]
+        return self.proj_drop(self._meet(few, self.q(few), global_key_bc))
+
+    def cheapest_form(self, tokens: int) -> str:
+        """The form that needs the fewest multiplications for images of `tokens` tokens; `textbook` never does."""
+        # In units of D² a token: a projection each, against one matrix for all of them and D³ to build it.
+        projections = 2 + (self.v is not None) + isinstance(self.proj, nn.Linear)
+        return "folded" if 1 + self.dim / tokens < projections else "factored"
+
+    def _textbook(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Line by line."""
         q_bnc, k_bnc = self.q(x), self.k(x)
+        p_bnc = self._pool(q_bnc, self.query_logit, bias).unsqueeze(1) * k_bnc
+        return self._meet(x, q_bnc, self._pool(p_bnc, self.key_logit, bias))
+
+    def _factored(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Without keys: what is asked of them is asked of the tokens."""
+        q_bnc = self.q(x)
+        return self._meet(x, q_bnc, self._global_key(x, self._pool(q_bnc, self.query_logit, bias), bias))
+
+    def _folded(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Without queries either: out = M x + c, with M = W_t diag(k̄) W_v + W_q, image by image."""
+        key_bc = self._global_key(x, self._global_query(x, bias), bias)
+        value = self.q if self.v is None else self.v
+        transform, residual, offset = self._products()
+        matrix_bcc = (transform * key_bc.unsqueeze(1)) @ value.weight + residual
+        offset_bc = offset if value.bias is None else (key_bc * value.bias) @ transform.mT + offset
+        return torch.baddbmm(offset_bc.unsqueeze(-2).expand(len(x), 1, -1), x, matrix_bcc.mT)
+
+    def _products(self) -> tuple[Tensor, Tensor, Tensor]:
+        """W_o W_t, W_o W_q and W_o (b_t + b_q) + b_o: what depends on weights alone; W_o is `proj`, or nothing."""
+        transform, residual, offset = self.transform.weight, self.q.weight, self.transform.bias
+        if self.q.bias is not None:
+            offset = offset + self.q.bias
+        if isinstance(self.proj, nn.Linear):
+            weight = self.proj.weight
+            transform, residual, offset = weight @ transform, weight @ residual, weight @ offset + self.proj.bias
+        return transform, residual, offset
+
+    def _meet(self, x: Tensor, q_bnc: Tensor, global_key_bc: Tensor) -> Tensor:
+        """W_t (k̄ ⊙ v) + b_t + q, and the output projection, for tokens x and their queries."""
         v_bnc = q_bnc if self.v is None else self.v(x)
-        global_query_bc = self._pool(q_bnc, self.query_logit, bias)
-        p_bnc = global_query_bc.unsqueeze(1) * k_bnc
-        global_key_bc = self._pool(p_bnc, self.key_logit, bias)
-        out = self.transform(global_key_bc.unsqueeze(1) * v_bnc) + q_bnc
-        return self.proj_drop(self.proj(out))
+        return self.proj(self.transform(global_key_bc.unsqueeze(1) * v_bnc) + q_bnc)
+
+    def _global_query(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """q̄ [B, C] from the tokens themselves: no query is made."""
+        weights_bhn = self._weigh(self._through(self.q, self.query_logit) @ x.mT, bias)
+        return self._project_pooled(self.q, weights_bhn, x)
+
+    def _global_key(self, x: Tensor, global_query_bc: Tensor, bias: Tensor | None) -> Tensor:
+        """k̄ [B, C] from the tokens themselves: no key is made."""
+        rows = self._per_head(global_query_bc) if self.logits == "per_head" else global_query_bc.unsqueeze(1)
+        weights_bhn = self._weigh(self._through(self.k, rows * self.key_logit) @ x.mT, bias)
+        return global_query_bc * self._project_pooled(self.k, weights_bhn, x)
+
+    def _through(self, layer: nn.Linear, rows: Tensor) -> Tensor:
+        """Vectors that meet the outputs of `layer`, [… H, d] or [… H, C], as vectors that meet its inputs, [… H, C]."""
+        if self.logits == "full":
+            return rows @ layer.weight
+        return torch.einsum("...hd,hdc->...hc", rows, layer.weight.unflatten(0, (self.num_heads, -1)))
+
+    def _project_pooled(self, layer: nn.Linear, weights_bhn: Tensor, x: Tensor) -> Tensor:
+        """Σ_n w_n layer(x_n) head by head, [B, C]: the tokens are pooled first, and projected once."""
+        weight_hdc = layer.weight.unflatten(0, (self.num_heads, -1))
+        pooled_bhd = torch.einsum("bhc,hdc->bhd", weights_bhn @ x, weight_hdc)
+        if layer.bias is not None:
+            # Dropout leaves weights that do not sum to 1.
+            pooled_bhd = pooled_bhd + weights_bhn.sum(dim=-1, keepdim=True) * self._per_head(layer.bias)
+        return pooled_bhd.flatten(1)
 
     def _pool(self, tokens_bnc: Tensor, logit_weight: Tensor, bias: Tensor | None) -> Tensor:
         """Σ_n softmax_N(logit(t_n) / √d) t_n head by head, [B, N, C] -> [B, C]."""
@@ -103,12 +181,20 @@ class Additive(Mechanism):
         if self.logits == "per_head":
             logits_bhn = torch.einsum("bhnd,hd->bhn", tokens_bhnd, logit_weight)
         else:
-            logits_bhn = torch.einsum("bnc,hc->bhn", tokens_bnc, logit_weight)
+            logits_bhn = logit_weight @ tokens_bnc.mT
+        weights_bhn = self._weigh(logits_bhn, bias)
+        return torch.einsum("bhn,bhnd->bhd", weights_bhn, tokens_bhnd).flatten(1)
+
+    def _weigh(self, logits_bhn: Tensor, bias: Tensor | None) -> Tensor:
+        """The softmax over tokens."""
         logits_bhn = logits_bhn * self.scale
         if bias is not None:
             logits_bhn = logits_bhn + bias
-        weights_bhn = self.attn_drop(logits_bhn.softmax(dim=-1))
-        return torch.einsum("bhn,bhnd->bhd", weights_bhn, tokens_bhnd).flatten(1)
+        return self.attn_drop(logits_bhn.softmax(dim=-1))
+
+    def _per_head(self, channels: Tensor) -> Tensor:
+        """[…, C] -> […, H, d]."""
+        return channels.unflatten(-1, (self.num_heads, self.head_dim))
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

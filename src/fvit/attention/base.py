@@ -76,6 +76,13 @@ class Mechanism(nn.Module):
         self.num_prefix_tokens = num_prefix_tokens
         self.block_index = block_index
 
+    def first(self, x: Tensor, count: int, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """The first `count` tokens of ``forward(x, …)``, [B, count, C]: all that a head on the class token reads.
+
+        A mechanism whose rows do not need each other computes no more than these.
+        """
+        return self(x, attn_mask, is_causal)[:, :count]
+
     def init_weights(self) -> None:
         """Initialise what a plain Linear's initialisation does not fit; timm calls it after initialising Linears."""
 

@@ -1,13 +1,16 @@
 """Parameters and multiply-accumulates of a model, counted without computing anything."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
+
+from fvit.attention import Additive
 
 
 @dataclass(frozen=True)
@@ -17,9 +20,9 @@ class Cost:
     Attributes:
         params: number of parameters.
         macs_paper: multiply-accumulates of convolutions and linear layers alone, as papers print them under the name
-            "FLOPs": the products inside attention are left out.
-        macs: multiply-accumulates of every product: also matrix products without weights, and elementwise products
-            of two tensors.
+            "FLOPs": the products inside attention are left out, and a mechanism is evaluated as its formula is written.
+        macs: multiply-accumulates of every product that is computed: also matrix products without weights, and
+            elementwise products of two tensors, in the form that a mechanism chooses for this size.
     """
 
     params: int
@@ -40,28 +43,51 @@ def count(model: nn.Module, input_size: Sequence[int] | int) -> Cost:
     shape = (3, input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
     meta = {name: t.to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
     image = torch.empty(1, *shape, device="meta", dtype=_dtype(model))
-    paper = 0
-
-    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal paper
-        per_output = module.in_features if isinstance(module, nn.Linear) else math.prod(module.weight.shape[1:])
-        paper += output.numel() * per_output
-
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
-    hooks = [layer.register_forward_hook(add) for layer in layers]
     was_training = [m for m in model.modules() if m.training]
     model.eval()
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mul: _product_flops})
     try:
-        with torch.no_grad(), counter:
-            functional_call(model, meta, (image,))
+        with torch.no_grad():
+            with _as_written(model), _counting_layers(model) as layers:
+                functional_call(model, meta, (image,))
+            with counter:
+                functional_call(model, meta, (image,))
     finally:
-        for hook in hooks:
-            hook.remove()
         for module in was_training:
             module.training = True
     params = sum(p.numel() for p in model.parameters())
-    return Cost(params=params, macs_paper=paper, macs=counter.get_total_flops() // 2)
+    return Cost(params=params, macs_paper=sum(layers), macs=counter.get_total_flops() // 2)
+
+
+@contextmanager
+def _as_written(model: nn.Module) -> Iterator[None]:
+    """Mechanisms that can be evaluated in several forms take the textbook's."""
+    chosen = {m: m.form for m in model.modules() if isinstance(m, Additive)}
+    try:
+        for mechanism in chosen:
+            mechanism.form = "textbook"
+        yield
+    finally:
+        for mechanism, form in chosen.items():
+            mechanism.form = form
+
+
+@contextmanager
+def _counting_layers(model: nn.Module) -> Iterator[list[int]]:
+    """Collects the multiply-accumulates of each call of a convolution or linear layer."""
+    macs: list[int] = []
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        per_output = module.in_features if isinstance(module, nn.Linear) else math.prod(module.weight.shape[1:])
+        macs.append(output.numel() * per_output)
+
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+    hooks = [layer.register_forward_hook(add) for layer in layers]
+    try:
+        yield macs
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _product_flops(left: object, right: object, *, out_shape: Sequence[int], **kwargs: object) -> int:
