@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from fvit.attention.base import Mechanism
+from fvit.attention.cache import WeightCache
 from fvit.attention.registry import register
 
 
@@ -47,7 +48,7 @@ class Additive(Mechanism):
         value: ``shared``, the query is the value (the paper); ``separate``, v = W_v x + b_v in place of the q that is
             multiplied by k̄.
         proj: add an output projection, which the paper does not have.
-        form: how the formula is evaluated, see above; ``auto``, by the number of tokens, whichever has the fewest products.
+        form: how the formula is evaluated, see above; ``auto`` is by size, whichever takes the fewest products.
 
     Raises:
         ValueError: an option is not one of those named; a mask between pairs of tokens, or causality, is asked for.
@@ -85,6 +86,7 @@ class Additive(Mechanism):
         self.attn_drop = nn.Dropout(attn_drop)
         self.proj_drop = nn.Dropout(proj_drop)
         self.logits, self.form = logits, form
+        self._cache = WeightCache()
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -136,13 +138,15 @@ class Additive(Mechanism):
 
     def _products(self) -> tuple[Tensor, Tensor, Tensor]:
         """W_o W_t, W_o W_q and W_o (b_t + b_q) + b_o: what depends on weights alone; W_o is `proj`, or nothing."""
-        transform, residual, offset = self.transform.weight, self.q.weight, self.transform.bias
-        if self.q.bias is not None:
-            offset = offset + self.q.bias
-        if isinstance(self.proj, nn.Linear):
-            weight = self.proj.weight
-            transform, residual, offset = weight @ transform, weight @ residual, weight @ offset + self.proj.bias
-        return transform, residual, offset
+        offset = self.transform.bias if self.q.bias is None else self.transform.bias + self.q.bias
+        if isinstance(self.proj, nn.Identity):
+            return self.transform.weight, self.q.weight, offset
+        out = self.proj
+
+        def multiply() -> tuple[Tensor, Tensor, Tensor]:
+            return out.weight @ self.transform.weight, out.weight @ self.q.weight, out(offset)
+
+        return self._cache.get(multiply, out.weight, self.transform.weight, self.q.weight, offset, out.bias)
 
     def _meet(self, x: Tensor, q_bnc: Tensor, global_key_bc: Tensor) -> Tensor:
         """W_t (k̄ ⊙ v) + b_t + q, and the output projection, for tokens x and their queries."""
