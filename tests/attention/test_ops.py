@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from fvit.attention import Relu, Sigmoid
-from fvit.attention.ops import convolve_patches, divide, pair_bias, unit
+from fvit.attention.ops import associate, convolve_patches, divide, kernel_average, pair_bias, unit
 
 from .suite import randomise
 
@@ -86,3 +87,24 @@ def test_convolve_patches_leaves_the_prefix_out():
     assert not out[:, :2].any()
     patches = x[:, 2:].reshape(2, 2, 3, 4).permute(0, 3, 1, 2)
     torch.testing.assert_close(out[:, 2:].reshape(2, 2, 3, 4).permute(0, 3, 1, 2), conv(patches))
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 5, 6, 7, 20])
+def test_both_orders_of_a_product_give_the_same(tokens):
+    q, k = torch.randn(2, 2, 3, tokens, 4, dtype=torch.float64)
+    v = torch.randn(2, 3, tokens, 12, dtype=torch.float64)
+    expected = torch.einsum("bhnm,bhlm,bhld->bhnd", q, k, v)
+    torch.testing.assert_close(associate(q, k, v), expected, rtol=1e-12, atol=1e-12)
+    weights = q.square() @ k.square().mT
+    average = weights @ v / weights.sum(dim=-1, keepdim=True)
+    torch.testing.assert_close(kernel_average(q.square(), k.square(), v), average, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("tokens", [5, 6, 7, 400])
+def test_the_order_of_a_product_is_the_cheaper_one(tokens):
+    """With 4 features and heads 12 wide the orders cost the same at 6 tokens; beyond, no map of pairs exists."""
+    q, k, v = (torch.empty(1, 1, tokens, width, device="meta") for width in (4, 4, 12))
+    counter = FlopCounterMode(display=False)
+    with counter:
+        associate(q, k, v)
+    assert counter.get_total_flops() // 2 == min(tokens**2 * (4 + 12), 2 * tokens * 4 * 12)

@@ -13,6 +13,7 @@ Cost: O(N·D·d) besides the four projections.
 
 from torch import Tensor
 
+from fvit.attention.ops import associate
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -30,4 +31,4 @@ class Efficient(Projected):
         if bias is not None:
             k = k + bias.unsqueeze(-1)
         k = self.attn_drop(k.softmax(dim=-2))
-        return q.softmax(dim=-1) @ (k.transpose(-2, -1) @ v)
+        return associate(q.softmax(dim=-1), k, v)

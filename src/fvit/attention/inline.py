@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import convolve_patches
+from fvit.attention.ops import associate, convolve_patches
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -62,7 +62,7 @@ class InLine(Projected):
         # 1/N for each token, or what a softmax over the tokens that take part makes of it.
         share_b11n = (x.new_zeros(1, 1, x.shape[1]) if bias is None else bias).softmax(dim=-1).unsqueeze(1)
         centred_k = self.attn_drop(k - share_b11n @ k) * share_b11n.transpose(-2, -1)
-        out = self.merge_heads(share_b11n @ v + q @ (centred_k.transpose(-2, -1) @ v) * self.scale)
+        out = self.merge_heads(share_b11n @ v + associate(q, centred_k, v) * self.scale)
         if self.local is not None:
             present_v = v if bias is None else v * bias.exp().unsqueeze(-1)
             out = out + self._local_residual(self.merge_heads(present_v), share_b11n.squeeze(1) @ x)

@@ -17,7 +17,7 @@ Cost: O(N·D·d) besides the four projections. As in the published code every pr
 import torch.nn.functional as F
 from torch import Tensor
 
-from fvit.attention.ops import divide
+from fvit.attention.ops import associate, divide
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -38,6 +38,6 @@ class Mala(Projected):
         mean_k = share_b11n @ k
         weighted_v = share_b11n.transpose(-2, -1) * v
         # The factor 1/√d cancels in the quotient and stays in the rest.
-        linear = divide(q @ (k.transpose(-2, -1) @ weighted_v), q @ mean_k.transpose(-2, -1))
-        rest = q @ ((k - mean_k).transpose(-2, -1) @ weighted_v) * self.scale
+        linear = divide(associate(q, k, weighted_v), q @ mean_k.mT)
+        rest = associate(q, k - mean_k, weighted_v) * self.scale
         return linear + rest

@@ -22,9 +22,20 @@ def unit(x: Tensor, dim: int) -> Tensor:
 def kernel_average(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The values averaged with weights q_n·k_m ≥ 0, and 0 where all are 0: q, k [B, H, N, m], v [B, H, N, d].
 
-    Σ_m (q_n·k_m) v_m / Σ_m q_n·k_m, in the order that is linear in N.
+    Σ_m (q_n·k_m) v_m / Σ_m q_n·k_m.
     """
-    return divide(q @ (k.transpose(-2, -1) @ v), q @ k.sum(dim=-2).unsqueeze(-1))
+    return divide(associate(q, k, v), q @ k.sum(dim=-2).unsqueeze(-1))
+
+
+def associate(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """q kᵀ v in the order with fewer products: q, k [B, H, N, m], v [B, H, N, d] to [B, H, N, d].
+
+    q (kᵀ v) takes 2·N·m·d of them and (q kᵀ) v takes N²·(m + d), which is less for fewer tokens than a head is wide.
+    """
+    (tokens, features), width = k.shape[-2:], v.shape[-1]
+    if tokens * (features + width) < 2 * features * width:
+        return q @ k.mT @ v
+    return q @ (k.mT @ v)
 
 
 def pair_bias(attn_mask: Tensor | None, is_causal: bool, x: Tensor) -> tuple[Tensor | None, Tensor]:

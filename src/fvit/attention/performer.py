@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from fvit.attention.ops import divide
+from fvit.attention.ops import kernel_average
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -75,7 +75,7 @@ class Performer(Projected):
         phi_k = self.attn_drop((log_k_bhnm - largest_bh1m).exp())
         log_q_bhnm = log_q_bhnm + largest_bh1m
         phi_q = (log_q_bhnm - log_q_bhnm.detach().amax(dim=-1, keepdim=True)).exp()
-        out = divide(phi_q @ (phi_k.transpose(-2, -1) @ v.to(phi_k.dtype)), phi_q @ phi_k.sum(dim=-2).unsqueeze(-1))
+        out = kernel_average(phi_q, phi_k, v.to(phi_k.dtype))
         return self.output(out.to(v.dtype))
 
     def _log_features(self, x: Tensor) -> Tensor:

@@ -1,0 +1,210 @@
+"""What additive attention's fast forms bring, against the textbook form, softmax, another library and bare products.
+
+    python benchmarks/additive.py                   every row of the table, some minutes
+    python benchmarks/additive.py --rows 1 4 7      some of them
+    python benchmarks/additive.py --json FILE       also as JSON
+
+Whole models, float32, in one process; contenders take turns, and a ratio is the median of the rounds' ratios, with the
+interval that holds the middle half of them. Rows against other people's attention need ``pip install
+fast-transformer-pytorch``, and are left out without it.
+"""
+
+import argparse
+import importlib.util
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import timm
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from fvit.models import build
+
+Step = Callable[[], object]
+SHAPES = {
+    "B": dict(embed_dim=768, num_heads=12),
+    "S": dict(embed_dim=384, num_heads=6),
+    "Ti": dict(embed_dim=192, num_heads=3),
+}
+TEXTBOOK = dict(attention={"name": "additive", "form": "textbook"}, trim_last=False)
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=range(len(ROWS)), help="numbers of the rows, from 0")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    console = Console(width=120)
+    results = []
+    for number in options.rows:
+        name, target, measure, *arguments = ROWS[number]
+        if "fast-transformer" in name and importlib.util.find_spec("fast_transformer_pytorch") is None:
+            console.print(f"{number}  {name}: left out, pip install fast-transformer-pytorch")
+            continue
+        with console.status(f"{number}  {name}"):
+            ratios = measure(*arguments, rounds=options.rounds)
+        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        results.append(dict(row=number, name=name, target=target, median=middle, low=low, high=high))
+        console.print(f"{number}  {name}: {middle:.2f}")
+    print_table(console, results)
+    if options.json:
+        machine = dict(processor=platform.processor() or platform.machine(), threads=options.threads)
+        versions = dict(torch=torch.__version__, timm=timm.__version__, python=platform.python_version())
+        options.json.write_text(json.dumps(dict(results=results, machine=machine, versions=versions), indent=2) + "\n")
+
+
+def print_table(console: Console, results: list[dict]) -> None:
+    """A row a ratio."""
+    table = Table(
+        "", "against, what", "target", "ratio", "middle half", title="Additive attention", title_justify="left"
+    )
+    for r in results:
+        table.add_row(str(r["row"]), r["name"], r["target"], f"{r['median']:.2f}", f"{r['low']:.2f} to {r['high']:.2f}")
+    console.print(table)
+
+
+def vit(shape: str, size: int, **options: object) -> nn.Module:
+    """A ViT of 12 blocks with patches of 16 px and a class token; `attention` is additive unless given."""
+    torch.manual_seed(0)
+    name = "vit_base_patch16_224"
+    return build(name, size, 1000, **{"attention": "additive", "depth": 12, **SHAPES[shape], **options})
+
+
+def turns(rounds: int, ours: Step, *others: Step) -> list[float]:
+    """How many times as long as ours the fastest of the others takes, round by round, after one to warm up."""
+    ratios = []
+    for number in range(rounds + 1):
+        seconds = []
+        for step in (ours, *others):
+            start = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - start)
+        if number:
+            ratios.append(min(seconds[1:]) / seconds[0])
+    return ratios
+
+
+def inference(model: nn.Module, images: Tensor) -> Step:
+    """One forward pass."""
+    model.eval()
+
+    def step() -> None:
+        with torch.inference_mode():
+            model(images)
+
+    return step
+
+
+def training(model: nn.Module, images: Tensor) -> Step:
+    """Forward, backward and a step of SGD."""
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-6)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(images).logsumexp(dim=1).sum().backward()
+        optimizer.step()
+
+    return step
+
+
+def against(
+    other: dict, mode: Callable[[nn.Module, Tensor], Step], shape: str, size: int, batch: int, rounds: int
+) -> list[float]:
+    """Our model against the same with other options."""
+    images = torch.randn(batch, 3, size, size)
+    return turns(rounds, mode(vit(shape, size), images), mode(vit(shape, size, **other), images))
+
+
+def against_library(
+    mode: Callable[[nn.Module, Tensor], Step], shape: str, size: int, batch: int, rounds: int
+) -> list[float]:
+    """Our model against the same with the attention of fast-transformer-pytorch, which wants a mask."""
+    from fast_transformer_pytorch.fast_transformer_pytorch import FastAttention
+
+    class Theirs(nn.Module):
+        def __init__(self, dim: int, heads: int) -> None:
+            super().__init__()
+            self.attention = FastAttention(dim, heads=heads, dim_head=dim // heads, max_seq_len=8192)
+
+        def forward(self, x: Tensor, attn_mask: None = None, is_causal: bool = False) -> Tensor:
+            return self.attention(x, mask=torch.ones(x.shape[:2], dtype=torch.bool))
+
+    images = torch.randn(batch, 3, size, size)
+    other = vit(shape, size, attention=None)
+    for block in other.blocks:
+        block.attn = Theirs(other.embed_dim, SHAPES[shape]["num_heads"])
+    return turns(rounds, mode(vit(shape, size), images), mode(other, images))
+
+
+def memory(shape: str, size: int, batch: int, rounds: int) -> list[float]:
+    """Bytes saved for the backward pass, ours to the textbook form's; weights are not counted."""
+    images = torch.randn(batch, 3, size, size)
+    ours, textbook = (saved_bytes(model, images) for model in (vit(shape, size), vit(shape, size, **TEXTBOOK)))
+    return [ours / textbook]
+
+
+def saved_bytes(model: nn.Module, images: Tensor) -> int:
+    """Bytes of all storages that autograd keeps, each once."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    storages: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        pointer = tensor.untyped_storage().data_ptr()
+        if pointer not in weights:
+            storages[pointer] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = model.train()(images)
+    del out
+    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
+
+
+def share_of_products(shape: str, size: int, batch: int, rounds: int) -> list[float]:
+    """The time of the model's large matrix products alone, to that of the model."""
+    model = vit(shape, size, trim_last=False)
+    images = torch.randn(batch, 3, size, size)
+    tokens = torch.randn(batch * ((size // 16) ** 2 + 1), SHAPES[shape]["embed_dim"])
+    chain = nn.Sequential(
+        *(
+            layer
+            for block in model.blocks
+            for layer in (block.attn.q, block.attn.transform, block.mlp.fc1, block.mlp.fc2)
+        )
+    )
+
+    def products() -> None:
+        with torch.inference_mode():
+            model.patch_embed.proj(images)
+            chain(tokens)
+
+    return turns(rounds, inference(model, images), products)
+
+
+SOFTMAX = dict(attention=None)
+ROWS: list[tuple] = [
+    ("textbook form: forward B/16 384 px, batch 4", "≥ 1.15", against, TEXTBOOK, inference, "B", 384, 4),
+    ("textbook form: forward S/16 1024 px, batch 1", "≥ 1.35", against, TEXTBOOK, inference, "S", 1024, 1),
+    ("textbook form: training step S/16 384 px, batch 4", "≥ 1.20", against, TEXTBOOK, training, "S", 384, 4),
+    ("textbook form: training step Ti/16 1024 px, batch 1", "≥ 1.35", against, TEXTBOOK, training, "Ti", 1024, 1),
+    ("textbook form: memory for backward, Ti/16 384 px", "≤ 0.80", memory, "Ti", 384, 4),
+    ("timm's ViT, fused softmax: forward B/16 384 px, batch 4", "≥ 1.4", against, SOFTMAX, inference, "B", 384, 4),
+    ("timm's ViT, fused softmax: forward S/16 1024 px, batch 1", "≥ 4", against, SOFTMAX, inference, "S", 1024, 1),
+    ("timm's ViT, fused softmax: training step Ti/16 1024 px", "≥ 7.5", against, SOFTMAX, training, "Ti", 1024, 1),
+    ("fast-transformer-pytorch: forward S/16 384 px, batch 4", "≥ 1.3", against_library, inference, "S", 384, 4),
+    ("fast-transformer-pytorch: training step S/16 384 px", "≥ 1.3", against_library, training, "S", 384, 4),
+    ("bare matrix products: share, forward B/16 384 px", "≥ 0.85", share_of_products, "B", 384, 4),
+]
+
+if __name__ == "__main__":
+    main()
