@@ -14,7 +14,6 @@ import importlib.util
 import json
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,9 +23,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from fvit.cost.memory import saved_for_backward
+from fvit.cost.timing import Step, time_in_turns
 from fvit.models import build
 
-Step = Callable[[], object]
 SHAPES = {
     "B": dict(embed_dim=768, num_heads=12),
     "S": dict(embed_dim=384, num_heads=6),
@@ -52,8 +52,8 @@ def main() -> None:
             console.print(f"{number}  {name}: left out, pip install fast-transformer-pytorch")
             continue
         with console.status(f"{number}  {name}"):
-            ratios = measure(*arguments, rounds=options.rounds)
-        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+            found = measure(*arguments, rounds=options.rounds)
+        low, middle, high = statistics.quantiles(found, n=4) if len(found) > 1 else found * 3
         results.append(dict(row=number, name=name, target=target, median=middle, low=low, high=high))
         console.print(f"{number}  {name}: {middle:.2f}")
     print_table(console, results)
@@ -80,18 +80,10 @@ def vit(shape: str, size: int, **options: object) -> nn.Module:
     return build(name, size, 1000, **{"attention": "additive", "depth": 12, **SHAPES[shape], **options})
 
 
-def turns(rounds: int, ours: Step, *others: Step) -> list[float]:
-    """How many times as long as ours the fastest of the others takes, round by round, after one to warm up."""
-    ratios = []
-    for number in range(rounds + 1):
-        seconds = []
-        for step in (ours, *others):
-            start = time.perf_counter()
-            step()
-            seconds.append(time.perf_counter() - start)
-        if number:
-            ratios.append(min(seconds[1:]) / seconds[0])
-    return ratios
+def ratios(rounds: int, ours: Step, other: Step) -> list[float]:
+    """How many times as long as ours the other takes, round by round."""
+    timings = time_in_turns({"ours": ours, "other": other}, runs=rounds)
+    return [b / a for a, b in zip(timings["ours"].seconds, timings["other"].seconds, strict=True)]
 
 
 def inference(model: nn.Module, images: Tensor) -> Step:
@@ -122,7 +114,7 @@ def against(
 ) -> list[float]:
     """Our model against the same with other options."""
     images = torch.randn(batch, 3, size, size)
-    return turns(rounds, mode(vit(shape, size), images), mode(vit(shape, size, **other), images))
+    return ratios(rounds, mode(vit(shape, size), images), mode(vit(shape, size, **other), images))
 
 
 def against_library(
@@ -143,31 +135,15 @@ def against_library(
     other = vit(shape, size, attention=None)
     for block in other.blocks:
         block.attn = Theirs(other.embed_dim, SHAPES[shape]["num_heads"])
-    return turns(rounds, mode(vit(shape, size), images), mode(other, images))
+    return ratios(rounds, mode(vit(shape, size), images), mode(other, images))
 
 
 def memory(shape: str, size: int, batch: int, rounds: int) -> list[float]:
     """Bytes saved for the backward pass, ours to the textbook form's; weights are not counted."""
     images = torch.randn(batch, 3, size, size)
-    ours, textbook = (saved_bytes(model, images) for model in (vit(shape, size), vit(shape, size, **TEXTBOOK)))
+    models = vit(shape, size).train(), vit(shape, size, **TEXTBOOK).train()
+    ours, textbook = (saved_for_backward(lambda m=model: m(images), model.parameters()) for model in models)
     return [ours / textbook]
-
-
-def saved_bytes(model: nn.Module, images: Tensor) -> int:
-    """Bytes of all storages that autograd keeps, each once."""
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    storages: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        pointer = tensor.untyped_storage().data_ptr()
-        if pointer not in weights:
-            storages[pointer] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = model.train()(images)
-    del out
-    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
 
 
 def share_of_products(shape: str, size: int, batch: int, rounds: int) -> list[float]:
@@ -188,7 +164,7 @@ def share_of_products(shape: str, size: int, batch: int, rounds: int) -> list[fl
             model.patch_embed.proj(images)
             chain(tokens)
 
-    return turns(rounds, inference(model, images), products)
+    return ratios(rounds, inference(model, images), products)
 
 
 SOFTMAX = dict(attention=None)

@@ -1,0 +1,70 @@
+import math
+import random
+
+import pytest
+import torch
+
+from fvit.cost.timing import Timing, best_batch, time_in_turns
+
+
+def test_all_take_turns_in_an_order_that_is_reversed():
+    calls = []
+    steps = {name: lambda name=name: calls.append(name) for name in "abc"}
+    timings = time_in_turns(steps, runs=4)
+    assert "".join(calls) == "abc" + "abc" + "cba" + "abc" + "cba"
+    assert {name: len(timing.seconds) for name, timing in timings.items()} == dict(a=4, b=4, c=4)
+
+
+def test_a_budget_ends_it_after_three_rounds_at_the_earliest():
+    calls = []
+    time_in_turns({"a": lambda: calls.append(1)}, runs=1000, budget=0)
+    assert len(calls) == 1 + 3
+
+
+def test_the_device_is_waited_for_after_each_run():
+    events = []
+    time_in_turns({"a": lambda: events.append("run")}, runs=2, synchronise=lambda: events.append("wait"))
+    assert events == ["run", "wait"] * 3
+
+
+def test_the_interval_holds_the_median_in_95_of_100_cases():
+    draw = random.Random(0)
+    held = 0
+    for _ in range(2000):
+        low, high = Timing(tuple(draw.expovariate(1) for _ in range(21))).interval
+        held += low <= math.log(2) <= high
+    assert 0.95 <= held / 2000 <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("runs", "interval"), [(1, (0, 0)), (3, (0, 2)), (5, (0, 4)), (6, (0, 5)), (9, (1, 7)), (20, (5, 14))]
+)
+def test_the_interval_of_few_runs_is_as_tables_have_it(runs, interval):
+    assert Timing(tuple(range(runs))).interval == interval
+
+
+@pytest.mark.parametrize(
+    ("rates", "best"),
+    [
+        ({1: 10, 2: 20, 4: 30, 8: 30.1, 16: 99}, (8, 30.1)),
+        ({1: 10, 2: 20, 4: 15, 8: 99}, (2, 20)),
+        ({1: 10, 2: 20, 4: None}, (2, 20)),
+        ({1: 10}, (1, 10)),
+    ],
+)
+def test_the_best_batch_is_the_last_that_brought_something(rates, best):
+    def time_of(size):
+        if rates[size] is None:
+            raise torch.OutOfMemoryError
+        return size / rates[size]
+
+    size, rate = best_batch(time_of, list(rates))
+    assert (size, rate) == (best[0], pytest.approx(best[1]))
+
+
+def test_a_batch_of_one_that_does_not_fit_is_told():
+    def time_of(size):
+        raise MemoryError("no room")
+
+    with pytest.raises(MemoryError, match="no room"):
+        best_batch(time_of, [1, 2])
