@@ -26,6 +26,7 @@ def bench(config: dict[str, Any]) -> dict[str, float]:
     import torch
 
     from fvit.cost.measure import Settings, measure
+    from fvit.cost.trends import trends
     from fvit.run import bench_report
     from fvit.run.counting import counting
 
@@ -38,7 +39,7 @@ def bench(config: dict[str, Any]) -> dict[str, float]:
     )
     with counting("figures", len(found) * len(settings.what), 0) as advance:
         rows = measure(found, settings, advance)
-    bench_report.show(rows, config, Path(config["output_dir"]))
+    bench_report.show(rows, trends(rows, config["baseline"]), config, Path(config["output_dir"]))
     return {}
 
 

@@ -56,6 +56,16 @@ class Candidate:
         """Candidates that share these are measured in turns."""
         return self.res, self.precision, self.compiled
 
+    @property
+    def manner(self) -> str:
+        """How it is run, where that is not float32 and eager."""
+        return f" {self.precision}" * (self.precision != "float32") + " compiled" * self.compiled
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"{self.model} {self.attention} {self.res} px{self.manner}"
+
 
 @dataclass
 class Row:

@@ -280,9 +280,7 @@ class Prepare(Strict):
 class Bench(Strict):
     candidates: list[str]
     res: Annotated[list[Positive], Field(min_length=1)]
-    what: Annotated[
-        list[Literal["params", "macs", "latency", "throughput", "memory", "train"]], Field(min_length=1)
-    ]
+    what: Annotated[list[Literal["params", "macs", "latency", "throughput", "memory", "train"]], Field(min_length=1)]
     precision: Annotated[list[Literal["float32", "bf16"]], Field(min_length=1)]
     compile: Annotated[list[bool], Field(min_length=1)]
     device: Literal["cpu", "cuda", "mps"]
@@ -297,4 +295,6 @@ class Bench(Strict):
     @classmethod
     def _one_is_a_list(cls, config: dict[str, Any]) -> dict[str, Any]:
         several = ("res", "what", "precision", "compile")
-        return {key: [value] if key in several and not isinstance(value, list) else value for key, value in config.items()}
+        return {
+            key: [value] if key in several and not isinstance(value, list) else value for key, value in config.items()
+        }
