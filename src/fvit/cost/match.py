@@ -1,0 +1,99 @@
+"""Giving every mechanism the same budget: the width or depth at which a model costs what another does."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from fvit.cost.count import count
+from fvit.models import attention_spec, build
+
+Measure = Callable[[nn.Module, int], float]
+"""What a model costs for images of a size; grows with the model's width and depth."""
+
+By = Literal["width", "depth"]
+
+
+def params(model: nn.Module, img_size: int) -> float:
+    """Parameters."""
+    return count(model, img_size).params
+
+
+def macs(model: nn.Module, img_size: int) -> float:
+    """Multiply-accumulates, every product."""
+    return count(model, img_size).macs
+
+
+COUNTED: dict[str, Measure] = {"params": params, "macs": macs}
+"""Budgets that are counted, and so the same on every machine."""
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The outcome: the model's options, and what it costs next to what it should cost."""
+
+    model: dict[str, Any]
+    cost: float
+    budget: float
+
+    @property
+    def error(self) -> float:
+        """Relative, signed."""
+        return self.cost / self.budget - 1
+
+
+def match(
+    model: Mapping[str, Any], img_size: int, num_classes: int, measure: Measure, budget: float, by: By = "width"
+) -> Matched:
+    """The model whose cost is nearest to `budget`, by its width at the same number of heads, or by its depth.
+
+    Widths are multiples of 8 and of twice the number of heads.
+
+    Args:
+        model: options as for `fvit.models.build`, `attention` as in a configuration; `embed_dim`, `num_heads` and
+            `depth` say where the search begins.
+        img_size: pixels.
+        num_classes: width of the head.
+        measure: one of `COUNTED`, or a measurement. Where it only counts, no weight is made.
+        budget: what the model shall cost, in the same unit.
+        by: what is changed.
+
+    Raises:
+        ValueError: the model's options do not give its width, heads and depth; even the smallest costs more than twice
+            the budget.
+    """
+    if missing := [key for key in ("embed_dim", "num_heads", "depth") if not model.get(key)]:
+        names = ", ".join(f"model.{key}" for key in missing)
+        raise ValueError(
+            f"a budget is met by width or depth, and {model['name']} does not say {names}; use model=vit_*"
+        )
+    key, step = ("embed_dim", math.lcm(8, 2 * model["num_heads"])) if by == "width" else ("depth", 1)
+    costs: dict[int, float] = {}
+
+    def cost(steps: int) -> float:
+        if steps not in costs:
+            options = {**model, key: steps * step}
+            costs[steps] = measure(make(options, img_size, num_classes, measure in COUNTED.values()), img_size)
+        return costs[steps]
+
+    low, high = 1, max(1, round(model[key] / step))
+    while cost(high) < budget:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if cost(middle) < budget else (low, middle)
+    best = min((low, high), key=lambda steps: abs(cost(steps) - budget))
+    if cost(best) > 2 * budget:
+        raise ValueError(f"{model['name']} costs {cost(best):.4g} at its smallest {by}, and {budget:.4g} is asked for")
+    return Matched({**model, key: best * step}, cost(best), budget)
+
+
+def make(model: Mapping[str, Any], img_size: int, num_classes: int, on_meta: bool = False) -> nn.Module:
+    """The model of these options; on the meta device where it is only counted."""
+    options = {key: value for key, value in model.items() if key not in ("attention", "num_classes", "pretrained")}
+    attention = attention_spec(model["attention"])
+    with torch.device("meta" if on_meta else "cpu"):
+        return build(img_size=img_size, num_classes=num_classes, attention=attention, **options)
