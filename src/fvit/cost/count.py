@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from fvit.attention import Additive
+from fvit.cost.formulas import FORMULAS
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,9 @@ class Cost:
         params: number of parameters.
         macs_paper: multiply-accumulates of convolutions and linear layers alone, as papers print them under the name
             "FLOPs": the products inside attention are left out, and a mechanism is evaluated as its formula is written.
-        macs: multiply-accumulates of every product that is computed: also matrix products without weights, and
-            elementwise products of two tensors, in the form that a mechanism chooses for this size.
+        macs: multiply-accumulates of every product that is computed: also matrix products without weights,
+            elementwise products of two tensors, and Fourier transforms (`fvit.cost.formulas`), in the form that a
+            mechanism chooses for this size.
     """
 
     params: int
@@ -45,7 +47,7 @@ def count(model: nn.Module, input_size: Sequence[int] | int) -> Cost:
     image = torch.empty(1, *shape, device="meta", dtype=_dtype(model))
     was_training = [m for m in model.modules() if m.training]
     model.eval()
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mul: _product_flops})
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     try:
         with torch.no_grad():
             with _as_written(model), _counting_layers(model) as layers:
@@ -88,13 +90,6 @@ def _counting_layers(model: nn.Module) -> Iterator[list[int]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _product_flops(left: object, right: object, *, out_shape: Sequence[int], **kwargs: object) -> int:
-    """Elementwise product of two tensors: one MAC an output element; scaling by a number counts nothing."""
-    if not all(isinstance(factor, torch.Size) and math.prod(factor) > 1 for factor in (left, right)):
-        return 0
-    return 2 * math.prod(out_shape)
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
