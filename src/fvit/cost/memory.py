@@ -64,6 +64,11 @@ def peak_of(step: Callable[[], object], device: torch.device) -> int | None:
     return max(0, _read(_STATUS, "VmHWM") - before)
 
 
+def ran_out(error: BaseException) -> bool:
+    """Whether `error` says that memory was not enough, of a GPU or of this machine."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 @contextmanager
 def bounded() -> Iterator[None]:
     """On Linux, let an allocation fail for which the machine has no memory.
