@@ -3,7 +3,10 @@ import time
 import pytest
 
 from fvit.cost import count
-from fvit.cost.match import COUNTED, make, match
+from fvit.cost import match as matching
+from fvit.cost.match import COUNTED, make, match, match_count, match_latency
+from fvit.cost.subject import Conditions, Subject
+from fvit.cost.timing import Timing
 
 SMALL = dict(
     name="vit_tiny_patch16_224", patch_size=8, embed_dim=48, depth=3, num_heads=3, attention={"name": "softmax"}
@@ -72,6 +75,48 @@ def test_the_paper_sized_search_takes_seconds():
     assert abs(found.error) < 0.06
     assert found.cost == count(make(found.model, 224, 1000), 224).macs
     assert time.monotonic() - start < 60
+
+
+@pytest.mark.parametrize("metric", COUNTED)
+def test_the_reference_may_be_another_model(metric):
+    other = {**SMALL, "embed_dim": 72, "depth": 2}
+    found = match_count({**SMALL, "attention": {"name": "linear"}}, other, SIZE, CLASSES, metric)
+    assert found.budget == budget_of(other, metric)
+    assert found == match(
+        {**SMALL, "attention": {"name": "linear"}}, SIZE, CLASSES, COUNTED[metric], budget_of(other, metric)
+    )
+
+
+def test_latency_is_matched_in_turns_with_the_reference(monkeypatch):
+    """The clock is replaced by one that counts multiply-accumulates, and that slows down from look to look."""
+    speeds = iter(range(1, 100))
+
+    def turns(steps, runs, seconds, wait):
+        assert list(steps) == ["tried", "other"]
+        assert (runs, seconds) == (3, 0.5)
+        speed = next(speeds)
+        return {name: Timing((speed * count(model, SIZE).macs,) * 3) for name, model in steps.items()}
+
+    monkeypatch.setattr(Subject, "forward", lambda subject, batch: subject.model)
+    monkeypatch.setattr(matching, "time_in_turns", turns)
+    model = {**SMALL, "attention": {"name": "identity"}, "global_pool": "avg"}
+    reference = {**SMALL, "embed_dim": 96}
+    found = match_latency(model, reference, Conditions(SIZE), CLASSES, runs=3, seconds=0.5)
+    counted = match_count(model, reference, SIZE, CLASSES, "macs")
+    assert found.model == counted.model
+    assert found.budget == 1
+    assert found.error == pytest.approx(counted.error)
+
+
+def test_latency_is_matched_by_the_clock():
+    model = {**SMALL, "attention": {"name": "identity"}, "global_pool": "avg"}
+    found = match_latency(model, {**SMALL, "depth": 12}, Conditions(SIZE), CLASSES, by="depth", runs=5, seconds=0.2)
+    assert found.model["depth"] > 8, "without attention more layers take as long"
+    assert abs(found.error) < 0.9
+
+
+def test_weights_are_never_fetched():
+    assert make({**SMALL, "pretrained": True, "match": None}, SIZE, CLASSES).embed_dim == SMALL["embed_dim"]
 
 
 def test_what_cannot_be_is_told():

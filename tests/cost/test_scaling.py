@@ -36,10 +36,18 @@ def test_the_crossover_of_two_laws_is_found():
     assert exact.value == pytest.approx(1000)
 
 
-def test_an_order_that_never_changes_has_no_crossover():
+def test_an_order_that_never_changes_is_told_from_one_that_is_not_there():
     square, twice = {n: [n**2] for n in SIZES}, {n: [2 * n**2] for n in SIZES}
-    assert crossover(square, twice) is None
-    assert crossover(twice, square) is None
+    assert crossover(square, twice).value == 0
+    assert crossover(twice, square).value == math.inf
+
+
+def test_a_close_call_at_the_largest_size_has_an_open_interval():
+    """Ours wins at the last size by less than the noise: it may as well overtake beyond."""
+    mine = {100: [3.0] * 9, 200: [0.97, 0.98, 0.99, 0.99, 0.99, 1.03, 1.04, 1.04, 1.05]}
+    found = crossover(mine, {100: [2.0] * 9, 200: [1.0] * 9})
+    assert 100 < found.value < 200
+    assert found.interval[1] == math.inf
 
 
 def test_it_is_the_last_change_that_counts():

@@ -48,14 +48,15 @@ def test_the_interval_of_few_runs_is_as_tables_have_it(runs, interval):
     [
         ({1: 10, 2: 20, 4: 30, 8: 30.1, 16: 99}, (8, 30.1)),
         ({1: 10, 2: 20, 4: 15, 8: 99}, (2, 20)),
-        ({1: 10, 2: 20, 4: None}, (2, 20)),
+        ({1: 10, 2: 20, 4: torch.OutOfMemoryError()}, (2, 20)),
+        ({1: 10, 2: 20, 4: RuntimeError("DefaultCPUAllocator: can't allocate memory")}, (2, 20)),
         ({1: 10}, (1, 10)),
     ],
 )
 def test_the_best_batch_is_the_last_that_brought_something(rates, best):
     def time_of(size):
-        if rates[size] is None:
-            raise torch.OutOfMemoryError
+        if isinstance(rates[size], Exception):
+            raise rates[size]
         return size / rates[size]
 
     size, rate = best_batch(time_of, list(rates))
@@ -67,4 +68,14 @@ def test_a_batch_of_one_that_does_not_fit_is_told():
         raise MemoryError("no room")
 
     with pytest.raises(MemoryError, match="no room"):
+        best_batch(time_of, [1, 2])
+
+
+def test_what_fails_for_another_reason_is_told():
+    def time_of(size):
+        if size == 2:
+            raise RuntimeError("shapes")
+        return 1.0
+
+    with pytest.raises(RuntimeError, match="shapes"):
         best_batch(time_of, [1, 2])

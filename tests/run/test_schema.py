@@ -30,6 +30,7 @@ def test_defaults_are_the_quickstart(compose_config):
         (["model.drop_path_rate=1.0"], "model.drop_path_rate=1"),
         (["model.embed_dim=100"], "take embed_dim=99"),
         (["data.img_size=30"], "take data.img_size=32"),
+        (["+model.img_size=64"], "model.img_size=64: a model is built for the size of its images; set data.img_size"),
         (["scheduler.warmup_epochs=70"], "take scheduler.warmup_epochs=4"),
         (["trainer.devices=2"], "several devices need hardware=ddp"),
         (["loss.label_smoothing=1"], "label_smoothing=1"),

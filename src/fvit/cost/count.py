@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from fvit.attention import Additive
+from fvit.cost.formulas import FORMULAS
 from fvit.models.trim import Trims
 
 
@@ -49,7 +50,7 @@ def count(model: nn.Module, input_size: Sequence[int] | int) -> Cost:
     image = torch.empty(1, *shape, device="meta", dtype=_dtype(model))
     was_training = [m for m in model.modules() if m.training]
     model.eval()
-    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     try:
         with torch.no_grad():
             with _as_written(model), _counting_layers(model) as layers:
@@ -60,7 +61,7 @@ def count(model: nn.Module, input_size: Sequence[int] | int) -> Cost:
         for module in was_training:
             module.training = True
     params = sum(p.numel() for p in model.parameters())
-    return Cost(params=params, macs_paper=sum(layers), macs=round(counter.get_total_flops() / 2))
+    return Cost(params=params, macs_paper=sum(layers), macs=counter.get_total_flops() // 2)
 
 
 @contextmanager
@@ -97,39 +98,6 @@ def _counting_layers(model: nn.Module) -> Iterator[list[int]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _product_flops(left: object, right: object, *, out_shape: Sequence[int], **kwargs: object) -> int:
-    """Elementwise product of two tensors: one MAC an output element; scaling by a number counts nothing."""
-    if not all(isinstance(factor, torch.Size) and math.prod(factor) > 1 for factor in (left, right)):
-        return 0
-    return 2 * math.prod(out_shape)
-
-
-def _fft_flops(values: Sequence[int], dims: Sequence[int], *args: object, out_shape: Sequence[int]) -> float:
-    """A fast Fourier transform of complex numbers: 5 n log₂ n operations for each n that are transformed together."""
-    # A transform of real numbers has half of its spectrum on one side.
-    shape = [max(sizes) for sizes in zip(values, out_shape, strict=True)]
-    return 5 * math.prod(shape) * math.log2(math.prod(shape[dim] for dim in dims))
-
-
-def _real_fft_flops(*args: object, **kwargs: object) -> float:
-    """One from or to real numbers: half as many."""
-    return _fft_flops(*args, **kwargs) / 2
-
-
-def _pool_flops(values: Sequence[int], window: Sequence[int], *args: object, out_shape: Sequence[int]) -> int:
-    """Average pooling: one MAC an element of each window."""
-    return 2 * math.prod(out_shape) * window[0] * window[-1]
-
-
-_FORMULAS = {
-    torch.ops.aten.mul: _product_flops,
-    torch.ops.aten._fft_c2c: _fft_flops,
-    torch.ops.aten._fft_r2c: _real_fft_flops,
-    torch.ops.aten._fft_c2r: _real_fft_flops,
-    torch.ops.aten.avg_pool2d: _pool_flops,
-}
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from fvit.cost.count import count
+from fvit.cost.subject import Conditions, Subject
+from fvit.cost.timing import synchroniser, time_in_turns
 from fvit.models import attention_spec, build
 
 Measure = Callable[[nn.Module, int], float]
@@ -33,7 +35,10 @@ COUNTED: dict[str, Measure] = {"params": params, "macs": macs}
 
 @dataclass(frozen=True)
 class Matched:
-    """The outcome: the model's options, and what it costs next to what it should cost."""
+    """The outcome: the model's options, and what it costs next to what it should cost.
+
+    Where the cost was measured, both are in units of the other model's.
+    """
 
     model: dict[str, Any]
     cost: float
@@ -91,9 +96,56 @@ def match(
     return Matched({**model, key: best * step}, cost(best), budget)
 
 
+def match_count(
+    model: Mapping[str, Any],
+    reference: Mapping[str, Any],
+    img_size: int,
+    num_classes: int,
+    metric: Literal["params", "macs"],
+    by: By = "width",
+) -> Matched:
+    """`match` to what the model of the options `reference` counts."""
+    measure = COUNTED[metric]
+    budget = measure(make(reference, img_size, num_classes, on_meta=True), img_size)
+    return match(model, img_size, num_classes, measure, budget, by)
+
+
+def match_latency(
+    model: Mapping[str, Any],
+    reference: Mapping[str, Any],
+    conditions: Conditions,
+    num_classes: int,
+    by: By = "width",
+    runs: int = 20,
+    seconds: float = 5.0,
+) -> Matched:
+    """`match` to the time that one image takes in the model of the options `reference`.
+
+    Each width or depth that is tried takes turns with it, so that what disturbs the machine disturbs both.
+
+    Args:
+        model: as for `match`.
+        reference: likewise.
+        conditions: how both are run.
+        num_classes: width of the heads.
+        by: what is changed.
+        runs: of each, at most.
+        seconds: for each, at most.
+    """
+    other = Subject(make(reference, conditions.res, num_classes), conditions).forward(1)
+
+    def beside(tried: nn.Module, img_size: int) -> float:
+        steps = {"tried": Subject(tried, conditions).forward(1), "other": other}
+        timings = time_in_turns(steps, runs, seconds, synchroniser(conditions.device))
+        return timings["tried"].median / timings["other"].median
+
+    return match(model, conditions.res, num_classes, beside, 1.0, by)
+
+
 def make(model: Mapping[str, Any], img_size: int, num_classes: int, on_meta: bool = False) -> nn.Module:
-    """The model of these options; on the meta device where it is only counted."""
-    options = {key: value for key, value in model.items() if key not in ("attention", "num_classes", "pretrained")}
+    """The model of these options, without pretrained weights; on the meta device where it is only counted."""
+    apart = ("attention", "num_classes", "pretrained", "match")
+    options = {key: value for key, value in model.items() if key not in apart}
     attention = attention_spec(model["attention"])
     with torch.device("meta" if on_meta else "cpu"):
         return build(img_size=img_size, num_classes=num_classes, attention=attention, **options)

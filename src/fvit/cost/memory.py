@@ -1,12 +1,15 @@
-"""What a step takes in memory."""
+"""What a step takes in memory, and making sure that one which takes too much fails alone."""
 
-from collections.abc import Callable, Iterable
+import ctypes
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_MACHINE, _CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 def saved_for_backward(forward: Callable[[], object], parameters: Iterable[Tensor] = ()) -> int:
@@ -33,27 +36,85 @@ def saved_for_backward(forward: Callable[[], object], parameters: Iterable[Tenso
 
 
 def peak_of(step: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes by which `step` raises the memory in use at its height.
+    """Bytes by which `step` raises the memory in use at its height; None where that cannot be had.
 
-    On CUDA those of torch's allocator; on a CPU the resident size of this process, as Linux counts it, in pages and
-    with what the allocator holds back; None where neither can be had.
+    The step runs twice, and the second time is measured: what libraries set up once for all is left out.
+
+    On CUDA these are the bytes of torch's allocator. On a CPU it is the resident size of this process, as Linux counts
+    it. What the C library keeps of memory that was freed before is given back first, since a step that finds room there
+    would seem to take none. Figures are in whole pages and good to about a MiB; what libraries hold from call to call
+    is not in them. Without Linux and glibc, or with another allocator in its place that keeps more, there is no honest
+    figure: None on macOS, and too little under jemalloc.
     """
     if device.type == "cuda":
+        step()
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         step()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    if device.type != "cpu" or not _can_reset_peak():
+    if device.type != "cpu":
         return None
-    before = _resident("VmRSS")
     step()
-    return max(0, _resident("VmHWM") - before)
+    if not (_give_back() and _reset_peak()):
+        return None
+    before = _read(_STATUS, "VmRSS")
+    step()
+    return max(0, _read(_STATUS, "VmHWM") - before)
 
 
-def _can_reset_peak() -> bool:
-    """Whether the kernel lets this process start the highest resident size anew; if so, it is done."""
+def ran_out(error: BaseException) -> bool:
+    """Whether `error` says that memory was not enough, of a GPU or of this machine."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """On Linux, let an allocation fail for which the machine has no memory.
+
+    The kernel grants more than there is, and ends the whole process once it is used. Inside, torch raises RuntimeError
+    in its place ("can't allocate memory").
+    """
+    available = _available()
+    if available is None:
+        yield
+        return
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    bound = _read(_STATUS, "VmData") + available
+    if limits[0] != resource.RLIM_INFINITY:
+        bound = min(bound, limits[0])
+    resource.setrlimit(resource.RLIMIT_DATA, (bound, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, limits)
+
+
+def _available() -> int | None:
+    """Bytes that can still be had, in this container if it has a limit; None if the system does not tell."""
+    if not (_MACHINE.is_file() and _STATUS.is_file()):
+        return None
+    found = [_read(_MACHINE, "MemAvailable")]
+    most, used = _CONTAINER / "memory.max", _CONTAINER / "memory.current"
+    if most.is_file() and (text := most.read_text().strip()) != "max":
+        found.append(max(0, int(text) - int(used.read_text())))
+    return min(found)
+
+
+def _give_back() -> bool:
+    """Whether glibc has returned to the system what was freed."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):  # another C library, or, on Windows, none under that name
+        return False
+    return True
+
+
+def _reset_peak() -> bool:
+    """Whether the kernel starts the highest resident size of this process anew."""
     try:
         _CLEAR.write_text("5")
     except OSError:
@@ -61,6 +122,7 @@ def _can_reset_peak() -> bool:
     return True
 
 
-def _resident(name: str) -> int:
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(name))
+def _read(table: Path, name: str) -> int:
+    """A line of /proc, in bytes."""
+    line = next(line for line in table.read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024

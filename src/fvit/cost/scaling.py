@@ -37,10 +37,10 @@ def exponent(samples: Samples, seed: int = 0) -> Estimate | None:
 
 
 def crossover(ours: Samples, theirs: Samples, seed: int = 0) -> Estimate | None:
-    """The number of tokens from which on `ours` costs less than `theirs`.
+    """The number of tokens from which on `ours` costs less than `theirs`; None for fewer than two sizes in common.
 
-    Between the two sizes where the order changes last, interpolated in logarithms. None if it does not change to ours
-    within the sizes that both have.
+    Between the two sizes where the order changes last, interpolated in logarithms. 0 where ours costs less at all sizes
+    that both have, infinity where it costs more at the largest: what lies beyond was not measured.
     """
     sizes = sorted(ours.keys() & theirs.keys())
     if len(sizes) < 2:
@@ -57,8 +57,7 @@ def crossover(ours: Samples, theirs: Samples, seed: int = 0) -> Estimate | None:
         share = lead[left] / (lead[left] - lead[left + 1])
         return math.exp(math.log(sizes[left]) + share * math.log(sizes[left + 1] / sizes[left]))
 
-    found = _bootstrap(where, [ours, theirs], seed)
-    return found if 0 < found.value < math.inf else None
+    return _bootstrap(where, [ours, theirs], seed)
 
 
 def _bootstrap(statistic: Callable[..., float], groups: Sequence[Samples], seed: int) -> Estimate:

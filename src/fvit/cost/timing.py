@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from fvit.cost.memory import ran_out
+
 Step = Callable[[], object]
 
 
@@ -93,14 +95,14 @@ def best_batch(time_of: Callable[[int], float], sizes: Sequence[int], gain: floa
         gain: how much more a larger batch must bring.
 
     Raises:
-        MemoryError or torch.OutOfMemoryError: even the smallest does not fit.
+        What torch raises for want of memory: even the smallest does not fit.
     """
     best, rate = 0, 0.0
     for size in sizes:
         try:
             new = size / time_of(size)
-        except (MemoryError, torch.OutOfMemoryError):
-            if not best:
+        except Exception as error:
+            if not best or not ran_out(error):
                 raise
             break
         if new <= rate:

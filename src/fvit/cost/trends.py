@@ -12,15 +12,17 @@ class Trend:
     """How one mechanism in one model grows with the number of tokens N.
 
     Attributes:
-        label: model, attention, and how they were run.
+        name: model, attention, and how they were run.
+        tokens: the sizes that were measured, from the least to the most.
         forward: exponent of the time of one image in inference.
         training: exponent of the time of a training step.
         saved: exponent of what is kept for the backward pass.
-        overtakes: N from which on inference is faster than with the baseline's attention.
+        overtakes: N from which on inference is faster than with the baseline's attention; None for the baseline.
         overtakes_in_training: the same of a training step.
     """
 
-    label: str
+    name: str
+    tokens: tuple[int, ...]
     forward: Estimate | None
     training: Estimate | None
     saved: Estimate | None
@@ -29,17 +31,23 @@ class Trend:
 
 
 def trends(rows: Sequence[Row], baseline: str) -> list[Trend]:
-    """One for each model and mechanism that was measured at two sizes or more."""
-    series: dict[tuple[str, str, str, bool], list[Row]] = {}
+    """One for each model and mechanism of which time or memory was measured at two sizes or more.
+
+    Args:
+        rows: what was found.
+        baseline: the attention to be overtaken, in the same model run in the same way.
+    """
+    series: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        c = row.candidate
+        key = (row.candidate.model, row.candidate.attention, row.candidate.conditions.manner)
         if row.tokens is not None:
-            series.setdefault((c.model, c.attention, c.precision, c.compiled), []).append(row)
+            series.setdefault(key, []).append(row)
     found = []
-    for (model, attention, precision, compiled), mine in series.items():
-        other = series.get((model, baseline, precision, compiled), []) if attention != baseline else []
+    for (model, attention, manner), mine in series.items():
+        other = series.get((model, baseline, manner), []) if attention != baseline else []
         trend = Trend(
-            f"{mine[0].candidate.model} {attention}" + mine[0].candidate.manner,
+            mine[0].candidate.name,
+            tuple(sorted({row.tokens for row in mine})),
             exponent(_times(mine, "latency_ms")),
             exponent(_times(mine, "train_ms")),
             exponent({row.tokens: [row.values["saved_mib"]] for row in mine if "saved_mib" in row.values}),

@@ -68,6 +68,13 @@ class Model(Open):
         return self
 
     @model_validator(mode="after")
+    def _size_is_the_datas(self) -> "Model":
+        if "img_size" in (self.model_extra or {}):
+            size = self.model_extra["img_size"]
+            raise ValueError(f"model.img_size={size}: a model is built for the size of its images; set data.img_size")
+        return self
+
+    @model_validator(mode="after")
     def _heads_divide_width(self) -> "Model":
         if self.embed_dim and self.num_heads and self.embed_dim % self.num_heads:
             raise ValueError(

@@ -1,0 +1,79 @@
+import math
+
+import pytest
+
+from fvit.cost.measure import Candidate, Row
+from fvit.cost.subject import Conditions
+from fvit.cost.timing import Timing
+from fvit.cost.trends import trends
+
+SIZES = {224: 197, 384: 577, 512: 1025, 1024: 4097}
+
+
+def row(attention, res, seconds, tokens=-1, model="vit", **values):
+    """A row whose latency is `seconds`, and its training step three times as long; both vary by 1 %."""
+    found = Row(
+        Candidate(model, attention, Conditions(res), lambda: None), tokens=SIZES[res] if tokens == -1 else tokens
+    )
+    for name, factor in (("latency_ms", 1), ("train_ms", 3)):
+        found.time(name, Timing(tuple(factor * seconds * (1 + 0.01 * (i - 3)) for i in range(7))))
+    found.values |= values
+    return found
+
+
+def law(attention, cost, **options):
+    return [row(attention, res, cost(n), **options, saved_mib=n / 10) for res, n in SIZES.items()]
+
+
+def test_exponents_and_crossovers_are_those_of_the_laws():
+    rows = law("softmax", lambda n: n**2 * 1e-6) + law("linear", lambda n: 700 * n * 1e-6)
+    softmax, linear = trends(rows, "softmax")
+    assert softmax.name == "vit softmax"
+    assert softmax.tokens == linear.tokens == tuple(SIZES.values())
+    for trend, power in ((softmax, 2), (linear, 1)):
+        assert trend.forward.value == pytest.approx(power)
+        assert trend.training.value == pytest.approx(power)
+        assert trend.forward.interval[0] < power < trend.forward.interval[1]
+        assert (trend.saved.value, trend.saved.interval) == (pytest.approx(1), None)
+    assert softmax.overtakes is softmax.overtakes_in_training is None
+    # Interpolated in logarithms, which is exact for powers.
+    assert linear.overtakes.value == pytest.approx(700)
+    assert linear.overtakes_in_training.value == pytest.approx(700)
+
+
+def test_one_that_leads_or_lags_at_every_size_is_told():
+    rows = law("softmax", lambda n: n) + law("fast", lambda n: n / 2) + law("slow", lambda n: 2 * n)
+    _, fast, slow = trends(rows, "softmax")
+    assert (fast.overtakes.value, slow.overtakes.value) == (0, math.inf)
+
+
+def test_only_the_same_model_in_the_same_manner_is_compared():
+    rows = law("softmax", lambda n: n**2) + law("linear", lambda n: 700 * n, model="other")
+    assert [trend.overtakes for trend in trends(rows, "softmax")] == [None, None]
+
+
+def test_another_baseline():
+    rows = law("softmax", lambda n: n**2) + law("linear", lambda n: 700 * n)
+    softmax, linear = trends(rows, "linear")
+    assert linear.overtakes is None
+    assert softmax.overtakes.value == math.inf
+
+
+def test_one_size_or_no_tokens_make_no_trend():
+    assert trends([row("softmax", 224, 1.0)], "softmax") == []
+    assert trends([row("native", res, 1.0, tokens=None) for res in SIZES], "softmax") == []
+
+
+def test_what_was_counted_alone_makes_no_trend():
+    rows = [Row(Candidate("vit", "softmax", Conditions(res), lambda: None), tokens=n) for res, n in SIZES.items()]
+    assert trends(rows, "softmax") == []
+
+
+def test_sizes_at_which_one_failed_are_left_out():
+    rows = law("softmax", lambda n: n**2) + law("linear", lambda n: 700 * n)
+    largest = rows[3]
+    largest.status = "out of memory"
+    largest.runs.clear()
+    softmax, linear = trends(rows, "softmax")
+    assert softmax.forward.value == pytest.approx(2)
+    assert linear.overtakes.value == pytest.approx(700)
