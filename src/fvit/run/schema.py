@@ -6,31 +6,14 @@ known, from the classes below or from the signature of the constructor that will
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from fvit.run.batches import plan_batches
+from fvit.run.fields import Count, Decoder, NonNegative, Open, Positive, Rate, Share, Strict
+from fvit.run.schema_distillation import Distillation
 from fvit.run.signature import mechanism_signature, source_signature, trainer_signature
 from fvit.run.surgery import check_blocks, check_effects, check_keep
 from fvit.run.validate import check_options
-
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(ge=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Decoder = Literal["auto", "turbo", "simplejpeg", "pil"]
-
-
-class Strict(BaseModel):
-    """Takes the keys it declares and no others."""
-
-    model_config = ConfigDict(extra="forbid", strict=False)
-
-
-class Open(BaseModel):
-    """Takes further keys, which somebody else checks."""
-
-    model_config = ConfigDict(extra="allow")
 
 
 class Model(Open):
@@ -39,7 +22,7 @@ class Model(Open):
     pretrained: bool = False
     init_from: str | None = None
     blocks: Annotated[Any, BeforeValidator(check_blocks)] = None
-    keep: Annotated[list[str], BeforeValidator(check_keep)] = []
+    keep: Annotated[list[str], BeforeValidator(check_keep), Field(default_factory=list)]
     trim_last: bool | None = None
     attention: dict[str, Any]
     patch_size: Positive | None = None
@@ -165,71 +148,6 @@ class BinaryCrossEntropy(Strict):
     name: Literal["bce"]
     smoothing: Rate
     target_threshold: Share | None
-
-
-class Teacher(Strict):
-    name: str | None
-    path: str | None
-
-    @model_validator(mode="after")
-    def _something(self) -> "Teacher":
-        if self.name is None and self.path is None:
-            raise ValueError(
-                "distillation needs a teacher: distillation.teacher.path=… (a run's folder or a checkpoint) or "
-                "distillation.teacher.name=… (a model of timm)"
-            )
-        return self
-
-
-class Weighted(Strict):
-    weight: NonNegative
-    schedule: Literal["constant", "linear", "cosine"]
-    start: Share
-    end: Share
-
-    @model_validator(mode="after")
-    def _some_time(self) -> "Weighted":
-        if self.start >= self.end:
-            raise ValueError(f"a loss of distillation from start={self.start:g} to end={self.end:g} has no effect")
-        return self
-
-
-class Soft(Weighted):
-    temperature: Annotated[float, Field(gt=0)]
-
-
-class AttentionMatch(Weighted):
-    distance: Literal["mse", "cosine"]
-    blocks: list[Count] | None
-
-
-class FeatureMatch(AttentionMatch):
-    place: Literal["final", "blocks"]
-
-    @model_validator(mode="after")
-    def _no_map_of_one(self) -> "FeatureMatch":
-        if self.place == "final" and self.blocks is not None:
-            raise ValueError("distillation.features.blocks has no effect with place=final; set place=blocks")
-        return self
-
-
-class Distillation(Strict):
-    teacher: Teacher
-    task: Weighted
-    soft: Soft
-    hard: Weighted
-    attention: AttentionMatch
-    features: FeatureMatch
-
-    @model_validator(mode="after")
-    def _some_loss(self) -> "Distillation":
-        losses = ("soft", "hard", "attention", "features")
-        if not any(getattr(self, name).weight for name in losses):
-            raise ValueError(
-                f"a teacher has no effect without a loss: set distillation.LOSS.weight of {', '.join(losses)}, "
-                "or take distillation=none"
-            )
-        return self
 
 
 class Trainer(Open):
