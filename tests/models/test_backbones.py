@@ -249,6 +249,7 @@ def test_config_composes_to_the_published_model(compose_config, name):
         name=name,
         num_classes=None,
         pretrained=False,
+        init_from=None,
         blocks=None,
         keep=[],
         trim_last=None,
