@@ -1,74 +1,104 @@
 """fvit-bench: measure what models and mechanisms cost, side by side."""
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fvit.run import cli, schema
-from fvit.run.grid import Cell, expand, gather
+from fvit.run import cli
+from fvit.run.bench.grid import Cell, compose_cell, expand, gather
+from fvit.run.bench.schema import Bench
+from fvit.run.errors import ConfigError, RunError, did_you_mean
 
 if TYPE_CHECKING:
-    from torch import nn
+    import torch
 
-    from fvit.cost.measure import Candidate
+    from fvit.cost.measure import Built, Candidate
+    from fvit.cost.subject import Conditions
 
 
 def main() -> None:
     """The command line."""
-    sys.argv[1:] = gather(sys.argv[1:], schema.Bench.model_fields)
-    cli.run("bench", bench, schema.Bench)
+    cli.run("bench", bench, Bench, partial(gather, own=Bench.model_fields))
 
 
 def bench(config: dict[str, Any]) -> dict[str, float]:
-    """Measure every cell of the grid, print the table, and write table and plots."""
+    """Measure every cell of the grid, print the tables, and write tables and plots."""
+    config = Bench.model_validate(config).model_dump()
+    cells = expand(config["candidates"])
+    check_baseline(config["baseline"], cells)
+    reference = compose_cell([f"model={config['to']}", "attention=softmax"]) if config["to"] else None
     # Imported here, because composing, --help and a wrong override must not wait for torch.
-    import torch
-
+    from fvit.cost.machine import fix_threads, machine, open_device
     from fvit.cost.measure import Settings, measure
-    from fvit.cost.trends import trends
-    from fvit.run import bench_report
+    from fvit.run.bench import report
     from fvit.run.counting import counting
 
-    config = schema.Bench.model_validate(config).model_dump()
-    if config["threads"] is not None:
-        torch.set_num_threads(config["threads"])
-    found = candidates(config)
-    settings = Settings(
-        config["what"], torch.device(config["device"]), config["runs"], config["seconds"], config["batch"]
-    )
+    device = open_device(config["device"])
+    fix_threads(config["threads"])
+    found = candidates(config, cells, reference, device)
+    settings = Settings(config["what"], config["runs"], config["seconds"], config["batch"])
     with counting("figures", len(found) * len(settings.what), 0) as advance:
         rows = measure(found, settings, advance)
-    bench_report.show(rows, trends(rows, config["baseline"]), config, Path(config["output_dir"]))
+    report.show(rows, config, machine(device), Path(config["output_dir"]))
+    if not any(row.alive for row in rows):
+        raise RunError("no candidate could be measured to the end; the table says why")
     return {}
 
 
-def candidates(config: dict[str, Any]) -> list["Candidate"]:
+def check_baseline(baseline: str, cells: list[Cell]) -> None:
+    """Hold a chosen baseline against what is measured. That of the default may be missing.
+
+    Raises:
+        ConfigError: it is not among it, and would be without effect.
+    """
+    known = list(dict.fromkeys(cell.attention for cell in cells))
+    if baseline not in ("softmax", *known):
+        raise ConfigError(
+            f"baseline={baseline} is not measured{did_you_mean(baseline, known)}; measured: {', '.join(known)}"
+        )
+
+
+def candidates(
+    config: dict[str, Any], cells: list[Cell], reference: Cell | None, device: "torch.device"
+) -> list["Candidate"]:
     """Every cell of the grid under every size, precision and way of running."""
     from fvit.cost.measure import Candidate
+    from fvit.cost.subject import Conditions
 
     return [
-        Candidate(cell.model, cell.attention, res, partial(build, cell, res), precision, compiled)
+        Candidate(cell.model, cell.attention, conditions, partial(build, config, cell, reference, conditions))
         for compiled in config["compile"]
         for precision in config["precision"]
         for res in config["res"]
-        for cell in expand(config["candidates"])
+        for conditions in [Conditions(res, precision, compiled, device)]
+        for cell in cells
     ]
 
 
-def build(cell: Cell, res: int) -> "nn.Module":
-    """The model of a cell, with 1,000 classes unless it says otherwise.
+def build(config: dict[str, Any], cell: Cell, reference: Cell | None, conditions: "Conditions") -> "Built":
+    """The model of a cell, with 1,000 classes unless it says otherwise, at the cost of `reference` if there is one.
 
     Raises:
-        ConfigError or ValueError: it cannot be built for images of this size.
+        ValueError: it cannot be built for images of this size, or cannot meet the budget.
     """
-    from fvit.models import attention_spec
-    from fvit.models import build as build_model
+    from fvit.cost.match import make, match_count, match_latency
+    from fvit.cost.measure import Built
 
-    options = cell.compose(f"data.img_size={res}")["model"]
-    attention = attention_spec(options.pop("attention"))
-    classes = options.pop("num_classes") or 1000
-    return build_model(img_size=res, num_classes=classes, attention=attention, **options)
+    options, classes = cell.options, cell.options["num_classes"] or 1000
+    try:
+        if reference is None:
+            return Built(make(options, conditions.res, classes), {})
+        if config["match"] == "latency":
+            limits = config["runs"], config["seconds"]
+            found = match_latency(options, reference.options, conditions, classes, config["match_by"], *limits)
+        else:
+            found = match_count(
+                options, reference.options, conditions.res, classes, config["match"], config["match_by"]
+            )
+    except ValueError as error:
+        raise ValueError(str(error).replace("data.img_size", "res")) from error
+    told = {"embed_dim": found.model["embed_dim"], "depth": found.model["depth"], "match_error": found.error}
+    return Built(make(found.model, conditions.res, classes), told)
 
 
 if __name__ == "__main__":

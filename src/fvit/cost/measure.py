@@ -170,7 +170,10 @@ def _throughput(pairs: Pairs, settings: Settings) -> None:
     _in_turns(pairs, "batch_ms", lambda row, subject: subject.forward(int(row.values["batch"])), settings)
     for row, _ in pairs:
         if row.alive:
-            row.values["images_per_s"] = 1e3 * row.values["batch"] / row.values["batch_ms"]
+            images = 1e3 * row.values["batch"]
+            row.values["images_per_s"] = images / row.values["batch_ms"]
+            row.values["images_per_s_low"] = images / row.values["batch_ms_high"]
+            row.values["images_per_s_high"] = images / row.values["batch_ms_low"]
 
 
 def _best_batch(row: Row, subject: Subject, settings: Settings) -> int:
@@ -202,9 +205,6 @@ def _bytes(subject: Subject, batch: int) -> dict[str, float]:
 
 def _train(pairs: Pairs, settings: Settings) -> None:
     _in_turns(pairs, "train_ms", lambda _, subject: subject.train(settings.batch), settings)
-    for row, _ in pairs:
-        if row.alive:
-            row.values["train_images_per_s"] = 1e3 * settings.batch / row.values["train_ms"]
 
 
 # What is counted, `_prepare` has done.

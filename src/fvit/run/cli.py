@@ -5,7 +5,7 @@ import secrets
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from fvit.run.hardware import check_devices
 from fvit.run.paths import conf_dir
 
 Work = Callable[[dict[str, Any]], dict[str, float]]
+Rewrite = Callable[[Sequence[str]], list[str]]
 
 
-def run(task: str, work: Work, schema: type[BaseModel]) -> None:
+def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list) -> None:
     """Compose conf/`task`.yaml with the command line, check it, and call `work`; once, or once a job of a multirun.
 
     A user's mistake ends in one message and exit code 1; ``HYDRA_FULL_ERROR=1`` adds the traceback. A job of a sweep
@@ -34,6 +35,7 @@ def run(task: str, work: Work, schema: type[BaseModel]) -> None:
         task: the configuration's name, and that of the module ``fvit.<task>`` which is started for further processes.
         work: gets the checked configuration, returns metrics.
         schema: what the configuration may hold.
+        rewrite: makes Hydra's arguments from those of the command line.
     """
     resolved = launch.read_resolved(sys.argv)
     if resolved is not None:
@@ -64,6 +66,7 @@ def run(task: str, work: Work, schema: type[BaseModel]) -> None:
             failures.append(error)
 
     try:
+        sys.argv[1:] = rewrite(sys.argv[1:])
         hydra_job()
     except Exception as error:
         _report(error, show_traceback)

@@ -44,7 +44,7 @@ def counting(unit: str, total: int, done: int) -> Iterator[Callable[[int], None]
             nonlocal count
             count += more
             speed = (count - done) / max(time.monotonic() - start, 1e-6)
-            bar.update(task, completed=count, speed=f"{speed:,.0f} {unit}/s")
+            bar.update(task, completed=count, speed=f"{_rate(speed)} {unit}/s")
 
         yield advance
 
@@ -60,6 +60,10 @@ def _lines(unit: str, total: int, done: int, start: float) -> Callable[[int], No
             last = now
             speed = (count - done) / max(now - start, 1e-6)
             left = (total - count) / speed
-            console.print(f"{count:,} of {total:,} {unit}  {speed:,.0f} {unit}/s  {left:,.0f} s left")
+            console.print(f"{count:,} of {total:,} {unit}  {_rate(speed)} {unit}/s  {left:,.0f} s left")
 
     return advance
+
+
+def _rate(speed: float) -> str:
+    return f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"

@@ -279,26 +279,3 @@ class Prepare(Strict):
         if self.rate is not None and self.bench is None:
             raise ValueError("rate has an effect with bench=DIR alone")
         return self
-
-
-class Bench(Strict):
-    candidates: list[str]
-    res: Annotated[list[Positive], Field(min_length=1)]
-    what: Annotated[list[Literal["params", "macs", "latency", "throughput", "memory", "train"]], Field(min_length=1)]
-    precision: Annotated[list[Literal["float32", "bf16"]], Field(min_length=1)]
-    compile: Annotated[list[bool], Field(min_length=1)]
-    device: Literal["cpu", "cuda", "mps"]
-    threads: Positive | None
-    runs: Annotated[int, Field(ge=3)]
-    seconds: Annotated[float, Field(gt=0)]
-    batch: Positive
-    baseline: str
-    output_dir: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_is_a_list(cls, config: dict[str, Any]) -> dict[str, Any]:
-        several = ("res", "what", "precision", "compile")
-        return {
-            key: [value] if key in several and not isinstance(value, list) else value for key, value in config.items()
-        }

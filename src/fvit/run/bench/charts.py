@@ -1,0 +1,85 @@
+"""What the plots of a benchmark show, whoever draws them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fvit.cost.measure import Row
+
+# These stay apart for the colour-blind (Okabe and Ito); where there are more lines, their markers tell them apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+# Key, title, unit and its factor.
+_FIGURES = (
+    ("latency_ms", "Latency of one image", "ms", 1),
+    ("train_ms", "Training step of {batch} images", "ms", 1),
+    ("images_per_s", "Throughput at the best batch", "images/s", 1),
+    ("saved_mib", "Kept for the backward pass of {batch} images", "MiB", 1),
+    ("train_peak_mib", "Peak of memory in training on {batch} images", "MiB", 1),
+    ("macs", "Multiply-accumulates of one image, every product", "G", 1e-9),
+    ("params", "Parameters", "M", 1e-6),
+)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: figures `y` with their intervals, at `x`. Of bars, each has one of its own."""
+
+    name: str
+    x: list[int]
+    y: list[float]
+    low: list[float]
+    high: list[float]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One plot. Curves over `axis`, both logarithmic, where there are several sizes; bars where there is one."""
+
+    key: str
+    title: str
+    unit: str
+    axis: str | None
+    ticks: dict[int, str]
+    series: list[Series]
+
+
+def charts(rows: Sequence["Row"], config: dict[str, Any]) -> list[Chart]:
+    """A chart for each figure that some candidate has; candidates without it are left out.
+
+    Parameters are drawn for one size alone, for they hardly change.
+    """
+    found = []
+    for key, title, unit, factor in _FIGURES:
+        those = [row for row in rows if key in row.values]
+        if those and (key != "params" or len({row.candidate.conditions.res for row in those}) == 1):
+            found.append(_chart(those, key, title.format(batch=config["batch"]), unit, factor))
+    return found
+
+
+def _chart(rows: Sequence["Row"], key: str, title: str, unit: str, factor: float) -> Chart:
+    sizes = {row.candidate.conditions.res for row in rows}
+    if len(sizes) == 1:
+        bars = [_series(row.candidate.name, [row], [0], key, factor) for row in rows]
+        return Chart(key, f"{title}, {sizes.pop()} px", unit, None, {}, sorted(bars, key=lambda bar: bar.y))
+    # Where one model has no tokens to count, pixels serve for all.
+    in_tokens = all(row.tokens is not None for row in rows)
+    lines: dict[str, list[Row]] = {}
+    for row in rows:
+        lines.setdefault(row.candidate.name, []).append(row)
+    series, ticks = [], {}
+    for name, line in lines.items():
+        line = sorted(line, key=lambda row: row.candidate.conditions.res)
+        x = [row.tokens if in_tokens else row.candidate.conditions.res for row in line]
+        series.append(_series(name, line, x, key, factor))
+        for place, row in zip(x, line, strict=True):
+            ticks[place] = f"{place:,}\n{row.candidate.conditions.res} px" if in_tokens else f"{place}"
+    return Chart(key, title, unit, "tokens" if in_tokens else "side of the image, px", ticks, series)
+
+
+def _series(name: str, rows: Sequence["Row"], x: list[int], key: str, factor: float) -> Series:
+    def values(suffix: str) -> list[float]:
+        return [row.values.get(key + suffix, row.values[key]) * factor for row in rows]
+
+    return Series(name, x, values(""), values("_low"), values("_high"))

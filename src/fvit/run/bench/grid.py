@@ -1,0 +1,115 @@
+"""A grid of models in one command: what `fvit-bench` measures side by side."""
+
+import itertools
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra import compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
+
+from fvit.run import validate
+from fvit.run.bench.schema import Candidate
+from fvit.run.errors import ConfigError
+
+
+def gather(arguments: Sequence[str], own: Collection[str]) -> list[str]:
+    """The command line of a task whose other overrides describe what it works on.
+
+    An override of one of the task's `own` keys stays, and ``res=224,384`` becomes ``res=[224,384]``: there is no
+    multirun in which it could mean two jobs. All others are collected into the one list ``candidates=[…]``, for
+    `expand`. Flags stay.
+
+    Raises:
+        ConfigError: a multirun is asked for.
+    """
+    kept, collected = [], []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if argument in ("-m", "--multirun"):
+            raise ConfigError(f"{argument} would measure apart what is to be compared; leave it out: commas suffice")
+        if not equals or argument.startswith("-"):
+            kept.append(argument)
+        elif re.split(r"[./@]", key.lstrip("+~"))[0] not in (*own, "hydra"):
+            collected.append(argument)
+        elif "," in value and value[0] not in "[({'\"":
+            kept.append(f"{key}=[{value}]")
+        else:
+            kept.append(argument)
+    if collected:
+        kept.append(f"candidates=[{','.join(map(_quoted, collected))}]")
+    return kept
+
+
+def _quoted(text: str) -> str:
+    """As Hydra's grammar reads it back: a quote is escaped, and a backslash only where it stands before one."""
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a grid.
+
+    Attributes:
+        model: the option of the group `model` or the name given to timm, and what else of it varies over the grid.
+        attention: the option of the group `attention`, likewise.
+        options: of the model, as under `model` in a training configuration.
+    """
+
+    model: str
+    attention: str
+    options: dict[str, Any]
+
+
+def expand(overrides: Sequence[str]) -> list[Cell]:
+    """All points of a grid: ``attention=a,b`` and ``model.name=[a,b]`` both mean one after the other.
+
+    Raises:
+        ConfigError: an override is none, or a point does not fit together.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except Exception as error:  # Hydra's parser raises what its grammar's library raises
+        raise ConfigError(f"{' '.join(overrides)}: {error}") from error
+    axes = [_choices(override) for override in parsed]
+    varying = [len(axis) > 1 for axis in axes]
+    return [
+        compose_cell(point, [text for text, varies in zip(point, varying, strict=True) if varies])
+        for point in itertools.product(*axes)
+    ]
+
+
+def compose_cell(overrides: Sequence[str], varying: Sequence[str] = ()) -> Cell:
+    """The checked options of one model.
+
+    Args:
+        overrides: of `fvit-train`, from the groups `model` and `attention`.
+        varying: those of them that its names must tell.
+
+    Raises:
+        ConfigError: they do not fit together.
+    """
+    cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
+    choices = cfg.hydra.runtime.choices
+    options = validate.check(OmegaConf.masked_copy(cfg, "model"), Candidate)["model"]
+    named = choices["model"] == "timm" or any(text.startswith("model.name=") for text in overrides)
+    words = {"model.attention.": [choices["attention"]], "model.": [options["name"] if named else choices["model"]]}
+    for text in varying:
+        key = text.lstrip("+~")
+        owner = next((owner for owner in words if key.startswith(owner)), None)
+        if owner is not None and not key.startswith("model.name="):
+            words[owner].append(key.removeprefix(owner))
+    return Cell(" ".join(words["model."]), " ".join(words["model.attention."]), options)
+
+
+def _choices(override: Override) -> list[str]:
+    key = override.get_key_element()
+    if override.is_sweep_override():
+        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    if override.key_or_group in ("model", "attention", "model.name") and isinstance(override.value(), list):
+        return [f"{key}={value}" for value in override.value()]
+    return [override.input_line]

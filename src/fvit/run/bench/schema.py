@@ -1,0 +1,75 @@
+"""What the configuration of `fvit-bench` may hold."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from fvit.run.errors import did_you_mean
+from fvit.run.schema import Model, Positive, Strict
+
+What = Literal["params", "macs", "latency", "throughput", "memory", "train"]
+OF_CANDIDATES = ("attention", "model")
+"""What overrides of a candidate begin with."""
+
+
+class Candidate(Strict):
+    """What is read of a training configuration."""
+
+    model: Model
+
+    @model_validator(mode="after")
+    def _weights_cost_nothing(self) -> "Candidate":
+        if self.model.pretrained:
+            raise ValueError("model.pretrained=true has no effect on what a model costs; leave it out")
+        return self
+
+
+class Bench(Strict):
+    """The keys of conf/bench.yaml."""
+
+    candidates: list[str]
+    res: Annotated[list[Positive], Field(min_length=1)]
+    what: Annotated[list[What], Field(min_length=1)]
+    precision: Annotated[list[Literal["float32", "bf16"]], Field(min_length=1)]
+    compile: Annotated[list[bool], Field(min_length=1)]
+    match: Literal["params", "macs", "latency"] | None
+    to: str | None
+    match_by: Literal["width", "depth"]
+    device: Literal["cpu", "cuda", "mps"]
+    threads: Positive | None
+    runs: Annotated[int, Field(ge=3)]
+    seconds: Annotated[float, Field(gt=0)]
+    batch: Positive
+    baseline: str
+    output_dir: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_is_a_list(cls, config: dict[str, Any]) -> dict[str, Any]:
+        several = ("res", "what", "precision", "compile")
+        return {
+            key: [value] if key in several and not isinstance(value, list) else value for key, value in config.items()
+        }
+
+    @model_validator(mode="after")
+    def _candidates_are_models(self) -> "Bench":
+        if not self.candidates:
+            raise ValueError("say what to measure: attention=additive,softmax model=vit_tiny, for example")
+        for override in self.candidates:
+            key = override.lstrip("+~").partition("=")[0]
+            if not re.fullmatch(rf"({'|'.join(OF_CANDIDATES)})(\..+)?", key):
+                raise ValueError(
+                    f"fvit-bench has no key {key}{did_you_mean(key, [*OF_CANDIDATES, *type(self).model_fields])}; "
+                    "what is measured is given by attention, model and model.*, the rest by what --help shows"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _match_is_whole(self) -> "Bench":
+        if self.match is not None and self.to is None:
+            raise ValueError(f"match={self.match} needs the model whose cost all shall have: to=vit_small, for example")
+        if self.match is None and (self.to is not None or self.match_by != "width"):
+            given = "match_by" if self.to is None else "to"
+            raise ValueError(f"{given}={getattr(self, given)} has no effect without match=params, macs or latency")
+        return self
