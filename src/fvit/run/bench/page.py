@@ -2,11 +2,13 @@
 
 import html
 from collections.abc import Sequence
-
-import plotly.graph_objects as go
+from typing import TYPE_CHECKING
 
 from fvit.run.bench.charts import COLOURS, Chart, Series
 from fvit.run.bench.tables import Table
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -45,8 +47,10 @@ def page(title: str, note: str, charts: Sequence[Chart], tables: Sequence[Table]
     return _PAGE.format(title=html.escape(title), note=html.escape(note), parts="\n".join(parts))
 
 
-def _curves(chart: Chart) -> go.Figure:
+def _curves(chart: Chart) -> "go.Figure":
     """Both axes logarithmic: a power law is a straight line."""
+    import plotly.graph_objects as go
+
     figure = go.Figure()
     for number, series in enumerate(chart.series):
         figure.add_scatter(
@@ -65,8 +69,10 @@ def _curves(chart: Chart) -> go.Figure:
     return figure.update_layout(hovermode="x unified", showlegend=True, height=500)
 
 
-def _bars(chart: Chart) -> go.Figure:
+def _bars(chart: Chart) -> "go.Figure":
     """One below the other, the largest at the top: names are long."""
+    import plotly.graph_objects as go
+
     figure = go.Figure()
     for series in chart.series:
         figure.add_bar(
