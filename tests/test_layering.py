@@ -23,7 +23,7 @@ MAY_IMPORT = {
 }
 
 # Imported inside functions alone: it is slow to load, and most runs go without it.
-LAZY = {"wandb", "aiohttp", "plotly"}
+LAZY = {"matplotlib", "wandb", "aiohttp", "plotly"}
 
 FOLDERS = sorted({path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in ("__pycache__", "conf")})
 FILES = sorted(ROOT.rglob("*.py"))

@@ -34,6 +34,7 @@ N = 2 * 4 * 8
         (lambda x: x * torch.tensor(3.0), 0),
         (lambda x: x + x, 0),
         (lambda x: x.exp(), 0),
+        (lambda x: torch.nn.functional.avg_pool2d(x, (2, 4)), N),
         (lambda x: torch.addcmul(x, x, x), N),
         (lambda x: x.flatten(1)[0].dot(x.flatten()), N),
         (lambda x: x[0, 0].mv(x[0, 0, 0]), 4 * 8),

@@ -1,9 +1,9 @@
 import io
 
+import matplotlib.figure
 import pytest
 from PIL import Image
 
-from fvit.run.bench import picture as drawing
 from fvit.run.bench.charts import charts
 from fvit.run.bench.picture import picture
 from tests.run.bench.found import CONFIG, law, row
@@ -14,12 +14,12 @@ def figure(monkeypatch):
     """The last figure that was drawn."""
     made = []
 
-    class Noted(drawing.Figure):
+    class Noted(matplotlib.figure.Figure):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             made.append(self)
 
-    monkeypatch.setattr(drawing, "Figure", Noted)
+    monkeypatch.setattr(matplotlib.figure, "Figure", Noted)
     return lambda: made[-1]
 
 

@@ -1,7 +1,6 @@
 import csv
 import json
 import math
-import sys
 
 import pytest
 
@@ -64,9 +63,7 @@ def test_with_a_budget_nothing_grows_and_nothing_is_quoted(shown):
 
 
 def test_without_matplotlib_a_line_says_how(shown, monkeypatch):
-    monkeypatch.delitem(sys.modules, "fvit.run.bench.picture", raising=False)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
     text, folder = shown([row()])
     assert "pip install 'fvit[docs]' brings what draws bench.png" in text
     assert not (folder / "bench.png").exists()

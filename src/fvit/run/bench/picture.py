@@ -2,18 +2,20 @@
 
 import io
 from collections.abc import Sequence
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from typing import TYPE_CHECKING
 
 from fvit.run.bench.charts import COLOURS, Chart, Series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _MARKERS = "osD^X*Pv"
 
 
 def picture(charts: Sequence[Chart]) -> bytes:
     """All charts as PNG, two in a row; there must be one at least."""
+    from matplotlib.figure import Figure
+
     columns = min(2, len(charts))
     rows = -(-len(charts) // columns)
     figure = Figure(figsize=(7 * columns, 4.2 * rows), layout="constrained", dpi=110)
@@ -30,7 +32,9 @@ def picture(charts: Sequence[Chart]) -> bytes:
     return file.getvalue()
 
 
-def _curves(axes: Axes, chart: Chart) -> None:
+def _curves(axes: "Axes", chart: Chart) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     for number, series in enumerate(chart.series):
         axes.errorbar(
             series.x,
@@ -52,7 +56,7 @@ def _curves(axes: Axes, chart: Chart) -> None:
     axes.legend(frameon=False)
 
 
-def _bars(axes: Axes, chart: Chart) -> None:
+def _bars(axes: "Axes", chart: Chart) -> None:
     for series in chart.series:
         axes.barh([series.name], series.y, xerr=_error(series), color=COLOURS[0], error_kw=dict(elinewidth=0.8))
     axes.set(xlabel=chart.unit)

@@ -6,12 +6,15 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fvit.cost.published import beside
 from fvit.cost.trends import trends
 from fvit.run.bench.charts import Chart, charts
+from fvit.run.bench.page import page
+from fvit.run.bench.picture import picture
 from fvit.run.bench.tables import Table, tables
 from fvit.run.console import console, print_facts, print_rows
 from fvit.run.record import environment, write
@@ -44,13 +47,9 @@ def _draw(drawn: Sequence[Chart], found: Sequence[Table], on: str, folder: Path)
     """Write the plots, and say where."""
     if not drawn:
         return []
-    from fvit.run.bench.page import page
-
     write(folder / "bench.html", page("What it costs", on, drawn, found))
     facts = [("plots", str(folder / "bench.html"))]
-    try:
-        from fvit.run.bench.picture import picture
-    except ModuleNotFoundError:
+    if find_spec("matplotlib") is None:
         return [*facts, ("as a picture", "pip install 'fvit[docs]' brings what draws bench.png")]
     (folder / "bench.png").write_bytes(picture(drawn))
     return [*facts, ("as a picture", str(folder / "bench.png"))]

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from fvit.run.errors import did_you_mean
-from fvit.run.schema import Model, Positive, Strict
+from fvit.run.fields import Positive, Strict
+from fvit.run.schema import Model
 
 What = Literal["params", "macs", "latency", "throughput", "memory", "train"]
 OF_CANDIDATES = ("attention", "model")
@@ -20,8 +21,9 @@ class Candidate(Strict):
 
     @model_validator(mode="after")
     def _weights_cost_nothing(self) -> "Candidate":
-        if self.model.pretrained:
-            raise ValueError("model.pretrained=true has no effect on what a model costs; leave it out")
+        for key in ("pretrained", "init_from", "keep"):
+            if value := getattr(self.model, key):
+                raise ValueError(f"model.{key}={value} has no effect on what a model costs; leave it out")
         return self
 
 
