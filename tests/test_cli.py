@@ -189,6 +189,22 @@ def test_a_run_leaves_all_there_is_to_know(main, tmp_path):
     assert re.search(r"epoch 3/3 .*loss .*val acc1 .*images/s", done.stdout)
 
 
+@pytest.mark.parametrize("hardware", ["cpu", "ddp_cpu"])
+def test_a_mechanism_gets_the_budget_of_softmax_attention(main, fvit, tmp_path, hardware):
+    overrides = [*SHORT, "attention=identity", "model.match=macs", "model.embed_dim=96", f"hardware={hardware}"]
+    done = (fvit if hardware == "ddp_cpu" else main)("train", *overrides)
+    assert done.returncode == 0, done.stderr
+    [run] = _runs(tmp_path)
+    told = re.search(r"budget +macs of softmax attention, .* embed_dim=(\d+) in place of 96 has", done.stdout)
+    model = OmegaConf.load(run / "config.yaml").model
+    assert model.embed_dim == int(told[1]) > 96
+    assert "match" not in model
+    assert OmegaConf.load(run / "csv" / "hparams.yaml") == OmegaConf.load(run / "config.yaml")
+    assert f"embed_dim={model.embed_dim}" in re.search(r" model +.*", done.stdout)[0]
+    again = main("eval", f"ckpt_path={run}")
+    assert again.returncode == 0, again.stderr
+
+
 # Lightning says that the best score stays with the old folder.
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_a_run_goes_on_from_its_folder(main, tmp_path):

@@ -26,6 +26,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     from fvit.models import exchange_rows
     from fvit.run import console
     from fvit.run import trainer as trainers
+    from fvit.run.budget import meet_budget
     from fvit.run.record import Record
     from fvit.training import Classifier, Distiller, checkpoint
 
@@ -38,21 +39,24 @@ def train(config: dict[str, Any]) -> dict[str, float]:
             **config["data"], batch_size=plan.per_device, accumulate=plan.accumulate, seed=config["seed"]
         )
         trainers.apply_plan(trainer, plan, len(data.source.train))
+        size = config["data"]["img_size"]
+        model, told = meet_budget(config["model"], size, data.num_classes)
+        config = record.amend({**config, "model": model})
         arguments = {key: config[key] for key in ("model", "optimizer", "scheduler", "loss")}
-        arguments |= {"img_size": config["data"]["img_size"], "num_classes": data.num_classes}
+        arguments |= {"img_size": size, "num_classes": data.num_classes}
         if config["distillation"] is None:
             module = Classifier(**arguments)
         else:
             normalisation = {key: config["data"][key] for key in ("mean", "std")}
             module = Distiller(**arguments, **normalisation, distillation=config["distillation"])
-        cost = count(module.model, config["data"]["img_size"])
+        cost = count(module.model, size)
         if config["ckpt_path"] is not None:
             resumed = checkpoint.find(config["ckpt_path"], prefer="last")
             checkpoint.check_fits(checkpoint.read(resumed), resumed, module)
         if config["compile"]:
             module.model.compile()
         if trainer.is_global_zero:
-            console.print_plan(config, cost, plan, data, module)
+            console.print_plan(config, cost, plan, data, [*told, *module.facts()])
             console.print_exchange(config["model"], exchange_rows(module.model))
             trainers.log_config(trainer, config)
         # Ranks build the same model, then augment differently.

@@ -116,7 +116,8 @@ def test_latency_is_matched_by_the_clock():
 
 
 def test_weights_are_never_fetched():
-    assert make({**SMALL, "pretrained": True, "match": None}, SIZE, CLASSES).embed_dim == SMALL["embed_dim"]
+    origins = {"pretrained": True, "init_from": "none", "keep": ["qkv"]}
+    assert make({**SMALL, **origins}, SIZE, CLASSES).embed_dim == SMALL["embed_dim"]
 
 
 def test_what_cannot_be_is_told():

@@ -16,6 +16,14 @@ def test_a_finished_run_says_so(tmp_path):
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["packages"]["torch"]
 
 
+@pytest.mark.parametrize("active", [True, False])
+def test_what_was_found_out_since_is_noted(tmp_path, active):
+    with Record(tmp_path, {"width": None}, active=active) as record:
+        assert record.amend({"width": 3}) == {"width": 3}
+    path = tmp_path / "config.yaml"
+    assert (path.read_text() == "width: 3\n") if active else not path.exists()
+
+
 @pytest.mark.parametrize(
     ("error", "status", "text"),
     [

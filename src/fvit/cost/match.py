@@ -144,7 +144,7 @@ def match_latency(
 
 def make(model: Mapping[str, Any], img_size: int, num_classes: int, on_meta: bool = False) -> nn.Module:
     """The model of these options, with weights of no origin; on the meta device where it is only counted."""
-    apart = ("attention", "num_classes", "pretrained", "init_from", "keep", "match")
+    apart = ("attention", "num_classes", "pretrained", "init_from", "keep")
     options = {key: value for key, value in model.items() if key not in apart}
     attention = attention_spec(model["attention"])
     with torch.device("meta" if on_meta else "cpu"):

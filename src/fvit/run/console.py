@@ -12,7 +12,7 @@ from rich.table import Table
 from fvit.run.record import read_metrics
 
 if TYPE_CHECKING:
-    from lightning import LightningDataModule, LightningModule
+    from lightning import LightningDataModule
 
     from fvit.cost import Cost
     from fvit.run.batches import BatchPlan
@@ -40,9 +40,13 @@ def print_rows(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -
 
 
 def print_plan(
-    config: dict[str, Any], cost: "Cost", plan: "BatchPlan", data: "LightningDataModule", module: "LightningModule"
+    config: dict[str, Any],
+    cost: "Cost",
+    plan: "BatchPlan",
+    data: "LightningDataModule",
+    further: Sequence[tuple[str, str]],
 ) -> None:
-    """What is about to be trained, on what, and how."""
+    """What is about to be trained, on what, and how; `further` facts are of the model."""
     trainer, optimizer, size = config["trainer"], config["optimizer"], config["data"]["img_size"]
     shape = [f"{key}={config['model'][key]}" for key in ("patch_size", "embed_dim", "depth") if key in config["model"]]
     images = f"{len(data.source.train):,} images to train, {len(data.source.val):,} to validate"
@@ -50,7 +54,7 @@ def print_plan(
     facts = [
         ("model", "  ".join([config["title"], *shape])),
         ("cost", f"{cost.params / 1e6:.2f} M parameters, {cost.macs / 1e6:.4g} M MACs an image of {size} px"),
-        *module.facts(),
+        *further,
         ("data", f"{config['data']['name']}: {images}, {data.num_classes} classes; decoder {data.decoder.name}"),
         ("batch", str(plan)),
         ("length", f"{trainer.get('max_epochs') or '?'} epochs of {steps:,} steps; {left} images an epoch left out"),

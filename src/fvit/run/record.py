@@ -46,6 +46,14 @@ class Record:
             self._write_status("running")
         return self
 
+    def amend(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Have config.yaml hold `config`, of which something was found out since; returns it."""
+        if config != self.config:
+            self.config = config
+            if self.active:
+                write(self.folder / "config.yaml", OmegaConf.to_yaml(config))
+        return config
+
     def finish(self, metrics: dict[str, float]) -> dict[str, float]:
         """Note the results; returns them."""
         self.metrics = metrics

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from fvit.run.batches import plan_batches
+from fvit.run.budget import check_match
 from fvit.run.fields import Count, Decoder, NonNegative, Open, Positive, Rate, Share, Strict
 from fvit.run.schema_distillation import Distillation
 from fvit.run.signature import mechanism_signature, source_signature, trainer_signature
@@ -29,6 +30,7 @@ class Model(Open):
     embed_dim: Positive | None = None
     depth: Positive | None = None
     num_heads: Positive | None = None
+    match: Literal["params", "macs"] | None = None
     mlp_ratio: Annotated[float, Field(gt=0)] | None = None
     drop_rate: Rate | None = None
     drop_path_rate: Rate | None = None
@@ -48,6 +50,11 @@ class Model(Open):
     @model_validator(mode="after")
     def _surgery(self) -> "Model":
         check_effects(self.model_dump())
+        return self
+
+    @model_validator(mode="after")
+    def _budget(self) -> "Model":
+        check_match(self.model_dump())
         return self
 
     @model_validator(mode="after")

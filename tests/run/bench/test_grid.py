@@ -98,6 +98,7 @@ def test_the_size_of_images_does_not_bear_on_it():
         (["model.embed_dim=100"], "take embed_dim=99"),
         (["+model.attention.logit=full"], "did you mean logits"),
         (["model.pretrained=true"], "model.pretrained=True has no effect on what a model costs"),
+        (["model.match=macs"], "model.match is for training; here it is match=macs to=MODEL"),
         (["model.init_from=run"], "model.init_from=run has no effect on what a model costs"),
         (["model.keep=[qkv]"], "has no effect on what a model costs"),
         (["+model.img_size=64"], "set data.img_size"),

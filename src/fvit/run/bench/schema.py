@@ -21,6 +21,8 @@ class Candidate(Strict):
 
     @model_validator(mode="after")
     def _weights_cost_nothing(self) -> "Candidate":
+        if self.model.match:
+            raise ValueError(f"model.match is for training; here it is match={self.model.match} to=MODEL")
         for key in ("pretrained", "init_from", "keep"):
             if value := getattr(self.model, key):
                 raise ValueError(f"model.{key}={value} has no effect on what a model costs; leave it out")
