@@ -8,10 +8,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from fvit.run import schema, validate
+from fvit.run.bench.grid import expand, gather
+from fvit.run.bench.schema import Bench
 from fvit.run.paths import conf_dir
 
 ROOT = Path(__file__).resolve().parents[1]
-SCHEMAS = {"train": schema.Train, "eval": schema.Eval, "prepare": schema.Prepare}
+SCHEMAS = {"train": schema.Train, "eval": schema.Eval, "prepare": schema.Prepare, "bench": Bench}
 COMMANDS = [
     line
     for page in sorted((ROOT / "docs").glob("*.md"))
@@ -29,9 +31,14 @@ def test_there_are_some():
 def test_the_command_composes(line):
     program, *overrides = shlex.split(line)
     task = program.removeprefix("fvit-")
+    if task == "bench":
+        overrides = gather(["output_dir=here", *overrides], Bench.model_fields)
     fixed = ["output_dir=here", "title=test"] if task == "train" else ["output_dir=here"] if task == "eval" else []
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        assert validate.check(compose(task, overrides=[*fixed, *overrides]), SCHEMAS[task])
+        config = validate.check(compose(task, overrides=[*fixed, *overrides]), SCHEMAS[task])
+        assert config
+        if task == "bench":
+            assert expand(config["candidates"])
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)

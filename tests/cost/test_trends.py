@@ -41,6 +41,13 @@ def test_exponents_and_crossovers_are_those_of_the_laws():
     assert linear.overtakes_in_training.value == pytest.approx(700)
 
 
+def test_the_end_is_told_apart_where_a_constant_part_weighs_on_the_beginning():
+    [trend] = trends(law("softmax", lambda n: 0.1 + n**2 * 1e-6), "softmax")
+    assert trend.forward.value < trend.forward_end.value - 0.2
+    assert trend.forward_end.value == pytest.approx(math.log(16.886 / 1.151) / math.log(4097 / 1025), abs=1e-3)
+    assert trend.training_end.value == pytest.approx(trend.forward_end.value)
+
+
 def test_one_that_leads_or_lags_at_every_size_is_told():
     rows = law("softmax", lambda n: n) + law("fast", lambda n: n / 2) + law("slow", lambda n: 2 * n)
     _, fast, slow = trends(rows, "softmax")

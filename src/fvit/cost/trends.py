@@ -15,7 +15,9 @@ class Trend:
         name: model, attention, and how they were run.
         tokens: the sizes that were measured, from the least to the most.
         forward: exponent of the time of one image in inference.
+        forward_end: the same between the two largest sizes, where a constant part weighs least.
         training: exponent of the time of a training step.
+        training_end: the same between the two largest sizes.
         saved: exponent of what is kept for the backward pass.
         overtakes: N from which on inference is faster than with the baseline's attention; None for the baseline.
         overtakes_in_training: the same of a training step.
@@ -24,7 +26,9 @@ class Trend:
     name: str
     tokens: tuple[int, ...]
     forward: Estimate | None
+    forward_end: Estimate | None
     training: Estimate | None
+    training_end: Estimate | None
     saved: Estimate | None
     overtakes: Estimate | None
     overtakes_in_training: Estimate | None
@@ -45,14 +49,17 @@ def trends(rows: Sequence[Row], baseline: str) -> list[Trend]:
     found = []
     for (model, attention, manner), mine in series.items():
         other = series.get((model, baseline, manner), []) if attention != baseline else []
+        forward, training = _times(mine, "latency_ms"), _times(mine, "train_ms")
         trend = Trend(
             mine[0].candidate.name,
             tuple(sorted({row.tokens for row in mine})),
-            exponent(_times(mine, "latency_ms")),
-            exponent(_times(mine, "train_ms")),
+            exponent(forward),
+            exponent(_largest(forward)),
+            exponent(training),
+            exponent(_largest(training)),
             exponent({row.tokens: [row.values["saved_mib"]] for row in mine if "saved_mib" in row.values}),
-            crossover(_times(mine, "latency_ms"), _times(other, "latency_ms")),
-            crossover(_times(mine, "train_ms"), _times(other, "train_ms")),
+            crossover(forward, _times(other, "latency_ms")),
+            crossover(training, _times(other, "train_ms")),
         )
         if trend.forward or trend.training or trend.saved:
             found.append(trend)
@@ -61,3 +68,8 @@ def trends(rows: Sequence[Row], baseline: str) -> list[Trend]:
 
 def _times(rows: Sequence[Row], name: str) -> Samples:
     return {row.tokens: row.runs[name].seconds for row in rows if name in row.runs}
+
+
+def _largest(samples: Samples) -> Samples:
+    """The two largest sizes."""
+    return {size: samples[size] for size in sorted(samples)[-2:]}

@@ -51,4 +51,4 @@ def test_what_failed_is_left_out():
 
 
 def test_titles_tell_the_batch():
-    assert chart([row()], "train_ms").title == "Training step of 4 images, 224 px"
+    assert chart([row()], "train_ms").title == "Training step, batch of 4, 224 px"

@@ -13,10 +13,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 # Key, title, unit and its factor.
 _FIGURES = (
     ("latency_ms", "Latency of one image", "ms", 1),
-    ("train_ms", "Training step of {batch} images", "ms", 1),
+    ("train_ms", "Training step, batch of {batch}", "ms", 1),
     ("images_per_s", "Throughput at the best batch", "images/s", 1),
-    ("saved_mib", "Kept for the backward pass of {batch} images", "MiB", 1),
-    ("train_peak_mib", "Peak of memory in training on {batch} images", "MiB", 1),
+    ("saved_mib", "Kept for the backward pass, batch of {batch}", "MiB", 1),
+    ("train_peak_mib", "Peak of memory in training, batch of {batch}", "MiB", 1),
     ("macs", "Multiply-accumulates of one image, every product", "G", 1e-9),
     ("params", "Parameters", "M", 1e-6),
 )

@@ -150,14 +150,25 @@ def _ratio(row: "Row", rows: Sequence["Row"], key: str, baseline: str) -> str:
 
 
 _GROWTH_NOTE = (
-    "Least squares in logarithms over all sizes, with 95 % intervals; what does not grow counts as well. "
+    "Exponents with 95 % intervals: least squares in logarithms over all sizes, what does not grow included; at the "
+    "end: between the two largest sizes. Faster from N on, by interpolation between two sizes; "
     "<: already at the smallest size; >: not up to the largest."
 )
-_GROWTH = ["", "time ∝ N^", "training ∝ N^", "saved ∝ N^", "faster from N on", "in training"]
+_GROWTH = [
+    "",
+    "time ∝ N^",
+    "at the end",
+    "training ∝ N^",
+    "at the end",
+    "saved ∝ N^",
+    "faster from N on",
+    "in training",
+]
 
 
 def _trend(trend: "Trend") -> list[str]:
-    powers = (_power(estimate) for estimate in (trend.forward, trend.training, trend.saved))
+    growth = (trend.forward, trend.forward_end, trend.training, trend.training_end, trend.saved)
+    powers = (_power(estimate) for estimate in growth)
     crossings = (_crossing(e, trend.tokens) for e in (trend.overtakes, trend.overtakes_in_training))
     return [trend.name, *powers, *crossings]
 

@@ -1,0 +1,70 @@
+"""docs/cost.md: what is counted there is what the code counts. What was timed holds for its machine alone."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+
+from fvit.cost import count
+from fvit.cost.match import make, match_count
+from fvit.cost.published import SOURCES, published
+from fvit.run.bench.grid import compose_cell
+from fvit.run.paths import conf_dir
+
+TEXT = (Path(__file__).resolve().parents[1] / "docs" / "cost.md").read_text(encoding="utf-8")
+NUMBER = r"([\d.,]+)"
+ROWS = re.findall(
+    rf"^\| (\w+) \| (\w+) \| (\d+) \| {NUMBER} \| {NUMBER} \| {NUMBER} \| {NUMBER} \| {NUMBER} \| {NUMBER} \|$",
+    TEXT,
+    flags=re.MULTILINE,
+)
+MATCHED = re.findall(
+    rf"^\| (\w+) \| (\w+) \| (\d+) \| (\d+) \| 12 \| ([+-][\d.]+) \| {NUMBER} \| {NUMBER} \| {NUMBER} \|$",
+    TEXT,
+    flags=re.MULTILINE,
+)
+
+
+def cell(model, attention):
+    chosen = ["model=timm", f"model.name={model}"] if attention == "native" else [f"model={model}"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose_cell([*chosen, f"attention={attention}"]).options
+
+
+def three(value):
+    return float(f"{value:.3g}")
+
+
+def test_there_are_some():
+    assert len(ROWS) == 6 * 5 + 7
+    assert len(MATCHED) == 6
+
+
+@pytest.mark.parametrize(("model", "attention", "res", "params", "macs", "paper", "saved", "peak", "training"), ROWS)
+def test_what_is_counted(model, attention, res, params, macs, paper, saved, peak, training):
+    size = int(res)
+    cost = count(make(cell(model, attention), size, 1000, on_meta=True), size)
+    found = [three(cost.params / 1e6), three(cost.macs / 1e9), three(cost.macs_paper / 1e9)]
+    assert found == [float(params), float(macs), float(paper)]
+
+
+@pytest.mark.parametrize(("model", "attention", "res", "width", "error", "params", "macs", "paper"), MATCHED)
+def test_what_meets_the_budget(model, attention, res, width, error, params, macs, paper):
+    found = match_count(cell(model, attention), cell("vit_small", "softmax"), int(res), 1000, "macs")
+    assert (found.model["embed_dim"], f"{100 * found.error:+.1f}") == (int(width), error)
+    assert three(found.cost / 1e9) == float(macs)
+
+
+def test_what_others_published_stands_there_as_in_the_file():
+    for row in published():
+        cells = [row.name, f"`{row.model}` {row.attention}", str(row.res), row.params_m, row.gmacs, row.images_per_s]
+        line = [*cells, row.hardware, row.top1, row.source]
+        assert f"| {' | '.join(text or '–' for text in line)} |" in TEXT
+    for name, where in SOURCES.items():
+        assert f"* {name}: {where}." in TEXT
+
+
+def test_the_picture_is_there():
+    for name in re.findall(r"!\[[^]]*\]\((.*?)\)", TEXT):
+        assert (Path(__file__).resolve().parents[1] / "docs" / name).is_file()
