@@ -4,9 +4,10 @@
     python benchmarks/additive.py --rows 1 4 7      some of them
     python benchmarks/additive.py --json FILE       also as JSON
 
-Whole models, float32, in one process; contenders take turns, and a ratio is the median of the rounds' ratios, with the
-interval that holds the middle half of them. Rows against other people's attention need ``pip install
-fast-transformer-pytorch``, and are left out without it.
+Whole models with a class token, float32, in one process; contenders take turns, and a ratio is the median of the
+rounds' ratios, with the interval that holds the middle half of them. Ours computes of its last block what the head
+reads, which is part of what it brings (`--whole` leaves that out). Rows against other people's attention need ``pip
+install fast-transformer-pytorch``, and are left out without it.
 """
 
 import argparse
@@ -32,6 +33,7 @@ SHAPES = {
     "S": dict(embed_dim=384, num_heads=6),
     "Ti": dict(embed_dim=192, num_heads=3),
 }
+OURS: dict = dict(attention="additive")
 TEXTBOOK = dict(attention={"name": "additive", "form": "textbook"}, trim_last=False)
 
 
@@ -41,9 +43,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=range(len(ROWS)), help="numbers of the rows, from 0")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--whole", action="store_true", help="let our last block be computed whole, as the others' are")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    OURS["trim_last"] = not options.whole
     console = Console(width=120)
     results = []
     for number in options.rows:
@@ -77,7 +81,7 @@ def vit(shape: str, size: int, **options: object) -> nn.Module:
     """A ViT of 12 blocks with patches of 16 px and a class token; `attention` is additive unless given."""
     torch.manual_seed(0)
     name = "vit_base_patch16_224"
-    return build(name, size, 1000, **{"attention": "additive", "depth": 12, **SHAPES[shape], **options})
+    return build(name, size, 1000, **{**OURS, "depth": 12, **SHAPES[shape], **options})
 
 
 def ratios(rounds: int, ours: Step, other: Step) -> list[float]:
@@ -132,7 +136,7 @@ def against_library(
             return self.attention(x, mask=torch.ones(x.shape[:2], dtype=torch.bool))
 
     images = torch.randn(batch, 3, size, size)
-    other = vit(shape, size, attention=None)
+    other = vit(shape, size, **SOFTMAX)
     for block in other.blocks:
         block.attn = Theirs(other.embed_dim, SHAPES[shape]["num_heads"])
     return ratios(rounds, mode(vit(shape, size), images), mode(other, images))
@@ -167,7 +171,7 @@ def share_of_products(shape: str, size: int, batch: int, rounds: int) -> list[fl
     return ratios(rounds, inference(model, images), products)
 
 
-SOFTMAX = dict(attention=None)
+SOFTMAX = dict(attention=None, trim_last=False)
 ROWS: list[tuple] = [
     ("textbook form: forward B/16 384 px, batch 4", "≥ 1.15", against, TEXTBOOK, inference, "B", 384, 4),
     ("textbook form: forward S/16 1024 px, batch 1", "≥ 1.35", against, TEXTBOOK, inference, "S", 1024, 1),

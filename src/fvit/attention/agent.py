@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.base import Size
 from fvit.attention.fixed_length import FixedLength, Layout
 from fvit.attention.ops import convolve_patches, depthwise, divide
 from fvit.attention.projected import Projected
@@ -72,12 +71,6 @@ class Agent(Projected):
         self.conv = depthwise("agent: conv", dim, conv, **factory)
         self.position_bias = PositionBias(num_heads, num_agents, **factory) if position_bias else None
         self.fixed_length = position_bias
-
-    def set_layout(self, grid_size: Size, num_prefix_tokens: int, block_index: int = 0) -> None:
-        """As `Mechanism.set_layout`; gives the position biases their size, or resamples them."""
-        super().set_layout(grid_size, num_prefix_tokens, block_index)
-        if self.position_bias is not None:
-            self.position_bias.set_layout(grid_size, num_prefix_tokens, block_index)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""

@@ -77,7 +77,11 @@ class Mechanism(nn.Module):
         """Tell how the tokens lie: `num_prefix_tokens` first, then `grid_size` = (rows, columns) of patches.
 
         `block_index`, from 0, is for what changes with depth, such as the shift of windows in every second block.
+        Parts of a mechanism that are mechanisms themselves, such as learned positions, are told as well.
         """
+        for part in self.children():
+            if isinstance(part, Mechanism):
+                part.set_layout(grid_size, num_prefix_tokens, block_index)
         self.grid_size = grid_size
         self.num_prefix_tokens = num_prefix_tokens
         self.block_index = block_index

@@ -21,8 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.base import Size
-from fvit.attention.ops import convolve_patches, depthwise, divide, kernel_average, unit
+from fvit.attention.ops import convolve_heads, depthwise, divide, kernel_average, unit
 from fvit.attention.positions import Positions
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
@@ -79,12 +78,6 @@ class Focused(Projected):
         if self.channel_scale is not None:
             nn.init.zeros_(self.channel_scale)
 
-    def set_layout(self, grid_size: Size, num_prefix_tokens: int, block_index: int = 0) -> None:
-        """As `Mechanism.set_layout`; gives the positions their size, or resamples them."""
-        super().set_layout(grid_size, num_prefix_tokens, block_index)
-        if self.positions is not None:
-            self.positions.set_layout(grid_size, num_prefix_tokens, block_index)
-
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
@@ -99,10 +92,8 @@ class Focused(Projected):
             k = k * presence
         out = kernel_average(q, self.attn_drop(k), v.to(k.dtype)).to(v.dtype)
         if self.conv is not None:
-            # One kernel for all heads: they are convolved as images of their own.
             v = v if bias is None else v * presence
-            convolved = convolve_patches(self.conv, v.flatten(0, 1), self.grid_size, self.num_prefix_tokens)
-            out = out + convolved.unflatten(0, v.shape[:2])
+            out = out + convolve_heads(self.conv, v, self.grid_size, self.num_prefix_tokens)
         return self.output(out)
 
     def _features(self, x_bnc: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fvit.attention.ops import convolve_patches, depthwise, divide
+from fvit.attention.ops import convolve_heads, depthwise, divide
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -97,9 +97,8 @@ class Nystrom(Projected):
 
     def _convolved(self, v: Tensor) -> Tensor:
         """The values [B, H, N, d] under the kernel of their head, which is one for all its channels."""
-        images_bdnh = v.transpose(1, 3)
-        convolved = convolve_patches(self.conv, images_bdnh.flatten(0, 1), self.grid_size, self.num_prefix_tokens)
-        return convolved.unflatten(0, images_bdnh.shape[:2]).transpose(1, 3)
+        # To the convolution heads are what channels are elsewhere.
+        return convolve_heads(self.conv, v.transpose(1, 3), self.grid_size, self.num_prefix_tokens).transpose(1, 3)
 
 
 def _segment_means(x: Tensor, count: int) -> Tensor:

@@ -92,6 +92,11 @@ def convolve_patches(conv: nn.Module, x: Tensor, grid_size: Size | None, num_pre
     return F.pad(conv(patches).flatten(2).transpose(1, 2), (0, 0, num_prefix_tokens, 0))
 
 
+def convolve_heads(conv: nn.Module, v: Tensor, grid_size: Size | None, num_prefix_tokens: int) -> Tensor:
+    """`convolve_patches` of v [B, H, N, d], with one kernel for all heads, which are images of their own to it."""
+    return convolve_patches(conv, v.flatten(0, 1), grid_size, num_prefix_tokens).unflatten(0, v.shape[:2])
+
+
 def rows_and_columns(user: str, tokens: int, grid_size: Size | None, num_prefix_tokens: int) -> Size:
     """`grid_size`, if that many tokens are the prefix tokens and then its patches.
 

@@ -21,8 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.base import Size
-from fvit.attention.ops import convolve_patches, depthwise, kernel_average
+from fvit.attention.ops import convolve_heads, depthwise, kernel_average
 from fvit.attention.positions import Positions
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
@@ -82,12 +81,6 @@ class Pola(Projected):
         if self.channel_scale is not None:
             nn.init.zeros_(self.channel_scale)
 
-    def set_layout(self, grid_size: Size, num_prefix_tokens: int, block_index: int = 0) -> None:
-        """As `Mechanism.set_layout`; gives the positions their size, or resamples them."""
-        super().set_layout(grid_size, num_prefix_tokens, block_index)
-        if self.positions is not None:
-            self.positions.set_layout(grid_size, num_prefix_tokens, block_index)
-
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
@@ -110,10 +103,8 @@ class Pola(Projected):
         swapped_q = q.roll(self.head_dim, dims=-1)
         out = torch.cat([kernel_average(q, k, v_same), kernel_average(swapped_q, k, v_opposite)], dim=-1).to(v.dtype)
         if self.conv is not None:
-            # One kernel for all heads: they are convolved as images of their own.
             v = v if presence is None else v * presence
-            convolved = convolve_patches(self.conv, v.flatten(0, 1), self.grid_size, self.num_prefix_tokens)
-            out = out + convolved.unflatten(0, v.shape[:2])
+            out = out + convolve_heads(self.conv, v, self.grid_size, self.num_prefix_tokens)
         return self.proj_drop(self.proj(self.merge_heads(out) * self.gate(x)))
 
     def _features(self, q: Tensor, k: Tensor, presence: Tensor | None) -> tuple[Tensor, Tensor]:

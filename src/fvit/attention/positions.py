@@ -11,7 +11,7 @@ from fvit.attention.fixed_length import FixedLength
 class Positions(FixedLength):
     """Adds a vector to each token; sized, resampled and loaded as the weights of `FixedLength` are.
 
-    It is part of a mechanism, which calls its `set_layout` and has its need of a fixed length.
+    It is part of a mechanism, which passes on its layout and has its need of a fixed length.
 
     Args:
         dim: width C of the tokens.
