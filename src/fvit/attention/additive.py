@@ -28,6 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fvit.attention.attend import attend
 from fvit.attention.base import Mechanism
 from fvit.attention.cache import WeightCache
 from fvit.attention.registry import register
@@ -155,14 +156,13 @@ class Additive(Mechanism):
 
     def _global_query(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """q̄ [B, C] from the tokens themselves: no query is made."""
-        weights_bhn = self._weigh(self._through(self.q, self.query_logit) @ x.mT, bias)
-        return self._project_pooled(self.q, weights_bhn, x)
+        return self._pool_unprojected(x, self.q, self._through(self.q, self.query_logit), bias)
 
     def _global_key(self, x: Tensor, global_query_bc: Tensor, bias: Tensor | None) -> Tensor:
         """k̄ [B, C] from the tokens themselves: no key is made."""
         rows = self._per_head(global_query_bc) if self.logits == "per_head" else global_query_bc.unsqueeze(1)
-        weights_bhn = self._weigh(self._through(self.k, rows * self.key_logit) @ x.mT, bias)
-        return global_query_bc * self._project_pooled(self.k, weights_bhn, x)
+        rows_bhc = self._through(self.k, rows * self.key_logit)
+        return global_query_bc * self._pool_unprojected(x, self.k, rows_bhc, bias)
 
     def _through(self, layer: nn.Linear, rows: Tensor) -> Tensor:
         """Vectors that meet the outputs of `layer`, [… H, d] or [… H, C], as vectors that meet its inputs, [… H, C]."""
@@ -170,10 +170,11 @@ class Additive(Mechanism):
             return rows @ layer.weight
         return torch.einsum("...hd,hdc->...hc", rows, layer.weight.unflatten(0, (self.num_heads, -1)))
 
-    def _project_pooled(self, layer: nn.Linear, weights_bhn: Tensor, x: Tensor) -> Tensor:
-        """Σ_n w_n layer(x_n) head by head, [B, C]: the tokens are pooled first, and projected once."""
-        weight_hdc = layer.weight.unflatten(0, (self.num_heads, -1))
-        pooled_bhd = torch.einsum("bhc,hdc->bhd", weights_bhn @ x, weight_hdc)
+    def _pool_unprojected(self, x: Tensor, layer: nn.Linear, rows: Tensor, bias: Tensor | None) -> Tensor:
+        """Σ_n softmax_N(rows·x_n / √d) layer(x_n) head by head, [B, C]: pooled first, and projected once."""
+        dropout = self.attn_drop.p if self.training else 0.0
+        pooled_bhc, weights_bhn = attend(rows, x, bias, self.scale, dropout)
+        pooled_bhd = torch.einsum("bhc,hdc->bhd", pooled_bhc, layer.weight.unflatten(0, (self.num_heads, -1)))
         if layer.bias is not None:
             # Dropout leaves weights that do not sum to 1.
             pooled_bhd = pooled_bhd + weights_bhn.sum(dim=-1, keepdim=True) * self._per_head(layer.bias)

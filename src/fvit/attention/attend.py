@@ -1,0 +1,68 @@
+"""Pooling tokens with the softmax weights that a few queries give them, cheap on the way back.
+
+Autograd would write the gradient of the tokens twice, once for the weights and once for the pooling, a tensor of all
+tokens each, and add them up. Here one product of twice the rank writes it once.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def attend(rows: Tensor, x: Tensor, bias: Tensor | None, scale: float, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Σ_n w_n x_n with w = softmax_n(scale · rows·x_n + bias), for few rows.
+
+    Args:
+        rows: one vector a query, [H, C] for all images or [B, H, C].
+        x: tokens [B, N, C], which are keys and values.
+        bias: broadcasts to [B, H, N], or None.
+        scale: of the logits.
+        dropout: probability of dropping a weight.
+
+    Returns:
+        the pooled tokens [B, H, C], and the weights [B, H, N], which sum to 1 unless some are dropped. The weights
+        may come without a gradient: that of their sum is 0.
+    """
+    # A compiler orders the products itself, and autocast chooses the dtype of each one.
+    device = x.device.type
+    left_alone = torch.compiler.is_compiling() or (
+        torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    )
+    if not (left_alone or dropout or (bias is not None and bias.requires_grad)):
+        return _Attend.apply(rows, x, bias, scale)
+    weights_bhn = F.dropout(_weigh(rows, x, bias, scale), dropout)
+    return weights_bhn @ x, weights_bhn
+
+
+def _weigh(rows: Tensor, x: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    logits_bhn = (rows @ x.mT) * scale
+    return (logits_bhn if bias is None else logits_bhn + bias).softmax(dim=-1)
+
+
+class _Attend(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(rows: Tensor, x: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+        weights_bhn = _weigh(rows, x, bias, scale)
+        return weights_bhn @ x, weights_bhn
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        rows, x, bias, ctx.scale = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(rows, x, bias, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad_bhc: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        rows, x, bias, weights_bhn = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is to have one itself, and the weights that were kept have none
+            weights_bhn = _weigh(rows, x, bias, ctx.scale)
+        grad_weights = grad_bhc @ x.mT
+        mean = (grad_weights * weights_bhn).sum(dim=-1, keepdim=True)
+        grad_logits = weights_bhn * (grad_weights - mean) * ctx.scale
+        factors = torch.cat([rows.expand(len(x), -1, -1), grad_bhc], dim=1)
+        grad_x = torch.cat([grad_logits, weights_bhn], dim=1).mT @ factors
+        return (grad_logits @ x).sum_to_size(rows.shape), grad_x, None, None
