@@ -5,7 +5,8 @@
     python benchmarks/additive.py --json FILE       also as JSON
 
 Whole models with a class token, float32, in one process; contenders take turns, and a ratio is the median of the
-rounds' ratios, with the interval that holds the middle half of them. Ours computes of its last block what the head
+rounds' ratios, with the interval that holds the middle half of them. Freed memory is kept, as `fvit-train` does: what
+glibc gives back and fetches anew depends on the order of blocks and not on the contender. Ours computes of its last block what the head
 reads, which is part of what it brings (`--whole` leaves that out). Rows against other people's attention need ``pip
 install fast-transformer-pytorch``, and are left out without it.
 """
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from fvit.cost.memory import saved_for_backward
 from fvit.cost.timing import Step, time_in_turns
 from fvit.models import build
+from fvit.run.allocator import keep_freed_memory
 
 SHAPES = {
     "B": dict(embed_dim=768, num_heads=12),
@@ -47,6 +49,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     OURS["trim_last"] = not options.whole
     console = Console(width=120)
     results = []

@@ -30,9 +30,11 @@ def bench(config: dict[str, Any]) -> dict[str, float]:
     # Imported here, because composing, --help and a wrong override must not wait for torch.
     from fvit.cost.machine import fix_threads, machine, open_device
     from fvit.cost.measure import Settings, measure
+    from fvit.run.allocator import keep_freed_memory
     from fvit.run.bench import report
     from fvit.run.counting import counting
 
+    keep_freed_memory()  # as in training: what is fetched anew at each step depends on chance
     device = open_device(config["device"])
     fix_threads(config["threads"])
     found = candidates(config, cells, reference, device)

@@ -26,10 +26,12 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     from fvit.models import exchange_rows
     from fvit.run import console
     from fvit.run import trainer as trainers
+    from fvit.run.allocator import keep_freed_memory
     from fvit.run.budget import meet_budget
     from fvit.run.record import Record
     from fvit.training import Classifier, Distiller, checkpoint
 
+    keep_freed_memory()
     seed_everything(config["seed"], workers=True, verbose=False)
     trainer = trainers.build(config)
     folder = Path(config["output_dir"])
