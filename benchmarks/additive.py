@@ -6,9 +6,9 @@
 
 Whole models with a class token, float32, in one process; contenders take turns, and a ratio is the median of the
 rounds' ratios, with the interval that holds the middle half of them. Freed memory is kept, as `fvit-train` does: what
-glibc gives back and fetches anew depends on the order of blocks and not on the contender. Ours computes of its last block what the head
-reads, which is part of what it brings (`--whole` leaves that out). Rows against other people's attention need ``pip
-install fast-transformer-pytorch``, and are left out without it.
+the C library gives back and fetches anew depends on the order of blocks and not on the contender. Ours computes of its
+last block what the head reads, which is part of what it brings (`--whole` leaves that out). Rows against other people's
+attention need ``pip install fast-transformer-pytorch``, and are left out without it.
 """
 
 import argparse
