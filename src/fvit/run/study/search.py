@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,7 @@ def search(sweeper: Sweeper, options: Mapping[str, Any], arguments: Sequence[str
     sweeper.validate_batch_is_legal([[*fixed, *trial] for trial in space.covering(parameters)])
     folder = Path(sweeper.config.hydra.sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".study.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        message = f"another process runs the study in {folder}; wait for it, or take another hydra.sweep.dir"
-        raise RunError(message) from None
-    with lock, connected(checked.storage) as storage:
+    with _alone(folder), connected(checked.storage) as storage:
         OmegaConf.save(sweeper.config, folder / "multirun.yaml")
         study = open_study(storage, checked, parameters, fixed)
         try:
@@ -64,6 +59,21 @@ def search(sweeper: Sweeper, options: Mapping[str, Any], arguments: Sequence[str
         finally:
             report.print_study(study, checked.objective, folder)
             report.write_page(study, checked.objective, folder / "study.html")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else searches in `folder` meanwhile, so that a trial that seems to run is one that was cut."""
+    lock = FileLock(folder / ".study.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        message = f"another process runs the study in {folder}; wait for it, or take another hydra.sweep.dir"
+        raise RunError(message) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Search:

@@ -55,7 +55,8 @@ def covering(space: Space) -> list[list[str]]:
 
 
 def _choice(values: list[Any]) -> str:
-    return f"choice({','.join('null' if value is None else str(value) for value in values)})"
+    texts = ["null" if value is None else str(value) for value in values]
+    return ",".join(texts) if len(texts) > 1 else f"choice({texts[0]})"  # Hydra's choice() refuses null
 
 
 def _name(override: Override) -> str:
