@@ -62,7 +62,7 @@ def test_a_hopeless_run_ends_after_its_first_validation(pruned_run, record, repo
     assert record()["error"] is None
     assert record()["metrics"] == metrics
     assert reported() == {1: metrics["val/acc1"]}
-    assert "pruned after 1 validations" in capsys.readouterr().out
+    assert "pruned at validation 1: val/acc1" in capsys.readouterr().out
 
 
 def test_a_promising_run_is_trained_to_its_end(pruned_run, record, reported):
@@ -102,3 +102,12 @@ def test_a_metric_that_no_validation_logs_is_named(pruned_run, record):
     with pytest.raises(RunError, match=r"no metric val/acc to prune by; known: .*val/acc1"):
         pruned_run(monitor="val/acc", lower=0.5)
     assert record()["status"] == "failed"
+
+
+def test_with_several_objectives_nothing_is_reported(pruned_run, record, storage, reported):
+    with connected(storage) as database:
+        optuna.delete_study(storage=database, study_name="study")
+        optuna.create_study(storage=database, study_name="study", directions=["maximize", "minimize"]).ask()
+    pruned_run("trainer.max_epochs=1", lower=2.0)
+    assert record()["status"] == "finished"
+    assert reported() == {}

@@ -50,12 +50,17 @@ class Pruning(Callback):
             self.pruned = True
             trainer.should_stop = True
             if trainer.is_global_zero:
-                console.print(f"pruned after {self.validations} validations: the study has seen better runs")
+                value = trainer.callback_metrics[self.monitor].item()
+                console.print(
+                    f"pruned at validation {self.validations}: {self.monitor} {value:.6g} promises too little"
+                )
 
     def _report(self, value: float) -> bool:
         """Whether the pruner would stop here."""
         with connected(self.storage) as storage:
             trial = running_trial(storage, self.study_name, self.trial, self.pruner)
+            if len(trial.study.directions) > 1:
+                return False  # Optuna takes no reports then; a pruner that would want them was refused
             # A run that went on from a checkpoint comes by some validations again.
             if self.validations not in storage.get_trial(trial._trial_id).intermediate_values:
                 trial.report(value, self.validations)

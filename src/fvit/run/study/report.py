@@ -32,7 +32,7 @@ def best_trials(study: optuna.Study, most: int = 10) -> list[FrozenTrial]:
     return sorted(trials, key=lambda trial: trial.value, reverse=descending)[:most]
 
 
-def print_study(study: optuna.Study, objective: Sequence[str], folder: Path) -> None:
+def print_study(study: optuna.Study, objective: Sequence[str], folder: Path, page: Path | None) -> None:
     """The best trials, how many ended in which way, and where to look."""
     best = best_trials(study)
     if best:
@@ -43,18 +43,21 @@ def print_study(study: optuna.Study, objective: Sequence[str], folder: Path) -> 
             for trial in best
         ]
         print_rows(f"{title} of {study.study_name}", ("trial", *objective, *names), rows)
-    print_facts("", [("trials", _counts(study)), ("lies in", str(folder)), ("plots", str(folder / "study.html"))])
+    facts = [("trials", _counts(study)), ("lies in", str(folder))]
+    if page is not None:
+        facts.append(("plots", str(page)))
+    print_facts("", facts)
     for trial in study.get_trials(states=(TrialState.FAIL,))[-3:]:
         reason = trial.user_attrs.get("error", "no reason known")
         console.print(f" trial {trial.number} failed: {reason}", markup=False, soft_wrap=True)
 
 
-def write_page(study: optuna.Study, objective: Sequence[str], path: Path) -> None:
-    """Optuna's own plots, the library inlined once."""
+def write_page(study: optuna.Study, objective: Sequence[str], folder: Path) -> Path | None:
+    """study.html with Optuna's own plots, the library inlined once; None while there is nothing to plot."""
     from optuna import visualization
 
     if not study.get_trials(states=(TrialState.COMPLETE,)):
-        return
+        return None
     if len(objective) in (2, 3):
         figures = [visualization.plot_pareto_front(study, target_names=list(objective))]
     else:
@@ -73,7 +76,9 @@ def write_page(study: optuna.Study, objective: Sequence[str], path: Path) -> Non
         for number, figure in enumerate(figures)
     ]
     title = f"{', '.join(objective)}: {len(study.get_trials(deepcopy=False))} trials"
+    path = folder / "study.html"
     write(path, _PAGE.format(title=html.escape(title), note=html.escape(_counts(study)), plots="\n".join(plots)))
+    return path
 
 
 def _counts(study: optuna.Study) -> str:

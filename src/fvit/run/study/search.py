@@ -57,8 +57,8 @@ def search(sweeper: Sweeper, options: Mapping[str, Any], arguments: Sequence[str
         try:
             _Search(sweeper, study, checked, parameters, fixed, folder).run()
         finally:
-            report.print_study(study, checked.objective, folder)
-            report.write_page(study, checked.objective, folder / "study.html")
+            page = report.write_page(study, checked.objective, folder)
+            report.print_study(study, checked.objective, folder, page)
 
 
 @contextmanager
