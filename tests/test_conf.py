@@ -30,6 +30,7 @@ SHAPES = {
     "own": "model.attention.name=fvit.attention.linear:Linear",
     "timm": "model.name=convnextv2_atto",
     "vip_small7": "data.img_size=28",
+    "optuna": "~callbacks.pruning",  # its trial is Hydra's job, which there is none of here
     **dict.fromkeys(TAUGHT, "distillation.teacher.path=RUN"),
 }
 

@@ -64,7 +64,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         # Ranks build the same model, then augment differently.
         seed_everything(config["seed"] + trainer.global_rank, workers=True, verbose=False)
         trainer.fit(module, datamodule=data, ckpt_path=config["ckpt_path"] and str(resumed), weights_only=True)
-        metrics = record.finish(trainers.results(trainer, cost))
+        metrics = record.finish(trainers.results(trainer, cost), trainers.status(trainer))
     if trainer.is_global_zero:
         console.print_results(config["title"], metrics, record.seconds, folder)
     return metrics

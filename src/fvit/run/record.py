@@ -23,7 +23,8 @@ _PACKAGES = ("fvit", "torch", "torchvision", "timm", "lightning", "torchmetrics"
 class Record:
     """Context manager around a run: writes config.yaml, environment.json, and metrics.json with a status.
 
-    The status is ``running`` inside, then ``finished``, ``failed`` (with the error's text) or ``interrupted``.
+    The status is ``running`` inside, then ``finished`` or what `finish` was told, ``failed`` (with the error's text) or
+    ``interrupted``.
 
     Args:
         folder: the run's folder.
@@ -36,6 +37,7 @@ class Record:
         self.config = config
         self.active = active
         self.metrics: dict[str, float] = {}
+        self.ended = "finished"
 
     def __enter__(self) -> "Record":
         self.started = time.time()
@@ -54,9 +56,10 @@ class Record:
                 write(self.folder / "config.yaml", OmegaConf.to_yaml(config))
         return config
 
-    def finish(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Note the results; returns them."""
+    def finish(self, metrics: dict[str, float], status: str = "finished") -> dict[str, float]:
+        """Note the results, and how they came about; returns them."""
         self.metrics = metrics
+        self.ended = status
         return metrics
 
     def __exit__(
@@ -65,7 +68,7 @@ class Record:
         if not self.active:
             return
         if error is None:
-            self._write_status("finished")
+            self._write_status(self.ended)
         elif isinstance(error, KeyboardInterrupt):
             self._write_status("interrupted")
         else:

@@ -178,7 +178,7 @@ class Trainer(Open):
 
 
 class Train(Strict):
-    also_known: ClassVar = ("experiment", "debug", "attention", "augment", "hardware")
+    also_known: ClassVar = ("experiment", "debug", "sweep", "attention", "augment", "hardware")
 
     title: str
     output_dir: str

@@ -94,6 +94,11 @@ def closing(trainer: Trainer) -> Iterator[None]:
         finish_wandb(failed)
 
 
+def status(trainer: Trainer) -> str:
+    """``pruned`` if a study has stopped the run, else ``finished``."""
+    return "pruned" if any(getattr(callback, "pruned", False) for callback in trainer.callbacks) else "finished"
+
+
 def results(trainer: Trainer, cost: Cost) -> dict[str, float]:
     """The last metrics, the best accuracy, throughput and cost, as plain numbers."""
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}

@@ -1,0 +1,52 @@
+"""What `hydra.sweeper` may hold where Optuna is the sweeper."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from fvit.run.fields import Count, Positive, Strict
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+class Options(Strict):
+    objective: Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
+    direction: Annotated[list[Literal["maximize", "minimize"]], BeforeValidator(_as_list)]
+    params: dict[str, Any]
+    n_trials: Positive
+    n_startup_trials: Count
+    n_jobs: Positive
+    seed: Count
+    max_failures: Count | None
+    storage: str
+    study_name: str
+    pruner: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _objectives(self) -> "Options":
+        if len(self.direction) != len(self.objective):
+            raise ValueError(
+                f"hydra.sweeper.direction={self.direction} needs one of maximize and minimize for each of "
+                f"hydra.sweeper.objective={self.objective}"
+            )
+        if len(self.objective) > 1 and self.prunes:
+            raise ValueError(
+                f"with several objectives ({', '.join(self.objective)}) no run is hopeless, so none can be pruned: "
+                "set hydra/sweeper/pruner=none, or search for one objective"
+            )
+        return self
+
+    @property
+    def prunes(self) -> bool:
+        """Whether the pruner is one that ever stops a run."""
+        return not str(self.pruner.get("_target_")).endswith(".NopPruner")
+
+
+class HydraConf(Strict):
+    sweeper: Options
+
+
+class Study(Strict):
+    hydra: HydraConf
