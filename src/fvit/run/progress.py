@@ -82,7 +82,7 @@ class RunProgress(ProgressBar):
 
     @staticmethod
     def _figures(trainer: Trainer) -> str:
-        metrics = {**trainer.progress_bar_metrics, **trainer.callback_metrics}
+        metrics = trainer.callback_metrics
         parts = []
         if "train/loss" in metrics:
             parts.append(f"loss {float(metrics['train/loss']):.3f}")

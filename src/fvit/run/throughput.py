@@ -36,7 +36,7 @@ class Throughput(Callback):
         return self._speed(self.batches, self.seconds)
 
     def seconds_left(self, trainer: Trainer) -> float | None:
-        """At this process's pace, validation included; None before it warmed up, or where the run's length is unknown."""
+        """At this process's pace, validation included; None before it warmed up or where a run's length is unknown."""
         updates = trainer.estimated_stepping_batches
         if not self.batches or updates == float("inf"):
             return None
