@@ -322,7 +322,8 @@ def test_debug_presets_run(main, tmp_path, preset):
     assert done.returncode == 0, done.stderr
     [run] = _runs(tmp_path)
     assert json.loads((run / "metrics.json").read_text())["status"] == "finished"
-    assert (run / "fit-profile.txt").is_file() == (preset == "profiler")
+    for name in ("fit-profile.txt", "trace.json", "operators.txt"):
+        assert (run / name).is_file() == (preset == "profiler")
 
 
 def test_a_checkpoint_is_measured_on_another_source(main, tmp_path):

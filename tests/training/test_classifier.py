@@ -227,8 +227,13 @@ def test_the_log_holds_loss_rate_and_accuracies(compose_config, tmp_path):
     assert column("train/loss") == pytest.approx(probe.losses, rel=1e-6)
     assert column("lr") == pytest.approx([max(rates) for rates in probe.rates], rel=1e-6)
     assert len(column("lr")) == 8
-    for name in ("train/acc1", "val/loss", "val/acc1", "val/acc5", "throughput/images_per_s", "memory/peak_gib"):
+    for name in ("train/acc1", "val/loss", "val/acc1", "val/acc5"):
         assert len(column(name)) == 2, name
+    for name in ("memory/peak_gib", "grad_norm"):
+        assert len(column(name)) == 8, name
+    for name in ("throughput/images_per_s", "throughput/data_wait", "progress/seconds_left"):
+        assert len(column(name)) == 6, name  # two batches warm up
+    assert column("progress/images_seen") == [16 * step for step in range(1, 9)]
     for name in ("val/loss", "val/acc1", "val/acc5"):
         assert column(name)[-1] == pytest.approx(probe.metrics[name], rel=1e-6)
 

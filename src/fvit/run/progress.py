@@ -1,5 +1,6 @@
 """The progress of a run on the terminal: one bar for the whole run, or a line an epoch where there is no terminal."""
 
+from datetime import timedelta
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -8,11 +9,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fvit.run.console import console
+from fvit.run.data_wait import DataWait
 from fvit.run.throughput import Throughput
 
 
 class RunProgress(ProgressBar):
-    """Epoch, loss, accuracies, images/s and the time left of the whole run."""
+    """Epoch, loss, accuracies, images/s, the time left of the whole run, and how long it waits if that is long."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +60,8 @@ class RunProgress(ProgressBar):
         if self._progress is not None:
             self._progress.update(self._task, figures=self._figures(trainer))
         elif self._enabled and not console.is_terminal and trainer.state.fn == TrainerFn.FITTING:
-            console.print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs or '?'}  {self._figures(trainer)}")
+            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs or '?'}"
+            console.print(f"{epoch}  {self._figures(trainer)}{self._left(trainer)}")
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Close the bar."""
@@ -79,13 +82,20 @@ class RunProgress(ProgressBar):
 
     @staticmethod
     def _figures(trainer: Trainer) -> str:
-        metrics = {**trainer.progress_bar_metrics, **trainer.callback_metrics}
+        metrics = trainer.callback_metrics
         parts = []
         if "train/loss" in metrics:
             parts.append(f"loss {float(metrics['train/loss']):.3f}")
         if "val/acc1" in metrics:
             parts.append(f"val acc1 {100 * float(metrics['val/acc1']):.2f} %")
-        speed = next((c.images_per_s for c in trainer.callbacks if isinstance(c, Throughput)), 0.0)
-        if speed:
-            parts.append(f"{speed:,.0f} images/s")
+        for callback in trainer.callbacks:
+            if isinstance(callback, Throughput) and callback.images_per_s:
+                parts.append(f"{callback.images_per_s:,.0f} images/s")
+            if isinstance(callback, DataWait) and callback.recent > callback.limit:
+                parts.append(f"{100 * callback.recent:.0f} % waiting for images")
         return "  ".join(parts)
+
+    @staticmethod
+    def _left(trainer: Trainer) -> str:
+        left = next((c.seconds_left(trainer) for c in trainer.callbacks if isinstance(c, Throughput)), None)
+        return f"  {timedelta(seconds=round(left))} left" if left else ""

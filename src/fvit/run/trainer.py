@@ -12,6 +12,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fvit.cost import Cost
 from fvit.run.batches import BatchPlan
+from fvit.run.data_wait import DataWait
+from fvit.run.grad_norm import GradNorm
 from fvit.run.guard import NonFiniteGuard
 from fvit.run.hardware import check_devices
 from fvit.run.progress import RunProgress
@@ -19,6 +21,7 @@ from fvit.run.resume import ResumePoint
 from fvit.run.skipped import SkippedImages
 from fvit.run.throughput import Throughput
 from fvit.run.tracking import finish_wandb
+from fvit.run.usage import Usage
 from fvit.run.world import WorldSizeCheck
 
 
@@ -48,6 +51,7 @@ def build(config: dict[str, Any]) -> Trainer:
     loggers = [instantiate(logger) for logger in config["logger"].values()]
     callbacks = [instantiate(callback) for callback in config["callbacks"].values()]
     callbacks += [WorldSizeCheck(), ResumePoint(), SkippedImages(), RunProgress(), NonFiniteGuard()]
+    callbacks += [DataWait(), GradNorm(), Usage()]
     return Trainer(
         **options,
         default_root_dir=config["output_dir"],
@@ -69,7 +73,7 @@ def apply_plan(trainer: Trainer, plan: BatchPlan, images: int) -> None:
     batches = images // plan.global_batch * plan.accumulate
     shortest = max(1, min(batches, limit) if isinstance(limit, int) else int(batches * limit))
     trainer.log_every_n_steps = min(trainer.log_every_n_steps, shortest)
-    trainer.callbacks.append(Throughput(plan.per_device * plan.world_size))
+    trainer.callbacks.append(Throughput(plan.global_batch, plan.accumulate))
 
 
 def log_config(trainer: Trainer, config: dict[str, Any]) -> None:

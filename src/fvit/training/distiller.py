@@ -104,7 +104,8 @@ class Distiller(Classifier):
             losses = {"task": self.loss(of_labels, targets)}
             if any(weight for name, weight in weights.items() if name != "task"):
                 losses |= self._compare(of_teacher, images, targets)
-        self.log_dict({f"distill/{name}": loss for name, loss in losses.items()}, batch_size=len(images))
+        if self.step_is_logged:
+            self.log_dict({f"distill/{name}": loss for name, loss in losses.items()}, batch_size=len(images))
         # DDP waits for gradients of all parameters, also of projectors whose loss weighs nothing any more.
         idle = sum(parameter.sum() for parameter in self.matches.parameters())
         total = sum(weights[name] * loss for name, loss in losses.items()) + 0 * idle
