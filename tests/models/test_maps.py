@@ -1,0 +1,136 @@
+"""Maps of whole models: the right tokens, at the right place, whatever stands in the blocks."""
+
+import pytest
+import torch
+from torch import nn
+
+from fvit.attention import Identity, get, names
+from fvit.models import build, exchange
+from fvit.models.maps import attention_maps
+from tests.models.small import KINDS, head_for, host_of, images, resampling, small_host
+
+WIDE = dict(img_size=(16, 40), patch_size=8)  # 2 rows, 5 columns
+
+
+def bright(row, column, rows=2, columns=5):
+    """A black image with one white patch."""
+    image = torch.zeros(1, 3, 8 * rows, 8 * columns)
+    image[..., 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = 1
+    return image
+
+
+def attending_to_brightness(attention, **options):
+    """A model whose tokens hold the brightness of their patch in channel 0, and whose attention looks for it."""
+    model = small_host(**WIDE, depth=1, **options)
+    if attention != "native":
+        exchange(model, attention)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.patch_embed.proj.weight[0] = 1 / 192
+        attn = model.blocks[0].attn
+        if attention == "additive":
+            attn.q.weight.copy_(torch.eye(24))
+            attn.k.weight.copy_(torch.eye(24))
+            attn.query_logit[0, 0] = 20
+        else:
+            attn.qkv.bias[0] = 20  # all queries are the same
+            attn.qkv.weight[24:48] = torch.eye(24)
+    model.blocks[0].norm1 = nn.Identity()
+    return model
+
+
+@pytest.mark.parametrize("options", [{}, dict(reg_tokens=2), dict(class_token=False, global_pool="avg")], ids=str)
+@pytest.mark.parametrize("attention", ["additive", "softmax", "native"])
+@pytest.mark.parametrize("place", [(0, 0), (0, 3), (1, 4)])
+def test_the_bright_patch_is_found_where_it_is(attention, place, options):
+    model = attending_to_brightness(attention, **options)
+    found = attention_maps(model, bright(*place))
+    assert [(one.block, one.name) for one in found] == (
+        [(0, "query"), (0, "key")] if attention == "additive" else [(0, "map")]
+    )
+    weights = found[0].weights
+    assert weights.shape == (1, 3, 2, 5)
+    assert divmod(int(weights[0, 0].argmax()), 5) == place
+    assert weights[0, 0][place] > 2 * weights[0, 0].median()
+    assert weights.sum(dim=(2, 3)).max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("options", [{}, dict(class_token=False, global_pool="avg")], ids=str)
+def test_the_jacobian_lies_where_the_mechanism_reads(options):
+    class ReadsOne(Identity):
+        reaches_prefix = True
+
+        def forward(self, x, attn_mask=None, is_causal=False):
+            return x[:, self.num_prefix_tokens + 7, None].expand_as(x)
+
+    model = exchange(small_host(**WIDE, depth=2, **options), ReadsOne)
+    for one in attention_maps(model, torch.randn(2, 3, 16, 40)):
+        assert one.name == "jacobian"
+        assert one.weights.shape == (2, 1, 2, 5)
+        expected = torch.zeros(2, 5)
+        expected[1, 2] = 24**0.5  # the Jacobian is the identity
+        torch.testing.assert_close(one.weights[:, 0], expected.expand(2, 2, 5))
+
+
+@pytest.mark.parametrize("attention", ["additive", "softmax", "linear"])
+def test_the_last_block_is_shown_whole_where_the_model_trims_it(attention):
+    models = [
+        build(
+            "vit_tiny_patch16_224", 32, 5, attention, trim_last=trim, patch_size=8, embed_dim=24, depth=2, num_heads=3
+        )
+        for trim in (True, False)
+    ]
+    models[1].load_state_dict(models[0].state_dict())
+    ours, theirs = (attention_maps(model.eval(), images()) for model in models)
+    assert models[0].trims_last
+    for one, other in zip(ours, theirs, strict=True):
+        assert one[:2] == other[:2]
+        torch.testing.assert_close(one.weights, other.weights)
+
+
+@resampling
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "swin"])
+def test_timm_s_own_attention_shows_the_map_that_it_computes_with(kind):
+    model = host_of(kind)
+    with torch.no_grad():
+        before = model(images())
+        found = attention_maps(model, images())
+        assert torch.equal(before, model(images())), "nothing clings to the model"
+    assert [one.name for one in found] == ["map"] * len(model.blocks)
+    for one in found:
+        assert one.weights.shape == (2, 3, 4, 4)
+        if "cait" not in kind:  # it mixes the heads' maps
+            assert one.weights.min() >= 0
+            assert one.weights.sum(dim=(2, 3)).max() <= 1 + 1e-5
+
+
+@pytest.mark.parametrize("kind", ["vit", "beit", "eva", "relpos"])
+def test_softmax_attention_in_an_exchanged_host_shows_what_the_host_s_own_shows(kind):
+    own, theirs = (host_of(kind, std=0) for _ in range(2))
+    if kind == "eva":
+        own.rope = theirs.rope = None  # which no other attention turns by
+        for block in theirs.blocks:
+            block.attn.num_prefix_tokens = 0
+    exchange(own, "softmax", keep=["qkv", "proj"])
+    for one, other in zip(attention_maps(own, images()), attention_maps(theirs, images()), strict=True):
+        torch.testing.assert_close(one.weights, other.weights, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", names())
+def test_every_mechanism_has_maps(attention):
+    options = head_for(attention) if get(attention).takes_prefix else dict(class_token=False, global_pool="avg")
+    model = exchange(small_host(num_heads=2, depth=1, **options), attention).eval()
+    found = attention_maps(model, images())
+    assert found
+    for one in found:
+        assert one.weights.shape[0] == 2
+        assert one.weights.shape[2:] == (4, 4)
+        assert one.weights.isfinite().all()
+
+
+def test_models_without_such_attention_are_refused():
+    with pytest.raises(ValueError, match="no attention maps to show: ResNet has no exchangeable attention"):
+        attention_maps(build("resnet10t", 32, 5), images())
+    with pytest.raises(ValueError, match="one window at a time"):
+        attention_maps(host_of("swin"), images())
