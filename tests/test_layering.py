@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "fsspec aiohttp filelock pydantic pyarrow",
     "training": "torch timm lightning torchmetrics fvit.models",
     "cost": "torch timm fvit.attention fvit.models",
-    "run": "torch lightning hydra omegaconf pydantic rich plotly matplotlib wandb dotenv fvit fvit.cost",
+    "run": "torch lightning hydra omegaconf pydantic rich PIL plotly matplotlib wandb dotenv fvit fvit.cost",
 }
 
 # Imported inside functions alone: it is slow to load, and most runs go without it.
