@@ -86,7 +86,7 @@ def answers(model: "nn.Module", names: list[str], batches: Iterable["Seen"]) -> 
             yield Prediction(fault.where, [], fault.reason)
 
 
-def drawing(batches: Iterable["Seen"], model: "nn.Module", folder: Path, root: Path) -> Iterator["Seen"]:
+def drawing(batches: Iterable["Seen"], model: "nn.Module", folder: Path, root: str | Path) -> Iterator["Seen"]:
     """Pass batches on, and draw maps of each image: FILE.query.png and FILE.key.png, FILE.map.png, FILE.jacobian.png.
 
     They lie under `folder` as the images under `root`.

@@ -43,7 +43,7 @@ class FileImages(Images):
         labels: [N]: of the images, in this order.
     """
 
-    def __init__(self, root: Path, listings: Sequence[Listing], labels: np.ndarray) -> None:
+    def __init__(self, root: str | Path, listings: Sequence[Listing], labels: np.ndarray) -> None:
         self.root = root
         self.labels = np.asarray(labels, dtype=np.int32)
         self._folders = [listing.folder for listing in listings]

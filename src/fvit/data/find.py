@@ -50,4 +50,5 @@ def _plain_parts(pattern: Path) -> list[str]:
 
 
 def _unlabelled(root: Path, listings: list[Listing]) -> FileImages:
-    return FileImages(root, listings, np.zeros(sum(len(one.lengths) for one in listings)))
+    # Files of the current folder are called as the user calls them, without ./ in front.
+    return FileImages("" if root == Path() else root, listings, np.zeros(sum(len(one.lengths) for one in listings)))

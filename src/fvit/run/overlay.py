@@ -20,12 +20,14 @@ def overlay(image: Tensor, weights: Tensor) -> Tensor:
 
     Args:
         image: uint8 [H, W, 3].
-        weights: [rows, columns], 0 or more; their largest is white, 0 is black.
+        weights: [rows, columns], 0 or more. 0 is black, and white the largest, or twice the mean if that is more: even
+            weights look even.
     """
     size = image.shape[:2]
     # To the size of the image, so that a patch's weight lies over the pixels of the patch, blurred into its neighbours.
     heat = F.interpolate(weights[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
-    place = (heat / heat.amax().clamp(min=1e-30)).clamp(0, 1) * (len(_SCALE) - 1)
+    white = torch.maximum(weights.amax(), 2 * weights.mean()).clamp(min=1e-30)
+    place = (heat / white).clamp(0, 1) * (len(_SCALE) - 1)
     below = place.long().clamp(max=len(_SCALE) - 2)
     colours = torch.lerp(_SCALE[below], _SCALE[below + 1], (place - below).unsqueeze(-1))
     grey = image.float().mean(dim=-1, keepdim=True) / 255
