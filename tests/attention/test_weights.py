@@ -120,5 +120,10 @@ def test_causality_reaches_the_map():
 
 def test_every_other_mechanism_tells_none():
     telling = {name for name in names() if get(name).weights is not Mechanism.weights}
-    assert telling == {"additive", *PAIRS}
+    assert telling == {"additive", "identity", *PAIRS}
     assert made("linear").weights(tokens()) == {}
+
+
+def test_without_mixing_each_token_has_itself_alone():
+    x = tokens()
+    assert torch.equal(made("identity").weights(x)["map"][:, 0] @ x, x)

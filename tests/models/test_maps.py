@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from fvit.attention import Identity, get, names
 from fvit.models import build, exchange
@@ -39,6 +40,9 @@ def test_the_bright_patch_is_found_where_it_is(attention, place, options):
 def test_the_jacobian_lies_where_the_mechanism_reads(options):
     class ReadsOne(Identity):
         reaches_prefix = True
+
+        def weights(self, x, attn_mask=None, is_causal=False):
+            return {}
 
         def forward(self, x, attn_mask=None, is_causal=False):
             return x[:, self.num_prefix_tokens + 7, None].expand_as(x)
@@ -111,5 +115,62 @@ def test_every_mechanism_has_maps(attention):
 def test_models_without_such_attention_are_refused():
     with pytest.raises(ValueError, match="no attention maps to show: ResNet has no exchangeable attention"):
         attention_maps(build("resnet10t", 32, 5), images())
-    with pytest.raises(ValueError, match="one window at a time"):
-        attention_maps(host_of("swin"), images())
+
+
+@resampling
+@pytest.mark.parametrize("attention", [None, "softmax", "identity"])
+def test_windows_are_put_together_where_they_lie(attention):
+    """Then, and only then, the weights of each window sum to 1; every second block shifts its windows by 2."""
+    model = host_of("swin", std=0)  # 16×16 patches, then 8×8, in windows of 4×4
+    if attention:
+        exchange(model, attention)
+    found = attention_maps(model, images())
+    assert [one.weights.shape for one in found] == [
+        (2, 1 if attention == "identity" else heads, side, side) for heads, side in ((2, 16), (2, 16), (4, 8), (4, 8))
+    ]
+    for one in found:
+        rolled = one.weights.roll((-2, -2), dims=(2, 3)) if one.block % 2 else one.weights
+        sums = rolled.unfold(2, 4, 4).unfold(3, 4, 4).sum(dim=(4, 5))
+        torch.testing.assert_close(sums, torch.ones_like(sums))
+
+
+def test_a_mechanism_in_shifted_windows_must_tell_its_weights():
+    class Silent(Identity):
+        def weights(self, x, attn_mask=None, is_causal=False):
+            return {}
+
+    with pytest.raises(ValueError, match=r"Silent honours masks .* have it override Mechanism\.weights"):
+        attention_maps(exchange(host_of("swin", std=0), Silent), images())
+
+
+def test_in_a_window_the_bright_patch_is_found():
+    model = host_of("swin", std=0)
+    block = model.layers[0].blocks[1]
+    with torch.no_grad():
+        for parameter in block.attn.parameters():
+            parameter.zero_()
+        block.attn.qkv.bias[0] = 30.0
+        block.attn.qkv.weight[12, 0] = 1.0
+        model.patch_embed.proj.weight.zero_()
+        model.patch_embed.proj.bias.zero_()
+        model.patch_embed.proj.weight[0] = 1.0
+    model.patch_embed.norm = block.norm1 = nn.Identity()
+    model.layers[0].blocks[0] = _Passing(model.layers[0].blocks[0])
+    image = torch.zeros(1, 3, 32, 32)
+    image[..., 2 * 13 : 2 * 13 + 2, 2 * 6 : 2 * 6 + 2] = 1
+    weights = next(one for one in attention_maps(model, image) if one.block == 1).weights
+    assert divmod(int(weights[0, 0].argmax()), 16) == (13, 6)
+
+
+class _Passing(nn.Module):
+    """A block that leaves its tokens as they are, after its attention has been called."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.block, self.attn = block, block.attn
+        for name in ("window_size", "input_resolution", "shift_size"):
+            setattr(self, name, getattr(block, name))
+
+    def forward(self, x):
+        self.block(x)
+        return x

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer import SwinTransformer, window_reverse
 from torch import Tensor, nn
 
 from fvit.attention import Mechanism
@@ -34,19 +34,22 @@ class AttentionMap(NamedTuple):
 
 @torch.no_grad()
 def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
-    """The maps of all blocks for images [B, 3, H, W], in order of the blocks.
+    """The maps of all blocks for images [B, 3, H, W], in order of the blocks, whose grids may differ.
 
     The reader is what the head reads: the class token, or the mean of the patches where the head pools. Of a map with
-    a row a query the class token's row is shown, or the mean of the patches' rows; likewise the Jacobian.
+    a row a query the class token's row is shown, or the mean of the patches' rows (in Swin, of a window's); likewise the Jacobian.
 
     Args:
         model: a host of `fvit.models.exchange`, in evaluation, with our mechanisms or timm's own attention.
         images: normalised, of the model's size.
 
     Raises:
-        ValueError: the model has no attention in blocks, or looks at one window at a time.
+        ValueError: the model has no attention in blocks.
     """
-    all_sites = _sites(model)
+    try:
+        all_sites = sites(model)
+    except ValueError as error:
+        raise ValueError(f"there are no attention maps to show: {error}") from error
     reads_class_token = all_sites[0].prefix > 0 and getattr(model, "global_pool", None) == "token"
     calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
     with ExitStack() as stack:
@@ -58,20 +61,21 @@ def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
     found = []
     for site in all_sites:
         for name, weights_bhn in _look(site, *calls[site.index], reads_class_token).items():
-            patches = weights_bhn[..., site.prefix :]
-            grid = _grid(site, patches.shape[-1], *images.shape[-2:])
-            found.append(AttentionMap(site.index, name, patches.unflatten(-1, grid).float().cpu()))
+            if isinstance(model, SwinTransformer):
+                patches = _join_windows(site.block, weights_bhn)
+            else:
+                patches = weights_bhn[..., site.prefix :]
+                patches = patches.unflatten(-1, _grid(site, patches.shape[-1], *images.shape[-2:]))
+            found.append(AttentionMap(site.index, name, patches.float().cpu()))
     return found
 
 
-def _sites(model: nn.Module) -> list[Site]:
-    try:
-        found = sites(model)
-    except ValueError as error:
-        raise ValueError(f"there are no attention maps to show: {error}") from error
-    if isinstance(model, SwinTransformer):
-        raise ValueError(f"{type(model).__name__} looks at one window at a time, which has no map of the whole image")
-    return found
+def _join_windows(block: nn.Module, weights_bhn: Tensor) -> Tensor:
+    """Weights inside of windows, [B·W, H, N], in the order of timm's block of Swin, as [B, H, rows, columns]."""
+    size, window = block.input_resolution, block.window_size
+    padded = [-(-length // part) * part for length, part in zip(size, window, strict=True)]
+    whole = window_reverse(weights_bhn.mT.unflatten(1, window), window, *padded)[:, : size[0], : size[1]]
+    return whole.roll(block.shift_size, dims=(1, 2)).permute(0, 3, 1, 2)
 
 
 def _grid(site: Site, patches: int, height: int, width: int) -> Size:
@@ -96,6 +100,11 @@ def _look(site: Site, args: tuple[Any, ...], kwargs: dict[str, Any], reads_class
     if found:
         first = slice(0, 1) if reads_class_token else slice(site.prefix, None)
         return {name: w if w.ndim == 3 else w[:, :, first].mean(dim=2) for name, w in found.items()}
+    if kwargs.get("mask") is not None:
+        raise ValueError(
+            f"{type(mechanism or attn).__name__} honours masks between tokens of shifted windows and does not tell its "
+            "weights: have it override Mechanism.weights"
+        )
     x, *others = args
 
     def read(tokens: Tensor) -> Tensor:
