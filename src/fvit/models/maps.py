@@ -37,7 +37,8 @@ def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
     """The maps of all blocks for images [B, 3, H, W], in order of the blocks, whose grids may differ.
 
     The reader is what the head reads: the class token, or the mean of the patches where the head pools. Of a map with
-    a row a query the class token's row is shown, or the mean of the patches' rows (in Swin, of a window's); likewise the Jacobian.
+    a row a query the class token's row is shown, or the mean of the patches' rows (in Swin, of a window's); likewise
+    the Jacobian.
 
     Args:
         model: a host of `fvit.models.exchange`, in evaluation, with our mechanisms or timm's own attention.
