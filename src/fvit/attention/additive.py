@@ -145,7 +145,7 @@ class Additive(Mechanism):
         transform, residual, offset = self._products()
         matrix_bcc = (transform * key_bc.unsqueeze(1)) @ value.weight + residual
         offset_bc = offset if value.bias is None else (key_bc * value.bias) @ transform.mT + offset
-        return torch.baddbmm(offset_bc.unsqueeze(-2).expand(len(x), 1, -1), x, matrix_bcc.mT)
+        return torch.baddbmm(offset_bc.unsqueeze(-2).expand(x.shape[0], 1, -1), x, matrix_bcc.mT)
 
     def _products(self) -> tuple[Tensor, Tensor, Tensor]:
         """W_o W_t, W_o W_q and W_o (b_t + b_q) + b_o: what depends on weights alone; W_o is `proj`, or nothing."""

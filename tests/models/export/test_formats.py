@@ -10,11 +10,11 @@ import pytest
 import timm
 import torch
 
-from fvit.attention import Identity, get, names
+from fvit.attention import Identity, get
 from fvit.cost import count
 from fvit.models import build
 from fvit.models.export import FORMATS, Subject
-from tests.models.small import head_for, resampling
+from tests.models.small import WINDOWED, head_for, resampling
 
 TRAINED = dict(name="vit_tiny_patch16_224", patch_size=8, embed_dim=24, depth=2, num_heads=2)
 PREPROCESSING = dict(mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.4], crop_pct=0.9, interpolation="bilinear")
@@ -33,6 +33,10 @@ FOLDERS = {
 }
 
 
+UNUSUAL = ["agent", "fnet", "gfnet", "inline", "mlla", "nystrom", "permute_mlp", "window"]
+"""Mechanisms of Fourier transforms, convolutions, iterations, windows: operators that not every format has."""
+
+
 class Undecided(Identity):
     """Does what no graph can hold: it looks at its tokens to choose what to do."""
 
@@ -46,6 +50,9 @@ def subject(**trained):
     options = {**TRAINED, **trained}
     if options["name"].startswith("convnext"):
         options = {key: options[key] for key in ("name", "attention")}
+    if options["name"].startswith("swin"):
+        options = {"name": options["name"], "attention": options["attention"], **WINDOWED}
+        options = {key: options[key] for key in options if key not in ("img_size", "num_classes")}
     attention = options.pop("attention")
     classes = dict(img_size=32, num_classes=5)
     torch.manual_seed(0)
@@ -85,18 +92,44 @@ def answer_of(form, folder):
     [
         ("onnx", "additive"),
         ("onnx", "focused"),
-        *(("torch_export", name) for name in ("additive", "focused")),
-        *(
-            pytest.param("onnx", name, marks=pytest.mark.slow)
-            for name in names()
-            if name not in ("additive", "focused")
-        ),
+        *(("torch_export", name) for name in ("additive", "focused", "window")),
+        *(pytest.param("onnx", name, marks=pytest.mark.slow) for name in UNUSUAL),
     ],
 )
 def test_a_graph_gives_the_logits_for_any_number_of_images(tmp_path, form, attention):
     one = of(attention)
     assert FORMATS[form](one, tmp_path) < 1e-5
     torch.testing.assert_close(answer_of(form, tmp_path), logits(one.original), rtol=1e-4, atol=1e-5)
+
+
+@resampling
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(attention={"name": "additive", "form": "auto"}, patch_size=4),
+        dict(name="swin_tiny_patch4_window7_224", attention={"name": "softmax"}),
+    ],
+    ids=["folded", "windows"],
+)
+def test_a_program_holds_what_asks_for_the_number_of_images(tmp_path, options):
+    one = subject(**options)
+    if options.get("patch_size") == 4:
+        assert one.model.blocks[0].attn.cheapest_form(65) == "folded"
+    assert FORMATS["torch_export"](one, tmp_path) < 1e-5
+
+
+def test_a_graph_of_one_number_of_images_is_refused():
+    one = of("additive")
+
+    def fixed(images):
+        if len(images) != 1:
+            raise RuntimeError("Got 2, expected 1")
+        return one.original(images)
+
+    with pytest.raises(
+        ValueError, match=r"cannot be exported as a graph for any number of images: Got 2, expected 1\."
+    ):
+        one.check(fixed)
 
 
 @resampling
