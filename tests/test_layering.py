@@ -14,17 +14,17 @@ ROOT = Path(fvit.__file__).parent
 # `fvit` is the root alone, for its version and place; `fvit.cost` is the folder with all that is in it.
 MAY_IMPORT = {
     "attention": "torch",
-    "models": "torch timm fvit.attention",
+    "models": "torch timm onnxruntime fvit.attention",
     "data": "torch torchvision timm lightning numpy scipy sklearn PIL simplejpeg isal "
     "fsspec aiohttp filelock pydantic pyarrow",
     "training": "torch timm lightning torchmetrics fvit.models",
     "cost": "torch timm fvit.attention fvit.models",
-    "run": "torch lightning hydra omegaconf pydantic rich plotly matplotlib wandb dotenv optuna numpy filelock "
+    "run": "torch lightning hydra omegaconf pydantic rich PIL plotly matplotlib wandb dotenv optuna numpy filelock "
     "fvit fvit.cost",
 }
 
 # Imported inside functions alone: it is slow to load, and most runs go without it.
-LAZY = {"matplotlib", "wandb", "aiohttp", "plotly"}
+LAZY = {"matplotlib", "wandb", "aiohttp", "plotly", "onnxruntime"}
 
 FOLDERS = sorted({path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in ("__pycache__", "conf")})
 FILES = sorted(ROOT.rglob("*.py"))

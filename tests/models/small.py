@@ -105,3 +105,34 @@ class FixedLength(Identity):
 
 class NoPrefix(Identity):
     takes_prefix = False
+
+
+WIDE = dict(img_size=(16, 40), patch_size=8)  # 2 rows, 5 columns
+
+
+def bright(row, column, rows=2, columns=5):
+    """A black image with one white patch."""
+    image = torch.zeros(1, 3, 8 * rows, 8 * columns)
+    image[..., 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = 1
+    return image
+
+
+def attending_to_brightness(attention, **options):
+    """A model whose tokens hold the brightness of their patch in channel 0, and whose attention looks for it."""
+    model = small_host(**WIDE, depth=1, **options)
+    if attention != "native":
+        exchange(model, attention)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.patch_embed.proj.weight[0] = 1 / 192
+        attn = model.blocks[0].attn
+        if attention == "additive":
+            attn.q.weight.copy_(torch.eye(24))
+            attn.k.weight.copy_(torch.eye(24))
+            attn.query_logit[0, 0] = 20
+        else:
+            attn.qkv.bias[0] = 20  # all queries are the same
+            attn.qkv.weight[24:48] = torch.eye(24)
+    model.blocks[0].norm1 = nn.Identity()
+    return model

@@ -111,6 +111,16 @@ class Additive(Mechanism):
         few = x[:, :count]
         return self.proj_drop(self._meet(few, self.q(few), global_key_bc))
 
+    def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
+        """As `Mechanism.weights`: α as ``query`` and β as ``key``, the same in every form."""
+        self.refuse_causal(is_causal)
+        bias = self.key_bias(attn_mask, x)
+        key_rows_bhc = self._key_rows(self._global_query(x, bias))
+        return {
+            "query": self._weigh(self._query_rows() @ x.mT, bias),
+            "key": self._weigh(key_rows_bhc @ x.mT, bias),
+        }
+
     def cheapest_form(self, tokens: int) -> str:
         """The form that needs the fewest multiplications for images of `tokens` tokens; `textbook` never does."""
         # In units of D² a token: a projection each, against one matrix for all of them and D³ to build it.
@@ -135,7 +145,7 @@ class Additive(Mechanism):
         transform, residual, offset = self._products()
         matrix_bcc = (transform * key_bc.unsqueeze(1)) @ value.weight + residual
         offset_bc = offset if value.bias is None else (key_bc * value.bias) @ transform.mT + offset
-        return torch.baddbmm(offset_bc.unsqueeze(-2).expand(len(x), 1, -1), x, matrix_bcc.mT)
+        return torch.baddbmm(offset_bc.unsqueeze(-2).expand(x.shape[0], 1, -1), x, matrix_bcc.mT)
 
     def _products(self) -> tuple[Tensor, Tensor, Tensor]:
         """W_o W_t, W_o W_q and W_o (b_t + b_q) + b_o: what depends on weights alone; W_o is `proj`, or nothing."""
@@ -156,13 +166,20 @@ class Additive(Mechanism):
 
     def _global_query(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """q̄ [B, C] from the tokens themselves: no query is made."""
-        return self._pool_unprojected(x, self.q, self._through(self.q, self.query_logit), bias)
+        return self._pool_unprojected(x, self.q, self._query_rows(), bias)
 
     def _global_key(self, x: Tensor, global_query_bc: Tensor, bias: Tensor | None) -> Tensor:
         """k̄ [B, C] from the tokens themselves: no key is made."""
+        return global_query_bc * self._pool_unprojected(x, self.k, self._key_rows(global_query_bc), bias)
+
+    def _query_rows(self) -> Tensor:
+        """What meets tokens in the logits of α, [H, C]."""
+        return self._through(self.q, self.query_logit)
+
+    def _key_rows(self, global_query_bc: Tensor) -> Tensor:
+        """What meets tokens in the logits of β, [B, H, C]."""
         rows = self._per_head(global_query_bc) if self.logits == "per_head" else global_query_bc.unsqueeze(1)
-        rows_bhc = self._through(self.k, rows * self.key_logit)
-        return global_query_bc * self._pool_unprojected(x, self.k, rows_bhc, bias)
+        return self._through(self.k, rows * self.key_logit)
 
     def _through(self, layer: nn.Linear, rows: Tensor) -> Tensor:
         """Vectors that meet the outputs of `layer`, [… H, d] or [… H, C], as vectors that meet its inputs, [… H, C]."""

@@ -93,6 +93,14 @@ class Mechanism(nn.Module):
         """
         return self(x, attn_mask, is_causal)[:, :count]
 
+    def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
+        """The weights that tokens x [B, N, C] get in ``forward(x, …)``, by name, dropout aside.
+
+        [B, H, N] where all queries share them, [B, H, N, N] where each has a row of its own; empty for a mechanism
+        that weighs no token by itself.
+        """
+        return {}
+
     def init_weights(self) -> None:
         """Initialise what a plain Linear's initialisation does not fit; timm calls it after initialising Linears."""
 

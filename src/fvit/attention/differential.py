@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.base import Mechanism
+from fvit.attention.ops import softmax_map
 from fvit.attention.registry import register
 
 
@@ -99,9 +100,24 @@ class Differential(Mechanism):
             )
             for start in (0, 1)
         )
-        lambdas = (self.lambda_q * self.lambda_k).sum(dim=-1).exp()
-        out = self.norm(first - (lambdas[0] - lambdas[1] + self.lambda_init) * second) * (1 - self.lambda_init)
+        out = self.norm(first - self._lambda() * second) * (1 - self.lambda_init)
         return self.proj_drop(self.proj(self.merge_heads(out)))
+
+    def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
+        """As `Mechanism.weights`: the ``map``, the difference of the two, before the norm."""
+        q, k, _ = self.qkv(x).chunk(3, dim=-1)
+        first, second = (
+            softmax_map(
+                self._every_second(q, start), self._every_second(k, start), self._mask_of(attn_mask, start), is_causal
+            )
+            for start in (0, 1)
+        )
+        return {"map": first - self._lambda() * second}
+
+    def _lambda(self) -> Tensor:
+        """λ."""
+        lambdas = (self.lambda_q * self.lambda_k).sum(dim=-1).exp()
+        return lambdas[0] - lambdas[1] + self.lambda_init
 
     def _every_second(self, x: Tensor, start: int) -> Tensor:
         """[B, N, C] -> [B, maps / 2, N, C / maps], the queries or keys of one of the two maps of each head."""

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fvit.attention.ops import softmax_map
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -52,3 +53,8 @@ class Gated(Projected):
         dropout = self.attn_drop.p if self.training else 0.0
         out_bhnd = F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p=dropout, is_causal=is_causal)
         return self.proj_drop(self.proj(self.merge_heads(out_bhnd) * self.gate(x).sigmoid()))
+
+    def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
+        """As `Mechanism.weights`: the ``map``, before the gate."""
+        q, k, _ = self.heads(x)
+        return {"map": softmax_map(q, k, attn_mask, is_causal)}

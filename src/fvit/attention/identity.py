@@ -38,3 +38,7 @@ class Identity(Mechanism):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Return `x`: no token sees another, so every mask and causality hold."""
         return x
+
+    def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
+        """As `Mechanism.weights`: the ``map``, in which each token has itself alone."""
+        return {"map": torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(len(x), 1, -1, -1)}

@@ -80,6 +80,6 @@ class InLine(Projected):
 
         def convolve(patches_bchw: Tensor) -> Tensor:
             one_image = patches_bchw.flatten(0, 1).unsqueeze(0)
-            return F.conv2d(one_image, kernels, padding=1, groups=len(kernels)).view_as(patches_bchw)
+            return F.conv2d(one_image, kernels, padding=1, groups=kernels.shape[0]).view_as(patches_bchw)
 
         return convolve_patches(convolve, v_bnc, self.grid_size, self.num_prefix_tokens)

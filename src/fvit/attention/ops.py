@@ -52,7 +52,7 @@ def pair_bias(attn_mask: Tensor | None, is_causal: bool, x: Tensor) -> tuple[Ten
     Raises:
         ValueError: a mask and causality are asked for at once.
     """
-    tokens = x.shape[1]
+    tokens = x.shape[-2]
     if is_causal and attn_mask is not None:
         raise ValueError("attention takes a mask or is_causal, not both; put the causality into the mask")
     if is_causal:
@@ -66,6 +66,13 @@ def pair_bias(attn_mask: Tensor | None, is_causal: bool, x: Tensor) -> tuple[Ten
         seen = bias.exp() > 0
     count = seen.expand(*seen.shape[:-1], tokens).sum(dim=-1, keepdim=True).clamp(min=1)
     return bias, count.to(x.dtype)
+
+
+def softmax_map(q: Tensor, k: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    """softmax(q kᵀ/√d) [B, H, N, N], the map that SDPA, which takes the same arguments, does not show."""
+    bias, _ = pair_bias(attn_mask, is_causal, q)
+    logits = q @ k.mT / q.shape[-1] ** 0.5
+    return (logits if bias is None else logits + bias).softmax(dim=-1)
 
 
 def depthwise(option: str, channels: int, width: int, bias: bool = True, **factory: Any) -> nn.Conv2d | None:

@@ -52,7 +52,15 @@ class Random(FixedLength):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
+        return self.proj_drop(self.attn_drop(self._map(x, attn_mask)) @ x)
+
+    def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
+        """As `Mechanism.weights`: the ``map``, of one head."""
+        self.refuse_causal(is_causal)
+        return {"map": self._map(x, attn_mask).expand(len(x), -1, -1).unsqueeze(1)}
+
+    def _map(self, x: Tensor, attn_mask: Tensor | None) -> Tensor:
+        """softmax(R), [N, N] or, under a mask, [B, N, N]."""
         self.check_length(x)
         bias = self.key_bias(attn_mask, x)
-        logits = self.logits if bias is None else self.logits + bias
-        return self.proj_drop(self.attn_drop(logits.softmax(dim=-1)) @ x)
+        return (self.logits if bias is None else self.logits + bias).softmax(dim=-1)

@@ -25,8 +25,16 @@ class Relu(Projected):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` broadcasts to [B, H, N, N]."""
         q, k, v = self.heads(x)
-        bias, seen_keys = pair_bias(attn_mask, is_causal, x)
+        return self.output(self.attn_drop(self._map(q, k, attn_mask, is_causal)) @ v)
+
+    def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
+        """As `Mechanism.weights`: the ``map``, whose rows need not sum to 1."""
+        q, k, _ = self.heads(x)
+        return {"map": self._map(q, k, attn_mask, is_causal)}
+
+    def _map(self, q: Tensor, k: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
+        bias, seen_keys = pair_bias(attn_mask, is_causal, q)
         logits_bhnn = (q * self.scale) @ k.transpose(-2, -1)
         if bias is not None:
             logits_bhnn = logits_bhnn + bias
-        return self.output(self.attn_drop(logits_bhnn.relu() / seen_keys) @ v)
+        return logits_bhnn.relu() / seen_keys

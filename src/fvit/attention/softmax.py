@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.base import Mechanism
+from fvit.attention.ops import softmax_map
 from fvit.attention.registry import register
 
 
@@ -74,6 +75,11 @@ class Softmax(Mechanism):
         k, v = F.linear(x, kv_weight, kv_bias).chunk(2, dim=-1)
         # A causal map is aligned at its upper left corner: its first rows are those of the whole one.
         return self._attend(F.linear(x[:, :count], q_weight, q_bias), k, v, attn_mask, is_causal)
+
+    def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
+        """As `Mechanism.weights`: the ``map``."""
+        q, k, _ = (self.split_heads(t) for t in self.qkv(x).chunk(3, dim=-1))
+        return {"map": softmax_map(self.q_norm(q), self.k_norm(k), attn_mask, is_causal)}
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
         """q [B, M, C], k and v [B, N, C] to [B, M, C]."""

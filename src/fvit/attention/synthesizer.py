@@ -97,13 +97,20 @@ class Synthesizer(FixedLength):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
+        out = self.attn_drop(self._map(x, attn_mask)) @ self.split_heads(self.v(x))
+        return self.proj_drop(self.proj(self.merge_heads(out)))
+
+    def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
+        """As `Mechanism.weights`: the ``map``."""
+        self.refuse_causal(is_causal)
+        return {"map": self._map(x, attn_mask).expand(len(x), -1, -1, -1)}
+
+    def _map(self, x: Tensor, attn_mask: Tensor | None) -> Tensor:
+        """softmax(B), [B, H, N, N] or, the same for all images, [H, N, N]."""
         self.check_length(x)
         bias = self.key_bias(attn_mask, x)
         logits_bhnn = self._logits(x)
-        if bias is not None:
-            logits_bhnn = logits_bhnn + bias.unsqueeze(1)
-        out = self.attn_drop(logits_bhnn.softmax(dim=-1)) @ self.split_heads(self.v(x))
-        return self.proj_drop(self.proj(self.merge_heads(out)))
+        return (logits_bhnn if bias is None else logits_bhnn + bias.unsqueeze(1)).softmax(dim=-1)
 
     def _logits(self, x: Tensor) -> Tensor:
         """B, [B, H, N, N] or, the same for all images, [H, N, N]."""

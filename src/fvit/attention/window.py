@@ -86,7 +86,7 @@ class Window(Projected):
         key_bias_b11n = None if key_bias is None else key_bias.unsqueeze(1)
         first = self.num_prefix_tokens
         windows = (self._partition(t[:, :, first:]) for t in (q, k, v))
-        out = self._merge(self._attend(*windows, self._window_bias(key_bias_b11n, q)), len(x))
+        out = self._merge(self._attend(*windows, self._window_bias(key_bias_b11n, q)), x.shape[0])
         if first:
             out = torch.cat([self._attend(q[:, :, :first], k, v, key_bias_b11n), out], dim=2)
         return self.output(out)
@@ -131,11 +131,11 @@ class Window(Projected):
         masks = self._masks_between_regions(shifts, q)
         if key_bias_b11n is not None:
             keys = self._partition(key_bias_b11n[..., self.num_prefix_tokens :].transpose(2, 3)).transpose(2, 3)
-            masks = masks.repeat(len(keys) // len(masks), 1, 1, 1) + keys
+            masks = masks.repeat(keys.shape[0] // masks.shape[0], 1, 1, 1) + keys
         bias = masks if bias is None else masks + bias
         # A window may be hidden as a whole; finite numbers keep its softmax finite, half the lowest also under logits.
         bias = bias.to(q.dtype).clamp(min=torch.finfo(q.dtype).min / 2)
-        images = len(q) * counts[0] * counts[1] // len(bias)
+        images = q.shape[0] * counts[0] * counts[1] // bias.shape[0]
         return bias.expand(images, *bias.shape).flatten(0, 1)
 
     def _relative_bias(self, sides: Size) -> Tensor:

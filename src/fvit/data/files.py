@@ -43,7 +43,7 @@ class FileImages(Images):
         labels: [N]: of the images, in this order.
     """
 
-    def __init__(self, root: Path, listings: Sequence[Listing], labels: np.ndarray) -> None:
+    def __init__(self, root: str | Path, listings: Sequence[Listing], labels: np.ndarray) -> None:
         self.root = root
         self.labels = np.asarray(labels, dtype=np.int32)
         self._folders = [listing.folder for listing in listings]
@@ -93,7 +93,7 @@ def list_images(root: Path, folder: str = "") -> list[Listing]:
     listings = []
     for path, folders, files in os.walk(os.path.join(root, folder), followlinks=True, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        names = sorted(name for name in files if _is_image(name))
+        names = sorted(name for name in files if is_image(name))
         if names:
             listings.append(listing(os.path.relpath(path, root), names))
     return sorted(listings, key=lambda one: one.folder)
@@ -102,7 +102,7 @@ def list_images(root: Path, folder: str = "") -> list[Listing]:
 def image_names(folder: Path) -> list[str]:
     """The names of the images directly in `folder`, sorted."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if _is_image(entry.name) and entry.is_file())
+        return sorted(entry.name for entry in entries if is_image(entry.name) and entry.is_file())
 
 
 def listing(folder: str, names: Iterable[str]) -> Listing:
@@ -111,7 +111,8 @@ def listing(folder: str, names: Iterable[str]) -> Listing:
     return Listing(folder, b"".join(encoded), np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)))
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file of that name is taken for an image: it ends as one, and is not hidden."""
     return not name.startswith(".") and name.lower().endswith(IMG_EXTENSIONS)
 
 

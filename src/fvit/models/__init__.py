@@ -4,6 +4,7 @@ from fvit.models.build import attention_spec, build
 from fvit.models.casvit import CasViT
 from fvit.models.crossformerpp import CrossFormer
 from fvit.models.exchange import exchange
+from fvit.models.exchanged import exchanged
 from fvit.models.fastervit import FasterViT
 from fvit.models.fvit import FViT
 from fvit.models.inherit import Inheritance, inherit
@@ -26,6 +27,7 @@ __all__ = [
     "build",
     "exchange",
     "exchange_rows",
+    "exchanged",
     "expand",
     "inherit",
 ]

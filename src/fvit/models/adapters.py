@@ -84,5 +84,5 @@ class WindowAdapter(Adapter):
         if mask is None:
             return self.mechanism(x, attn_mask=bias)
         # The host's −100 hides enough for a softmax alone; −∞ and False hide from any mechanism.
-        seen = (mask == 0).repeat(len(x) // len(mask), 1, 1).unsqueeze(1)
+        seen = (mask == 0).repeat(x.shape[0] // mask.shape[0], 1, 1).unsqueeze(1)
         return self.mechanism(x, attn_mask=seen if bias is None else torch.where(seen, bias, float("-inf")))

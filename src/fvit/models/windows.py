@@ -34,7 +34,7 @@ def partition(x: Tensor, size: Size, step: int = 1) -> tuple[Tensor, Tensor | No
 
 def merge(groups: Tensor, grid: Size, size: Size, step: int = 1) -> Tensor:
     """Undo `partition`: groups [B, n, h·w, C] to the grid [B, H, W, C], without the padding."""
-    batch, width = len(groups), groups.shape[-1]
+    batch, width = groups.shape[0], groups.shape[-1]
     rows, columns = (-(-extent // (side * step)) for extent, side in zip(grid, size, strict=True))
     x = groups.reshape(batch, rows, columns, step, step, *size, width).permute(0, 1, 5, 3, 2, 6, 4, 7)
     x = x.reshape(batch, rows * size[0] * step, columns * size[1] * step, width)

@@ -178,13 +178,14 @@ class Classifier(LightningModule):
         scheduler.step_update(self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the metrics, and that weights come from this file: nothing else is read when it is loaded.
+        """Note metrics, names of the classes, and that weights come from this file: no other is read when it is loaded.
 
         The schedule is a function of the number of updates and leaves nothing to restore: a run that goes on with more
         epochs follows its own, longer schedule.
         """
         checkpoint["lr_schedulers"] = [{} for _ in checkpoint["lr_schedulers"]]
         checkpoint["metrics"] = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
+        checkpoint["classes"] = getattr(self.trainer.datamodule, "classes", None)
         hyper_parameters = dict(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
         hyper_parameters["model"] = {**hyper_parameters["model"], "pretrained": False, "init_from": None}
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = hyper_parameters

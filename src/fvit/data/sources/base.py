@@ -24,11 +24,12 @@ def existing_folder(root: str | Path) -> Path:
     """
     path = Path(root).expanduser()
     if not path.is_dir():
-        raise FileNotFoundError(f"data.root={path} is not a folder{_nearest_sibling(path)}")
+        raise FileNotFoundError(f"data.root={path} is not a folder{nearest_sibling(path)}")
     return path
 
 
-def _nearest_sibling(path: Path) -> str:
+def nearest_sibling(path: Path) -> str:
+    """', did you mean DIR?', a folder beside `path` whose name is close, or ''."""
     if not path.parent.is_dir():
         return ""
     near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir() if p.is_dir()], n=1)

@@ -1,0 +1,190 @@
+"""fvit-predict, from a checkpoint and files to tables, files and pictures."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fvit.data.find import find_images
+from fvit.data.sources import load
+from fvit.data.stream import Seen, stream
+from fvit.models.maps import attention_maps
+from fvit.predict import drawing, predict
+from fvit.run import schema
+from fvit.run.errors import ConfigError, RunError
+from fvit.run.schema_predict import Predict
+from fvit.train import train
+from fvit.training import Classifier, checkpoint
+from tests.models.small import attending_to_brightness, bright
+from tests.test_eval import checked
+from tests.training.fitting import DIGITS
+
+pytestmark = [
+    # Lightning 2.6 on torch 2.14: its own use of a deprecated class.
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
+    # Lightning's advice on a machine of more than two cores.
+    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
+]
+
+
+def trained(folder, *overrides):
+    common = (f"output_dir={folder}", "title=test", "logger=none", *DIGITS, "optimizer.lr=4e-3")
+    train(checked("train", schema.Train, *common, *overrides))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("run"), "+trainer.limit_train_batches=6")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Handwritten digits as files, of two kinds, in two folders; two of the files are broken."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "sub").mkdir()
+    images = load("digits").val
+    for index in range(12):
+        name = f"{index:02}_{images.labels[index]}"
+        picture = Image.fromarray(images.read(index)).resize((40 + index, 40), Image.Resampling.BICUBIC)
+        picture.save(folder / "sub" / f"{name}.jpg" if index % 2 else folder / f"{name}.png")
+    (folder / "broken.jpg").write_bytes((folder / "sub" / f"01_{images.labels[1]}.jpg").read_bytes()[:-200])
+    (folder / "sub" / "empty.png").write_bytes(b"")
+    return folder
+
+
+def predicted(folder, run, images, *overrides):
+    fixed = [f"output_dir={folder / 'maps'}", f"ckpt_path={run}", f"images='{images}'", "batch_size=5"]
+    return predict(checked("predict", Predict, *fixed, *overrides))
+
+
+def directly(run, images):
+    """Names and probabilities, from the checkpoint itself."""
+    path = checkpoint.find(run)
+    module = Classifier.load_from_checkpoint(path).eval()
+    trained = checkpoint.read(path)["datamodule_hyper_parameters"]
+    [seen] = stream(find_images(images), trained, 100, 0, torch.device("cpu"))
+    with torch.no_grad():
+        return dict(zip(seen.files, module(seen.images).softmax(dim=1), strict=True)), module, seen
+
+
+def test_a_folder_becomes_a_table(run, photos, tmp_path, capsys):
+    predicted(tmp_path, run, photos, f"out={tmp_path / 'deep' / 'out.csv'}")
+    with (tmp_path / "deep" / "out.csv").open() as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 14
+    expected, _, _ = directly(run, photos)
+    for file, probabilities in expected.items():
+        order = probabilities.argsort(descending=True)[:5].tolist()
+        assert [rows[file][f"class{rank}"] for rank in range(1, 6)] == [str(digit) for digit in order]
+        for rank, index in enumerate(order, start=1):
+            assert float(rows[file][f"probability{rank}"]) == pytest.approx(probabilities[index].item(), abs=1e-5)
+    failed = {file: row["error"] for file, row in rows.items() if row["error"]}
+    assert set(failed) == {str(photos / "broken.jpg"), str(photos / "sub" / "empty.png")}
+    out = capsys.readouterr().out
+    assert "12 in " in out
+    assert "2 skipped" in out
+    assert f"skipped {photos / 'broken.jpg'}: " in out
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out.csv"]
+    assert not (tmp_path / "maps").exists()
+
+
+@pytest.mark.parametrize(("pattern", "count"), [("*.png", 6), ("sub/*.jpg", 6), ("**/0*", 10)])
+def test_a_pattern_becomes_objects(run, photos, tmp_path, pattern, count):
+    predicted(tmp_path, run, photos / pattern, f"out={tmp_path / 'out.json'}")
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert len(found) == count
+    for one in found:
+        assert len(one["top"]) == 5
+        assert sum(rank["probability"] for rank in one["top"]) <= 1 + 1e-5
+
+
+def test_one_image_and_its_maps(run, photos, tmp_path):
+    image = sorted(photos.glob("*.png"))[0]
+    predicted(tmp_path, run, image, "maps=true")
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [
+        f"{image.name}.key.png",
+        f"{image.name}.query.png",
+    ]
+
+
+def test_pictures_lie_as_the_images_do(run, photos, tmp_path):
+    predicted(tmp_path, run, photos, "maps=true")
+    pictures = {path.relative_to(tmp_path / "maps") for path in (tmp_path / "maps").rglob("*.png")}
+    names = {path.relative_to(photos) for path in photos.rglob("*_*")}
+    assert pictures == {name.with_name(f"{name.name}.{kind}.png") for name in names for kind in ("key", "query")}
+
+
+@pytest.mark.parametrize("place", [(0, 0), (1, 3), (0, 4)])
+def test_the_picture_is_bright_where_the_image_is_that_is_attended_to(tmp_path, place):
+    """A white patch on black, and a model whose first global query goes to bright patches."""
+    model, image = attending_to_brightness("additive"), bright(*place)
+    pixels = (255 * image[0]).permute(1, 2, 0).to(torch.uint8)
+    list(drawing([Seen(["a.png"], pixels[None], image, ())], model, tmp_path, ""))
+    sheet = torch.from_numpy(np.array(Image.open(tmp_path / "a.png.query.png").convert("L"))).float()
+    # Behind the image and the mean comes head 0; a tile is 96 pixels wide, and as high as the image makes it.
+    tile = sheet[32:, 60 + 200 : 60 + 296]
+    height = round(96 * 16 / 40)
+    y, x = divmod(int(tile[:height].argmax()), 96)
+    assert (2 * y // height, 5 * x // 96) == place
+    weights = attention_maps(model, image)[0].weights[0, 0]
+    assert divmod(int(weights.argmax()), 5) == place
+
+
+def test_attention_without_maps_of_its_own_is_probed(tmp_path_factory, photos, tmp_path):
+    linear = trained(tmp_path_factory.mktemp("linear"), "attention=linear", "+trainer.limit_train_batches=1")
+    image = sorted(photos.glob("*.png"))[0]
+    predicted(tmp_path, linear, image, "maps=true")
+    assert [path.name for path in (tmp_path / "maps").iterdir()] == [f"{image.name}.jacobian.png"]
+
+
+def test_where_nothing_can_be_read_it_fails_and_leaves_nothing(run, photos, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes((photos / "broken.jpg").read_bytes())
+    with pytest.raises(RunError, match=r"none of 1 images could be read; the first, .*a\.jpg: "):
+        predicted(tmp_path, run, tmp_path / "photos", f"out={tmp_path / 'out' / 'a.jsonl'}")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_file_that_was_there_stays_whole_where_it_fails(run, photos, tmp_path):
+    (tmp_path / "out.csv").write_text("mine")
+    with pytest.raises(RunError):
+        predicted(tmp_path, run, photos / "broken.jpg", f"out={tmp_path / 'out.csv'}")
+    assert (tmp_path / "out.csv").read_text() == "mine"
+
+
+def test_a_checkpoint_without_names_numbers_its_classes(run, photos, tmp_path):
+    content = torch.load(checkpoint.find(run), weights_only=True)
+    assert content.pop("classes") == [str(digit) for digit in range(10)]
+    torch.save(content, tmp_path / "old.ckpt")
+    predicted(tmp_path, tmp_path / "old.ckpt", photos / "*.png", f"out={tmp_path / 'out.jsonl'}")
+    for line in (tmp_path / "out.jsonl").read_text().splitlines():
+        assert json.loads(line)["top"][0]["class"].startswith("class ")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("out=a.txt", r"out=a.txt must end in .csv, .json, .jsonl"),
+        ("batch_size=0", "batch_size=0: input should be greater than or equal to 1"),
+        ("device=gpu", "device='gpu'"),
+        ("+imges=a", "unknown key imges='a', did you mean images"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_is_read(override, message):
+    with pytest.raises(ConfigError, match=message):
+        checked("predict", Predict, "ckpt_path=a", "images=b", "output_dir=c", override)
+
+
+def test_the_command_line_says_what_it_skipped_and_ends_well(run, photos, tmp_path):
+    command = [sys.executable, "-m", "fvit.predict", f"ckpt_path={run}", f"images={photos}", "out=out.csv"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "skipped" in done.stdout
+    assert done.stderr == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"], "nothing else is left in the folder"
