@@ -40,11 +40,11 @@ def gather(arguments: Sequence[str], own: Collection[str]) -> list[str]:
         else:
             kept.append(argument)
     if collected:
-        kept.append(f"candidates=[{','.join(map(_quoted, collected))}]")
+        kept.append(f"candidates=[{','.join(map(quoted, collected))}]")
     return kept
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """As Hydra's grammar reads it back: a quote is escaped, and a backslash only where it stands before one."""
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
     return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
