@@ -46,9 +46,10 @@ def report(config: dict[str, Any]) -> dict[str, float]:
 
 def _check_baseline(baseline: str, known: list[str]) -> None:
     """Hold a chosen baseline against what was trained. That of the default may be missing."""
+    known = list(dict.fromkeys(known))
     if baseline not in ("softmax", *known):
         raise ConfigError(
-            f"baseline={baseline} was not trained{did_you_mean(baseline, known)}; trained: {', '.join(dict.fromkeys(known))}"
+            f"baseline={baseline} was not trained{did_you_mean(baseline, known)}; trained: {', '.join(known)}"
         )
 
 

@@ -64,8 +64,9 @@ class Group:
     def label(self) -> str:
         """For people, beside other rows."""
         short = short_names(self.settings)
-        told = [show(value) if key == "model" else f"{short[key]}={show(value)}" for key, value in self.settings.items()]
-        return " ".join([self.attention, *told])
+        told = [f"{short[key]}={show(value)}" for key, value in self.settings.items() if key != "model"]
+        model = [self.model] if "model" in self.settings else []
+        return " ".join([self.attention, *model, *told])
 
     def values(self, metric: str) -> dict[int, float]:
         """By seed, of the finished runs that have it."""
@@ -181,7 +182,7 @@ def _set(groups: Sequence[Group], keys: Sequence[str]) -> None:
 
 
 def _value(one: Group, key: str) -> Any:
-    """What a row has under an override's key: an option of a group, or a value of the configuration; None if neither."""
+    """What a row has under an override's key: an option of a group, or a value of its configuration, or None."""
     run = one.runs[0]
     if key == "model":
         return one.model

@@ -4,11 +4,10 @@ import datetime
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from fvit.run.bench.figures import figure, height
-from fvit.run.report import curves
 from fvit.run.report.costs import Benchmark
+from fvit.run.report.curves import METRICS, curves
 from fvit.run.report.files import NOTE, counted
 from fvit.run.report.flat import compact
 from fvit.run.report.gather import Run
@@ -17,6 +16,9 @@ from fvit.run.report.parallel import parallel
 from fvit.run.report.plots import Figure, pareto, scatter, styles
 from fvit.run.report.tables import Table, run_table, to_html, when
 from fvit.run.web.document import document, plot, read
+
+# The id, the title and the content of a part of the page; None where there is nothing to show.
+Section = tuple[str, str, str] | None
 
 _HERE = Path(__file__).parent
 _PARETO = {"macs": "Multiply-accumulates", "params": "Parameters", "throughput": "Throughput", "memory": "Memory"}
@@ -56,14 +58,11 @@ def page(
         for one, style in zip(groups, styles(groups), strict=True)
     ]
     data = {
-        "curves": {"rows": rows, "titles": {key: title for key, title, _ in curves.METRICS}, **_drawn(groups)},
+        "curves": {"rows": rows, "titles": {key: title for key, title, _ in METRICS}, "curves": curves(groups)},
         "configurations": {"runs": [run.name for run in runs], "keys": compact(runs)},
     }
     style = f"<style>\n{read('report.css', _HERE)}</style>\n"
     return document(f"Runs in {source}", style + body, figures, data, [read("report.js", _HERE)])
-
-
-Section = tuple[str, str, str] | None
 
 
 def _head(source: str, runs: Sequence[Run], groups: Sequence[Group]) -> str:
@@ -100,16 +99,12 @@ def _filter(name: str, example: str) -> str:
     )
 
 
-def _drawn(groups: Sequence[Group]) -> dict[str, Any]:
-    return {"curves": curves.curves(groups)}
-
-
 def _curves(groups: Sequence[Group]) -> Section:
     if not groups:
         return None
     choices = "".join(
         f'<label><input type="radio" name="metric" value="{key}"{" checked" * (key == "val/acc1")}>{title}</label>'
-        for key, title, _ in curves.METRICS
+        for key, title, _ in METRICS
     )
     content = f'<p class="tools choice">{choices}</p>\n<p class="note" id="curves-note"></p>\n{plot("curves", 460)}'
     return "learning", "Learning curves", content
@@ -134,7 +129,7 @@ def _settings(groups: Sequence[Group], figures: dict[str, Figure]) -> Section:
     places = []
     if lines is not None:
         figures["parallel"] = lines
-        note = "A line a row, from dark (least accurate) to yellow."
+        note = "A line a row, from blue (least accurate) to yellow."
         places.append(f'<div class="scroll">{plot("parallel", 380, "All settings at once", note)}</div>')
     for number, (key, one) in enumerate(found.items()):
         figures[f"setting-{number}"] = one
@@ -182,8 +177,9 @@ def _configurations(runs: Sequence[Run]) -> Section:
         f'<label>{side} <select id="side-{side}">{options}</select></label>' for side in ("A", "B")[: len(runs)]
     )
     content = (
-        f'<p class="tools">{selects}</p>\n<p class="note" id="diff-note"></p>\n<div class="wide"><table id="diff"></table></div>\n'
-        '<details><summary>The whole configuration of A</summary>\n<div class="wide tall"><table id="config"></table></div></details>'
+        f'<p class="tools">{selects}</p>\n<p class="note" id="diff-note"></p>\n'
+        '<div class="wide"><table id="diff"></table></div>\n<details><summary>The whole configuration of A</summary>\n'
+        '<div class="wide tall"><table id="config"></table></div></details>'
     )
     return "configurations", "Configurations", content
 
@@ -192,14 +188,17 @@ def _unfinished(runs: Sequence[Run]) -> Section:
     those = [run for run in runs if not run.finished]
     if not those:
         return None
-    parts = [f'<p class="note">{_UNFINISHED_NOTE}</p>']
-    for run in those:
-        error = f"<pre>{html.escape(run.error)}</pre>" if run.error else ""
-        log = ""
-        if run.log:
-            log = f"<details><summary>Last lines of its log</summary><pre>{html.escape(chr(10).join(run.log))}</pre></details>"
-        parts.append(
-            f'<article><p><span class="status {html.escape(run.status.replace(" ", "-"))}">{html.escape(run.status)}</span> '
-            f'<code>{html.escape(run.name)}</code> <span class="soft">last written {when(run.touched)}</span></p>{error}{log}</article>'
-        )
-    return "unfinished", "Not finished", "\n".join(parts)
+    return "unfinished", "Not finished", "\n".join([f'<p class="note">{_UNFINISHED_NOTE}</p>', *map(_ended, those)])
+
+
+def _ended(run: Run) -> str:
+    """How a run ended, as far as it is known."""
+    status = html.escape(run.status)
+    head = f'<span class="status {status.replace(" ", "-")}">{status}</span> <code>{html.escape(run.name)}</code>'
+    parts = [f'<p>{head} <span class="soft">last written {when(run.touched)}</span></p>']
+    if run.error:
+        parts.append(f"<pre>{html.escape(run.error)}</pre>")
+    if run.log:
+        lines = html.escape("\n".join(run.log))
+        parts.append(f"<details><summary>Last lines of its log</summary><pre>{lines}</pre></details>")
+    return f"<article>{''.join(parts)}</article>"

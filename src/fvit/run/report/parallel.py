@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from fvit.run.report.flat import show
-from fvit.run.report.groups import ACCURACY, Group
+from fvit.run.report.groups import ACCURACY, Group, short_names
 
-# From the least accurate to the most: cividis, which reads the same to the colour-blind.
-_SCALE = ("#00326E", "#3E4E6C", "#666970", "#8A8678", "#B3A76F", "#D9C55C", "#FDE333")
+# From the least accurate to the most: cividis, which reads the same to the colour-blind; its end is darker, for paper.
+_SCALE = ("#00326E", "#3E4E6C", "#666970", "#8A8678", "#B3A76F", "#CDB44E", "#E0B400")
 
 
 def parallel(groups: Sequence[Group]) -> dict[str, Any] | None:
@@ -25,39 +25,35 @@ def parallel(groups: Sequence[Group]) -> dict[str, Any] | None:
         return None
     axes = [_axis(values) for values in columns.values()]
     axes.append(_axis(accuracy, "{:.2f}"))
-    heads = [*columns, "accuracy, %"]
+    short = short_names(columns)
+    heads = [*short.values(), "accuracy, %"]
     traces = _lines(shown, accuracy, [places for places, _ in axes])
+    last = len(axes) - 1
     annotations = [
-        {
-            "x": place,
-            "y": height,
-            "text": text,
-            "showarrow": False,
-            "xanchor": "right" if place == len(axes) - 1 else "left",
-            "xshift": -6 if place == len(axes) - 1 else 6,
-            "bgcolor": "var(--page)",
-            "font": {"size": 11},
-        }
+        _text(place, height, text, place == last, 6)
         for place, (_, ticks) in enumerate(axes)
         for text, height in ticks.items()
     ]
+    annotations += [_text(place, 1.1, f"<b>{head}</b>", place == last, 0) for place, head in enumerate(heads)]
     posts = [
         {"type": "line", "x0": i, "x1": i, "y0": 0, "y1": 1, "line": {"color": "#8a94a0", "width": 1}, "layer": "above"}
         for i in range(len(axes))
     ]
     layout = {
-        "xaxis": {"tickvals": list(range(len(axes))), "ticktext": heads, "showgrid": False, "zeroline": False, "side": "top"},
-        "yaxis": {"visible": False, "range": [-0.05, 1.05]},
+        "xaxis": {"visible": False, "range": [-0.02, last + 0.02]},
+        "yaxis": {"visible": False, "range": [-0.05, 1.15]},
         "annotations": annotations,
         "shapes": posts,
         "showlegend": False,
         "hovermode": "closest",
-        "margin": {"l": 14, "r": 14, "t": 34, "b": 8},
+        "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
     }
     return {"data": traces, "layout": layout}
 
 
-def _lines(shown: Sequence[Group], accuracy: Sequence[float], places: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+def _lines(
+    shown: Sequence[Group], accuracy: Sequence[float], places: Sequence[Sequence[float]]
+) -> list[dict[str, Any]]:
     """A trace a colour: the lines of several rows in it have gaps between them. The most accurate lie on top."""
     low, high = min(accuracy), max(accuracy)
     traces = [
@@ -78,6 +74,11 @@ def _lines(shown: Sequence[Group], accuracy: Sequence[float], places: Sequence[S
         trace["y"] += [*(place[row] for place in places), None]
         trace["text"] += [f"{one.label}: {value:.2f} %"] * len(places) + [None]
     return [trace for trace in traces if trace["x"]]
+
+
+def _text(place: int, height: float, text: str, to_left: bool, shift: int) -> dict[str, Any]:
+    side = {"xanchor": "right", "xshift": -shift} if to_left else {"xanchor": "left", "xshift": shift}
+    return {"x": place, "y": height, "text": text, "showarrow": False, "font": {"size": 11.5}, **side}
 
 
 def _axis(values: Sequence[Any], form: str = "") -> tuple[list[float], dict[str, float]]:

@@ -17,12 +17,15 @@ _COSTS = (
     ("throughput", "throughput/images_per_s", "images/s in training", 1.0, False),
     ("memory", "memory/peak_gib", "peak memory, GiB", 1.0, True),
 )
-# More names than these would cover each other.
-_NAMED = 6
+# More or longer names than these would cover each other.
+_NAMED, _LETTERS = 6, 22
+# A longer legend would take more room than the plot; what one points at tells its name.
+_LEGEND = 12
+_TICKS = 8
 
 
 def styles(groups: Sequence[Group]) -> list[dict[str, str]]:
-    """A row's colour is its attention's, its dash tells it from others of that attention, its marker tells the model."""
+    """The colour is the attention's; the dash tells a row from others of its attention, the marker tells the model."""
     attentions = list(dict.fromkeys(one.attention for one in groups))
     models = list(dict.fromkeys(one.model for one in groups))
     seen: dict[str, int] = {}
@@ -45,8 +48,9 @@ def styles(groups: Sequence[Group]) -> list[dict[str, str]]:
 def pareto(groups: Sequence[Group]) -> dict[str, Figure]:
     """A figure a cost that some row has."""
     figures = {}
+    accurate = [one for one in groups if one.estimate(ACCURACY)]
     for key, metric, title, factor, less in _COSTS:
-        shown = [(one, cost.mean * factor) for one in groups if (cost := one.estimate(metric)) and one.estimate(ACCURACY)]
+        shown = [(one, cost.mean * factor) for one in accurate if (cost := one.estimate(metric))]
         if shown:
             figures[key] = _pareto(groups, shown, title, less)
     return figures
@@ -71,10 +75,11 @@ def _pareto(groups: Sequence[Group], shown: list[tuple[Group, float]], title: st
         those = [(one, x) for one, x in shown if one.data == data]
         points = [(x if less else -x, one.estimate(ACCURACY).mean) for one, x in those]
         best = [those[index] for index in front(points)]
-        names = [one.label for one, _ in best] if len(best) <= _NAMED else None
+        names = [one.label for one, _ in best]
+        if len(names) > _NAMED or max(map(len, names)) > _LETTERS:
+            names = None
         traces.append(_front(best, names))
-    axis = {"title": title, **_scale([x for _, x in shown])}
-    return {"data": traces, "layout": {"xaxis": axis, "yaxis": {"title": "validation accuracy, %"}}}
+    return _figure(traces, {"title": title, **_scale([x for _, x in shown])})
 
 
 def _front(best: list[tuple[Group, float]], names: list[str] | None) -> dict[str, Any]:
@@ -86,7 +91,7 @@ def _front(best: list[tuple[Group, float]], names: list[str] | None) -> dict[str
         "y": [100 * one.estimate(ACCURACY).mean for one, _ in best],
         "text": names,
         "textposition": "top center",
-        "line": {"color": "#8a94a0", "width": 1.2, "dash": "dot"},
+        "line": {"color": "#8a94a0", "width": 1.2, "dash": "dot", "shape": "hv"},
         "marker": {"symbol": "circle-open", "size": 17, "color": "#8a94a0", "line": {"width": 1.5}},
         "hoverinfo": "skip",
         "cliponaxis": False,
@@ -97,7 +102,10 @@ def _scatter(groups: Sequence[Group], shown: list[tuple[Group, Any]], key: str, 
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for _, value in shown)
     if numbers:
         shown.sort(key=lambda pair: pair[1])
-        axis = _scale([value for _, value in shown])
+        values = list(dict.fromkeys(value for _, value in shown))
+        axis = _scale(values)
+        if len(values) <= _TICKS:
+            axis |= {"tickmode": "array", "tickvals": values, "ticktext": [show(value) for value in values]}
     else:
         shown = [(one, show(value)) for one, value in shown]
         axis = {"type": "category"}
@@ -105,7 +113,12 @@ def _scatter(groups: Sequence[Group], shown: list[tuple[Group, Any]], key: str, 
     if joined and numbers:
         for trace in traces:
             trace |= {"mode": "lines+markers", "line": {"color": trace["marker"]["color"], "width": 1.5}}
-    return {"data": traces, "layout": {"xaxis": {"title": key, **axis}, "yaxis": {"title": "validation accuracy, %"}}}
+    return _figure(traces, {"title": key, **axis})
+
+
+def _figure(traces: list[dict[str, Any]], axis: dict[str, Any]) -> Figure:
+    layout = {"xaxis": axis, "yaxis": {"title": "validation accuracy, %"}, "showlegend": len(traces) <= _LEGEND}
+    return {"data": traces, "layout": layout}
 
 
 def _points(groups: Sequence[Group], shown: Sequence[tuple[Group, Any]], title: str) -> list[dict[str, Any]]:

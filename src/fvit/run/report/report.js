@@ -35,7 +35,7 @@ for (const box of document.querySelectorAll("input[data-filter]")) {
     const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const [row, text] of texts) row.hidden = !words.every((word) => text.includes(word));
     const shown = rowsOf(table).filter((row) => !row.hidden).length;
-    count.textContent = words.length ? `${shown} of ${texts.size}` : `${texts.size}`;
+    count.textContent = words.length ? `${shown} of ${texts.size} rows` : `${texts.size} rows`;
     table.dispatchEvent(new Event("shown"));
   };
   box.addEventListener("input", filter);
@@ -50,9 +50,14 @@ function drawCurves() {
   const metric = document.querySelector("input[name=metric]:checked").value;
   const rows = rowsOf(document.getElementById("leaderboard")).filter((row) => !row.hidden).map((row) => +row.dataset.row);
   const having = rows.filter((row) => learning.curves[metric][row]);
-  const data = having.slice(0, MOST).flatMap((row) => {
+  const shown = having.slice(0, MOST);
+  // What all of them have in common need not stand in every name.
+  const words = shown.map((row) => learning.rows[row].name.split(" "));
+  const telling = (word, i) => i === 0 || !words.every((others) => others.includes(word));
+  const data = shown.flatMap((row, number) => {
     const { x, y, n, low, high } = learning.curves[metric][row];
-    const { name, colour, dash } = learning.rows[row];
+    const { colour, dash } = learning.rows[row];
+    const name = words[number].filter(telling).join(" ");
     const line = { type: "scatter", mode: x.length > 1 ? "lines" : "markers", name, x, y, legendgroup: row,
       line: { color: colour, dash, width: 2 }, marker: { color: colour }, hovertemplate: `%{y:.4~g} (${n})` };
     if (!low) return [line];
@@ -66,7 +71,7 @@ function drawCurves() {
     "Mean over the seeds, its 95 % interval as a band; in brackets, how many seeds." +
     (missing ? ` Without this curve: ${missing}.` : "");
   plots.set("curves", { data, layout: {
-    xaxis: { title: "images seen", tickformat: "~s", rangemode: "tozero" }, yaxis: { title: learning.titles[metric] },
+    xaxis: { title: "images seen", tickformat: "~s" }, yaxis: { title: learning.titles[metric] },
     hovermode: "x unified", showlegend: true } });
 }
 

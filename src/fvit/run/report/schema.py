@@ -9,6 +9,8 @@ from fvit.run.bench.grid import quoted
 from fvit.run.errors import ConfigError
 from fvit.run.fields import Strict
 
+_WITH_A_WORD = {"--cfg", "-c", "--info", "-i", "--package", "-p", "--config-dir", "-cd", "--config-name", "-cn"}
+
 
 class Report(Strict):
     """The keys of conf/report.yaml."""
@@ -28,11 +30,8 @@ def gather_folders(arguments: Sequence[str]) -> list[str]:
     if {"-m", "--multirun"} & set(arguments):
         raise ConfigError("fvit-report reads multiruns, and is none: leave -m out and name their folder")
     kept, folders = [], []
-    previous = ""
-    for argument in arguments:
-        # Hydra's flags take a value behind them: --cfg job.
-        is_value = previous in ("--cfg", "-c", "--package", "-p", "--info", "-i", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
-        is_folder = not argument.startswith(("-", "~")) and "=" not in argument and not is_value
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        # A word behind one of Hydra's flags is that flag's: --cfg job.
+        is_folder = not argument.startswith(("-", "~")) and "=" not in argument and before not in _WITH_A_WORD
         (folders if is_folder else kept).append(argument)
-        previous = argument
     return [*kept, f"runs=[{','.join(map(quoted, folders))}]"] if folders else kept

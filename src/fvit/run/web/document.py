@@ -46,12 +46,12 @@ def document(
     from plotly.offline import get_plotlyjs
 
     # The content stands in front of the library, so that it is seen while that one loads.
-    blocks = {"figures": dict(figures), **(data or {})}
+    blocks = [_block(name, content) for name, content in {"figures": dict(figures), **(data or {})}.items()]
     return _PAGE.format(
         title=html.escape(title),
         style=read("style.css"),
         body=body,
-        data="\n".join(f'<script type="application/json" id="data-{name}">{_json(it)}</script>' for name, it in blocks.items()),
+        data="\n".join(blocks),
         scripts="\n".join(f"<script>{text}</script>" for text in (get_plotlyjs(), read("plots.js"), *scripts)),
     )
 
@@ -68,6 +68,7 @@ def read(name: str, folder: Path = Path(__file__).parent) -> str:
     return (folder / name).read_text(encoding="utf-8")
 
 
-def _json(content: Any) -> str:
-    """JSON that can stand inside a script element: no `<` of it ends or opens anything."""
-    return json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+def _block(name: str, content: Any) -> str:
+    """JSON inside a script element: no `<` of it ends or opens anything."""
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    return f'<script type="application/json" id="data-{name}">{text}</script>'

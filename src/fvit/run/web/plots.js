@@ -6,6 +6,7 @@ const plots = (() => {
   const LIGHTER = {
     "#0072B2": "#4FA9E6", "#D55E00": "#F5864A", "#009E73": "#35C79B", "#CC79A7": "#E2A3C7",
     "#E69F00": "#F3BC55", "#56B4E9": "#A9DCF8", "#000000": "#F0F2F4",
+    "#00326E": "#3F7FD1", "#3E4E6C": "#6E86B8", "#666970": "#8A8F99",
   };
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const drawn = new Set();
@@ -33,7 +34,8 @@ const plots = (() => {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 52, r: 14, t: 10, b: 44 },
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
       hoverlabel: { bgcolor: css("--raised"), bordercolor: line, font: { color: ink, size: 12.5 }, align: "left", namelength: -1 },
-      ...layout, ...axes, height: undefined,
+      ...layout, ...axes,
+      annotations: (layout.annotations ?? []).map((note) => ({ bgcolor: css("--page"), ...note })),
       font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: ink },
       legend: { orientation: "h", x: 0, y: -0.2, yanchor: "top", ...layout.legend, font: { size: 12, color: ink }, bgcolor: "rgba(0,0,0,0)" },
     };
