@@ -11,9 +11,10 @@ from fvit.run import schema, validate
 from fvit.run.bench.grid import expand, gather
 from fvit.run.bench.schema import Bench
 from fvit.run.paths import conf_dir
+from fvit.run.report.schema import Report, gather_folders
 
 ROOT = Path(__file__).resolve().parents[1]
-SCHEMAS = {"train": schema.Train, "eval": schema.Eval, "prepare": schema.Prepare, "bench": Bench}
+SCHEMAS = {"train": schema.Train, "eval": schema.Eval, "prepare": schema.Prepare, "bench": Bench, "report": Report}
 COMMANDS = [
     line
     for page in sorted((ROOT / "docs").glob("*.md"))
@@ -33,6 +34,8 @@ def test_the_command_composes(line):
     task = program.removeprefix("fvit-")
     if task == "bench":
         overrides = gather(["output_dir=here", *overrides], Bench.model_fields)
+    if task == "report":
+        overrides = gather_folders(overrides)
     fixed = ["output_dir=here", "title=test"] if task == "train" else ["output_dir=here"] if task == "eval" else []
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = validate.check(compose(task, overrides=[*fixed, *overrides]), SCHEMAS[task])

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "fsspec aiohttp filelock pydantic pyarrow",
     "training": "torch timm lightning torchmetrics fvit.models",
     "cost": "torch timm fvit.attention fvit.models",
-    "run": "torch lightning hydra omegaconf pydantic rich plotly matplotlib wandb dotenv optuna numpy filelock "
+    "run": "torch lightning hydra omegaconf yaml scipy pydantic rich plotly matplotlib wandb dotenv optuna numpy filelock "
     "fvit fvit.cost",
 }
 

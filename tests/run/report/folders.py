@@ -62,7 +62,10 @@ def write_curve(folder: Path, values, steps=10):
     """csv/metrics.csv with a validation every `steps` steps, and a training loss between."""
     lines = ["epoch,lr,step,train/loss,val/acc1,val/loss"]
     for epoch, value in enumerate(values):
-        lines += [f"{epoch},0.1,{epoch * steps + 4},{2 - value},,", f"{epoch},,{epoch * steps + steps - 1},,{value},1.5"]
+        lines += [
+            f"{epoch},0.1,{epoch * steps + 4},{2 - value},,",
+            f"{epoch},,{epoch * steps + steps - 1},,{value},1.5",
+        ]
     (folder / "csv").mkdir(exist_ok=True)
     (folder / "csv" / "metrics.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

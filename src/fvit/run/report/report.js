@@ -62,7 +62,7 @@ function drawCurves() {
       line: { color: colour, dash, width: 2 }, marker: { color: colour }, hovertemplate: `%{y:.4~g} (${n})` };
     if (!low) return [line];
     const band = { type: "scatter", mode: "lines", x: [...x, ...[...x].reverse()], y: [...high, ...[...low].reverse()], fill: "toself",
-      fillcolor: colour + "26", line: { width: 0 }, hoverinfo: "skip", showlegend: false, legendgroup: row };
+      fillcolor: colour + "26", line: { color: colour, width: 0 }, hoverinfo: "skip", showlegend: false, legendgroup: row };
     return [band, line];
   });
   const missing = rows.length - having.length;
