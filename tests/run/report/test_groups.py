@@ -94,8 +94,9 @@ def test_of_two_baselines_none_is_chosen(tmp_path):
     assert [row.difference() for row in rows(tmp_path)] == [None] * 3
 
 
-def test_a_run_without_configuration_is_in_no_row(tmp_path):
+def test_what_never_wrote_its_configuration_or_only_measured_is_in_no_row(tmp_path):
     (tmp_path / "a" / ".hydra").mkdir(parents=True)
+    (write_run(tmp_path / "b") / "config.yaml").write_text("ckpt_path: best.ckpt\n")
     assert rows(tmp_path) == []
 
 

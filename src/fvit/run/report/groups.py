@@ -102,7 +102,7 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
 
 
 def group(runs: Iterable[Run], baseline: str) -> list[Group]:
-    """The rows, the most accurate first, those without accuracy last. Runs without a configuration are in none.
+    """The rows, the most accurate first, those without accuracy last. Runs that train no model are in none.
 
     Args:
         runs: of any folders.
@@ -110,7 +110,7 @@ def group(runs: Iterable[Run], baseline: str) -> list[Group]:
     """
     found: dict[str, list[Run]] = {}
     for run in runs:
-        if run.config:
+        if "model" in run.config:
             found.setdefault(_key(run, _BESIDE), []).append(run)
     groups = [Group(tuple(members)) for members in found.values()]
     _name(groups)

@@ -22,7 +22,7 @@ Section = tuple[str, str, str] | None
 
 _HERE = Path(__file__).parent
 _PARETO = {"macs": "Multiply-accumulates", "params": "Parameters", "throughput": "Throughput", "memory": "Memory"}
-_MEMORY_NOTE = "On a CPU that of the whole process, which the jobs of a sweep share."
+_MEMORY_NOTE = " Memory on a CPU is that of the whole process, which the jobs of a sweep share."
 _UNFINISHED_NOTE = "How far they got is in the curves; nothing of them counts in the leaderboard."
 
 
@@ -116,9 +116,8 @@ def _pareto(groups: Sequence[Group], figures: dict[str, Figure]) -> Section:
         return None
     figures |= {f"pareto-{key}": one for key, one in found.items()}
     on_cpu = any((one.config.get("trainer") or {}).get("accelerator") == "cpu" for one in groups)
-    notes = {"memory": _MEMORY_NOTE if on_cpu else ""}
-    places = "\n".join(plot(f"pareto-{key}", 400, _PARETO[key], notes.get(key, "")) for key in found)
-    note = "A ring marks what no other row beats in both; bars are 95 % intervals."
+    places = "\n".join(plot(f"pareto-{key}", 400, _PARETO[key]) for key in found)
+    note = "A ring marks what no other row beats in both; bars are 95 % intervals." + _MEMORY_NOTE * on_cpu
     return "cost", "Accuracy against cost", f'<p class="note">{note}</p>\n<div class="plots">{places}</div>'
 
 

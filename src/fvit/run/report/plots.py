@@ -70,6 +70,9 @@ def scatter(groups: Sequence[Group]) -> dict[str, Figure]:
 
 def _pareto(groups: Sequence[Group], shown: list[tuple[Group, float]], title: str, less: bool) -> Figure:
     traces = _points(groups, shown, title)
+    low, high = min(x for _, x in shown), max(x for _, x in shown)
+    axis = _scale([low, high])
+    middle = (low * high) ** 0.5 if axis["type"] == "log" else (low + high) / 2
     # Accuracies on other images are no competitors.
     for data in dict.fromkeys(one.data for one, _ in shown):
         those = [(one, x) for one, x in shown if one.data == data]
@@ -78,11 +81,11 @@ def _pareto(groups: Sequence[Group], shown: list[tuple[Group, float]], title: st
         names = [one.label for one, _ in best]
         if len(names) > _NAMED or max(map(len, names)) > _LETTERS:
             names = None
-        traces.append(_front(best, names))
-    return _figure(traces, {"title": title, **_scale([x for _, x in shown])})
+        traces.append(_front(best, names, middle))
+    return _figure(traces, {"title": title, **axis})
 
 
-def _front(best: list[tuple[Group, float]], names: list[str] | None) -> dict[str, Any]:
+def _front(best: list[tuple[Group, float]], names: list[str] | None, middle: float) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines+markers+text" if names else "lines+markers",
@@ -90,7 +93,8 @@ def _front(best: list[tuple[Group, float]], names: list[str] | None) -> dict[str
         "x": [x for _, x in best],
         "y": [100 * one.estimate(ACCURACY).mean for one, _ in best],
         "text": names,
-        "textposition": "top center",
+        # Beside its error bar, on the side where the plot has room.
+        "textposition": ["top left" if x > middle else "top right" for _, x in best],
         "line": {"color": "#8a94a0", "width": 1.2, "dash": "dot", "shape": "hv"},
         "marker": {"symbol": "circle-open", "size": 17, "color": "#8a94a0", "line": {"width": 1.5}},
         "hoverinfo": "skip",

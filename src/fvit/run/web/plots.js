@@ -1,6 +1,7 @@
 // Draws each figure when it comes into view, in the page's colours, and again when those change.
 const plots = (() => {
   const figures = JSON.parse(document.getElementById("data-figures").textContent);
+  const hover = matchMedia("(hover: hover)");
   const dark = matchMedia("(prefers-color-scheme: dark)");
   // On a dark page the palette's colours become lighter ones that stay apart as well.
   const LIGHTER = {
@@ -33,6 +34,7 @@ const plots = (() => {
     return {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 52, r: 14, t: 10, b: 44 },
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+      modebar: { bgcolor: css("--page"), color: soft, activecolor: ink },
       hoverlabel: { bgcolor: css("--raised"), bordercolor: line, font: { color: ink, size: 12.5 }, align: "left", namelength: -1 },
       ...layout, ...axes,
       annotations: (layout.annotations ?? []).map((note) => ({ bgcolor: css("--page"), ...note })),
@@ -48,7 +50,8 @@ const plots = (() => {
     let traces = figure.data;
     if (dark.matches) traces = recolour(traces);
     const layout = themed(dark.matches ? recolour(figure.layout) : figure.layout);
-    Plotly.react(place, traces, layout, { displaylogo: false, responsive: true });
+    Plotly.react(place, traces, layout, { displaylogo: false, responsive: true, displayModeBar: hover.matches && "hover",
+      modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] });
   }
 
   // The observer tells of a place that was hidden as soon as it is opened.
