@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from fvit.run import schema, validate
 from fvit.run.bench.grid import expand, gather
@@ -28,6 +29,15 @@ def test_there_are_some():
     assert len(COMMANDS) > 5
 
 
+def first_job(overrides):
+    """Of a multirun the job that comes first."""
+    parsed = OverridesParser.create().parse_overrides([text for text in overrides if text != "-m"])
+    return [
+        f"{one.get_key_element()}={next(one.sweep_string_iterator())}" if one.is_sweep_override() else one.input_line
+        for one in parsed
+    ]
+
+
 @pytest.mark.parametrize("line", COMMANDS)
 def test_the_command_composes(line):
     program, *overrides = shlex.split(line)
@@ -36,6 +46,8 @@ def test_the_command_composes(line):
         overrides = gather(["output_dir=here", *overrides], Bench.model_fields)
     if task == "report":
         overrides = gather_folders(overrides)
+    if "-m" in overrides:
+        overrides = first_job(overrides)
     fixed = ["output_dir=here", "title=test"] if task == "train" else ["output_dir=here"] if task == "eval" else []
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = validate.check(compose(task, overrides=[*fixed, *overrides]), SCHEMAS[task])
