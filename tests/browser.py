@@ -28,6 +28,7 @@ def opened(browser, path: Path, width=1280, scheme="light"):
     """The page; at the end it must have drawn all that was seen without an error or a request to the network."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
+    page.set_default_timeout(60_000)
     complaints = []
     page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
