@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from fvit.run import schema, validate
 from fvit.run.bench.grid import expand, gather
 from fvit.run.bench.schema import Bench
 from fvit.run.paths import conf_dir
+from fvit.run.report.schema import Report, gather_folders
 from fvit.run.schema_export import Export
 from fvit.run.schema_predict import Predict
 
@@ -22,6 +24,14 @@ SCHEMAS = {
     "bench": Bench,
     "predict": Predict,
     "export": Export,
+    "report": Report,
+}
+# What stands in a configuration only while Hydra runs a job.
+FIXED = {
+    "train": ["output_dir=here", "title=test"],
+    "eval": ["output_dir=here"],
+    "predict": ["output_dir=here"],
+    "bench": ["output_dir=here"],
 }
 COMMANDS = [
     line
@@ -36,21 +46,28 @@ def test_there_are_some():
     assert len(COMMANDS) > 5
 
 
+def first_job(overrides):
+    """Of a multirun the job that comes first."""
+    parsed = OverridesParser.create().parse_overrides([text for text in overrides if text != "-m"])
+    return [
+        f"{one.get_key_element()}={next(one.sweep_string_iterator())}" if one.is_sweep_override() else one.input_line
+        for one in parsed
+    ]
+
+
 @pytest.mark.parametrize("line", COMMANDS)
 def test_the_command_composes(line):
     program, *overrides = shlex.split(line)
     task = program.removeprefix("fvit-")
     if task == "bench":
-        overrides = gather(["output_dir=here", *overrides], Bench.model_fields)
-    fixed = (
-        ["output_dir=here", "title=test"]
-        if task == "train"
-        else ["output_dir=here"]
-        if task in ("eval", "predict")
-        else []
-    )
+        overrides = gather(overrides, Bench.model_fields)
+    if task == "report":
+        overrides = gather_folders(overrides)
+    if "-m" in overrides:
+        overrides = first_job(overrides)
+    overrides = [*FIXED.get(task, []), *overrides]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = validate.check(compose(task, overrides=[*fixed, *overrides]), SCHEMAS[task])
+        config = validate.check(compose(task, overrides=overrides), SCHEMAS[task])
         assert config
         if task == "bench":
             assert expand(config["candidates"])

@@ -19,8 +19,8 @@ MAY_IMPORT = {
     "fsspec aiohttp filelock pydantic pyarrow",
     "training": "torch timm lightning torchmetrics fvit.models",
     "cost": "torch timm fvit.attention fvit.models",
-    "run": "torch lightning hydra omegaconf pydantic rich PIL plotly matplotlib wandb dotenv optuna numpy filelock "
-    "fvit fvit.cost",
+    "run": "torch lightning hydra omegaconf yaml pydantic rich PIL plotly matplotlib wandb dotenv optuna numpy scipy "
+    "filelock fvit fvit.cost",
 }
 
 # Imported inside functions alone: it is slow to load, and most runs go without it.

@@ -39,6 +39,16 @@ def test_a_run_that_ends_early_is_never_finished(tmp_path, error, status, text):
     assert (saved["status"], saved["error"]) == (status, text)
 
 
+def test_where_an_unexpected_error_came_from_is_kept_until_the_next_start(tmp_path):
+    path = tmp_path / "traceback.log"
+    with pytest.raises(ZeroDivisionError), Record(tmp_path, {}):
+        1 / 0  # noqa: B018
+    assert path.read_text().endswith("ZeroDivisionError: division by zero\n")
+    assert "1 / 0" in path.read_text()
+    with Record(tmp_path, {}):
+        assert not path.exists()
+
+
 def test_other_ranks_write_nothing(tmp_path):
     with Record(tmp_path / "run", {}, active=False):
         pass

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import time
+import traceback
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -18,13 +19,14 @@ import fvit
 from fvit.run.errors import explain
 
 _PACKAGES = ("fvit", "torch", "torchvision", "timm", "lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
+_TRACEBACK = "traceback.log"
 
 
 class Record:
     """Context manager around a run: writes config.yaml, environment.json, and metrics.json with a status.
 
     The status is ``running`` inside, then ``finished`` or what `finish` was told, ``failed`` (with the error's text) or
-    ``interrupted``.
+    ``interrupted``. Of an error that does not explain itself there is also traceback.log.
 
     Args:
         folder: the run's folder.
@@ -43,6 +45,7 @@ class Record:
         self.started = time.time()
         if self.active:
             self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / _TRACEBACK).unlink(missing_ok=True)
             write(self.folder / "config.yaml", OmegaConf.to_yaml(self.config))
             write(self.folder / "environment.json", json.dumps(environment(), indent=2))
             self._write_status("running")
@@ -72,7 +75,10 @@ class Record:
         elif isinstance(error, KeyboardInterrupt):
             self._write_status("interrupted")
         else:
-            self._write_status("failed", explain(error) or f"{type(error).__name__}: {error}")
+            message = explain(error)
+            self._write_status("failed", message or f"{type(error).__name__}: {error}")
+            if message is None:
+                write(self.folder / _TRACEBACK, "".join(traceback.format_exception(error)))
 
     @property
     def seconds(self) -> float:

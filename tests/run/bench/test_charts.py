@@ -1,11 +1,14 @@
+import json
+
 import pytest
 
-from fvit.run.bench.charts import charts
+from fvit.run.bench.charts import charts, points, saved
+from fvit.run.bench.report import _plain
 from tests.run.bench.found import CONFIG, failed, law, row
 
 
 def chart(rows, key):
-    return {one.key: one for one in charts(rows, CONFIG)}[key]
+    return {one.key: one for one in charts(points(rows), CONFIG)}[key]
 
 
 def test_several_sizes_make_curves_over_the_tokens():
@@ -41,14 +44,20 @@ def test_one_size_makes_bars_from_small_to_large():
 
 
 def test_parameters_make_no_curves():
-    assert "params" not in {one.key for one in charts(law("softmax", lambda n: n), CONFIG)}
+    assert "params" not in {one.key for one in charts(points(law("softmax", lambda n: n)), CONFIG)}
 
 
 def test_what_failed_is_left_out():
     rows = [row("softmax"), failed("sigmoid")]
     assert [bar.name for bar in chart(rows, "latency_ms").series] == ["vit_tiny softmax"]
-    assert charts([failed()], CONFIG) == []
+    assert charts(points([failed()]), CONFIG) == []
 
 
 def test_titles_tell_the_batch():
     assert chart([row()], "train_ms").title == "Training step, batch of 4, 224 px"
+
+
+def test_what_was_saved_makes_the_same_charts():
+    rows = law("linear", lambda n: n * 1e-5) + law("softmax", lambda n: n**2 * 1e-8, precision="bf16")
+    plain = json.loads(json.dumps([_plain(found) for found in rows]))
+    assert charts(saved(plain), CONFIG) == charts(points(rows), CONFIG)

@@ -3,54 +3,50 @@ import re
 
 import pytest
 
-from fvit.run.bench.charts import charts
+from fvit.run.bench.charts import charts, points
 from fvit.run.bench.page import page
 from fvit.run.bench.tables import Table, tables
 from tests.run.bench.found import CONFIG, law, row
 
 
 def plots(text):
-    """Each plot's traces and layout, as they stand in the page."""
-    decoder = json.JSONDecoder()
-    found = []
-    for call in re.finditer(r'Plotly\.newPlot\(\s*"([\w-]+)",\s*', text):
-        traces, end = decoder.raw_decode(text, call.end())
-        layout, _ = decoder.raw_decode(text, re.compile(r"\s*,\s*").match(text, end).end())
-        found.append((call[1], traces, layout))
-    return found
+    """Each plot's place, traces and layout, as they stand in the page."""
+    figures = json.loads(re.search(r'<script type="application/json" id="data-figures">(.*?)</script>', text)[1])
+    assert re.findall(r'<div class="plot" id="plot-([\w-]+)"', text) == list(figures)
+    return [(name, figure["data"], figure["layout"]) for name, figure in figures.items()]
 
 
 @pytest.fixture(scope="module")
 def curves():
     rows = law("softmax", lambda n: n**2 * 1e-8) + law("linear", lambda n: n * 1e-5)
-    return page("Title & more", "On <this>", charts(rows, CONFIG), tables(rows, [], [], CONFIG))
+    return page("Title & more", "On <this>", charts(points(rows), CONFIG), tables(rows, [], [], CONFIG))
 
 
 def test_the_page_needs_nothing_from_outside(curves):
     head = re.sub(r"<script.*?</script>", "", curves, flags=re.DOTALL)
-    assert not re.findall(r'(?:src|href)="(?!#)', head)
+    assert not re.findall(r'(?:src|href)="(?!#|data:)', head)
     assert curves.count("plotly.js v") == 1, "the library stands in it once"
     assert not re.findall(r"<script[^>]*\ssrc=", curves)
 
 
 def test_curves_are_logarithmic_with_intervals(curves):
     found = {name: (traces, layout) for name, traces, layout in plots(curves)}
-    assert set(found) == {"plot-latency_ms", "plot-train_ms", "plot-saved_mib", "plot-macs"}
-    traces, layout = found["plot-latency_ms"]
+    assert set(found) == {"latency_ms", "train_ms", "saved_mib", "macs"}
+    traces, layout = found["latency_ms"]
     assert layout["xaxis"]["type"] == layout["yaxis"]["type"] == "log"
     assert layout["xaxis"]["ticktext"] == ["197<br>224 px", "577<br>384 px", "4,097<br>1024 px"]
     assert [trace["name"] for trace in traces] == ["vit_tiny softmax", "vit_tiny linear"]
     assert traces[0]["line"]["color"] != traces[1]["line"]["color"]
     assert traces[0]["marker"]["symbol"] != traces[1]["marker"]["symbol"]
     assert traces[0]["error_y"]["visible"] is True
-    traces, _ = found["plot-macs"]
+    traces, _ = found["macs"]
     assert traces[0]["error_y"]["visible"] is False
 
 
 def test_bars_are_drawn_for_one_size():
     rows = [row("softmax"), row("additive", seconds=0.005)]
-    [name, traces, _], *_ = plots(page("", "", charts(rows, CONFIG), []))
-    assert name == "plot-latency_ms"
+    [name, traces, _], *_ = plots(page("", "", charts(points(rows), CONFIG), []))
+    assert name == "latency_ms"
     assert [(trace["type"], trace["orientation"], trace["y"]) for trace in traces] == [
         ("bar", "h", ["vit_tiny additive"]),
         ("bar", "h", ["vit_tiny softmax"]),

@@ -4,7 +4,7 @@ import matplotlib.figure
 import pytest
 from PIL import Image
 
-from fvit.run.bench.charts import charts
+from fvit.run.bench.charts import charts, points
 from fvit.run.bench.picture import picture
 from tests.run.bench.found import CONFIG, law, row
 
@@ -25,7 +25,7 @@ def figure(monkeypatch):
 
 def test_curves_are_drawn_side_by_side(figure):
     rows = law("softmax", lambda n: n**2 * 1e-8) + law("linear", lambda n: n * 1e-5) + law("additive", lambda n: n)
-    drawn = charts(rows, CONFIG)[:3]
+    drawn = charts(points(rows), CONFIG)[:3]
     image = Image.open(io.BytesIO(picture(drawn)))
     assert image.format == "PNG"
     assert image.width > image.height
@@ -38,7 +38,7 @@ def test_curves_are_drawn_side_by_side(figure):
 
 
 def test_bars_are_drawn_for_one_size(figure):
-    picture(charts([row("softmax"), row("additive", seconds=0.005)], CONFIG)[:1])
+    picture(charts(points([row("softmax"), row("additive", seconds=0.005)]), CONFIG)[:1])
     [axes] = figure().axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["vit_tiny additive", "vit_tiny softmax"]
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([5, 10])

@@ -1,14 +1,11 @@
 """What the plots of a benchmark show, whoever draws them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fvit.cost.measure import Row
-
-# These stay apart for the colour-blind (Okabe and Ito); where there are more lines, their markers tell them apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 # Key, title, unit and its factor.
 _FIGURES = (
@@ -20,6 +17,16 @@ _FIGURES = (
     ("macs", "Multiply-accumulates of one image, every product", "G", 1e-9),
     ("params", "Parameters", "M", 1e-6),
 )
+
+
+@dataclass(frozen=True)
+class Point:
+    """What was found about one candidate at one size."""
+
+    name: str
+    res: int
+    tokens: int | None
+    values: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,17 @@ class Chart:
     series: list[Series]
 
 
-def charts(rows: Sequence["Row"], config: dict[str, Any]) -> list[Chart]:
+def points(rows: Iterable["Row"]) -> list[Point]:
+    """Of what has just been measured."""
+    return [Point(row.candidate.name, row.candidate.conditions.res, row.tokens, row.values) for row in rows]
+
+
+def saved(rows: Iterable[dict[str, Any]]) -> list[Point]:
+    """Of the rows of a bench.json."""
+    return [Point(row["name"], row["res"], row["tokens"], row) for row in rows]
+
+
+def charts(rows: Sequence[Point], config: dict[str, Any]) -> list[Chart]:
     """A chart for each figure that some candidate has; candidates without it are left out.
 
     Parameters are drawn for one size alone, for they hardly change.
@@ -53,32 +70,32 @@ def charts(rows: Sequence["Row"], config: dict[str, Any]) -> list[Chart]:
     found = []
     for key, title, unit, factor in _FIGURES:
         those = [row for row in rows if key in row.values]
-        if those and (key != "params" or len({row.candidate.conditions.res for row in those}) == 1):
+        if those and (key != "params" or len({row.res for row in those}) == 1):
             found.append(_chart(those, key, title.format(batch=config["batch"]), unit, factor))
     return found
 
 
-def _chart(rows: Sequence["Row"], key: str, title: str, unit: str, factor: float) -> Chart:
-    sizes = {row.candidate.conditions.res for row in rows}
+def _chart(rows: Sequence[Point], key: str, title: str, unit: str, factor: float) -> Chart:
+    sizes = {row.res for row in rows}
     if len(sizes) == 1:
-        bars = [_series(row.candidate.name, [row], [0], key, factor) for row in rows]
+        bars = [_series(row.name, [row], [0], key, factor) for row in rows]
         return Chart(key, f"{title}, {sizes.pop()} px", unit, None, {}, sorted(bars, key=lambda bar: bar.y))
     # Where one model has no tokens to count, pixels serve for all.
     in_tokens = all(row.tokens is not None for row in rows)
-    lines: dict[str, list[Row]] = {}
+    lines: dict[str, list[Point]] = {}
     for row in rows:
-        lines.setdefault(row.candidate.name, []).append(row)
+        lines.setdefault(row.name, []).append(row)
     series, ticks = [], {}
     for name, line in lines.items():
-        line = sorted(line, key=lambda row: row.candidate.conditions.res)
-        x = [row.tokens if in_tokens else row.candidate.conditions.res for row in line]
+        line = sorted(line, key=lambda row: row.res)
+        x = [row.tokens if in_tokens else row.res for row in line]
         series.append(_series(name, line, x, key, factor))
         for place, row in zip(x, line, strict=True):
-            ticks[place] = f"{place:,}\n{row.candidate.conditions.res} px" if in_tokens else f"{place}"
+            ticks[place] = f"{place:,}\n{row.res} px" if in_tokens else f"{place}"
     return Chart(key, title, unit, "tokens" if in_tokens else "side of the image, px", ticks, series)
 
 
-def _series(name: str, rows: Sequence["Row"], x: list[int], key: str, factor: float) -> Series:
+def _series(name: str, rows: Sequence[Point], x: list[int], key: str, factor: float) -> Series:
     def values(suffix: str) -> list[float]:
         return [row.values.get(key + suffix, row.values[key]) * factor for row in rows]
 

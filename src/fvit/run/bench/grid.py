@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from fvit.run import validate
 from fvit.run.bench.schema import Candidate
 from fvit.run.errors import ConfigError
+from fvit.run.grammar import quoted
 
 
 def gather(arguments: Sequence[str], own: Collection[str]) -> list[str]:
@@ -40,14 +41,8 @@ def gather(arguments: Sequence[str], own: Collection[str]) -> list[str]:
         else:
             kept.append(argument)
     if collected:
-        kept.append(f"candidates=[{','.join(map(_quoted, collected))}]")
+        kept.append(f"candidates=[{','.join(map(quoted, collected))}]")
     return kept
-
-
-def _quoted(text: str) -> str:
-    """As Hydra's grammar reads it back: a quote is escaped, and a backslash only where it stands before one."""
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
-    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fvit.run.bench.charts import COLOURS, Chart, Series
+from fvit.run.bench.charts import Chart, Series
+from fvit.run.web.palette import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from fvit.cost.published import beside
 from fvit.cost.trends import trends
-from fvit.run.bench.charts import Chart, charts
+from fvit.run.bench.charts import Chart, charts, points
 from fvit.run.bench.page import page
 from fvit.run.bench.picture import picture
-from fvit.run.bench.tables import Table, tables
+from fvit.run.bench.tables import Table, tables, told
 from fvit.run.console import console, print_facts, print_rows
 from fvit.run.record import environment, write
 
@@ -33,14 +33,14 @@ def show(rows: Sequence["Row"], config: dict[str, Any], machine: dict[str, Any],
     for table in found:
         print_rows(table.title, table.head, table.rows)
         console.print(table.note, markup=False, style="dim")
-    console.print(on := _told(machine), markup=False)
+    console.print(on := told(machine), markup=False)
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "bench.csv", _csv(rows))
     content = {"config": config, "machine": machine, "environment": environment()}
     content |= {"rows": [_plain(row) for row in rows], "growth": [_finite(asdict(trend)) for trend in growth]}
     write(folder / "bench.json", json.dumps(content, indent=2, allow_nan=False))
     facts = [("table", str(folder / "bench.csv")), ("all runs", str(folder / "bench.json"))]
-    print_facts("", facts + _draw(charts(rows, config), found, on, folder))
+    print_facts("", facts + _draw(charts(points(rows), config), found, on, folder))
 
 
 def _draw(drawn: Sequence[Chart], found: Sequence[Table], on: str, folder: Path) -> list[tuple[str, str]]:
@@ -55,15 +55,9 @@ def _draw(drawn: Sequence[Chart], found: Sequence[Table], on: str, folder: Path)
     return [*facts, ("as a picture", str(folder / "bench.png"))]
 
 
-def _told(machine: dict[str, Any]) -> str:
-    """On what it was measured, in a line."""
-    threads = f"{machine['threads']} threads of {machine['cpus']} CPUs, " if machine["device"] == "cpu" else ""
-    return f"On {machine['name']}, {threads}torch {machine['torch']}; candidates of one size took turns in one process."
-
-
 def _plain(row: "Row") -> dict[str, Any]:
     conditions = row.candidate.conditions
-    told = {"model": row.candidate.model, "attention": row.candidate.attention}
+    told = {"name": row.candidate.name, "model": row.candidate.model, "attention": row.candidate.attention}
     told |= {key: getattr(conditions, key) for key in ("res", "precision", "compiled")}
     seconds = {name: timing.seconds for name, timing in row.runs.items()}
     return {**told, "status": row.status, "tokens": row.tokens, **row.values, "seconds": seconds}

@@ -65,6 +65,12 @@ def tables(
     return _with_status([table for table in found if table.rows], rows)
 
 
+def told(machine: dict[str, Any]) -> str:
+    """On what it was measured, in a line."""
+    threads = f"{machine['threads']} threads of {machine['cpus']} CPUs, " if machine["device"] == "cpu" else ""
+    return f"On {machine['name']}, {threads}torch {machine['torch']}; candidates of one size took turns in one process."
+
+
 def _counted_note(rows: Sequence["Row"], config: dict[str, Any]) -> str:
     parts = []
     if config["match"]:

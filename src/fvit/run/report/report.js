@@ -1,0 +1,119 @@
+// Sorting and filtering of tables, learning curves of the rows that are shown, and the comparison of two configurations.
+const content = (id) => JSON.parse(document.getElementById(`data-${id}`).textContent);
+const rowsOf = (table) => [...table.tBodies[0].rows];
+
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => head.querySelector("button")?.addEventListener("click", () => {
+    const text = head.classList.contains("text");
+    const before = head.getAttribute("aria-sort");
+    // Figures are first sorted with the largest on top.
+    const down = before === "none" ? !text : before === "ascending";
+    heads.forEach((other) => other.hasAttribute("aria-sort") && other.setAttribute("aria-sort", "none"));
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const key = (row) => row.cells[column].dataset.v;
+    const order = (a, b) => {
+      const [x, y] = [key(a), key(b)];
+      if (x === "" || y === "") return (x === "") - (y === "");
+      const numbers = !isNaN(x) && !isNaN(y);
+      const way = numbers ? x - y : x.localeCompare(y, "en", { numeric: true });
+      return down ? -way : way;
+    };
+    table.tBodies[0].append(...rowsOf(table).sort(order));
+    table.dispatchEvent(new Event("shown"));
+  }));
+}
+
+for (const box of document.querySelectorAll("input[data-filter]")) {
+  const table = document.getElementById(box.dataset.filter);
+  const count = document.querySelector(`[data-count="${box.dataset.filter}"]`);
+  const heads = [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim());
+  // `lr=0.001` finds a column's value as it was given on the command line.
+  const texts = new Map(rowsOf(table).map((row) => [row, [...row.cells].map((cell, i) =>
+    `${cell.textContent} ${heads[i]}=${cell.textContent}`).join(" ").toLowerCase()]));
+  const filter = () => {
+    const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const [row, text] of texts) row.hidden = !words.every((word) => text.includes(word));
+    const shown = rowsOf(table).filter((row) => !row.hidden).length;
+    count.textContent = words.length ? `${shown} of ${texts.size} rows` : `${texts.size} rows`;
+    table.dispatchEvent(new Event("shown"));
+  };
+  box.addEventListener("input", filter);
+  filter();
+}
+
+// More curves than these cannot be told apart.
+const MOST = 8;
+const learning = content("curves");
+
+function drawCurves() {
+  const metric = document.querySelector("input[name=metric]:checked").value;
+  const rows = rowsOf(document.getElementById("leaderboard")).filter((row) => !row.hidden).map((row) => +row.dataset.row);
+  const having = rows.filter((row) => learning.curves[metric][row]);
+  const shown = having.slice(0, MOST);
+  // What all of them have in common need not stand in every name.
+  const words = shown.map((row) => learning.rows[row].name.split(" "));
+  const telling = (word, i) => i === 0 || !words.every((others) => others.includes(word));
+  const data = shown.flatMap((row, number) => {
+    const { x, y, n, low, high } = learning.curves[metric][row];
+    const { colour, dash } = learning.rows[row];
+    const name = words[number].filter(telling).join(" ");
+    const line = { type: "scatter", mode: x.length > 1 ? "lines" : "markers", name, x, y, legendgroup: row,
+      line: { color: colour, dash, width: 2 }, marker: { color: colour }, hovertemplate: `%{y:.4~g} (${n})` };
+    if (!low) return [line];
+    const band = { type: "scatter", mode: "lines", x: [...x, ...[...x].reverse()], y: [...high, ...[...low].reverse()], fill: "toself",
+      fillcolor: colour + "26", line: { color: colour, width: 0 }, hoverinfo: "skip", showlegend: false, legendgroup: row };
+    return [band, line];
+  });
+  const missing = rows.length - having.length;
+  document.getElementById("curves-note").textContent =
+    (having.length > MOST ? `The first ${MOST} of ${having.length} rows of the leaderboard, as it is sorted and filtered. ` : "") +
+    "Mean over the seeds, its 95 % interval as a band; in brackets, how many seeds." +
+    (missing ? ` Without this curve: ${missing}.` : "");
+  plots.set("curves", { data, layout: {
+    xaxis: { title: "images seen", tickformat: "~s" }, yaxis: { title: learning.titles[metric] },
+    hovermode: "x unified", showlegend: true } });
+}
+
+if (document.getElementById("leaderboard")) {
+  document.getElementById("leaderboard").addEventListener("shown", drawCurves);
+  document.querySelectorAll("input[name=metric]").forEach((choice) => choice.addEventListener("change", drawCurves));
+  drawCurves();
+}
+
+const { runs, keys } = content("configurations");
+const sides = ["A", "B"].map((side) => document.getElementById(`side-${side}`)).filter(Boolean);
+const valueOf = ([values, indices], run) => (indices ? values[indices[run]] ?? "–" : values[0]);
+
+function fill(table, head, lines) {
+  const line = (cells, tag) => {
+    const row = document.createElement("tr");
+    row.append(...cells.map((text) => Object.assign(document.createElement(tag), { textContent: text })));
+    return row;
+  };
+  table.replaceChildren(line(head, "th"), ...lines.map((cells) => line(cells, "td")));
+}
+
+function compare() {
+  const chosen = sides.map((side) => +side.value);
+  const all = Object.entries(keys).map(([key, item]) => [key, ...chosen.map((run) => valueOf(item, run))]);
+  const differing = all.filter(([, a, b]) => b !== undefined && a !== b);
+  document.getElementById("diff-note").textContent = chosen[0] === chosen[1] || chosen.length < 2
+    ? "Choose two runs to see in what they differ." : `${differing.length} of ${all.length} keys differ.`;
+  fill(document.getElementById("diff"), differing.length ? ["key", ...chosen.map((run, i) => `${"AB"[i]}: ${runs[run]}`)] : [], differing);
+  fill(document.getElementById("config"), ["key", runs[chosen[0]]], all.filter(([, a]) => a !== "–").map(([key, a]) => [key, a]));
+  document.querySelectorAll(".pick button").forEach((button) =>
+    button.setAttribute("aria-pressed", String(chosen["AB".indexOf(button.dataset.side)] === +button.dataset.run)));
+}
+
+if (sides.length) {
+  if (sides[1]) sides[1].selectedIndex = 1;
+  sides.forEach((side) => side.addEventListener("change", compare));
+  document.getElementById("runs-table").addEventListener("click", ({ target }) => {
+    const side = target.dataset.side && document.getElementById(`side-${target.dataset.side}`);
+    if (!side) return;
+    side.value = target.dataset.run;
+    compare();
+  });
+  compare();
+}

@@ -1,0 +1,110 @@
+"""Folders as runs and benchmarks leave them, without training."""
+
+import json
+from pathlib import Path
+
+import yaml
+
+COST = {"cost/params": 226_666, "cost/macs": 3_310_080, "throughput/images_per_s": 2000.0, "memory/peak_gib": 0.9}
+
+
+def write_run(
+    folder: Path,
+    attention="additive",
+    seed=0,
+    accuracy=0.9,
+    status="finished",
+    error=None,
+    curve=None,
+    overrides=(),
+    choices=None,
+    metrics=None,
+    **changes,
+):
+    """A run of `attention`; `changes` are dotted keys of its configuration with __ for each dot."""
+    folder.mkdir(parents=True)
+    config = {
+        "title": f"vit_atto, {attention}",
+        "output_dir": str(folder),
+        "seed": seed,
+        "global_batch_size": 64,
+        "ckpt_path": None,
+        "model": {"name": "vit_tiny_patch16_224", "depth": 4, "attention": {"name": attention}},
+        "trainer": {"max_epochs": 3, "accelerator": "cpu"},
+        "data": {"name": "digits", "img_size": 32},
+        "optimizer": {"lr": 0.002},
+        "logger": {"csv": {"save_dir": str(folder)}},
+        "callbacks": {"best": {"dirpath": f"{folder}/checkpoints"}},
+    }
+    for key, value in changes.items():
+        *owners, last = key.split("__")
+        place = config
+        for owner in owners:
+            place = place[owner]
+        place[last] = value
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    (folder / ".hydra").mkdir()
+    task = [f"attention={attention}", f"seed={seed}", *overrides]
+    chosen = {"attention": attention, "model": "vit_atto", "data": config["data"]["name"], **(choices or {})}
+    hydra = {"hydra": {"overrides": {"task": task}, "runtime": {"choices": chosen}}}
+    (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(hydra), encoding="utf-8")
+    environment = {"git_commit": "0123456789abcdef", "packages": {"torch": "2.9.0"}, "command": ["fvit-train"]}
+    (folder / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
+    found = {"val/acc1": accuracy, "best/val/acc1": accuracy, **COST} if status == "finished" else {}
+    record = {"status": status, "error": error, "seconds": 61.0, "metrics": found if metrics is None else metrics}
+    (folder / "metrics.json").write_text(json.dumps(record), encoding="utf-8")
+    if curve is not None:
+        write_curve(folder, curve)
+    return folder
+
+
+def write_curve(folder: Path, values, steps=10):
+    """csv/metrics.csv with a validation every `steps` steps, and a training loss between."""
+    lines = ["epoch,lr,step,train/loss,val/acc1,val/loss"]
+    for epoch, value in enumerate(values):
+        lines += [
+            f"{epoch},0.1,{epoch * steps + 4},{2 - value},,",
+            f"{epoch},,{epoch * steps + steps - 1},,{value},1.5",
+        ]
+    (folder / "csv").mkdir(exist_ok=True)
+    (folder / "csv" / "metrics.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_sweep(folder: Path, attentions=("additive", "softmax"), seeds=(0, 1, 2), **changes):
+    """Jobs 0, 1, … of a grid; a mechanism's accuracies are those of `ACCURACIES`."""
+    grid = [(attention, seed) for attention in attentions for seed in seeds]
+    for number, (attention, seed) in enumerate(grid):
+        accuracy = ACCURACIES[attention][seed]
+        curve = [0.3 * accuracy, 0.8 * accuracy, accuracy]
+        write_run(folder / str(number), attention, seed, accuracy, curve=curve, **changes)
+
+
+ACCURACIES = {"additive": (0.91, 0.92, 0.96), "softmax": (0.90, 0.92, 0.91), "linear": (0.5, 0.7, 0.6)}
+
+
+def write_benchmark(folder: Path):
+    """What `fvit-bench` leaves of two candidates at two sizes."""
+    folder.mkdir(parents=True)
+    rows = [
+        {
+            "name": f"vit_tiny {attention}",
+            "model": "vit_tiny",
+            "attention": attention,
+            "res": res,
+            "precision": "float32",
+            "compiled": False,
+            "status": "ok",
+            "tokens": tokens,
+            "macs": 1e9 * tokens,
+            "latency_ms": 2.0 * tokens,
+            "latency_ms_low": 1.9 * tokens,
+            "latency_ms_high": 2.2 * tokens,
+            "seconds": {"latency_ms": [0.1]},
+        }
+        for attention in ("additive", "softmax")
+        for res, tokens in ((224, 197), (384, 577))
+    ]
+    config = {"candidates": ["attention=additive,softmax", "model=vit_tiny"], "batch": 4, "baseline": "softmax"}
+    machine = {"device": "cpu", "name": "Abacus", "threads": 2, "cpus": 4, "torch": "2.9.0"}
+    content = {"config": config, "machine": machine, "environment": {}, "rows": rows, "growth": []}
+    (folder / "bench.json").write_text(json.dumps(content), encoding="utf-8")

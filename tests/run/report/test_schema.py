@@ -1,0 +1,24 @@
+import pytest
+
+from fvit.run.errors import ConfigError
+from fvit.run.report.schema import gather_folders
+
+
+@pytest.mark.parametrize(
+    ("arguments", "made"),
+    [
+        ([], []),
+        (["logs/train"], ["runs=['logs/train']"]),
+        (["a b", "it's", "out=x"], ["out=x", "runs=['a b','it\\'s']"]),
+        (["a", "--cfg", "job", "--resolve"], ["--cfg", "job", "--resolve", "runs=['a']"]),
+        (["--help"], ["--help"]),
+        (["runs=[a]"], ["runs=[a]"]),
+    ],
+)
+def test_folders_are_gathered(arguments, made):
+    assert gather_folders(arguments) == made
+
+
+def test_it_is_no_multirun():
+    with pytest.raises(ConfigError, match="leave -m out"):
+        gather_folders(["-m", "logs"])

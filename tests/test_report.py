@@ -1,0 +1,111 @@
+import logging
+import os
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from fvit import report
+from tests.run.report.folders import write_benchmark, write_run, write_sweep
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    """The command line inside this process, in an empty folder."""
+
+    def call(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+        monkeypatch.setattr(sys, "argv", ["fvit-report", *arguments])
+        handlers = logging.getLogger().handlers[:]
+        try:
+            report.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            logging.getLogger().handlers[:] = handlers
+        return SimpleNamespace(code=code, **dict(zip(("out", "err"), capfd.readouterr(), strict=True)))
+
+    return call
+
+
+def test_a_report_of_what_is_there(run, tmp_path):
+    write_sweep(tmp_path / "logs" / "train" / "multiruns" / "grid")
+    write_run(tmp_path / "logs" / "train" / "runs" / "one", "linear", status="failed", error="out of memory")
+    write_benchmark(tmp_path / "logs" / "bench" / "two")
+    done = run()
+    assert (done.code, done.err) == (0, "")
+    assert "93.00 ± 6.57" in done.out
+    assert "7 runs: 6 finished, 1 failed" in done.out
+    out = tmp_path / "logs" / "report"
+    assert {path.name for path in out.iterdir()} == {"report.html", "report.md", "report.csv", "runs.csv"}
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for text in ("Runs in logs/train", "out of memory", "Latency of one image", "multiruns/grid/0"):
+        assert text in page
+    assert {path.name for path in tmp_path.iterdir()} == {"logs"}, "nothing of Hydra's"
+
+
+def test_folders_baseline_and_place_are_chosen(run, tmp_path):
+    write_sweep(tmp_path / "a b" / "grid", ["additive"])
+    write_sweep(tmp_path / "c" / "grid", ["linear"])
+    done = run("a b", "c", "baseline=linear", "out=here", "bench=null")
+    assert (done.code, done.err) == (0, "")
+    text = (tmp_path / "here" / "report.md").read_text(encoding="utf-8")
+    assert text.startswith("# Runs in a b, c\n")
+    assert "vs linear, points" in text
+    assert "| +33.00 ± 24.47 (3) |" in text  # 41, 22, 36: s = 9.849
+
+
+def test_a_long_leaderboard_is_cut_on_the_terminal_alone(run, tmp_path):
+    for number in range(25):
+        write_run(tmp_path / "runs" / str(number), f"mechanism{number}")
+    done = run("runs")
+    assert "and 5 rows more in the report" in done.out
+    assert (tmp_path / "logs" / "report" / "report.md").read_text().count("| mechanism") == 25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "no such folder: nowhere; name one in which runs lie: fvit-report logs/train"),
+        (["empty"], "empty: no run in it; `fvit-train` makes one"),
+        (["runs", "baseline=linaer"], "baseline=linaer was not trained, did you mean linear?; trained: linear"),
+        (["-m", "runs"], "leave -m out"),
+        (["runs", "outt=x"], "unknown key outt"),
+    ],
+)
+def test_a_mistake_ends_in_one_message_and_leaves_nothing(run, tmp_path, arguments, message):
+    (tmp_path / "empty").mkdir()
+    write_run(tmp_path / "runs" / "a", "linear")
+    done = run(*arguments)
+    assert done.code == 1
+    assert message in done.err
+    assert done.err.count("error: ") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "runs"}
+
+
+def test_it_needs_no_torch(tmp_path):
+    write_sweep(tmp_path / "logs" / "train")
+    write_benchmark(tmp_path / "logs" / "bench" / "a")
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "fvit.report"],
+        cwd=tmp_path,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    imported = set(re.findall(r"\| +(\w+)$", done.stderr, flags=re.MULTILINE))
+    assert "hydra" in imported
+    assert not imported & {"torch", "timm", "lightning", "matplotlib", "wandb"}
+
+
+def test_help_explains_itself_and_fits_a_screen(run):
+    text = run("--help").out
+    assert len(text.splitlines()) <= 40
+    for word in ("FOLDER", "bench", "baseline", "out"):
+        assert re.search(rf"^ .*\b{word}\b", text, flags=re.MULTILINE), word
