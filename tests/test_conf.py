@@ -31,12 +31,17 @@ SHAPES = {
     "timm": "model.name=convnextv2_atto",
     "vip_small7": "data.img_size=28",
     "optuna": "~callbacks.pruning",  # its trial is Hydra's job, which there is none of here
+    **dict.fromkeys(("torchrun", "slurm"), "trainer={devices:1,num_nodes:1}"),
     **dict.fromkeys(TAUGHT, "distillation.teacher.path=RUN"),
 }
 
 
 def _options(group):
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def _extra(option):
+    return [SHAPES[option]] if option in SHAPES else []
 
 
 def _every_option():
@@ -58,7 +63,7 @@ def _meta_classifier(config, num_classes=10):
 
 @pytest.mark.parametrize(("group", "option"), _every_option())
 def test_every_option_composes_and_passes_the_check(compose_config, group, option):
-    extra = [SHAPES[option]] if option in SHAPES else []
+    extra = _extra(option)
     assert compose_config(f"{group}={option}", *extra)
 
 
@@ -93,7 +98,7 @@ def test_every_attention_goes_into_a_model(compose_config, option, model):
 
 @pytest.mark.parametrize("option", _options("model"))
 def test_every_model_builds_and_maps_images_to_logits(compose_config, option):
-    config = compose_config(f"model={option}", "data=fake", *([SHAPES[option]] if option in SHAPES else []))
+    config = compose_config(f"model={option}", "data=fake", *_extra(option))
     size = config["data"]["img_size"]
     module = _meta_classifier(config)
     assert module(torch.empty(2, 3, size, size, device="meta")).shape == (2, 10)
@@ -194,12 +199,45 @@ def test_hardware_of_this_machine_makes_a_trainer(compose_config, option):
     assert trainer.num_devices == {"cpu": 1, "ddp_cpu": 2}[option]
 
 
-@pytest.mark.parametrize("option", ["gpu", "ddp", "mps"])
+@pytest.mark.parametrize("option", ["gpu", "ddp", "fsdp", "mps"])
 def test_hardware_that_is_missing_is_named_with_the_remedy(compose_config, option, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ValueError, match="use hardware=cpu"):
         trainers.build(compose_config(f"hardware={option}"))
+
+
+@pytest.mark.parametrize("option", _options("hardware"))
+def test_hardware_says_how_it_computes_and_all_of_it_can_be_overridden(compose_config, option):
+    written = yaml.safe_load((conf_dir() / "hardware" / f"{option}.yaml").read_text())
+    assert written["trainer"].keys() == {
+        *("accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic"),
+    }
+    assert written["data"].keys() == {"num_workers", "pin_memory"}
+    assert written.keys() == {"trainer", "data", "compile", "channels_last", "grad_checkpointing", "tf32"}
+    overrides = ["trainer.precision=bf16-true", "trainer.deterministic=true", "data.num_workers=3", "compile=true"]
+    overrides += ["channels_last=true", "grad_checkpointing=true", "tf32=false", *_extra(option)]
+    config = compose_config("data=folder", f"hardware={option}", *overrides)
+    assert (config["trainer"]["precision"], config["trainer"]["deterministic"]) == ("bf16-true", True)
+    assert config["data"]["num_workers"] == 3
+    assert (config["compile"], config["channels_last"], config["grad_checkpointing"]) == (True, True, True)
+    assert config["tf32"] is False
+
+
+def test_a_source_in_memory_has_no_workers_on_any_hardware(compose_config):
+    assert compose_config("hardware=ddp")["data"]["num_workers"] == 0
+    assert compose_config("hardware=ddp", "data=folder")["data"]["num_workers"] == 8
+
+
+def test_what_starts_processes_says_how_many(compose_config, monkeypatch):
+    for name, value in {"LOCAL_WORLD_SIZE": 2, "GROUP_WORLD_SIZE": 3}.items():
+        monkeypatch.setenv(name, str(value))
+    trainer = compose_config("hardware=torchrun", "global_batch_size=48")["trainer"]
+    assert (trainer["devices"], trainer["num_nodes"]) == (2, 3)
+    for name, value in {"SLURM_NTASKS_PER_NODE": 4, "SLURM_NNODES": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    trainer = compose_config("hardware=slurm")["trainer"]
+    assert (trainer["devices"], trainer["num_nodes"]) == (4, 2)
 
 
 def test_more_gpus_than_there_are_are_counted(compose_config, monkeypatch):

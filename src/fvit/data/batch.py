@@ -26,6 +26,9 @@ class BatchTransform:
         mixup: arguments of `Mix`.
         erasing: arguments of `Erase`.
         seed: of the run.
+
+    Attributes:
+        memory_format: how the images lie, for models whose convolutions want channels last.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class BatchTransform:
         erasing: Mapping[str, Any],
         seed: int,
     ) -> None:
+        self.memory_format = torch.contiguous_format
         # On the scale of uint8.
         self.mean = 255 * torch.tensor(mean).view(-1, 1, 1)
         self.std = 255 * torch.tensor(std).view(-1, 1, 1)
@@ -55,7 +59,7 @@ class BatchTransform:
                 images, labels = self.mix(images, labels, places)
             if self.erase is not None:  # last, as in timm
                 images = self.erase(images, places)
-        return images.to(dtype, memory_format=torch.contiguous_format), labels
+        return images.to(dtype, memory_format=self.memory_format), labels
 
 
 class Blend(NamedTuple):
