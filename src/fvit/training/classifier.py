@@ -18,6 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from fvit.models import attention_spec, build
 from fvit.training.checkpoint import beginning
 from fvit.training.losses import build_loss
+from fvit.training.step_means import StepMeans
 
 
 class Classifier(LightningModule):
@@ -68,6 +69,7 @@ class Classifier(LightningModule):
         self.loss = build_loss(**loss)
         # Looking at all labels, which a GPU would have to wait for, is the loss's part.
         counted = {"average": "micro", "validate_args": False}
+        self.step_means = StepMeans()
         self.train_acc1 = MulticlassAccuracy(outputs, **counted)
         self.val_metrics = torch.nn.ModuleDict(
             {
@@ -87,7 +89,7 @@ class Classifier(LightningModule):
         return self.model(images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Loss of one batch; logs ``train/loss`` and ``lr`` of the steps that the loggers get."""
+        """Loss of one micro batch; logs ``train/loss`` and ``lr`` of the steps that the loggers get."""
         images, targets = batch
         if targets.ndim == 2:
             # A head may have more outputs than the data has classes: those are never right.
@@ -96,9 +98,11 @@ class Classifier(LightningModule):
         labels = targets.argmax(dim=1) if targets.ndim == 2 else targets
         self.train_acc1.update(logits.detach(), labels)
         if self.step_is_logged:
-            # With layer decay the head's group has the rate that was asked for.
-            rate = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
-            self.log_dict({"train/loss": loss, "lr": rate}, batch_size=len(images))
+            self.step_means.add({"train/loss": loss})
+            if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch:
+                # With layer decay the head's group has the rate that was asked for.
+                rate = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
+                self.log_dict({**self.step_means.take(self), "lr": rate})
         return loss
 
     def on_train_epoch_end(self) -> None:
