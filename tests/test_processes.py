@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-
 DIGITS = (
     *("data=digits", "attention=additive", "model.embed_dim=24", "model.depth=2", "model.num_heads=3"),
     *("scheduler.warmup_epochs=0", "trainer.max_epochs=1", "trainer.log_every_n_steps=1", "global_batch_size=64"),

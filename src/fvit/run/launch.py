@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fvit.run.errors import RunError, explain
+from fvit.run.hardware import local_devices
 from fvit.run.record import read_metrics, write, write_metrics
 
 RESOLVED = "--resolved"
@@ -33,16 +34,7 @@ def local_processes(trainer: dict[str, Any]) -> int:
     """
     if trainer["strategy"] == "auto" or "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:
         return 0
-    devices = trainer["devices"]
-    if isinstance(devices, list):
-        return len(devices)
-    if devices == "auto":
-        if trainer["accelerator"] != "gpu":
-            return 1
-        import torch
-
-        return max(1, torch.cuda.device_count())
-    return devices
+    return local_devices(trainer)
 
 
 def launch(module: str, config: dict[str, Any], folder: Path, processes: int) -> dict[str, float]:

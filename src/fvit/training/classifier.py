@@ -18,6 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from fvit.models import attention_spec, build
 from fvit.training.checkpoint import beginning
 from fvit.training.losses import build_loss
+from fvit.training.sharding import shard
 from fvit.training.step_means import StepMeans
 
 
@@ -142,6 +143,11 @@ class Classifier(LightningModule):
         self.val_metrics["loss"].update(F.cross_entropy(logits.float(), labels), weight=len(labels))
         for name in ("acc1", "acc5"):
             self.val_metrics[name].update(logits, labels)
+
+    def configure_model(self) -> None:
+        """Shard the model where the strategy has laid out a mesh to do so."""
+        if self.device_mesh is not None:
+            shard(self.model, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """timm's optimizer with no-decay groups, timm's schedule stepped every update.

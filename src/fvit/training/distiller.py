@@ -88,7 +88,7 @@ class Distiller(Classifier):
         self.teacher.to(self.device, self.dtype)
 
     def objective(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The weighted sum of all losses, and the logits [B, outputs]; each loss is logged a step as ``distill/<name>``.
+        """The weighted sum of all losses, and the logits [B, outputs]; each loss is logged as ``distill/<name>``.
 
         The teacher rests while all that needs it weighs nothing.
         """
