@@ -7,12 +7,21 @@ import logging
 import sys
 
 import pytest
+import torch
+
+from fvit.training import Classifier
 
 DIGITS = (
     *("data=digits", "attention=additive", "model.embed_dim=24", "model.depth=2", "model.num_heads=3"),
     *("scheduler.warmup_epochs=0", "trainer.max_epochs=1", "trainer.log_every_n_steps=1", "global_batch_size=64"),
 )
 AUGMENTED = ("augment=deit", "model.drop_path_rate=0")
+
+
+FSDP = (
+    *("hardware=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "tf32=false"),
+    "data.pin_memory=false",
+)
 
 
 @pytest.fixture
@@ -58,6 +67,28 @@ def test_two_processes_learn_what_one_learns(run):
     assert column(together, "lr") == pytest.approx(column(alone, "lr"), rel=1e-9)
     for metric in ("train/acc1", "val/loss", "val/acc1"):
         assert metrics(together)[metric] == pytest.approx(metrics(alone)[metric], abs=1e-4), metric
+
+
+@pytest.mark.slow
+def test_shards_learn_what_whole_weights_learn_and_either_goes_on_from_the_other(run):
+    """With clipped gradients; shards compute their blocks again besides."""
+    short = (*DIGITS, "trainer.gradient_clip_val=0.5", "+trainer.limit_train_batches=3")
+    alone = run("train", "alone", *short)
+    shards = run("train", "shards", *short, *FSDP)
+    assert column(shards, "train/loss") == pytest.approx(column(alone, "train/loss"), abs=2e-5)
+    weights = [
+        torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for folder in (alone, shards)
+    ]
+    torch.testing.assert_close(weights[1], weights[0], atol=2e-5, rtol=0)
+    assert Classifier.load_from_checkpoint(shards / "checkpoints" / "last.ckpt", weights_only=True)
+    measured = metrics(run("eval", "eval", f"ckpt_path={shards / 'checkpoints' / 'last.ckpt'}"))
+    assert measured["val/acc1"] == metrics(shards)["val/acc1"]
+
+    short = (*short, "trainer.max_epochs=2")
+    alone_after = run("train", "alone-after-shards", *short, f"ckpt_path={shards}")
+    shards_after = run("train", "shards-after-alone", *short, *FSDP, f"ckpt_path={alone}", "grad_checkpointing=true")
+    assert len(column(alone_after, "train/loss")) == 3
+    assert column(shards_after, "train/loss") == pytest.approx(column(alone_after, "train/loss"), abs=2e-5)
 
 
 def test_each_image_is_measured_once_on_one_two_and_three_ranks(run):

@@ -18,7 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from fvit.models import attention_spec, build
 from fvit.training.checkpoint import beginning
 from fvit.training.losses import build_loss
-from fvit.training.sharding import shard
+from fvit.training.sharding import numbered_by_model, shard
 from fvit.training.step_means import StepMeans
 
 
@@ -103,7 +103,7 @@ class Classifier(LightningModule):
             if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch:
                 # With layer decay the head's group has the rate that was asked for.
                 rate = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
-                self.log_dict({**self.step_means.take(self), "lr": rate})
+                self.log_dict({**self.step_means.take(self.trainer.world_size), "lr": rate})
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -193,6 +193,9 @@ class Classifier(LightningModule):
         The schedule is a function of the number of updates and leaves nothing to restore: a run that goes on with more
         epochs follows its own, longer schedule.
         """
+        if self.device_mesh is None and "optimizer_states" in checkpoint:
+            pairs = zip(checkpoint["optimizer_states"], self.trainer.optimizers, strict=True)
+            checkpoint["optimizer_states"] = [numbered_by_model(state, optimizer, self) for state, optimizer in pairs]
         checkpoint["lr_schedulers"] = [{} for _ in checkpoint["lr_schedulers"]]
         checkpoint["metrics"] = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         checkpoint["classes"] = getattr(self.trainer.datamodule, "classes", None)

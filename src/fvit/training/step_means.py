@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from lightning import LightningModule
+import torch.distributed as dist
 from torch import Tensor
 
 
@@ -22,10 +22,11 @@ class StepMeans:
         for name, value in values.items():
             self._values.setdefault(name, []).append(value.detach())
 
-    def take(self, module: LightningModule) -> dict[str, Tensor]:
+    def take(self, world_size: int) -> dict[str, Tensor]:
         """The means of the step that ends; the next one begins. All ranks must call it."""
         values, self._values = self._values, {}
         means = torch.stack([torch.stack(losses).mean() for losses in values.values()])
-        if module.trainer.world_size > 1:
-            means = module.all_gather(means).mean(dim=0)
+        if world_size > 1:
+            dist.all_reduce(means)
+            means /= world_size
         return dict(zip(values, means, strict=True))
