@@ -131,11 +131,11 @@ def test_who_has_started_this_process(monkeypatch):
 def test_another_number_of_processes_than_configured_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "4")
     ranks.check_world({"devices": 2, "num_nodes": 2})
-    with pytest.raises(ValueError, match="srun has started 4 processes.*makes 2; take hardware=slurm"):
+    with pytest.raises(ValueError, match=r"srun has started 4 processes.*makes 2; take hardware=slurm"):
         ranks.check_world({"devices": [0, 1], "num_nodes": 1})
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "8")
-    with pytest.raises(ValueError, match="torchrun has started 8 processes.*take hardware=torchrun"):
+    with pytest.raises(ValueError, match=r"torchrun has started 8 processes.*take hardware=torchrun"):
         ranks.check_world({"devices": "auto", "num_nodes": 1})
 
 

@@ -51,8 +51,8 @@ def launch(module: str, config: dict[str, Any], folder: Path, processes: int) ->
     nodes = config["trainer"]["num_nodes"]
     if nodes > 1 and (missing := [name for name in _MEETING if name not in os.environ]):
         raise RunError(
-            f"trainer.num_nodes={nodes}: each machine runs this command with {', '.join(missing)} set (NODE_RANK from 0 "
-            "on, address and a free port of the first one). Or start it with torchrun or srun, which set them"
+            f"trainer.num_nodes={nodes}: each machine runs this command with {', '.join(missing)} set (its number from "
+            "0 on; address and a free port of the first one). Or start it with torchrun or srun, which set them"
         )
     node = int(os.environ.get("NODE_RANK", "0"))
     resolved = folder / "resolved.json"
@@ -93,7 +93,10 @@ def read_resolved(argv: list[str]) -> dict[str, Any] | None:
 
 
 def run_as_rank(task: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -> None:
-    """Be one of several ranks, with a configuration that another process has composed. A user's mistake stands in rank 0's metrics.json, which `launch` reads."""
+    """Be one of several ranks, with a configuration that another process has composed.
+
+    A user's mistake stands in rank 0's metrics.json, which `launch` reads.
+    """
     try:
         task(config)
     except KeyboardInterrupt:
