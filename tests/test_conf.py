@@ -3,6 +3,7 @@
 import inspect
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,10 +18,13 @@ from fvit import attention
 from fvit.data import ImageDataModule
 from fvit.data.batch import Erase, Mix
 from fvit.data.transforms import TrainTransform
+from fvit.run import execution
 from fvit.run import trainer as trainers
+from fvit.run.batches import plan_batches
 from fvit.run.paths import conf_dir
 from fvit.training import Classifier, build_loss
 from fvit.training.distillation import TokenMatch, Weight, soft_loss
+from fvit.training.sharding import blocks
 
 from .attention.cases import CASES
 
@@ -222,6 +226,25 @@ def test_hardware_says_how_it_computes_and_all_of_it_can_be_overridden(compose_c
     assert config["data"]["num_workers"] == 3
     assert (config["compile"], config["channels_last"], config["grad_checkpointing"]) == (True, True, True)
     assert config["tf32"] is False
+
+
+@pytest.mark.parametrize("option", ["gpu", "ddp", "fsdp"])
+def test_hardware_that_is_not_here_takes_a_step_on_the_meta_device(compose_config, option):
+    """All but kernels, memory and NCCL: the batch's share, the model, its blocks, and both passes in bfloat16."""
+    devices = {"gpu": 1}.get(option, 8)
+    overrides = [f"trainer.devices={devices}", "micro_batch_size=64", "grad_checkpointing=true", "channels_last=true"]
+    config = compose_config("experiment=fvit_b16_imagenet", f"hardware={option}", *overrides)
+    plan = plan_batches(config["global_batch_size"], devices, config["micro_batch_size"])
+    assert (plan.per_device, plan.accumulate) == (64, 4096 // 64 // devices)
+    module = _meta_classifier(config, num_classes=1000)
+    data = SimpleNamespace(batch_transform=SimpleNamespace())
+    execution.set_up(config, module, data)
+    assert len(blocks(module.model)) == 12
+    images = torch.empty(plan.per_device, 3, 384, 384, device="meta", dtype=torch.bfloat16)
+    loss = module.to(torch.bfloat16)(images.contiguous(memory_format=data.batch_transform.memory_format)).sum()
+    loss.backward()
+    assert all(parameter.grad.shape == parameter.shape for parameter in module.model.parameters())
+    execution.set_up(compose_config(), module, data)  # TF32 is off again
 
 
 def test_a_source_in_memory_has_no_workers_on_any_hardware(compose_config):
