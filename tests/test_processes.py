@@ -92,6 +92,7 @@ def test_shards_learn_what_whole_weights_learn_and_either_goes_on_from_the_other
     assert column(shards_after, "train/loss") == pytest.approx(column(alone_after, "train/loss"), abs=2e-5)
 
 
+@pytest.mark.slow
 def test_each_image_is_measured_once_on_one_two_and_three_ranks(run):
     # 35 validation images: they divide over neither ranks nor batches of 4.
     shape = ("data=fake", "data.num_images=140", "model.embed_dim=24", "model.depth=1", "global_batch_size=16")

@@ -7,13 +7,12 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from fvit.data import ImageDataModule
-    from fvit.training import Classifier
+    from lightning import LightningDataModule, LightningModule
 
 log = logging.getLogger(__name__)
 
 
-def set_up(config: dict[str, Any], module: "Classifier", data: "ImageDataModule") -> None:
+def set_up(config: dict[str, Any], module: "LightningModule", data: "LightningDataModule") -> None:
     """Apply ``tf32``, ``channels_last``, ``grad_checkpointing`` and ``compile``, in place.
 
     Raises:
@@ -30,7 +29,7 @@ def set_up(config: dict[str, Any], module: "Classifier", data: "ImageDataModule"
         module.model.compile()
 
 
-def _channels_last(model: nn.Module, data: "ImageDataModule") -> None:
+def _channels_last(model: nn.Module, data: "LightningDataModule") -> None:
     if sum(isinstance(part, nn.Conv2d) for part in model.modules()) < 2:
         log.warning("channels_last=true has next to no effect on %s, whose tokens are no maps", type(model).__name__)
     model.to(memory_format=torch.channels_last)
