@@ -228,21 +228,6 @@ def test_evaluation_reproduces_the_recorded_accuracy_to_the_last_digit(main, tmp
     assert measured["val/loss"] == recorded["val/loss"]
 
 
-def test_a_checkpoint_is_measured_in_two_processes_as_in_one(fvit, tmp_path):
-    # 33 validation images: they divide over neither two ranks nor batches of 4.
-    overrides = ["data.num_images=132", "data.eval_batch_size=4", "trainer.max_epochs=1", "scheduler.warmup_epochs=0"]
-    assert fvit("train", *TINY, *overrides).returncode == 0
-    [run] = _runs(tmp_path)
-    figures = []
-    for hardware in ("cpu", "ddp_cpu"):
-        done = fvit("eval", f"ckpt_path={run}", f"hardware={hardware}")
-        assert done.returncode == 0, done.stderr
-        figures.append(json.loads((_runs(tmp_path, "eval")[-1] / "metrics.json").read_text())["metrics"])
-    assert figures[0]["val/acc1"] == figures[1]["val/acc1"]
-    assert figures[0]["val/acc5"] == figures[1]["val/acc5"]
-    assert figures[0]["val/loss"] == pytest.approx(figures[1]["val/loss"], abs=1e-6)
-
-
 def test_a_sweep_over_devices_sees_all_images_in_each_job(fvit, main, tmp_path):
     overrides = ["hardware=ddp_cpu", "trainer.devices=1,2", "data.num_images=132", "trainer.limit_val_batches=1.0"]
     done = fvit("train", "-m", *SHORT, *overrides, "trainer.max_epochs=1")

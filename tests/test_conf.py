@@ -3,6 +3,7 @@
 import inspect
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,10 +18,13 @@ from fvit import attention
 from fvit.data import ImageDataModule
 from fvit.data.batch import Erase, Mix
 from fvit.data.transforms import TrainTransform
+from fvit.run import execution
 from fvit.run import trainer as trainers
+from fvit.run.batches import plan_batches
 from fvit.run.paths import conf_dir
 from fvit.training import Classifier, build_loss
 from fvit.training.distillation import TokenMatch, Weight, soft_loss
+from fvit.training.sharding import blocks
 
 from .attention.cases import CASES
 
@@ -31,12 +35,17 @@ SHAPES = {
     "timm": "model.name=convnextv2_atto",
     "vip_small7": "data.img_size=28",
     "optuna": "~callbacks.pruning",  # its trial is Hydra's job, which there is none of here
+    **dict.fromkeys(("torchrun", "slurm"), "trainer={devices:1,num_nodes:1}"),
     **dict.fromkeys(TAUGHT, "distillation.teacher.path=RUN"),
 }
 
 
 def _options(group):
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def _extra(option):
+    return [SHAPES[option]] if option in SHAPES else []
 
 
 def _every_option():
@@ -58,7 +67,7 @@ def _meta_classifier(config, num_classes=10):
 
 @pytest.mark.parametrize(("group", "option"), _every_option())
 def test_every_option_composes_and_passes_the_check(compose_config, group, option):
-    extra = [SHAPES[option]] if option in SHAPES else []
+    extra = _extra(option)
     assert compose_config(f"{group}={option}", *extra)
 
 
@@ -93,7 +102,7 @@ def test_every_attention_goes_into_a_model(compose_config, option, model):
 
 @pytest.mark.parametrize("option", _options("model"))
 def test_every_model_builds_and_maps_images_to_logits(compose_config, option):
-    config = compose_config(f"model={option}", "data=fake", *([SHAPES[option]] if option in SHAPES else []))
+    config = compose_config(f"model={option}", "data=fake", *_extra(option))
     size = config["data"]["img_size"]
     module = _meta_classifier(config)
     assert module(torch.empty(2, 3, size, size, device="meta")).shape == (2, 10)
@@ -194,12 +203,64 @@ def test_hardware_of_this_machine_makes_a_trainer(compose_config, option):
     assert trainer.num_devices == {"cpu": 1, "ddp_cpu": 2}[option]
 
 
-@pytest.mark.parametrize("option", ["gpu", "ddp", "mps"])
+@pytest.mark.parametrize("option", ["gpu", "ddp", "fsdp", "mps"])
 def test_hardware_that_is_missing_is_named_with_the_remedy(compose_config, option, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ValueError, match="use hardware=cpu"):
         trainers.build(compose_config(f"hardware={option}"))
+
+
+@pytest.mark.parametrize("option", _options("hardware"))
+def test_hardware_says_how_it_computes_and_all_of_it_can_be_overridden(compose_config, option):
+    written = yaml.safe_load((conf_dir() / "hardware" / f"{option}.yaml").read_text())
+    assert written["trainer"].keys() == {
+        *("accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic"),
+    }
+    assert written["data"].keys() == {"num_workers", "pin_memory"}
+    assert written.keys() == {"trainer", "data", "compile", "channels_last", "grad_checkpointing", "tf32"}
+    overrides = ["trainer.precision=bf16-true", "trainer.deterministic=true", "data.num_workers=3", "compile=true"]
+    overrides += ["channels_last=true", "grad_checkpointing=true", "tf32=false", *_extra(option)]
+    config = compose_config("data=folder", f"hardware={option}", *overrides)
+    assert (config["trainer"]["precision"], config["trainer"]["deterministic"]) == ("bf16-true", True)
+    assert config["data"]["num_workers"] == 3
+    assert (config["compile"], config["channels_last"], config["grad_checkpointing"]) == (True, True, True)
+    assert config["tf32"] is False
+
+
+@pytest.mark.parametrize("option", ["gpu", "ddp", "fsdp"])
+def test_hardware_that_is_not_here_takes_a_step_on_the_meta_device(compose_config, option):
+    """All but kernels, memory and NCCL: the batch's share, the model, its blocks, and both passes in bfloat16."""
+    devices = {"gpu": 1}.get(option, 8)
+    overrides = [f"trainer.devices={devices}", "micro_batch_size=64", "grad_checkpointing=true", "channels_last=true"]
+    config = compose_config("experiment=fvit_b16_imagenet", f"hardware={option}", *overrides)
+    plan = plan_batches(config["global_batch_size"], devices, config["micro_batch_size"])
+    assert (plan.per_device, plan.accumulate) == (64, 4096 // 64 // devices)
+    module = _meta_classifier(config, num_classes=1000)
+    data = SimpleNamespace(batch_transform=SimpleNamespace())
+    execution.set_up(config, module, data)
+    assert len(blocks(module.model)) == 12
+    images = torch.empty(plan.per_device, 3, 384, 384, device="meta", dtype=torch.bfloat16)
+    loss = module.to(torch.bfloat16)(images.contiguous(memory_format=data.batch_transform.memory_format)).sum()
+    loss.backward()
+    assert all(parameter.grad.shape == parameter.shape for parameter in module.model.parameters())
+    execution.set_up(compose_config(), module, data)  # TF32 is off again
+
+
+def test_a_source_in_memory_has_no_workers_on_any_hardware(compose_config):
+    assert compose_config("hardware=ddp")["data"]["num_workers"] == 0
+    assert compose_config("hardware=ddp", "data=folder")["data"]["num_workers"] == 8
+
+
+def test_what_starts_processes_says_how_many(compose_config, monkeypatch):
+    for name, value in {"LOCAL_WORLD_SIZE": 2, "GROUP_WORLD_SIZE": 3}.items():
+        monkeypatch.setenv(name, str(value))
+    trainer = compose_config("hardware=torchrun", "global_batch_size=48")["trainer"]
+    assert (trainer["devices"], trainer["num_nodes"]) == (2, 3)
+    for name, value in {"SLURM_NTASKS_PER_NODE": 4, "SLURM_NNODES": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    trainer = compose_config("hardware=slurm")["trainer"]
+    assert (trainer["devices"], trainer["num_nodes"]) == (4, 2)
 
 
 def test_more_gpus_than_there_are_are_counted(compose_config, monkeypatch):

@@ -35,7 +35,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     """
     # Imported here, because composing, --help and a wrong override must not wait for torch.
     from fvit.cost import Cascade
-    from fvit.run import cascade_report, console
+    from fvit.run import cascade_report, console, execution
     from fvit.run import trainer as trainers
     from fvit.run.record import Record
     from fvit.training import CollectAnswers, checkpoint
@@ -51,6 +51,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
         if config["tiny"] is not None:
             _check_pair(*subjects, warn=trainer.is_global_zero)
         for subject in subjects:
+            execution.set_up(config, subject.module, subject.data)
             measured += trainer.validate(subject.module, datamodule=subject.data, verbose=False)
             answers.append(collected.answers)
         metrics = dict(measured[0])

@@ -24,7 +24,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     from fvit.cost import count
     from fvit.data import ImageDataModule
     from fvit.models import exchange_rows
-    from fvit.run import console
+    from fvit.run import console, execution
     from fvit.run import trainer as trainers
     from fvit.run.allocator import keep_freed_memory
     from fvit.run.budget import meet_budget
@@ -55,8 +55,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         if config["ckpt_path"] is not None:
             resumed = checkpoint.find(config["ckpt_path"], prefer="last")
             checkpoint.check_fits(checkpoint.read(resumed), resumed, module)
-        if config["compile"]:
-            module.model.compile()
+        execution.set_up(config, module, data)
         if trainer.is_global_zero:
             console.print_plan(config, cost, plan, data, [*told, *module.facts()])
             console.print_exchange(config["model"], exchange_rows(module.model))

@@ -22,10 +22,10 @@ ALPHAS = [dict(mixup_alpha=mixup, cutmix_alpha=cutmix) for mixup, cutmix in ((0.
 MODES = ("batch", "pair", "elem")
 
 
-def mix(classes=5, seed=0, global_batch=8, groups=1, **options):
+def mix(classes=5, seed=0, global_batch=8, **options):
     settings = dict(mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5, mode="batch")
     made = Mix(classes, **{**settings, **options}, seed=seed)
-    made.global_batch, made.groups = global_batch, groups
+    made.global_batch = global_batch
     return made
 
 
@@ -135,17 +135,17 @@ def test_mixing_two_images_of_one_class_gives_that_class():
 @given(
     mode=st.sampled_from(MODES),
     alphas=st.sampled_from(ALPHAS),
-    groups=st.sampled_from([1, 2, 4]),
+    per_draw=st.sampled_from([2, 4, 8, 64]),
     epoch=st.integers(0, 3),
     step=st.integers(0, 3),
     erase=st.booleans(),
 )
-def test_a_step_is_mixed_alike_however_it_is_cut(mode, alphas, groups, epoch, step, erase):
+def test_a_step_is_mixed_alike_however_it_is_cut(mode, alphas, per_draw, epoch, step, erase):
     options = dict(**alphas, mode=mode, prob=0.9, switch_prob=0.5)
     seen = []
     for layout in (Layout(8), Layout(4, 2), Layout(2, 4), Layout(4, 1, 2), Layout(2, 1, 4), Layout(2, 2, 2)):
         made = transform(options, ERASING if erase else None)
-        made.mix.groups = groups
+        made.mix.per_draw = per_draw
         images, targets = {}, {}
         for rank in range(layout.world_size):
             mine = layout.positions(range(step, step + 1), rank).reshape(layout.accumulate, layout.batch_size)
@@ -161,15 +161,15 @@ def test_a_step_is_mixed_alike_however_it_is_cut(mode, alphas, groups, epoch, st
         assert torch.equal(targets, seen[0][1])
 
 
-@pytest.mark.parametrize("layout", [Layout(8), Layout(4, 2), Layout(2, 2, 2)], ids=str)
-def test_a_batch_shares_one_draw_as_devices_take_it(layout):
-    made = mix(groups=layout.accumulate * layout.world_size, global_batch=layout.global_batch)
-    keys = {}
-    for rank in range(layout.world_size):
-        for micro, positions in enumerate(layout.positions(range(1, 2), rank).reshape(-1, layout.batch_size).tolist()):
-            keys[rank, micro] = {made._key(0, position) for position in positions}
-    assert all(len(each) == 1 for each in keys.values())
-    assert len(set().union(*keys.values())) == len(keys)
+@pytest.mark.parametrize(
+    ("global_batch", "draws"), [(2, 1), (64, 1), (128, 2), (192, 3), (320, 5), (200, 2), (1024, 16), (4096, 64)]
+)
+def test_a_batch_of_deit_s_size_shares_one_draw(global_batch, draws):
+    made = mix(global_batch=global_batch)
+    keys = [made._key(0, global_batch + place) for place in range(global_batch)]
+    assert {keys.count(key) for key in keys} == {global_batch // draws}
+    half = global_batch // 2
+    assert keys[:half] == keys[half:], "partners share theirs"
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -26,6 +26,9 @@ class BatchTransform:
         mixup: arguments of `Mix`.
         erasing: arguments of `Erase`.
         seed: of the run.
+
+    Attributes:
+        memory_format: how the images lie, for models whose convolutions want channels last.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class BatchTransform:
         erasing: Mapping[str, Any],
         seed: int,
     ) -> None:
+        self.memory_format = torch.contiguous_format
         # On the scale of uint8.
         self.mean = 255 * torch.tensor(mean).view(-1, 1, 1)
         self.std = 255 * torch.tensor(std).view(-1, 1, 1)
@@ -55,7 +59,7 @@ class BatchTransform:
                 images, labels = self.mix(images, labels, places)
             if self.erase is not None:  # last, as in timm
                 images = self.erase(images, places)
-        return images.to(dtype, memory_format=torch.contiguous_format), labels
+        return images.to(dtype, memory_format=self.memory_format), labels
 
 
 class Blend(NamedTuple):
@@ -75,12 +79,14 @@ class Mix:
         mixup_alpha, cutmix_alpha: of the Beta distributions; 0 switches one off.
         prob: of mixing at all.
         switch_prob: of cutmix where both are on.
-        mode: what shares one draw: a ``batch``, as devices took them at the run's start; a ``pair``; ``elem``: nothing.
+        mode: what shares one draw: a ``batch`` of `per_draw` images, or a few more where they do not divide a step;
+            a ``pair``; ``elem``: nothing.
         seed: of the run.
+        per_draw: as many images as DeiT's devices take at once. Not as many as ours do: a step is mixed alike on any
+            number of devices.
 
     Attributes:
         global_batch: images an optimizer step.
-        groups: batches a step, at the run's start.
     """
 
     def __init__(
@@ -92,11 +98,12 @@ class Mix:
         switch_prob: float,
         mode: str,
         seed: int,
+        per_draw: int = 64,
     ) -> None:
-        self.num_classes, self.mode, self.seed = num_classes, mode, seed
+        self.num_classes, self.mode, self.seed, self.per_draw = num_classes, mode, seed, per_draw
         self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
         self.prob, self.switch_prob = prob, switch_prob
-        self.global_batch, self.groups = 2, 1
+        self.global_batch = 2
 
     def __call__(self, images: Tensor, labels: Tensor, places: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Map images [B, 3, H, W] and labels [B] to mixed ones and probabilities [B, classes]; B is even."""
@@ -122,10 +129,15 @@ class Mix:
         step, place = divmod(position, self.global_batch)
         start = step * self.global_batch
         if self.mode == "batch":
-            return epoch, start + place % self.groups
+            return epoch, start + place % self._draws_per_step()
         if self.mode == "pair":
             return epoch, start + place % (self.global_batch // 2)
         return epoch, position
+
+    def _draws_per_step(self) -> int:
+        most = max(1, self.global_batch // self.per_draw)
+        # Partners, half a step apart, share theirs.
+        return next(count for count in range(most, 0, -1) if self.global_batch // 2 % count == 0)
 
     def _draw(self, key: tuple[int, int], height: int, width: int) -> Blend:
         rng = generator(self.seed, "mix", *key)

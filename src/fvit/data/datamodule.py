@@ -132,7 +132,6 @@ class ImageDataModule(LightningDataModule):
         self._draws = Draws(shuffle, layout, seat, epoch, step, frozen, announce)
         if self.batch_transform.mix is not None:
             self.batch_transform.mix.global_batch = layout.global_batch
-            self.batch_transform.mix.groups = resumed.get("groups", layout.accumulate * layout.world_size)
         return self._loader(self._train_set(), self.hparams.batch_size, self._draws)
 
     def val_dataloader(self) -> DataLoader:
@@ -168,7 +167,6 @@ class ImageDataModule(LightningDataModule):
             "position": step * layout.global_batch,
             "images": len(self.source.train),
             "windows": windows and (windows.shards, windows.lanes),
-            "groups": getattr(self.batch_transform.mix, "groups", layout.accumulate * layout.world_size),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -30,7 +30,10 @@ class TrimmedBlock(Block):
 
 def why_not(model: nn.Module) -> str | None:
     """Why the last block of `model` cannot be trimmed; None if it can, with the same logits and gradients."""
-    if not isinstance(model, VisionTransformer) or type(model.blocks[-1]) not in (Block, TrimmedBlock):
+    # Sharding makes a subclass of each block's class, so that a trimmed one is told by what it inherits.
+    if not isinstance(model, VisionTransformer) or not (
+        type(model.blocks[-1]) is Block or isinstance(model.blocks[-1], TrimmedBlock)
+    ):
         return f"{type(model).__name__} is no VisionTransformer of plain blocks"
     if any(getattr(type(model), name) is not getattr(VisionTransformer, name) for name in _PASSES):
         return f"{type(model).__name__} has a head or a forward pass of its own"

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
-from fvit.run import launch, validate
+from fvit.run import launch, ranks, validate
 from fvit.run.errors import explain
 from fvit.run.hardware import check_devices
 from fvit.run.paths import conf_dir
@@ -41,6 +41,11 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list)
     if resolved is not None:
         launch.run_as_rank(work, resolved)
         return
+    exchange = ranks.Exchange()
+    if "trainer" in schema.model_fields and ranks.external_rank():
+        while (config := exchange.receive()) is not None:
+            launch.run_as_rank(work, config)
+        return
     load_dotenv()
     # Must be set before torch is imported. OpenMP's threads otherwise spin while they wait, and where other work wants
     # the same cores they spin against it: the quickstart was seen to run at a tenth of its speed.
@@ -59,11 +64,13 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list)
         if settings.mode == RunMode.MULTIRUN and "trainer" in cfg:  # others have no metrics to compare
             sweeps.add(Path(settings.sweep.dir))
         try:
-            return _start(task, work, validate.check(cfg, schema))
+            return _start(task, work, validate.check(cfg, schema), exchange)
         except Exception as error:
             _report(error, show_traceback)
             _discard_unstarted(Path(settings.runtime.output_dir))
             failures.append(error)
+            if ranks.external_rank() is not None:
+                sys.exit(1)  # the other ranks wait within this job, and whoever started them ends them
 
     try:
         sys.argv[1:] = rewrite(sys.argv[1:])
@@ -73,6 +80,8 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list)
         failures.append(error)
     except KeyboardInterrupt:
         interrupted = True
+    if "trainer" in schema.model_fields and ranks.external_rank() == 0:
+        exchange.send(None)
     for sweep in sweeps:
         from fvit.run.console import print_sweep
 
@@ -84,9 +93,15 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list)
         sys.exit(1)
 
 
-def _start(task: str, work: Work, config: dict[str, Any]) -> dict[str, float]:
+def _start(task: str, work: Work, config: dict[str, Any], exchange: ranks.Exchange) -> dict[str, float]:
     """Work here, or in a process a device where there is a trainer that has some."""
     processes = launch.local_processes(config["trainer"]) if "trainer" in config else 0
+    if "trainer" in config and (rank := ranks.external_rank()) is not None:
+        ranks.check_world(config["trainer"])
+        if rank == 0:
+            exchange.send(config)
+        else:  # it has composed all the same: a task of submitit
+            config = exchange.receive()
     if processes:
         check_devices(config["trainer"])
         return launch.launch(f"fvit.{task}", config, Path(config["output_dir"]), processes)

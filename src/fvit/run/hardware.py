@@ -1,4 +1,4 @@
-"""Whether this machine has what a run asks for."""
+"""Whether this machine has what a run asks for, and how many processes that makes."""
 
 from typing import Any
 
@@ -24,3 +24,17 @@ def check_devices(trainer: dict[str, Any]) -> None:
             raise ValueError(f"trainer.devices={devices} needs {wanted} GPUs and torch finds {found}")
     if accelerator == "mps" and not torch.backends.mps.is_available():
         raise ValueError("hardware=mps needs an Apple GPU and torch finds none; use hardware=cpu")
+
+
+def local_devices(trainer: dict[str, Any]) -> int:
+    """How many devices of this machine a run takes, one a process."""
+    devices = trainer["devices"]
+    if isinstance(devices, list):
+        return len(devices)
+    if devices != "auto":
+        return devices
+    if trainer["accelerator"] != "gpu":
+        return 1
+    import torch
+
+    return max(1, torch.cuda.device_count())

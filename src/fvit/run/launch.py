@@ -18,7 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from fvit.run.errors import RunError, explain
+from fvit.run.hardware import local_devices
+from fvit.run.ranks import external_rank
 from fvit.run.record import read_metrics, write, write_metrics
+
+_MEETING = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 RESOLVED = "--resolved"
 """Marks a command line that names a file with a resolved configuration."""
@@ -33,16 +37,7 @@ def local_processes(trainer: dict[str, Any]) -> int:
     """
     if trainer["strategy"] == "auto" or "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:
         return 0
-    devices = trainer["devices"]
-    if isinstance(devices, list):
-        return len(devices)
-    if devices == "auto":
-        if trainer["accelerator"] != "gpu":
-            return 1
-        import torch
-
-        return max(1, torch.cuda.device_count())
-    return devices
+    return local_devices(trainer)
 
 
 def launch(module: str, config: dict[str, Any], folder: Path, processes: int) -> dict[str, float]:
@@ -53,13 +48,20 @@ def launch(module: str, config: dict[str, Any], folder: Path, processes: int) ->
     Raises:
         RunError: a child failed; the others are ended, and the text holds its last lines.
     """
+    nodes = config["trainer"]["num_nodes"]
+    if nodes > 1 and (missing := [name for name in _MEETING if name not in os.environ]):
+        raise RunError(
+            f"trainer.num_nodes={nodes}: each machine runs this command with {', '.join(missing)} set (its number from "
+            "0 on; address and a free port of the first one). Or start it with torchrun or srun, which set them"
+        )
+    node = int(os.environ.get("NODE_RANK", "0"))
     resolved = folder / "resolved.json"
     write(resolved, json.dumps(config))
     command = [sys.executable, "-m", module, RESOLVED, str(resolved)]
     shared = {
         **os.environ,
-        "WORLD_SIZE": str(processes * config["trainer"]["num_nodes"]),
-        "NODE_RANK": os.environ.get("NODE_RANK", "0"),
+        "WORLD_SIZE": str(processes * nodes),
+        "NODE_RANK": str(node),
         "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
         # As torchrun does: each process would otherwise start a thread a core.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes))),
@@ -91,7 +93,10 @@ def read_resolved(argv: list[str]) -> dict[str, Any] | None:
 
 
 def run_as_rank(task: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -> None:
-    """Be one of `launch`'s children. A user's mistake stands in rank 0's metrics.json, which `launch` reads."""
+    """Be one of several ranks, with a configuration that another process has composed.
+
+    A user's mistake stands in rank 0's metrics.json, which `launch` reads.
+    """
     try:
         task(config)
     except KeyboardInterrupt:
@@ -101,11 +106,16 @@ def run_as_rank(task: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -
         if message is None:
             raise
         folder = Path(config["output_dir"])
-        if os.environ["LOCAL_RANK"] != "0":
+        if not _is_first():
             print(message, file=sys.stderr)
         elif read_metrics(folder) is None:  # it failed before its record began
             write_metrics(folder, "failed", {}, error=message)
         sys.exit(1)
+
+
+def _is_first() -> bool:
+    rank = external_rank()
+    return os.environ["LOCAL_RANK"] == os.environ.get("NODE_RANK", "0") == "0" if rank is None else rank == 0
 
 
 def _wait(children: list[subprocess.Popen[bytes]]) -> int | None:

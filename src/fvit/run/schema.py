@@ -12,7 +12,8 @@ from fvit.run.batches import plan_batches
 from fvit.run.budget import check_match
 from fvit.run.fields import Count, Decoder, NonNegative, Open, Positive, Rate, Share, Strict
 from fvit.run.schema_distillation import Distillation
-from fvit.run.signature import mechanism_signature, source_signature, trainer_signature
+from fvit.run.schema_hardware import Hardware, check_sharding
+from fvit.run.signature import mechanism_signature, source_signature
 from fvit.run.surgery import check_blocks, check_effects, check_keep
 from fvit.run.validate import check_options
 
@@ -157,27 +158,7 @@ class BinaryCrossEntropy(Strict):
     target_threshold: Share | None
 
 
-class Trainer(Open):
-    accelerator: Literal["cpu", "gpu", "mps"]
-    devices: Positive | Literal["auto"] | list[Count]
-    num_nodes: Positive
-    strategy: str
-    precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"]
-    max_epochs: Positive | None = None
-    max_steps: int = -1
-    gradient_clip_val: NonNegative | None = None
-    log_every_n_steps: Positive = 50
-
-    @model_validator(mode="after")
-    def _trainer_options(self) -> "Trainer":
-        # What train() itself decides is not the user's to set.
-        ours = ("logger", "callbacks", "accumulate_grad_batches", "default_root_dir", "use_distributed_sampler")
-        known = {option: kind for option, kind in trainer_signature().items() if option not in ours}
-        check_options(self.model_extra or {}, known, "trainer")
-        return self
-
-
-class Train(Strict):
+class Train(Hardware):
     also_known: ClassVar = ("experiment", "debug", "sweep", "attention", "augment", "hardware")
 
     title: str
@@ -186,14 +167,12 @@ class Train(Strict):
     global_batch_size: Positive
     micro_batch_size: Positive | None
     ckpt_path: str | None
-    compile: bool
     model: Model
     data: Data
     optimizer: Optimizer
     scheduler: Scheduler
     loss: Annotated[CrossEntropy | BinaryCrossEntropy, Field(discriminator="name")]
     distillation: Distillation | None
-    trainer: Trainer
     logger: dict[str, dict[str, Any]]
     callbacks: dict[str, dict[str, Any]]
 
@@ -225,12 +204,9 @@ class Train(Strict):
             raise ValueError(
                 "loss.smoothing has no effect on mixed labels; set it to 0, or switch mixup and cutmix off"
             )
-        devices = self.trainer.devices
-        if devices != "auto":  # how many that is, is known once torch is imported
-            world = self.trainer.num_nodes * (len(devices) if isinstance(devices, list) else devices)
-            if world > 1 and self.trainer.strategy == "auto":
-                raise ValueError("several devices need hardware=ddp (or ddp_cpu, to try it on a CPU)")
-            plan_batches(self.global_batch_size, world)
+        check_sharding(self.trainer, self.distillation, self.callbacks)
+        if self.trainer.world_size is not None:  # else known once torch is imported
+            plan_batches(self.global_batch_size, self.trainer.world_size)
         return self
 
 
@@ -239,16 +215,22 @@ class EvalData(Strict):
     root: str | None
     eval_batch_size: Positive | None
     num_workers: Count | None
+    pin_memory: bool
     crop_pct: Annotated[float, Field(gt=0, le=1)] | None
     decoder: Decoder | None
 
 
-class Eval(Strict):
+class Eval(Hardware):
     output_dir: str
     ckpt_path: str
     tiny: str | None
     data: EvalData
-    trainer: Trainer
+
+    @model_validator(mode="after")
+    def _no_gradients(self) -> "Eval":
+        if self.grad_checkpointing:
+            raise ValueError("grad_checkpointing=true has no effect: nothing is trained here")
+        return self
 
 
 class PrepareData(Open):

@@ -9,13 +9,14 @@ from typing import Any
 from hydra.utils import instantiate
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from fvit.cost import Cost
 from fvit.run.batches import BatchPlan
 from fvit.run.data_wait import DataWait
 from fvit.run.grad_norm import GradNorm
 from fvit.run.guard import NonFiniteGuard
-from fvit.run.hardware import check_devices
+from fvit.run.hardware import check_devices, local_devices
 from fvit.run.progress import RunProgress
 from fvit.run.resume import ResumePoint
 from fvit.run.skipped import SkippedImages
@@ -35,6 +36,8 @@ def quiet_lightning() -> None:
     # Going on in a run's own folder is what it is for, and the number of workers is the user's to choose.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message="The '.*' does not have many workers")
+    # A run that averages weights is not sharded, and then nothing is done in that hook.
+    warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model that overrides")
     # The DataModule keeps the position itself, because Lightning drops a loader's state on occasion.
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
 
@@ -48,6 +51,13 @@ def build(config: dict[str, Any]) -> Trainer:
     quiet_lightning()
     options = instantiate(config["trainer"], _convert_="all")
     check_devices(options)
+    if options["strategy"] == "fsdp":
+        # One file with whole weights, as on one device, which any hardware loads.
+        options["strategy"] = ModelParallelStrategy(
+            data_parallel_size=local_devices(options) * options["num_nodes"],
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+        )
     loggers = [instantiate(logger) for logger in config["logger"].values()]
     callbacks = [instantiate(callback) for callback in config["callbacks"].values()]
     callbacks += [WorldSizeCheck(), ResumePoint(), SkippedImages(), RunProgress(), NonFiniteGuard()]

@@ -18,6 +18,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from fvit.models import attention_spec, build
 from fvit.training.checkpoint import beginning
 from fvit.training.losses import build_loss
+from fvit.training.sharding import numbered_by_model, shard
+from fvit.training.step_means import StepMeans
 
 
 class Classifier(LightningModule):
@@ -68,6 +70,7 @@ class Classifier(LightningModule):
         self.loss = build_loss(**loss)
         # Looking at all labels, which a GPU would have to wait for, is the loss's part.
         counted = {"average": "micro", "validate_args": False}
+        self.step_means = StepMeans()
         self.train_acc1 = MulticlassAccuracy(outputs, **counted)
         self.val_metrics = torch.nn.ModuleDict(
             {
@@ -87,7 +90,7 @@ class Classifier(LightningModule):
         return self.model(images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Loss of one batch; logs ``train/loss`` and ``lr`` of the steps that the loggers get."""
+        """Loss of one micro batch; logs ``train/loss`` and ``lr`` of the steps that the loggers get."""
         images, targets = batch
         if targets.ndim == 2:
             # A head may have more outputs than the data has classes: those are never right.
@@ -96,9 +99,11 @@ class Classifier(LightningModule):
         labels = targets.argmax(dim=1) if targets.ndim == 2 else targets
         self.train_acc1.update(logits.detach(), labels)
         if self.step_is_logged:
-            # With layer decay the head's group has the rate that was asked for.
-            rate = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
-            self.log_dict({"train/loss": loss, "lr": rate}, batch_size=len(images))
+            self.step_means.add({"train/loss": loss})
+            if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch:
+                # With layer decay the head's group has the rate that was asked for.
+                rate = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
+                self.log_dict({**self.step_means.take(self.trainer.world_size), "lr": rate})
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -138,6 +143,11 @@ class Classifier(LightningModule):
         self.val_metrics["loss"].update(F.cross_entropy(logits.float(), labels), weight=len(labels))
         for name in ("acc1", "acc5"):
             self.val_metrics[name].update(logits, labels)
+
+    def configure_model(self) -> None:
+        """Shard the model where the strategy has laid out a mesh to do so."""
+        if self.device_mesh is not None:
+            shard(self.model, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """timm's optimizer with no-decay groups, timm's schedule stepped every update.
@@ -183,6 +193,9 @@ class Classifier(LightningModule):
         The schedule is a function of the number of updates and leaves nothing to restore: a run that goes on with more
         epochs follows its own, longer schedule.
         """
+        if self.device_mesh is None and "optimizer_states" in checkpoint:
+            pairs = zip(checkpoint["optimizer_states"], self.trainer.optimizers, strict=True)
+            checkpoint["optimizer_states"] = [numbered_by_model(state, optimizer, self) for state, optimizer in pairs]
         checkpoint["lr_schedulers"] = [{} for _ in checkpoint["lr_schedulers"]]
         checkpoint["metrics"] = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         checkpoint["classes"] = getattr(self.trainer.datamodule, "classes", None)

@@ -88,7 +88,7 @@ class Distiller(Classifier):
         self.teacher.to(self.device, self.dtype)
 
     def objective(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The weighted sum of all losses, and the logits [B, outputs]; logs each loss a step as ``distill/<name>``.
+        """The weighted sum of all losses, and the logits [B, outputs]; each loss is logged as ``distill/<name>``.
 
         The teacher rests while all that needs it weighs nothing.
         """
@@ -105,7 +105,7 @@ class Distiller(Classifier):
             if any(weight for name, weight in weights.items() if name != "task"):
                 losses |= self._compare(of_teacher, images, targets)
         if self.step_is_logged:
-            self.log_dict({f"distill/{name}": loss for name, loss in losses.items()}, batch_size=len(images))
+            self.step_means.add({f"distill/{name}": loss for name, loss in losses.items()})
         # DDP waits for gradients of all parameters, also of projectors whose loss weighs nothing any more.
         idle = sum(parameter.sum() for parameter in self.matches.parameters())
         total = sum(weights[name] * loss for name, loss in losses.items()) + 0 * idle

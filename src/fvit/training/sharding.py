@@ -1,0 +1,55 @@
+"""FSDP2: each rank holds a share of weights, gradients and optimizer state, and gathers a block when it computes it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.optim import Optimizer
+
+
+def shard(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Shard a model over `mesh`, block by block; in place, names of weights stay."""
+    if isinstance(model, FSDPModule):
+        return
+    for block in blocks(model):
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The blocks of a model of timm or of ours, without those inside another one.
+
+    timm keeps them in a list called ``blocks``, ``blocks_token_only``, …, of the model or of its stages; a few models
+    have them as the items of stages themselves.
+    """
+    found = list(_in_lists(model))
+    if not found:
+        stages = [stage for name in ("stages", "layers") for stage in getattr(model, name, ())]
+        found = [block for stage in stages for block in (stage if isinstance(stage, nn.Sequential) else [stage])]
+    return [block for block in found if any(True for _ in block.parameters())]
+
+
+def numbered_by_model(state: dict[str, Any], optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
+    """The optimizer's `state` with its parameters numbered as the model lists them, and not as the groups do.
+
+    torch reads either. Lightning reads the first alone when it deals a state out to shards.
+    """
+    places = {id(parameter): place for place, parameter in enumerate(model.parameters())}
+    numbers = [places[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    return {
+        **state,
+        "state": {numbers[number]: value for number, value in state["state"].items()},
+        "param_groups": [
+            {**group, "params": [numbers[number] for number in group["params"]]} for group in state["param_groups"]
+        ],
+    }
+
+
+def _in_lists(module: nn.Module) -> Iterator[nn.Module]:
+    for name, child in module.named_children():
+        if "blocks" in name and isinstance(child, nn.Sequential | nn.ModuleList):
+            yield from child
+        else:
+            yield from _in_lists(child)

@@ -1,0 +1,105 @@
+"""How a model computes changes its memory, and neither its loss nor its gradients."""
+
+import logging
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from fvit.data.batch import BatchTransform
+from fvit.models import build
+from fvit.run import execution
+
+OFF = {"tf32": False, "channels_last": False, "grad_checkpointing": False, "compile": False}
+HOSTS = {
+    "vit_tiny_patch16_224": dict(embed_dim=24, depth=3, num_heads=3, proj_drop_rate=0.2),
+    "fvit_tiny_patch16_224": dict(embed_dim=24, depth=3, num_heads=3, drop_path_rate=0.5),
+    "swin_tiny_patch4_window7_224": dict(embed_dim=12, depths=(1, 2), num_heads=(1, 2), window_size=4),
+    "convnextv2_atto": dict(dims=(8, 8, 16, 16), depths=(1, 1, 2, 1)),
+    "casvit_xs": dict(),
+}
+
+
+class Module(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+
+class Data:
+    def __init__(self):
+        self.batch_transform = BatchTransform(10, (0.5,) * 3, (0.5,) * 3, {}, {}, seed=0)
+
+
+def learn(name, **settings):
+    """Loss, gradients, and the bytes that are kept between the passes."""
+    torch.manual_seed(0)
+    module, data = Module(build(name, 64, 10, **HOSTS[name])), Data()
+    execution.set_up({**OFF, **settings}, module, data)
+    images = torch.randn(4, 3, 64, 64).contiguous(memory_format=data.batch_transform.memory_format)
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    torch.manual_seed(1)  # of dropout
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = module.model(images).logsumexp(dim=1).mean()
+    loss.backward()
+    parameters = {parameter.data_ptr() for parameter in module.parameters()}
+    gradients = {name: parameter.grad for name, parameter in module.named_parameters()}
+    return loss, gradients, sum(size for place, size in kept.items() if place not in parameters)
+
+
+@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize("setting", ["channels_last", "grad_checkpointing"])
+def test_loss_and_gradients_stay(name, setting):
+    loss, gradients, memory = learn(name)
+    other_loss, other_gradients, other_memory = learn(name, **{setting: True})
+    torch.testing.assert_close(other_loss, loss, rtol=1e-5, atol=1e-6)
+    for parameter, gradient in gradients.items():
+        torch.testing.assert_close(other_gradients[parameter], gradient, rtol=1e-4, atol=1e-5, msg=parameter)
+    if setting == "grad_checkpointing":
+        assert other_memory < 0.75 * memory
+
+
+def test_a_convolution_sees_channels_last_from_the_batch_on():
+    module, data = Module(build("convnextv2_atto", 32, 10, **HOSTS["convnextv2_atto"])), Data()
+    execution.set_up({**OFF, "channels_last": True}, module, data)
+    assert module.model.stem[0].weight.is_contiguous(memory_format=torch.channels_last)
+    batch = type("Batch", (), {"images": torch.zeros(2, 32, 32, 3, dtype=torch.uint8), "labels": torch.zeros(2)})
+    images, _ = data.batch_transform(batch, train=False, dtype=torch.float32)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_channels_last_without_maps_is_told(caplog):
+    with caplog.at_level(logging.WARNING):
+        execution.set_up({**OFF, "channels_last": True}, Module(timm.create_model("vit_tiny_patch16_224")), Data())
+    assert "next to no effect on VisionTransformer" in caplog.text
+
+
+def test_batch_normalisation_is_told_of(caplog):
+    with caplog.at_level(logging.WARNING):
+        execution.set_up({**OFF, "grad_checkpointing": True}, Module(timm.create_model("fastvit_t8")), Data())
+    assert "running statistics" in caplog.text
+
+
+def test_a_model_that_cannot_compute_again_is_refused():
+    class Refuses(nn.Module):
+        def set_grad_checkpointing(self, enable):
+            assert not enable, "gradient checkpointing not supported"
+
+    for model in (Refuses(), nn.Linear(2, 2)):
+        with pytest.raises(ValueError, match="set grad_checkpointing=false"):
+            execution.set_up({**OFF, "grad_checkpointing": True}, Module(model), Data())
+
+
+def test_tf32_is_switched_on_and_off_again():
+    execution.set_up({**OFF, "tf32": True}, Module(nn.Linear(2, 2)), Data())
+    assert torch.get_float32_matmul_precision() == "high"
+    assert torch.backends.cudnn.allow_tf32
+    execution.set_up(OFF, Module(nn.Linear(2, 2)), Data())
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cudnn.allow_tf32

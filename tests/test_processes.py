@@ -1,0 +1,111 @@
+"""What one process learns and measures, two and three learn and measure: real processes, over gloo."""
+
+import csv
+import importlib
+import json
+import logging
+import sys
+
+import pytest
+import torch
+
+from fvit.training import Classifier
+
+DIGITS = (
+    *("data=digits", "attention=additive", "model.embed_dim=24", "model.depth=2", "model.num_heads=3"),
+    *("scheduler.warmup_epochs=0", "trainer.max_epochs=1", "trainer.log_every_n_steps=1", "global_batch_size=64"),
+)
+AUGMENTED = ("augment=deit", "model.drop_path_rate=0")
+
+
+FSDP = (
+    *("hardware=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "tf32=false"),
+    "data.pin_memory=false",
+)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    """A command line in this process, which starts others where the hardware has several; returns the run's folder."""
+
+    def call(task, name, *overrides):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        monkeypatch.setattr(sys, "argv", [f"fvit-{task}", f"hydra.run.dir={tmp_path / name}", *overrides])
+        handlers = logging.getLogger().handlers[:]
+        try:
+            importlib.import_module(f"fvit.{task}").main()
+        except SystemExit as stop:
+            raise AssertionError(capfd.readouterr().err) from stop
+        finally:
+            logging.getLogger().handlers[:] = handlers
+        return tmp_path / name
+
+    return call
+
+
+def column(folder, name):
+    with (folder / "csv" / "metrics.csv").open(newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+
+
+def metrics(folder):
+    return json.loads((folder / "metrics.json").read_text())["metrics"]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(run):
+    """22 steps with crops, RandAugment, mixup, cutmix and erasing, and 2 × 2 micro batches a step; dropout is off."""
+    alone = run("train", "alone", *DIGITS, *AUGMENTED)
+    losses = column(alone, "train/loss")
+    assert len(losses) == 22
+    assert len(set(losses)) == 22
+    together = run("train", "together", *DIGITS, *AUGMENTED, "hardware=ddp_cpu", "micro_batch_size=16")
+    assert column(together, "train/loss") == pytest.approx(losses, abs=2e-5)
+    # A schedule of 22 updates, which ends at its minimum on both.
+    assert column(together, "lr") == pytest.approx(column(alone, "lr"), rel=1e-9)
+    for metric in ("train/acc1", "val/loss", "val/acc1"):
+        assert metrics(together)[metric] == pytest.approx(metrics(alone)[metric], abs=1e-4), metric
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # Lightning's, of the best checkpoint in another folder
+def test_shards_learn_what_whole_weights_learn_and_either_goes_on_from_the_other(run):
+    """With clipped gradients; shards compute their blocks again besides."""
+    short = (*DIGITS, "trainer.gradient_clip_val=0.5", "+trainer.limit_train_batches=3")
+    alone = run("train", "alone", *short)
+    shards = run("train", "shards", *short, *FSDP)
+    assert column(shards, "train/loss") == pytest.approx(column(alone, "train/loss"), abs=2e-5)
+    weights = [
+        torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for folder in (alone, shards)
+    ]
+    torch.testing.assert_close(weights[1], weights[0], atol=2e-5, rtol=0)
+    assert Classifier.load_from_checkpoint(shards / "checkpoints" / "last.ckpt", weights_only=True)
+    measured = metrics(run("eval", "eval", f"ckpt_path={shards / 'checkpoints' / 'last.ckpt'}"))
+    assert measured["val/acc1"] == metrics(shards)["val/acc1"]
+
+    short = (*short, "trainer.max_epochs=2")
+    alone_after = run("train", "alone-after-shards", *short, f"ckpt_path={shards}")
+    shards_after = run("train", "shards-after-alone", *short, *FSDP, f"ckpt_path={alone}", "grad_checkpointing=true")
+    assert len(column(alone_after, "train/loss")) == 3
+    assert column(shards_after, "train/loss") == pytest.approx(column(alone_after, "train/loss"), abs=2e-5)
+
+
+@pytest.mark.slow
+def test_each_image_is_measured_once_on_one_two_and_three_ranks(run):
+    # 35 validation images: they divide over neither ranks nor batches of 4.
+    shape = ("data=fake", "data.num_images=140", "model.embed_dim=24", "model.depth=1", "global_batch_size=16")
+    trained = run("train", "run", *shape, "debug=limit")
+    found = []
+    for name, overrides in (
+        ("one", []),
+        ("two", ["hardware=ddp_cpu"]),
+        ("three", ["hardware=ddp_cpu", "trainer.devices=3"]),
+    ):
+        folder = run("eval", name, f"ckpt_path={trained}", "data.eval_batch_size=4", *overrides)
+        found.append(metrics(folder))
+    assert (round(found[0]["val/acc1"] * 35, 4) % 1, len(found[0])) == (0, 3)
+    for other in found[1:]:
+        assert (other["val/acc1"], other["val/acc5"]) == (found[0]["val/acc1"], found[0]["val/acc5"])
+        assert other["val/loss"] == pytest.approx(found[0]["val/loss"], rel=1e-6)
