@@ -16,10 +16,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
-from fvit.run import launch, validate
-from fvit.run.errors import explain
+from fvit.run import launch, sweep, validate
+from fvit.run.errors import describe, explain
 from fvit.run.hardware import check_devices
 from fvit.run.paths import conf_dir
+
+# Here, because a launcher's own processes import this file and resolve the sweep's folder before they call anything.
+OmegaConf.register_new_resolver("fvit.hex", lambda: secrets.token_hex(2), use_cache=True, replace=True)
 
 Work = Callable[[dict[str, Any]], dict[str, float]]
 Rewrite = Callable[[Sequence[str]], list[str]]
@@ -45,25 +48,34 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list)
     # Must be set before torch is imported. OpenMP's threads otherwise spin while they wait, and where other work wants
     # the same cores they spin against it: the quickstart was seen to run at a tenth of its speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    OmegaConf.register_new_resolver("fvit.hex", lambda: secrets.token_hex(2), use_cache=True, replace=True)
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Makes Hydra hand its errors to us instead of printing them in its own way.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sweeps: set[Path] = set()
     failures: list[Exception] = []
     interrupted = False
+    sweep.begun.clear()
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=task)
     def hydra_job(cfg: DictConfig) -> Any:
+        """One run, or one job of a sweep: maybe in another process, so that it tells how it ended by its folder."""
         settings = HydraConfig.get()
-        if settings.mode == RunMode.MULTIRUN and "trainer" in cfg:  # others have no metrics to compare
-            sweeps.add(Path(settings.sweep.dir))
+        folder = Path(settings.runtime.output_dir)
+        swept = settings.mode == RunMode.MULTIRUN and "trainer" in cfg  # others have no metrics to compare
         try:
-            return _start(task, work, validate.check(cfg, schema))
+            if swept and (metrics := sweep.done(folder)) is not None:
+                print(f"job {settings.job.num} is done")
+                return metrics
+            config = validate.check(cfg, schema)
+            # Jobs of one process share its memory, and being killed it takes all of them along.
+            isolated = swept and settings.runtime.choices["hydra/launcher"] != "basic"
+            return _start(task, work, sweep.go_on(config, folder) if swept else config, isolated)
         except Exception as error:
             _report(error, show_traceback)
-            _discard_unstarted(Path(settings.runtime.output_dir))
-            failures.append(error)
+            if swept:
+                sweep.note_failure(folder, describe(error))
+            else:
+                _discard_unstarted(folder)
+                failures.append(error)
 
     try:
         sys.argv[1:] = rewrite(sys.argv[1:])
@@ -73,20 +85,23 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list)
         failures.append(error)
     except KeyboardInterrupt:
         interrupted = True
-    for sweep in sweeps:
+    failed = bool(failures)
+    for begun in sweep.begun:
         from fvit.run.console import print_sweep
 
-        print_sweep(sweep)
+        jobs = begun.jobs()
+        print_sweep(begun.folder, jobs)
+        failed = failed or any(job.record["status"] not in sweep.WELL for job in jobs)
     if interrupted:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    if failures:
+    if failed:
         sys.exit(1)
 
 
-def _start(task: str, work: Work, config: dict[str, Any]) -> dict[str, float]:
+def _start(task: str, work: Work, config: dict[str, Any], isolated: bool) -> dict[str, float]:
     """Work here, or in a process a device where there is a trainer that has some."""
-    processes = launch.local_processes(config["trainer"]) if "trainer" in config else 0
+    processes = launch.local_processes(config["trainer"], isolated) if "trainer" in config else 0
     if processes:
         check_devices(config["trainer"])
         return launch.launch(f"fvit.{task}", config, Path(config["output_dir"]), processes)

@@ -48,6 +48,11 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
+def describe(error: BaseException) -> str:
+    """What a record says of any error: the message for a user's mistake, the type and text of another."""
+    return explain(error) or f"{type(error).__name__}: {error}"
+
+
 def _explain_hydra(error: BaseException) -> str:
     """Hydra's own message, with the nearest name in place of its advice to add a key that nobody reads."""
     text = str(error)
