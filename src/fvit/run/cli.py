@@ -60,19 +60,22 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list)
         """One run, or one job of a sweep: maybe in another process, so that it tells how it ended by its folder."""
         settings = HydraConfig.get()
         folder = Path(settings.runtime.output_dir)
-        swept = settings.mode == RunMode.MULTIRUN and "trainer" in cfg  # others have no metrics to compare
+        multirun = settings.mode == RunMode.MULTIRUN
+        swept = multirun and "trainer" in cfg  # others have no metrics to compare
+        # Jobs of one process share its memory, and being killed it takes all of them along.
+        isolated = multirun and settings.runtime.choices["hydra/launcher"] != "basic"
         try:
             if swept and (metrics := sweep.done(folder)) is not None:
                 print(f"job {settings.job.num} is done")
                 return metrics
             config = validate.check(cfg, schema)
-            # Jobs of one process share its memory, and being killed it takes all of them along.
-            isolated = swept and settings.runtime.choices["hydra/launcher"] != "basic"
             return _start(task, work, sweep.go_on(config, folder) if swept else config, isolated)
         except Exception as error:
             _report(error, show_traceback)
             if swept:
                 sweep.note_failure(folder, describe(error))
+            elif isolated:
+                raise  # a list in this process may be nobody's
             else:
                 _discard_unstarted(folder)
                 failures.append(error)

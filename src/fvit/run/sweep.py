@@ -60,7 +60,7 @@ class SweepFolder(Callback):
             SystemExit: Hydra turns any other exception into a warning.
         """
         folder = Path(config.hydra.sweep.dir)
-        planned = _plan(config)
+        planned = plan(config)
         try:
             if folder.is_dir():
                 _check_same_jobs(config, folder, planned)
@@ -68,6 +68,17 @@ class SweepFolder(Callback):
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
         begun.append(Sweep(folder, [list(filter_overrides(job)) for job in planned]))
+
+
+def plan(config: DictConfig) -> list[list[str]]:
+    """The overrides of each job of a grid; none if the sweeper finds them as it goes."""
+    if config.hydra.sweeper._target_ != f"{BasicSweeper.__module__}.{BasicSweeper.__name__}":
+        return []
+    arguments = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    overrides = parser.parse_overrides([*arguments, *config.hydra.overrides.task])
+    [jobs] = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    return jobs
 
 
 def done(folder: Path) -> dict[str, float] | None:
@@ -79,7 +90,7 @@ def done(folder: Path) -> dict[str, float] | None:
 def go_on(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The configuration of a job that goes on where an earlier attempt was cut, if that left a checkpoint."""
     if any((folder / "checkpoints").glob("*.ckpt")):
-        return {**config, "ckpt_path": "last"}
+        return {**config, "ckpt_path": str(folder)}
     return config
 
 
@@ -90,17 +101,6 @@ def note_failure(folder: Path, error: str) -> None:
         write_metrics(folder, "failed", record["metrics"], record["seconds"], error=error)
 
 
-def _plan(config: DictConfig) -> list[list[str]]:
-    """The overrides of each job of a grid; none if the sweeper finds them as it goes."""
-    if config.hydra.sweeper._target_ != f"{BasicSweeper.__module__}.{BasicSweeper.__name__}":
-        return []
-    arguments = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    overrides = parser.parse_overrides([*arguments, *config.hydra.overrides.task])
-    [jobs] = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-    return jobs
-
-
 def _check_same_jobs(config: DictConfig, folder: Path, planned: list[list[str]]) -> None:
     """Hold the jobs that have left something in `folder` against those that are to come.
 
@@ -108,6 +108,11 @@ def _check_same_jobs(config: DictConfig, folder: Path, planned: list[list[str]])
         ConfigError: they differ, or one still runs.
     """
     other = "choose another hydra.sweep.dir, or leave it out"
+    noted = folder / "multirun.yaml"
+    if noted.is_file():
+        before, now = OmegaConf.load(noted).hydra.sweeper._target_, config.hydra.sweeper._target_
+        if before != now:
+            raise ConfigError(f"{folder} is a sweep by {before}, and this command asks for {now}: {other}")
     for number, overrides in enumerate(planned):
         job = folder / str(number)
         record = outcome(job)
@@ -125,8 +130,8 @@ def _check_same_jobs(config: DictConfig, folder: Path, planned: list[list[str]])
                 " ".join(item for item in one if item not in two) for one, two in ((began, asked), (asked, began))
             )
             raise ConfigError(
-                f"job {number} of {folder} began with {was or 'less'}, where this command says {now or 'less'}: give the "
-                f"command that began the sweep, or {other}"
+                f"job {number} of {folder} began with {was or 'less'}, where this command says {now or 'less'}: give "
+                f"the command that began the sweep, or {other}"
             )
         changed = _changed_keys(OmegaConf.load(job / ".hydra" / "config.yaml"), _composed(config, overrides))
         if changed:
