@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 
 from fvit.run import schema, validate
 from fvit.run.bench.grid import expand, gather
 from fvit.run.bench.schema import Bench
 from fvit.run.paths import conf_dir
+from fvit.run.sweep import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMAS = {"train": schema.Train, "eval": schema.Eval, "prepare": schema.Prepare, "bench": Bench}
@@ -27,7 +30,22 @@ def test_there_are_some():
     assert len(COMMANDS) > 5
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+SWEEPS = [line for line in COMMANDS if " -m " in line or " sweep=" in line]
+
+
+@pytest.mark.parametrize("line", SWEEPS)
+def test_every_job_of_a_sweep_composes(line):
+    program, *overrides = [word for word in shlex.split(line) if word != "-m"]
+    task = program.removeprefix("fvit-")
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        jobs = plan(hydra.compose_config(task, overrides, RunMode.MULTIRUN))
+        assert len(jobs) > 1
+        for job in jobs:
+            assert validate.check(compose(task, ["output_dir=here", "title=test", *job]), SCHEMAS[task])
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line not in SWEEPS])
 def test_the_command_composes(line):
     program, *overrides = shlex.split(line)
     task = program.removeprefix("fvit-")

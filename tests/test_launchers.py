@@ -94,31 +94,36 @@ def test_in_a_grid_under_ddp_all_ranks_train_the_same_one_job_after_another(swee
     assert not (tmp_path / "logs").exists()  # where a second sweep would be
 
 
-@pytest.mark.parametrize(
-    "launcher",
-    [
-        "isolated",
-        pytest.param("joblib", marks=pytest.mark.slow),
-        pytest.param("submitit_local", marks=pytest.mark.slow),
-    ],
-)
-def test_a_killed_job_takes_no_other_along_and_goes_on_later(sweep, tmp_path, launcher):
-    overrides = [*SHORT, f"hydra/launcher={launcher}", SPY, BOMB, "+callbacks.bomb.armed=true,false"]
-    done = sweep(*overrides)
+def _bombed(launcher):
+    return [*SHORT, f"hydra/launcher={launcher}", SPY, BOMB, "+callbacks.bomb.armed=1,0"]
+
+
+def _check_one_was_killed(done, folder):
     assert done.returncode == 1
-    assert _statuses(tmp_path / "swept") == ["killed", "finished"]
-    assert re.search(r"0 \+callbacks.bomb.armed=true +│ +killed", done.stdout)
+    assert _statuses(folder) == ["killed", "finished"]
+    assert re.search(r"0 \+callbacks.bomb.armed=1 +│ +killed", done.stdout)
     assert re.search(r"job 0 +rank 0 was killed by signal 9, as the system does where memory runs out", done.stdout)
-    assert re.search(r"1 \+callbacks.bomb.armed=false +│ +finished", done.stdout)
-    kept = (tmp_path / "swept" / "1" / "metrics.json").stat().st_mtime_ns
-    again = sweep(*overrides)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert _statuses(tmp_path / "swept") == ["finished", "finished"]
-    assert (tmp_path / "swept" / "1" / "metrics.json").stat().st_mtime_ns == kept
-    if launcher == "isolated":  # others write elsewhere
-        assert "epoch 3/3" in again.stdout
-        assert "epoch 2/3" not in again.stdout
-    pids = {json.loads((tmp_path / "swept" / job / "seen-0.json").read_text())["pid"] for job in ("0", "1")}
+    assert re.search(r"1 \+callbacks.bomb.armed=0 +│ +finished", done.stdout)
+
+
+def test_an_isolated_job_that_is_killed_takes_no_other_along(sweep, tmp_path):
+    _check_one_was_killed(sweep(*_bombed("isolated")), tmp_path / "swept")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["isolated", "joblib", "submitit_local"])
+def test_a_killed_job_goes_on_when_the_sweep_is_started_again(sweep, tmp_path, launcher):
+    folder = tmp_path / "swept"
+    _check_one_was_killed(sweep(*_bombed(launcher)), folder)
+    kept = (folder / "1" / "metrics.json").stat().st_mtime_ns
+    done = sweep(*_bombed(launcher))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert _statuses(folder) == ["finished", "finished"]
+    assert (folder / "1" / "metrics.json").stat().st_mtime_ns == kept
+    if launcher != "submitit_local":  # which writes elsewhere
+        assert "epoch 3/3" in done.stdout
+        assert "epoch 2/3" not in done.stdout
+    pids = {json.loads((folder / job / "seen-0.json").read_text())["pid"] for job in ("0", "1")}
     assert len(pids) == 2
 
 

@@ -95,6 +95,13 @@ def test_a_command_by_which_numbers_mean_other_jobs_is_refused(main, finished, t
     assert _contents("swept") == finished
 
 
+def test_folders_by_another_name_than_their_number_are_refused(main, tmp_path):
+    done = main("train", "-m", *SHORT, "seed=0,1", "hydra.sweep.subdir=${hydra.job.override_dirname}", AGAIN)
+    assert done.returncode == 1
+    assert "leave hydra.sweep.subdir out" in done.stderr
+    assert not (tmp_path / "swept").exists()
+
+
 def test_a_configuration_that_was_edited_since_is_refused(main, finished):
     path = Path("swept/1/.hydra/config.yaml")
     noted = yaml.safe_load(path.read_text())

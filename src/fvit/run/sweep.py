@@ -37,7 +37,7 @@ class Sweep:
 
     def jobs(self) -> list[Job]:
         """Those that have a folder, and those that should have."""
-        found = {int(path.name): path for path in self.folder.iterdir() if path.name.isdigit()}
+        found = {int(path.name): path for path in self.folder.glob("*") if path.name.isdigit()}
         jobs = []
         for number in sorted({*found, *range(len(self.planned))}):
             record = outcome(found[number]) if number in found else None
@@ -62,6 +62,7 @@ class SweepFolder(Callback):
         folder = Path(config.hydra.sweep.dir)
         planned = plan(config)
         try:
+            _check_subdir(config)
             if folder.is_dir():
                 _check_same_jobs(config, folder, planned)
         except ConfigError as error:
@@ -99,6 +100,15 @@ def note_failure(folder: Path, error: str) -> None:
     record = read_metrics(folder) or {"metrics": {}, "seconds": 0.0}
     if record.get("error") != error:
         write_metrics(folder, "failed", record["metrics"], record["seconds"], error=error)
+
+
+def _check_subdir(config: DictConfig) -> None:
+    """Hold the names of the jobs' folders to their numbers, by which they are found again."""
+    subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]
+    if subdir != "${hydra.job.num}":
+        raise ConfigError(
+            f"hydra.sweep.subdir={subdir}: a job's folder is its number here; leave hydra.sweep.subdir out"
+        )
 
 
 def _check_same_jobs(config: DictConfig, folder: Path, planned: list[list[str]]) -> None:
