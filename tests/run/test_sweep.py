@@ -113,6 +113,19 @@ def test_a_configuration_that_was_edited_since_is_refused(main, finished):
     assert "conf/ was changed in optimizer.lr: restore it, or choose" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [(["seed=0,1"], "swept/1/.hydra/config.yaml"), (["optimizer.lr=interval(1,2)"], "does not support sweep type")],
+)
+def test_what_hinders_the_look_is_no_permission(main, finished, overrides, message):
+    Path("swept/1/.hydra/config.yaml").write_text("[cut")
+    before = _contents("swept")
+    done = main("train", "-m", *SHORT, *overrides, AGAIN)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert _contents("swept") == before
+
+
 def test_a_job_that_still_runs_is_left_alone(main, finished):
     write_metrics(Path("swept/1"), "running", {})
     before = _contents("swept")

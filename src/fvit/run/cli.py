@@ -86,6 +86,9 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list)
     except Exception as error:
         _report(error, show_traceback)
         failures.append(error)
+    except sweep.Refusal as refusal:
+        _report(refusal.__cause__, show_traceback)
+        failures.append(refusal.__cause__)
     except KeyboardInterrupt:
         interrupted = True
     failed = bool(failures)

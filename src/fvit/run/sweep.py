@@ -1,6 +1,5 @@
 """A sweep's folder: what became of its jobs, and going on with it by the same command."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,10 @@ begun: list[Sweep] = []
 """The sweeps of this process. A launcher may run jobs elsewhere, so they cannot tell of themselves."""
 
 
+class Refusal(BaseException):
+    """Carries an error through Hydra, which makes a warning of any that a callback raises, and goes on."""
+
+
 class SweepFolder(Callback):
     """Hydra's callback that notes a sweep, and refuses a folder in which the jobs' numbers mean other jobs."""
 
@@ -57,17 +60,16 @@ class SweepFolder(Callback):
         """Look, before the first file is written.
 
         Raises:
-            SystemExit: Hydra turns any other exception into a warning.
+            Refusal: caused by a ConfigError, or by anything else that hinders the look.
         """
         folder = Path(config.hydra.sweep.dir)
-        planned = plan(config)
         try:
+            planned = plan(config)
             _check_subdir(config)
             if folder.is_dir():
                 _check_same_jobs(config, folder, planned)
-        except ConfigError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
+        except Exception as error:
+            raise Refusal from error
         begun.append(Sweep(folder, [list(filter_overrides(job)) for job in planned]))
 
 
