@@ -1,8 +1,6 @@
 """The command lines as a person meets them: in a process of their own, in an empty folder."""
 
-import importlib
 import json
-import logging
 import os
 import re
 import signal
@@ -15,46 +13,6 @@ from omegaconf import OmegaConf
 
 TINY = ["data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "global_batch_size=16"]
 SHORT = [*TINY, "debug=limit"]
-
-
-@pytest.fixture
-def fvit(tmp_path):
-    """Run a command as a person would; slow, because each process imports torch anew."""
-
-    def run(module, *arguments, **environment):
-        variables = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160", **environment}
-        return subprocess.run(
-            [sys.executable, "-m", f"fvit.{module}", *arguments],
-            cwd=tmp_path,
-            env={name: value for name, value in variables.items() if value is not None},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-
-    return run
-
-
-@pytest.fixture
-def main(tmp_path, monkeypatch, capfd):
-    """The same command line inside this process, where torch is imported already."""
-
-    def run(module, *arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
-        monkeypatch.setattr(sys, "argv", [f"fvit-{module}", *arguments])
-        handlers = logging.getLogger().handlers[:]
-        try:
-            importlib.import_module(f"fvit.{module}").main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        finally:
-            logging.getLogger().handlers[:] = handlers
-        out, err = capfd.readouterr()
-        return subprocess.CompletedProcess(arguments, code, out, err)
-
-    return run
 
 
 def _runs(tmp_path: Path, task="train", kind="runs") -> list[Path]:
@@ -226,37 +184,6 @@ def test_evaluation_reproduces_the_recorded_accuracy_to_the_last_digit(main, tmp
         measured = json.loads((_runs(tmp_path, "eval")[-1] / "metrics.json").read_text())["metrics"]
         assert measured["val/acc1"] == recorded[name]
     assert measured["val/loss"] == recorded["val/loss"]
-
-
-def test_a_sweep_over_devices_sees_all_images_in_each_job(fvit, main, tmp_path):
-    overrides = ["hardware=ddp_cpu", "trainer.devices=1,2", "data.num_images=132", "trainer.limit_val_batches=1.0"]
-    done = fvit("train", "-m", *SHORT, *overrides, "trainer.max_epochs=1")
-    assert done.returncode == 0, done.stderr
-    [sweep] = _runs(tmp_path, kind="multiruns")
-    for job, devices in (("0", 1), ("1", 2)):
-        saved = json.loads((sweep / job / "metrics.json").read_text())
-        assert saved["status"] == "finished"
-        # Measured again in one process, over all 33 images.
-        again = main("eval", f"ckpt_path={sweep / job / 'checkpoints' / 'last.ckpt'}")
-        assert again.returncode == 0, again.stderr
-        measured = json.loads((_runs(tmp_path, "eval")[-1] / "metrics.json").read_text())["metrics"]
-        assert saved["metrics"]["val/acc1"] == measured["val/acc1"]
-        assert saved["metrics"]["val/loss"] == pytest.approx(measured["val/loss"], abs=1e-6)
-        assert f"trainer.devices={devices}" in done.stdout
-    assert "2 × cpu" in done.stdout
-    assert len(_runs(tmp_path)) == 0
-
-
-def test_a_sweep_ends_with_a_table_and_survives_a_failing_job(main, tmp_path):
-    done = main("train", "-m", *SHORT, "attention=additive,softmax", "model.num_classes=null,5")
-    assert done.returncode == 1
-    [sweep] = _runs(tmp_path, kind="multiruns")
-    statuses = [json.loads((sweep / str(job) / "metrics.json").read_text())["status"] for job in range(4)]
-    assert statuses == ["finished", "failed", "finished", "failed"]
-    table = done.stdout[done.stdout.index("Sweep ") :]
-    assert table.count("finished") == table.count("failed") == 2
-    assert "attention=softmax" in table
-    assert done.stderr.count("error: ") == 2
 
 
 def test_the_same_seed_gives_the_same_run(main, tmp_path):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 
 from fvit.run import schema, validate
 from fvit.run.bench.grid import expand, gather
@@ -15,6 +16,7 @@ from fvit.run.paths import conf_dir
 from fvit.run.report.schema import Report, gather_folders
 from fvit.run.schema_export import Export
 from fvit.run.schema_predict import Predict
+from fvit.run.sweep import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMAS = {
@@ -46,16 +48,23 @@ def test_there_are_some():
     assert len(COMMANDS) > 5
 
 
-def first_job(overrides):
-    """Of a multirun the job that comes first."""
-    parsed = OverridesParser.create().parse_overrides([text for text in overrides if text != "-m"])
-    return [
-        f"{one.get_key_element()}={next(one.sweep_string_iterator())}" if one.is_sweep_override() else one.input_line
-        for one in parsed
-    ]
+# Those of a study have no jobs that are known beforehand.
+SWEEPS = [line for line in COMMANDS if re.search(r" -m | sweep=(?!optuna|pareto)", line)]
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize("line", SWEEPS)
+def test_every_job_of_a_sweep_composes(line):
+    program, *overrides = [word for word in shlex.split(line) if word != "-m"]
+    task = program.removeprefix("fvit-")
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        jobs = plan(hydra.compose_config(task, overrides, RunMode.MULTIRUN))
+        assert len(jobs) > 1
+        for job in jobs:
+            assert validate.check(compose(task, ["output_dir=here", "title=test", *job]), SCHEMAS[task])
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line not in SWEEPS])
 def test_the_command_composes(line):
     program, *overrides = shlex.split(line)
     task = program.removeprefix("fvit-")
@@ -63,8 +72,6 @@ def test_the_command_composes(line):
         overrides = gather(overrides, Bench.model_fields)
     if task == "report":
         overrides = gather_folders(overrides)
-    if "-m" in overrides:
-        overrides = first_job(overrides)
     overrides = [*FIXED.get(task, []), *overrides]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = validate.check(compose(task, overrides=overrides), SCHEMAS[task])

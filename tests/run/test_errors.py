@@ -1,5 +1,6 @@
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 
 from fvit import attention
 from fvit.run.errors import ConfigError, RunError, explain
@@ -53,3 +54,12 @@ def test_hydras_errors_name_the_nearest(override, message):
     explained = explain(_caught(make))
     assert message in explained
     assert "+" not in explained
+
+
+def test_a_launcher_that_is_not_installed_is_named_with_the_extra_that_brings_it(monkeypatch):
+    def make():
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "submitit_local.yaml")
+            compose("train", overrides=["hydra/launcher=submitit_local"])
+
+    assert explain(_caught(make)).endswith("pip install 'fvit[submitit]'")

@@ -1,9 +1,13 @@
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from fvit.run.errors import RunError
-from fvit.run.record import Record, environment, read_metrics
+from fvit.run.record import Record, environment, outcome, read_metrics, write_metrics
 
 
 def test_a_finished_run_says_so(tmp_path):
@@ -64,3 +68,38 @@ def test_no_partial_file_remains(tmp_path):
 def test_environment_names_command_versions_and_machine():
     facts = environment()
     assert {"time", "command", "git_commit", "git_dirty", "python", "machine", "packages"} <= set(facts)
+
+
+def test_a_run_whose_process_is_gone_was_cut(tmp_path):
+    write_metrics(tmp_path, "running", {})
+    assert outcome(tmp_path)["status"] == "running"  # this process
+    saved = read_metrics(tmp_path)
+    for process, status in (
+        ({**saved["process"], "started": "1"}, "cut"),  # the number was given to another process since
+        ({**saved["process"], "host": "elsewhere", "started": "1"}, "running"),  # nobody knows
+    ):
+        (tmp_path / "metrics.json").write_text(json.dumps({**saved, "process": process}))
+        assert outcome(tmp_path)["status"] == status
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_process_is_gone_even_before_its_parent_has_noticed(tmp_path, signum):
+    body = f"import time; from fvit.run.record import *; write_metrics(Path({str(tmp_path)!r}), 'running', {{}})"
+    with subprocess.Popen([sys.executable, "-c", f"{body}; print(flush=True); time.sleep(60)"], stdout=-1) as process:
+        process.stdout.readline()
+        assert outcome(tmp_path)["status"] == "running"
+        process.send_signal(signum)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert outcome(tmp_path)["status"] == "cut"
+
+
+def test_without_proc_the_number_of_the_process_decides(tmp_path, monkeypatch):
+    monkeypatch.setattr("fvit.run.record._started", lambda pid: None)
+    write_metrics(tmp_path, "running", {})
+    assert outcome(tmp_path)["status"] == "running"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    saved = read_metrics(tmp_path)
+    saved["process"]["pid"] = gone.pid
+    (tmp_path / "metrics.json").write_text(json.dumps(saved))
+    assert outcome(tmp_path)["status"] == "cut"

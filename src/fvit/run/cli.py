@@ -16,10 +16,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
-from fvit.run import launch, ranks, validate
-from fvit.run.errors import explain
+from fvit.run import launch, ranks, sweep, validate
+from fvit.run.errors import describe, explain
 from fvit.run.hardware import check_devices
 from fvit.run.paths import conf_dir
+
+# Here, because a launcher's own processes import this file and resolve the sweep's folder before they call anything.
+OmegaConf.register_new_resolver("fvit.hex", lambda: secrets.token_hex(2), use_cache=True, replace=True)
 
 Work = Callable[[dict[str, Any]], dict[str, float]]
 Rewrite = Callable[[Sequence[str]], list[str]]
@@ -50,25 +53,37 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list)
     # Must be set before torch is imported. OpenMP's threads otherwise spin while they wait, and where other work wants
     # the same cores they spin against it: the quickstart was seen to run at a tenth of its speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    OmegaConf.register_new_resolver("fvit.hex", lambda: secrets.token_hex(2), use_cache=True, replace=True)
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Makes Hydra hand its errors to us instead of printing them in its own way.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sweeps: set[Path] = set()
     failures: list[Exception] = []
     interrupted = False
+    sweep.begun.clear()
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=task)
     def hydra_job(cfg: DictConfig) -> Any:
+        """One run, or one job of a sweep: maybe in another process, so that it tells how it ended by its folder."""
         settings = HydraConfig.get()
-        if settings.mode == RunMode.MULTIRUN and "trainer" in cfg:  # others have no metrics to compare
-            sweeps.add(Path(settings.sweep.dir))
+        folder = Path(settings.runtime.output_dir)
+        multirun = settings.mode == RunMode.MULTIRUN
+        swept = multirun and "trainer" in cfg  # others have no metrics to compare
+        # Jobs of one process share its memory, and being killed it takes all of them along.
+        isolated = multirun and settings.runtime.choices["hydra/launcher"] != "basic"
         try:
-            return _start(task, work, validate.check(cfg, schema), exchange)
+            if swept and (metrics := sweep.done(folder)) is not None:
+                print(f"job {settings.job.num} is done")
+                return metrics
+            config = validate.check(cfg, schema)
+            return _start(task, work, sweep.go_on(config, folder) if swept else config, isolated, exchange)
         except Exception as error:
             _report(error, show_traceback)
-            _discard_unstarted(Path(settings.runtime.output_dir))
-            failures.append(error)
+            if swept:
+                sweep.note_failure(folder, describe(error))
+            elif isolated:
+                raise  # a list in this process may be nobody's
+            else:
+                _discard_unstarted(folder)
+                failures.append(error)
             if ranks.external_rank() is not None:
                 sys.exit(1)  # the other ranks wait within this job, and whoever started them ends them
 
@@ -78,24 +93,30 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list)
     except Exception as error:
         _report(error, show_traceback)
         failures.append(error)
+    except sweep.Refusal as refusal:
+        _report(refusal.__cause__, show_traceback)
+        failures.append(refusal.__cause__)
     except KeyboardInterrupt:
         interrupted = True
     if "trainer" in schema.model_fields and ranks.external_rank() == 0:
         exchange.send(None)
-    for sweep in sweeps:
+    failed = bool(failures)
+    for begun in sweep.begun:
         from fvit.run.console import print_sweep
 
-        print_sweep(sweep)
+        jobs = begun.jobs()
+        print_sweep(begun.folder, jobs)
+        failed = failed or any(job.record["status"] not in sweep.WELL for job in jobs)
     if interrupted:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    if failures:
+    if failed:
         sys.exit(1)
 
 
-def _start(task: str, work: Work, config: dict[str, Any], exchange: ranks.Exchange) -> dict[str, float]:
+def _start(task: str, work: Work, config: dict[str, Any], isolated: bool, exchange: ranks.Exchange) -> dict[str, float]:
     """Work here, or in a process a device where there is a trainer that has some."""
-    processes = launch.local_processes(config["trainer"]) if "trainer" in config else 0
+    processes = launch.local_processes(config["trainer"], isolated) if "trainer" in config else 0
     if "trainer" in config and (rank := ranks.external_rank()) is not None:
         ranks.check_world(config["trainer"])
         if rank == 0:

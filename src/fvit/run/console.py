@@ -5,17 +5,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
-
-from fvit.run.record import read_metrics
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
 
     from fvit.cost import Cost
     from fvit.run.batches import BatchPlan
+    from fvit.run.sweep import Job
 
 # Without a terminal rich assumes 80 columns and would cut the rows of a log.
 console = Console(width=None if Console().is_terminal else int(os.environ.get("COLUMNS", "140")), highlight=False)
@@ -109,19 +107,25 @@ def print_results(name: str, metrics: dict[str, float], seconds: float, folder: 
     print_facts("", facts)
 
 
-def print_sweep(folder: Path) -> None:
-    """The table of all jobs of a multirun, from their metrics.json."""
-    rows = []
-    for job in sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)):
-        record = read_metrics(job) or {"status": "not started", "metrics": {}, "seconds": 0.0}
-        rows.append((_overrides(job), record["status"], *figures(record["metrics"], record["seconds"])))
+def print_sweep(folder: Path, jobs: "Sequence[Job]") -> None:
+    """The table of all jobs of a multirun, by the overrides in which they differ, and why some failed."""
+    shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
+    rows, errors = [], []
+    for job in jobs:
+        record = job.record
+        varied = [override for override in job.overrides if override not in shared]
+        rows.append(
+            (
+                " ".join([str(job.number), *varied]),
+                record["status"],
+                *figures(record["metrics"], record["seconds"]),
+            )
+        )
+        if record.get("error"):
+            errors.append((f"job {job.number}", record["error"].splitlines()[0]))
     print_rows(f"Sweep {folder}", ("job", "status", *HEAD), rows)
-
-
-def _overrides(job: Path) -> str:
-    path = job / ".hydra" / "overrides.yaml"
-    overrides = OmegaConf.load(path) if path.is_file() else []
-    return " ".join(overrides) or "defaults"
+    if errors:
+        print_facts("Errors", errors)
 
 
 def print_speed(title: str, stages: dict[str, float], facts: Iterable[tuple[str, str]]) -> None:

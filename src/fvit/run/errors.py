@@ -9,6 +9,9 @@ import fvit
 
 _PACKAGE = Path(fvit.__file__).parent
 
+# Launchers that are no part of Hydra, and the extra that brings each.
+_LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be; the text names each key, its value and the remedy."""
@@ -48,6 +51,11 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
+def describe(error: BaseException) -> str:
+    """What a record says of any error: the message for a user's mistake, the type and text of another."""
+    return explain(error) or f"{type(error).__name__}: {error}"
+
+
 def _explain_hydra(error: BaseException) -> str:
     """Hydra's own message, with the nearest name in place of its advice to add a key that nobody reads."""
     text = str(error)
@@ -55,6 +63,9 @@ def _explain_hydra(error: BaseException) -> str:
         text += f"\n{cause}"
     # "Could not find 'attention/additiv'\n\nAvailable options in 'attention':\n\tadditive\n\t…"
     if match := re.search(r"Could not (?:find|load) '(?P<group>[\w/]+)/(?P<option>[\w.-]+)'", text):
+        if match["group"] == "hydra/launcher" and match["option"] in _LAUNCHERS:
+            extra = _LAUNCHERS[match["option"]]
+            return f"hydra/launcher={match['option']} needs a package that is not there: pip install 'fvit[{extra}]'"
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
         return (
             f"{match['group']}={match['option']} is no option{did_you_mean(match['option'], options)}; "

@@ -8,6 +8,7 @@ one of a sweep, and a rank that dies takes the others with it.
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -28,15 +29,18 @@ RESOLVED = "--resolved"
 """Marks a command line that names a file with a resolved configuration."""
 
 
-def local_processes(trainer: dict[str, Any]) -> int:
+def local_processes(trainer: dict[str, Any], isolated: bool = False) -> int:
     """How many processes to start; 0 to work in this one.
 
-    That is so without a distributed strategy, and where somebody (torchrun, SLURM, we) has started all ranks already.
-    A distributed strategy gets a process even for a single device, because its process group and its environment
-    variables would outlive the job, and the next job of a sweep would take them for its own.
+    That is so without a distributed strategy, unless the run shall be `isolated`, and where somebody (torchrun, SLURM,
+    we) has started all ranks already. A distributed strategy gets a process even for a single device, because its
+    process group and its environment variables would outlive the job, and the next job of a sweep would take them for
+    its own.
     """
-    if trainer["strategy"] == "auto" or "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:
+    if "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:
         return 0
+    if trainer["strategy"] == "auto":
+        return int(isolated)
     return local_devices(trainer)
 
 
@@ -55,6 +59,9 @@ def launch(module: str, config: dict[str, Any], folder: Path, processes: int) ->
             "0 on; address and a free port of the first one). Or start it with torchrun or srun, which set them"
         )
     node = int(os.environ.get("NODE_RANK", "0"))
+    before = read_metrics(folder) or {}
+    # Until rank 0 has imported torch; and an error of the attempt before must not pass for one of this.
+    write_metrics(folder, "running", before.get("metrics", {}), before.get("seconds", 0.0))
     resolved = folder / "resolved.json"
     write(resolved, json.dumps(config))
     command = [sys.executable, "-m", module, RESOLVED, str(resolved)]
@@ -108,7 +115,7 @@ def run_as_rank(task: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -
         folder = Path(config["output_dir"])
         if not _is_first():
             print(message, file=sys.stderr)
-        elif read_metrics(folder) is None:  # it failed before its record began
+        elif not (read_metrics(folder) or {}).get("error"):  # it failed before its record began
             write_metrics(folder, "failed", {}, error=message)
         sys.exit(1)
 
@@ -157,11 +164,14 @@ def _why(folder: Path, rank: int, code: int) -> str:
     record = read_metrics(folder) or {}
     if rank == 0 and record.get("error"):
         return str(record["error"])
+    killed = code == -signal.SIGKILL
     how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    how += ", as the system does where memory runs out" if killed else ""
     log = folder / f"rank-{rank}.log"
     last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:] if log.is_file() else []
     reason = "\n".join([f"rank {rank} {how}", *last])
-    write_metrics(folder, "failed", record.get("metrics", {}), record.get("seconds", 0.0), error=reason)
+    status = "killed" if killed else "failed"
+    write_metrics(folder, status, record.get("metrics", {}), record.get("seconds", 0.0), error=reason)
     return reason
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 import fvit
-from fvit.run.errors import explain
+from fvit.run.errors import describe, explain
 
 _PACKAGES = ("fvit", "torch", "torchvision", "timm", "lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
 _TRACEBACK = "traceback.log"
@@ -75,9 +75,8 @@ class Record:
         elif isinstance(error, KeyboardInterrupt):
             self._write_status("interrupted")
         else:
-            message = explain(error)
-            self._write_status("failed", message or f"{type(error).__name__}: {error}")
-            if message is None:
+            self._write_status("failed", describe(error))
+            if explain(error) is None:
                 write(self.folder / _TRACEBACK, "".join(traceback.format_exception(error)))
 
     @property
@@ -92,8 +91,10 @@ class Record:
 def write_metrics(
     folder: Path, status: str, metrics: dict[str, float], seconds: float = 0.0, error: str | None = None
 ) -> None:
-    """Write metrics.json."""
+    """Write metrics.json; while a run goes on, with the process that it is."""
     content = {"status": status, "error": error, "seconds": round(seconds, 3), "metrics": metrics}
+    if status == "running":
+        content["process"] = {"host": platform.node(), "pid": os.getpid(), "started": _started(os.getpid())}
     write(folder / "metrics.json", json.dumps(content, indent=2))
 
 
@@ -103,11 +104,43 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
+def outcome(folder: Path) -> dict[str, Any] | None:
+    """The content of metrics.json, where ``running`` is ``cut`` if its process has ended without a word.
+
+    A process on another machine cannot be looked up, and is taken to run on.
+    """
+    record = read_metrics(folder)
+    if record is not None and record["status"] == "running" and not _runs(record["process"]):
+        record["status"] = "cut"
+    return record
+
+
 def write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def _runs(process: dict[str, Any]) -> bool:
+    if process["host"] != platform.node():
+        return True
+    if process["started"] is not None:
+        return _started(process["pid"]) == process["started"]
+    try:
+        os.kill(process["pid"], 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _started(pid: int) -> str | None:
+    """When the kernel says that a process began, for its number is used again; None if it is gone, or without /proc."""
+    try:
+        state, *further = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state == "Z" else further[18]
 
 
 def environment() -> dict[str, Any]:
