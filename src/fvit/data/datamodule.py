@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from lightning import LightningDataModule
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
@@ -235,4 +236,7 @@ class ImageDataModule(LightningDataModule):
             persistent_workers=workers > 0,
             timeout=_WORKER_TIMEOUT if workers else 0,
             pin_memory=self.hparams.pin_memory,
+            # Each loader draws a seed for workers that need none, and when it does so depends on how often the run was
+            # stopped: not from the generator of dropout.
+            generator=torch.Generator(),
         )

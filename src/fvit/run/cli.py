@@ -23,9 +23,10 @@ from fvit.run.paths import conf_dir
 
 Work = Callable[[dict[str, Any]], dict[str, float]]
 Rewrite = Callable[[Sequence[str]], list[str]]
+Settle = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list) -> None:
+def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list, settle: Settle = dict) -> None:
     """Compose conf/`task`.yaml with the command line, check it, and call `work`; once, or once a job of a multirun.
 
     A user's mistake ends in one message and exit code 1; ``HYDRA_FULL_ERROR=1`` adds the traceback. A job of a sweep
@@ -36,6 +37,7 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list)
         work: gets the checked configuration, returns metrics.
         schema: what the configuration may hold.
         rewrite: makes Hydra's arguments from those of the command line.
+        settle: makes the checked configuration definite, once for all processes.
     """
     resolved = launch.read_resolved(sys.argv)
     if resolved is not None:
@@ -59,7 +61,7 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list)
         if settings.mode == RunMode.MULTIRUN and "trainer" in cfg:  # others have no metrics to compare
             sweeps.add(Path(settings.sweep.dir))
         try:
-            return _start(task, work, validate.check(cfg, schema))
+            return _start(task, work, settle(validate.check(cfg, schema)))
         except Exception as error:
             _report(error, show_traceback)
             _discard_unstarted(Path(settings.runtime.output_dir))
