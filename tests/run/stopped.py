@@ -7,6 +7,8 @@ import torch
 
 # What a clock or the machine's memory says, and where things lie.
 _MEASURED = ("throughput/", "memory/")
+# What Lightning saves and does not load: the score of the best checkpoint, which stands beside it.
+_IDLE = "current_score"
 
 NOISY = (
     "model=vit_atto",
@@ -32,7 +34,7 @@ def differences(one, other, place=""):
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return [] if one.dtype == other.dtype and torch.equal(one, other) else [place]
     if isinstance(one, dict) and isinstance(other, dict):
-        keys = [key for key in one | other if not str(key).startswith(_MEASURED)]
+        keys = [key for key in one | other if not str(key).startswith(_MEASURED) and key != _IDLE]
         return [hit for key in keys for hit in differences(one.get(key), other.get(key), f"{place}/{key}")]
     if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
         pairs = enumerate(zip(one, other, strict=True))

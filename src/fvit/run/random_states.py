@@ -46,7 +46,8 @@ class RandomStates(Callback):
             return
         if len(ranks) == trainer.world_size:
             _set_random_states(ranks[trainer.global_rank]["random"], module.device)
-            _set_metric_states(module, ranks[trainer.global_rank]["metrics"])
+            if trainer.fit_loop.restarted_mid_epoch:
+                _set_metric_states(module, ranks[trainer.global_rank]["metrics"])
             return
         # Another seed than at the run's start, whose numbers would come again.
         seed_everything(self.seed + trainer.global_step + trainer.global_rank, workers=True, verbose=False)
