@@ -33,7 +33,9 @@ def _folder(root):
         for label, name in enumerate(("ant", "bee")):
             (root / split / name).mkdir(parents=True)
             for number in range(count):
-                (root / split / name / f"{number}.jpg").write_bytes(noise(1000 * label + number + (split == "val") * 500))
+                (root / split / name / f"{number}.jpg").write_bytes(
+                    noise(1000 * label + number + (split == "val") * 500)
+                )
     return ["data=folder", f"data.root={root}", "data.img_size=32"]
 
 

@@ -59,6 +59,4 @@ def curve(run: Path):
     """The rows of csv/metrics.csv without what a clock says."""
     with (run / "csv" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    return [
-        {key: value for key, value in row.items() if value and not key.startswith(_MEASURED)} for row in rows
-    ]
+    return [{key: value for key, value in row.items() if value and not key.startswith(_MEASURED)} for row in rows]

@@ -128,7 +128,7 @@ def _overrides(folder: Path) -> list[str]:
 
 def _afresh(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     # Else W&B would go on with the run that this one replaces.
-    if os.environ.get("LOCAL_RANK", "0") == os.environ.get("NODE_RANK", "0") == "0":
+    if _is_first():
         (folder / WANDB_ID).unlink(missing_ok=True)
     return {**config, "ckpt_path": None}
 
@@ -144,7 +144,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _is_override(argument: str) -> bool:
-    return not argument.startswith("-") and "=" in argument
+    return not argument.startswith("-")
 
 
 def _key(override: str) -> str:
@@ -156,8 +156,13 @@ def _run_dir(folder: Path) -> str:
     return f"hydra.run.dir='{quoted}'"
 
 
+def _is_first() -> bool:
+    """Not a further rank that torchrun, SLURM or we have started."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
 def _say(line: str) -> None:
     from fvit.run.console import console
 
-    if os.environ.get("LOCAL_RANK", "0") == os.environ.get("NODE_RANK", "0") == "0":
+    if _is_first():
         console.print(line, markup=False, soft_wrap=True)

@@ -1,5 +1,6 @@
 """The checkpoint from which a run goes on."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,15 @@ class LastCheckpoint(Checkpoint):
         self.every_n_train_steps = every_n_train_steps
         self.every_n_minutes = every_n_minutes
         self.best_model_path = ""
+
+    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Have the best score stay with the run's folder where that was moved: ModelCheckpoint would drop it."""
+        here = os.path.realpath(self.path.parent)
+        if os.path.dirname(os.path.realpath(trainer.ckpt_path)) != here:
+            return
+        for state in checkpoint["callbacks"].values():
+            if "best_model_path" in state:
+                _move(state, state["dirpath"], here)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start the clock."""
@@ -69,3 +79,11 @@ class LastCheckpoint(Checkpoint):
             return
         trainer.save_checkpoint(self.path)
         self.best_model_path, self._saved_at = str(self.path), time.monotonic()
+
+
+def _move(state: dict[str, Any], old: str, new: str) -> None:
+    """Put another folder into the paths of a ModelCheckpoint's state."""
+    for key, value in state.items():
+        if isinstance(value, str):
+            state[key] = value.replace(old, new)
+    state["best_k_models"] = {path.replace(old, new): score for path, score in state["best_k_models"].items()}

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer, seed_everything
 
 from fvit.run.console import console
 
-_KEY = "ranks"
+_KEY = "rank_states"
 
 
 class RandomStates(Callback):

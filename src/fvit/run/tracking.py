@@ -1,6 +1,7 @@
 """Weights & Biases without an account: a run that cannot be sent is kept, and says so in one line."""
 
 import os
+import secrets
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,8 @@ def _run_id(folder: Path) -> str:
     """The id that the folder holds; a new one, if it holds none."""
     path = folder / WANDB_ID
     if not path.is_file():
-        import wandb
-
         folder.mkdir(parents=True, exist_ok=True)
-        write(path, wandb.util.generate_id())
+        write(path, secrets.token_hex(4))
     return path.read_text(encoding="utf-8")
 
 
