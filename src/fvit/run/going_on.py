@@ -98,8 +98,10 @@ def newest(folder: Path) -> Path | None:
 
 def goes_on(config: dict[str, Any]) -> bool:
     """Whether a settled configuration continues the run of its own folder, not of another one."""
-    path = config["ckpt_path"]
-    return path is not None and Path(path).resolve().parent == (Path(config["output_dir"]) / "checkpoints").resolve()
+    if config["ckpt_path"] is None:
+        return False
+    path, folder = (Path(config[key]).expanduser().resolve() for key in ("ckpt_path", "output_dir"))
+    return path == folder or path.parent == folder / "checkpoints"
 
 
 def _unfinished(overrides: Sequence[str]) -> Path | None:

@@ -18,13 +18,9 @@ class RandomStates(Callback):
 
     A checkpoint holds each rank's generators and the states of its training metrics (those of the module whose names
     do not begin with ``val_``), as tensors and plain numbers: it still loads with ``weights_only=True``.
-
-    Args:
-        seed: of the run, for a number of processes with which no states were saved.
     """
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self) -> None:
         self._ranks: list[dict[str, Any]] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -50,7 +46,8 @@ class RandomStates(Callback):
                 _set_metric_states(module, ranks[trainer.global_rank]["metrics"])
             return
         # Another seed than at the run's start, whose numbers would come again.
-        seed_everything(self.seed + trainer.global_step + trainer.global_rank, workers=True, verbose=False)
+        seed = trainer.datamodule.hparams.seed
+        seed_everything(seed + trainer.global_step + trainer.global_rank, workers=True, verbose=False)
         if trainer.is_global_zero:
             console.print(
                 f"the checkpoint is of {len(ranks)} processes and this run has {trainer.world_size}: "

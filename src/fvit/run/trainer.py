@@ -54,7 +54,7 @@ def build(config: dict[str, Any]) -> Trainer:
     loggers = [instantiate(logger) for logger in config["logger"].values()]
     callbacks = [instantiate(callback) for callback in config["callbacks"].values()]
     callbacks += [WorldSizeCheck(), ResumePoint(), SkippedImages(), RunProgress(), NonFiniteGuard()]
-    callbacks += [DataWait(), GradNorm(), Usage(), CurveStart(), RandomStates(config["seed"])]
+    callbacks += [DataWait(), GradNorm(), Usage(), CurveStart(), RandomStates()]
     trainer = Trainer(
         **options,
         default_root_dir=config["output_dir"],
