@@ -9,6 +9,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from fvit.run.resume import is_followed_by_validation
+
 
 class LastCheckpoint(Checkpoint):
     """Writes last.ckpt at the end of every epoch, after a validation within one and, if asked, more often.
@@ -20,6 +22,9 @@ class LastCheckpoint(Checkpoint):
         dirpath: folder of the checkpoints.
         every_n_train_steps: optimizer steps between two checkpoints within an epoch; None: none.
         every_n_minutes: minutes between two checkpoints within an epoch; None: none.
+
+    Raises:
+        ValueError: a number of steps or minutes is not positive.
     """
 
     monitor = None
@@ -28,6 +33,11 @@ class LastCheckpoint(Checkpoint):
     def __init__(
         self, dirpath: str | Path, every_n_train_steps: int | None = None, every_n_minutes: float | None = None
     ) -> None:
+        for name, value in (("every_n_train_steps", every_n_train_steps), ("every_n_minutes", every_n_minutes)):
+            if value is not None and value <= 0:
+                raise ValueError(
+                    f"callbacks.last.{name}={value} is not positive; null saves at the ends of epochs alone"
+                )
         self.path = Path(dirpath) / "last.ckpt"
         self.every_n_train_steps = every_n_train_steps
         self.every_n_minutes = every_n_minutes
@@ -51,9 +61,9 @@ class LastCheckpoint(Checkpoint):
         if trainer.global_step == self._step:  # gradients are being accumulated, which no checkpoint holds
             return
         self._step = trainer.global_step
-        # The end of an epoch saves for itself; before a long validation it is worth a checkpoint of its own.
+        # The end of an epoch saves for itself; a validation before it may be long.
         ends = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        if self._is_time(trainer) and (not ends or trainer.enable_validation):
+        if self._is_time(trainer) and (not ends or is_followed_by_validation(trainer)):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:

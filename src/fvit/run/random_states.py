@@ -40,19 +40,16 @@ class RandomStates(Callback):
         ranks, self._ranks = self._ranks, None
         if ranks is None:
             return
-        if len(ranks) == trainer.world_size:
-            _set_random_states(ranks[trainer.global_rank]["random"], module.device)
-            if trainer.fit_loop.restarted_mid_epoch:
-                _set_metric_states(module, ranks[trainer.global_rank]["metrics"])
+        rank, world = trainer.global_rank, trainer.world_size
+        if trainer.fit_loop.restarted_mid_epoch:
+            _add_metric_states(module, [states["metrics"] for states in ranks[rank::world]])
+        if len(ranks) == world:
+            _set_random_states(ranks[rank]["random"], module.device)
             return
         # Another seed than at the run's start, whose numbers would come again.
-        seed = trainer.datamodule.hparams.seed
-        seed_everything(seed + trainer.global_step + trainer.global_rank, workers=True, verbose=False)
+        seed_everything(trainer.datamodule.hparams.seed + trainer.global_step + rank, workers=True, verbose=False)
         if trainer.is_global_zero:
-            console.print(
-                f"the checkpoint is of {len(ranks)} processes and this run has {trainer.world_size}: "
-                "dropout draws anew, and train/acc1 of this epoch counts from here"
-            )
+            console.print(f"the checkpoint is of {len(ranks)} processes and this run has {world}: dropout draws anew")
 
 
 def _random_states(device: torch.device) -> dict[str, Any]:
@@ -92,10 +89,12 @@ def _metric_states(module: LightningModule) -> dict[str, dict[str, Any]]:
     }
 
 
-def _set_metric_states(module: LightningModule, states: dict[str, dict[str, Any]]) -> None:
+def _add_metric_states(module: LightningModule, shares: list[dict[str, dict[str, Any]]]) -> None:
+    """Give new metrics the counts of one rank or more, all of which are sums."""
     for name, metric in _train_metrics(module).items():
-        if name in states:
-            for key, value in states[name]["state"].items():
-                setattr(metric, key, value.to(metric.device))
-            # torchmetrics has no public way, and warns of a metric that was never updated.
-            metric._update_count = states[name]["count"]
+        counted = [share[name] for share in shares if name in share]
+        for key in metric.metric_state:
+            for share in counted:
+                setattr(metric, key, getattr(metric, key) + share["state"][key].to(metric.device))
+        # torchmetrics has no public way, and warns of a metric that was never updated, as on a rank without a share.
+        metric._update_count = max(1, sum(share["count"] for share in counted))

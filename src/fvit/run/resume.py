@@ -27,12 +27,11 @@ class ResumePoint(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note whether a validation comes next."""
-        loop = trainer.fit_loop
-        progress = loop.epoch_loop.batch_progress.current
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
         checkpoint[_KEY] = (
             progress.processed == progress.ready > 0
-            and self._validated != loop.total_batch_idx
-            and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+            and self._validated != trainer.fit_loop.total_batch_idx
+            and is_followed_by_validation(trainer)
         )
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -67,3 +66,8 @@ class ResumePoint(Callback):
         current.started += ahead
         current.processed += ahead
         current.completed += ahead
+
+
+def is_followed_by_validation(trainer: Trainer) -> bool:
+    """Whether a validation belongs after the newest training batch; Lightning has no public word for it."""
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
