@@ -110,7 +110,7 @@ def _unfinished(overrides: Sequence[str]) -> Path | None:
     wanted = _comparable(overrides)
     folders = [path.parent.parent for path in Path(pattern).parent.glob("*/.hydra/overrides.yaml")]
     for folder in sorted(folders, key=lambda folder: (folder / ".hydra" / "overrides.yaml").stat().st_mtime_ns)[::-1]:
-        finished = (read_metrics(folder) or {}).get("status") == "finished"
+        finished = (read_metrics(folder) or {}).get("status") in ("finished", "pruned")
         if not finished and _comparable(_overrides(folder)) == wanted and not in_use(folder):
             return folder
     return None

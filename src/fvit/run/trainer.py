@@ -12,10 +12,10 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from fvit.cost import Cost
 from fvit.run.batches import BatchPlan
-from fvit.run.data_wait import DataWait
-from fvit.run.grad_norm import GradNorm
 from fvit.run.checkpoint_io import AtomicCheckpointIO
 from fvit.run.curve import CurveStart
+from fvit.run.data_wait import DataWait
+from fvit.run.grad_norm import GradNorm
 from fvit.run.guard import NonFiniteGuard
 from fvit.run.hardware import check_devices
 from fvit.run.progress import RunProgress
