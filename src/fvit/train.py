@@ -25,7 +25,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     from fvit.cost import count
     from fvit.data import ImageDataModule
     from fvit.models import exchange_rows
-    from fvit.run import console
+    from fvit.run import console, disk
     from fvit.run import trainer as trainers
     from fvit.run.allocator import keep_freed_memory
     from fvit.run.budget import meet_budget
@@ -39,7 +39,8 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     trainer = trainers.build(config)
     folder = Path(config["output_dir"])
     active, goes_on = trainer.is_global_zero, going_on.goes_on(config)
-    with Record(folder, config, active, goes_on) as record, trainers.closing(trainer):
+    recording = Record(folder, config, active, goes_on)
+    with recording as record, disk.explaining(folder), trainers.closing(trainer):
         plan = plan_batches(config["global_batch_size"], trainer.world_size, config["micro_batch_size"])
         data = ImageDataModule(
             **config["data"], batch_size=plan.per_device, accumulate=plan.accumulate, seed=config["seed"]

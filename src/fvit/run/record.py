@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -20,6 +21,8 @@ import fvit
 from fvit.run.errors import explain
 from fvit.run.lock import held
 
+log = logging.getLogger(__name__)
+
 _PACKAGES = ("fvit", "torch", "torchvision", "timm", "lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
 _TRACEBACK = "traceback.log"
 
@@ -28,8 +31,9 @@ class Record:
     """Context manager around a run: writes config.yaml, environment.json, and metrics.json with a status.
 
     The status is ``running`` inside, then ``finished`` or what `finish` was told, ``failed`` (with the error's text) or
-    ``interrupted``. Of an error that does not explain itself there is also traceback.log. A run that goes on keeps the
-    environment of its first start, notes that of each further one under ``resumed``, and counts its seconds on.
+    ``interrupted`` (with the signal and the step, unless by Ctrl-C). Of an error that does not explain itself there is
+    also traceback.log. A run that goes on keeps the environment of its first start, notes that of each further one
+    under ``resumed``, and counts its seconds on.
 
     Args:
         folder: the run's folder.
@@ -90,15 +94,25 @@ class Record:
         if not self.active:
             return
         with self._lock:
-            if error is None:
-                self._write_status(self.ended)
-            elif isinstance(error, KeyboardInterrupt):
-                self._write_status("interrupted")
-            else:
-                message = explain(error)
-                self._write_status("failed", message or f"{type(error).__name__}: {error}")
-                if message is None:
-                    write(self.folder / _TRACEBACK, "".join(traceback.format_exception(error)))
+            self._write_end(error)
+
+    def _write_end(self, error: BaseException | None) -> None:
+        if error is None:
+            self._write_status(self.ended)
+            return
+        if isinstance(error, KeyboardInterrupt):
+            status, message = "interrupted", str(error) or None
+        else:
+            status, message = "failed", explain(error)
+        text = message or (f"{type(error).__name__}: {error}" if status == "failed" else None)
+        try:
+            self._write_status(status, text)
+            if status == "failed" and message is None:
+                write(self.folder / _TRACEBACK, "".join(traceback.format_exception(error)))
+        except OSError as failure:  # the disk that is full may be the very reason: it must not hide behind this
+            log.warning(
+                "%s could not be written (%s); the run %s: %s", failure.filename, failure.strerror, status, text
+            )
 
     @property
     def seconds(self) -> float:
@@ -139,10 +153,19 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: naming the file, which the system does not if the disk is full.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        error.filename = str(path)
+        raise
 
 
 def environment() -> dict[str, Any]:
