@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
-from fvit.run import launch, validate
+from fvit.run import launch, requeue, signals, validate
 from fvit.run.errors import explain
 from fvit.run.hardware import check_devices
 from fvit.run.paths import conf_dir
@@ -53,33 +53,44 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list,
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sweeps: set[Path] = set()
     failures: list[Exception] = []
-    interrupted = False
+    interrupted: KeyboardInterrupt | None = None
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=task)
     def hydra_job(cfg: DictConfig) -> Any:
         settings = HydraConfig.get()
         if settings.mode == RunMode.MULTIRUN and "trainer" in cfg:  # others have no metrics to compare
             sweeps.add(Path(settings.sweep.dir))
-        try:
-            return _start(task, work, settle(validate.check(cfg, schema)))
-        except Exception as error:
-            _report(error, show_traceback)
-            _discard_unstarted(Path(settings.runtime.output_dir))
-            failures.append(error)
+        with signals.listening():  # here as well: some launchers call this in a process of its own
+            try:
+                result = _start(task, work, settle(validate.check(cfg, schema)))
+            except Exception as error:
+                _report(error, show_traceback)
+                _discard_unstarted(Path(settings.runtime.output_dir))
+                failures.append(error)
+                result = None
+            signals.raise_received()
+        return result
 
     try:
         sys.argv[1:] = rewrite(sys.argv[1:])
-        hydra_job()
+        with signals.listening():
+            hydra_job()
     except Exception as error:
         _report(error, show_traceback)
         failures.append(error)
-    except KeyboardInterrupt:
-        interrupted = True
+    except KeyboardInterrupt as error:
+        interrupted = error
     for sweep in sweeps:
         from fvit.run.console import print_sweep
 
         print_sweep(sweep)
-    if interrupted:
+    if isinstance(interrupted, signals.Stopped):
+        print(interrupted, file=sys.stderr)
+        if sweeps:
+            print("the sweep stops here: its further jobs were not started", file=sys.stderr)
+        requeue.requeue(interrupted.signum)
+        sys.exit(signals.EXIT_CODE)
+    if interrupted is not None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     if failures:

@@ -59,10 +59,17 @@ def _has_key() -> bool:
     return wandb.login(prompt=False, verify=False)
 
 
-def finish_wandb(failed: bool) -> None:
-    """Close this process's W&B run, if any: a job of a sweep would otherwise write into the one before it."""
+def finish_wandb(failed: bool, preempted: bool = False) -> None:
+    """Close this process's W&B run, if any: a job of a sweep would otherwise write into the one before it.
+
+    Args:
+        failed: for W&B, a run that did not come to its end.
+        preempted: it will be gone on with; an agent of a W&B sweep then starts it again.
+    """
     if "wandb" in sys.modules:
         import wandb
 
         if wandb.run is not None:
+            if preempted:
+                wandb.run.mark_preempting()
             wandb.finish(exit_code=int(failed))

@@ -11,6 +11,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from fvit.cost import Cost
+from fvit.run import stopping
 from fvit.run.batches import BatchPlan
 from fvit.run.checkpoint_io import AtomicCheckpointIO
 from fvit.run.curve import CurveStart
@@ -21,6 +22,7 @@ from fvit.run.hardware import check_devices
 from fvit.run.progress import RunProgress
 from fvit.run.random_states import RandomStates
 from fvit.run.resume import ResumePoint
+from fvit.run.signals import Stopped
 from fvit.run.skipped import SkippedImages
 from fvit.run.throughput import Throughput
 from fvit.run.tracking import finish_wandb
@@ -55,6 +57,7 @@ def build(config: dict[str, Any]) -> Trainer:
     callbacks = [instantiate(callback) for callback in config["callbacks"].values()]
     callbacks += [WorldSizeCheck(), ResumePoint(), SkippedImages(), RunProgress(), NonFiniteGuard()]
     callbacks += [DataWait(), GradNorm(), Usage(), CurveStart(), RandomStates()]
+    callbacks += [stopping.Stopping()]  # last: what others do after a batch belongs into its checkpoint
     trainer = Trainer(
         **options,
         default_root_dir=config["output_dir"],
@@ -89,18 +92,23 @@ def log_config(trainer: Trainer, config: dict[str, Any]) -> None:
 
 @contextmanager
 def closing(trainer: Trainer) -> Iterator[None]:
-    """Close loggers at the end, W&B with the right status; an interrupt stays one."""
-    failed = True
+    """Close loggers at the end, W&B with the right status; an interrupt stays one, and so does a signal's end."""
+    failed, preempted = True, False
     try:
         yield
         failed = False
+    except Stopped:
+        preempted = True
+        raise
     except SystemExit as stop:
-        # What Lightning makes of Ctrl-C.
-        raise KeyboardInterrupt from stop
+        # What Lightning makes of Ctrl-C, and how it ends when told to.
+        told = stopping.why(trainer)
+        preempted = told is not None
+        raise told or KeyboardInterrupt from stop
     finally:
         for logger in trainer.loggers:
             logger.finalize("failed" if failed else "success")
-        finish_wandb(failed)
+        finish_wandb(failed, preempted)
 
 
 def status(trainer: Trainer) -> str:
