@@ -1,5 +1,6 @@
 """The command lines as a person meets them: in a process of their own, in an empty folder."""
 
+import csv
 import json
 import os
 import re
@@ -81,7 +82,7 @@ def test_broken_checkpoints_are_named(main, tmp_path):
         assert re.search(r"error: cut\.ckpt \(\d+ bytes\) is truncated", done.stderr)
     done = main("train", *SHORT, "model.embed_dim=48", f"ckpt_path={run}")
     assert done.returncode == 1
-    assert "is of another shape than the configured model" in done.stderr
+    assert "cannot go on with another model or optimizer: model.embed_dim=48 (was 24)" in done.stderr
 
 
 def test_help_and_the_configuration_come_without_torch(fvit):
@@ -163,15 +164,53 @@ def test_a_mechanism_gets_the_budget_of_softmax_attention(main, fvit, tmp_path, 
     assert again.returncode == 0, again.stderr
 
 
-# Lightning says that the best score stays with the old folder.
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_a_run_goes_on_from_its_folder(main, tmp_path):
+def test_a_run_goes_on_in_its_folder(main, tmp_path):
     assert main("train", *SHORT).returncode == 0
     [run] = _runs(tmp_path)
-    done = main("train", *SHORT, "trainer.max_epochs=5", f"ckpt_path={run}")
+    for hardware in ("cpu", "ddp_cpu"):
+        done = main("train", "model.depth=2", f"hardware={hardware}", f"ckpt_path={run}")
+        assert done.returncode == 1
+        assert done.stderr.count("error: ") == 1
+        assert "another model or optimizer: model.depth=2 (was 1)" in done.stderr
+        assert json.loads((run / "metrics.json").read_text())["status"] == "finished"
+    done = main("train", "trainer.max_epochs=5", f"ckpt_path={run}")
     assert done.returncode == 0, done.stderr
     assert "epoch 4/5" in done.stdout
     assert "epoch 3/5" not in done.stdout
+    assert "with other settings than before: trainer.max_epochs=5 (was 3)\n" in done.stdout
+    assert _runs(tmp_path) == [run]
+    with (run / "csv" / "metrics.csv").open(newline="") as file:
+        assert sorted({int(row["epoch"]) for row in csv.DictReader(file)}) == [0, 1, 2, 3, 4]
+
+
+def test_the_same_command_goes_on_where_it_was_stopped(main, tmp_path):
+    command = ("train", *SHORT, "ckpt_path=last")
+    done = main(*command)
+    assert "holds no checkpoint, so training begins afresh" in done.stdout
+    [run] = _runs(tmp_path)
+    record = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({**record, "status": "running", "metrics": {}}))
+    done = main(*command)
+    assert done.returncode == 0, done.stderr
+    assert _runs(tmp_path) == [run]
+    again = json.loads((run / "metrics.json").read_text())
+    assert (again["status"], again["metrics"]) == ("finished", record["metrics"])
+    # And a finished one is not begun upon.
+    assert main(*command).returncode == 0
+    assert len(_runs(tmp_path)) == 2
+
+
+def test_a_checkpoint_s_file_begins_a_folder_of_its_own(main, tmp_path):
+    assert main("train", *SHORT).returncode == 0
+    [run] = _runs(tmp_path)
+    (tmp_path / "moved").mkdir()
+    path = (run / "checkpoints" / "last.ckpt").rename(tmp_path / "moved" / "last.ckpt")
+    with pytest.warns(UserWarning, match="The dirpath has changed"):  # the best score stays with the old folder
+        done = main("train", *SHORT, "trainer.max_epochs=4", f"ckpt_path={path}")
+    assert done.returncode == 0, done.stderr
+    assert "epoch 4/4" in done.stdout
+    assert "epoch 3/4" not in done.stdout
+    assert len(_runs(tmp_path)) == 2
 
 
 def test_evaluation_reproduces_the_recorded_accuracy_to_the_last_digit(main, tmp_path):

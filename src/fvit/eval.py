@@ -46,7 +46,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     trainer.callbacks.append(collected := CollectAnswers())
     folder = Path(config["output_dir"])
     cascade, measured, answers = None, [], []
-    with Record(folder, config, active=trainer.is_global_zero) as record:
+    with Record(folder, config, active=trainer.is_global_zero) as record, trainers.closing(trainer):
         subjects = [_load(path, content, config["data"]) for path, content in zip(paths, contents, strict=True)]
         if config["tiny"] is not None:
             _check_pair(*subjects, warn=trainer.is_global_zero)

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from fvit.run import cli, schema
+from fvit.run import cli, going_on, schema
 from fvit.run.batches import plan_batches
 
 
 def main() -> None:
     """The command line."""
-    cli.run("train", train, schema.Train)
+    cli.run("train", train, schema.Train, going_on.rewrite, going_on.settle)
 
 
 def train(config: dict[str, Any]) -> dict[str, float]:
@@ -20,11 +20,12 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     """
     # Imported here, because composing, --help and a wrong override must not wait for torch.
     from lightning import seed_everything
+    from lightning.pytorch.callbacks import LambdaCallback
 
     from fvit.cost import count
     from fvit.data import ImageDataModule
     from fvit.models import exchange_rows
-    from fvit.run import console, execution
+    from fvit.run import console, disk, execution
     from fvit.run import trainer as trainers
     from fvit.run.allocator import keep_freed_memory
     from fvit.run.budget import meet_budget
@@ -32,10 +33,14 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     from fvit.training import Classifier, Distiller, checkpoint
 
     keep_freed_memory()
+    if config["ckpt_path"] == going_on.LAST:
+        config = going_on.settle(config)
     seed_everything(config["seed"], workers=True, verbose=False)
     trainer = trainers.build(config)
     folder = Path(config["output_dir"])
-    with Record(folder, config, active=trainer.is_global_zero) as record, trainers.closing(trainer):
+    active, goes_on = trainer.is_global_zero, going_on.goes_on(config)
+    recording = Record(folder, config, active, goes_on)
+    with recording as record, disk.explaining(folder), trainers.closing(trainer):
         plan = plan_batches(config["global_batch_size"], trainer.world_size, config["micro_batch_size"])
         data = ImageDataModule(
             **config["data"], batch_size=plan.per_device, accumulate=plan.accumulate, seed=config["seed"]
@@ -52,18 +57,23 @@ def train(config: dict[str, Any]) -> dict[str, float]:
             normalisation = {key: config["data"][key] for key in ("mean", "std")}
             module = Distiller(**arguments, **normalisation, distillation=config["distillation"])
         cost = count(module.model, size)
+        before = {}
         if config["ckpt_path"] is not None:
             resumed = checkpoint.find(config["ckpt_path"], prefer="last")
-            checkpoint.check_fits(checkpoint.read(resumed), resumed, module)
+            content = checkpoint.read(resumed)
+            checkpoint.check_fits(content, resumed, module)
+            before = content.get("metrics", {})
+            del content
         execution.set_up(config, module, data)
         if trainer.is_global_zero:
             console.print_plan(config, cost, plan, data, [*told, *module.facts()])
             console.print_exchange(config["model"], exchange_rows(module.model))
             trainers.log_config(trainer, config)
+        trainer.callbacks.append(LambdaCallback(on_save_checkpoint=lambda *_: record.note_time()))
         # Ranks build the same model, then augment differently.
         seed_everything(config["seed"] + trainer.global_rank, workers=True, verbose=False)
         trainer.fit(module, datamodule=data, ckpt_path=config["ckpt_path"] and str(resumed), weights_only=True)
-        metrics = record.finish(trainers.results(trainer, cost), trainers.status(trainer))
+        metrics = record.finish(trainers.results(trainer, cost, before), trainers.status(trainer))
     if trainer.is_global_zero:
         console.print_results(config["title"], metrics, record.seconds, folder)
     return metrics

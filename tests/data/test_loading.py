@@ -1,3 +1,5 @@
+import signal
+import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +11,7 @@ from fvit.data import faults
 from fvit.data.decode import Decoder, choose
 from fvit.data.faults import Fault
 from fvit.data.images import BadImage, DataError, Images
-from fvit.data.loading import Loaded, Sample, collate
+from fvit.data.loading import Loaded, Sample, collate, heed_parent_alone
 from fvit.data.sampler import Draws, Layout, Shuffle
 from fvit.data.seeding import Draw
 from fvit.data.sources.fake import fake
@@ -215,3 +217,28 @@ def test_faults_come_out_of_workers():
     found = list(DataLoader(images, 4, sampler=draws, collate_fn=collate, num_workers=2))
     assert [batch.labels.tolist() for batch in found] == [[0, 1, 2], [4, 5, 6, 7]]
     assert [batch.faults for batch in found] == [(Fault("train.tar: 3.jpg", "empty"),), ()]
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system does not tell who has sent a signal")
+def test_a_worker_ends_by_its_parent_alone():
+    images = loaded(Broken(40), replace=False)
+    loader = DataLoader(
+        images,
+        sampler=[Draw(index, 0, index) for index in range(40)],
+        collate_fn=collate,
+        num_workers=1,
+        worker_init_fn=heed_parent_alone,
+    )
+    found = iter(loader)
+    next(found)
+    [worker] = found._workers
+    for name in ("TERM", "USR1"):
+        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+    assert sum(1 for _ in found) == 39  # more than were fetched ahead
+    assert worker.is_alive() or worker.exitcode == 0
+    found = iter(loader)
+    next(found)
+    [worker] = found._workers
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0

@@ -1,12 +1,16 @@
 import json
+import os
+import signal
 import sys
+import threading
 import time
 
 import pytest
 
-from fvit.run import launch
+from fvit.run import launch, signals
 from fvit.run.errors import ConfigError, RunError
-from fvit.run.record import read_metrics
+from fvit.run.record import read_metrics, write_metrics
+from fvit.run.signals import Stopped
 
 
 @pytest.mark.parametrize(
@@ -86,3 +90,66 @@ def test_a_rank_that_fails_before_its_record_began_still_tells_why(tmp_path, mon
         launch.run_as_rank(work, {"output_dir": str(tmp_path)})
     saved = read_metrics(tmp_path)
     assert (saved["status"], saved["error"]) == ("failed", "no such hardware")
+
+
+# Children that end as ranks do when they are told to.
+OBEYS = "import signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\nopen('ready-' + rank, 'w')\n"
+
+
+def _signal_when_ready(tmp_path, ranks=(0, 1)):
+    def wait():
+        while not all((tmp_path / f"ready-{rank}").exists() for rank in ranks):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def test_a_signal_goes_on_to_all_ranks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    body = OBEYS + "time.sleep(60)\n"
+    _signal_when_ready(tmp_path)
+    started = time.monotonic()
+    with pytest.raises(Stopped) as caught:
+        launch.launch(_module(tmp_path, monkeypatch, body), CONFIG, tmp_path, 2)
+    assert time.monotonic() - started < 10
+    assert caught.value.signum == signal.SIGTERM
+
+
+@pytest.mark.parametrize("end", ["sys.exit(143)", "os.kill(os.getpid(), 15)"], ids=["by itself", "killed"])
+def test_a_rank_that_was_told_alone_takes_the_others_along(tmp_path, monkeypatch, end):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch, "_PATIENCE", 1.0)
+    body = f"if rank == '1':\n    {end}\n" + OBEYS + "time.sleep(60)\n"
+    write_metrics(tmp_path, "running", {"val/acc1": 0.5})
+    with pytest.raises(Stopped, match="without a checkpoint"):
+        launch.launch(_module(tmp_path, monkeypatch, body), CONFIG, tmp_path, 2)
+    assert read_metrics(tmp_path)["status"] == "interrupted"
+    assert read_metrics(tmp_path)["metrics"] == {"val/acc1": 0.5}
+
+
+def test_a_rank_that_does_not_listen_is_killed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch, "_PATIENCE", 0.5)
+    monkeypatch.setattr(launch, "_GRACE", 0.5)
+    body = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nopen('ready-' + rank, 'w')\ntime.sleep(60)\n"
+    _signal_when_ready(tmp_path)
+    started = time.monotonic()
+    with pytest.raises(Stopped):
+        launch.launch(_module(tmp_path, monkeypatch, body), CONFIG, tmp_path, 2)
+    assert time.monotonic() - started < 10
+
+
+def test_a_failure_while_ranks_end_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    body = OBEYS.replace("143", "143 if rank == '0' else 'disk full'") + "time.sleep(60)\n"
+    _signal_when_ready(tmp_path)
+    with pytest.raises(RunError, match="rank 1 ended with code 1\ndisk full"), signals.listening():
+        launch.launch(_module(tmp_path, monkeypatch, body), CONFIG, tmp_path, 2)
+
+
+def test_a_rank_that_was_told_to_end_says_so_by_its_code(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit) as stop:
+        launch.run_as_rank(lambda config: os.kill(os.getpid(), signal.SIGUSR1), {"output_dir": str(tmp_path)})
+    assert stop.value.code == 143

@@ -103,3 +103,30 @@ def test_without_proc_the_number_of_the_process_decides(tmp_path, monkeypatch):
     saved["process"]["pid"] = gone.pid
     (tmp_path / "metrics.json").write_text(json.dumps(saved))
     assert outcome(tmp_path)["status"] == "cut"
+
+
+def test_a_run_that_goes_on_keeps_its_first_environment_and_counts_its_seconds_on(tmp_path):
+    with Record(tmp_path, {}) as record:
+        record.started -= 100
+    first = json.loads((tmp_path / "environment.json").read_text())
+    for starts in (1, 2):
+        with Record(tmp_path, {}, goes_on=True) as record:
+            assert 100 * starts <= record.seconds < 100 * starts + 50
+            record.started -= 100
+            record.note_time()
+            assert read_metrics(tmp_path)["status"] == "running"
+            assert read_metrics(tmp_path)["seconds"] >= 100 * (starts + 1)
+        noted = json.loads((tmp_path / "environment.json").read_text())
+        assert len(noted.pop("resumed")) == starts
+        assert noted == first
+    with Record(tmp_path, {}) as record:
+        assert record.seconds < 50
+    assert "resumed" not in json.loads((tmp_path / "environment.json").read_text())
+
+
+def test_the_overrides_that_a_run_accepted_are_noted(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("- seed=1\n")
+    with Record(tmp_path, {}):
+        pass
+    assert (tmp_path / "overrides.yaml").read_text() == "- seed=1\n"

@@ -148,7 +148,7 @@ def test_a_job_that_was_cut_goes_on_from_its_checkpoint(main, finished, monkeypa
 
     monkeypatch.setattr("fvit.train.train", work)
     assert main("train", "-m", *SHORT, "seed=0,1,2", AGAIN).returncode == 0
-    assert resumed == [str(Path("swept/1").resolve()), None]
+    assert resumed == [str(Path("swept/1/checkpoints/last.ckpt").resolve()), None]
 
 
 def test_jobs_that_were_not_reached_are_told(tmp_path):

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from lightning import LightningDataModule
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
@@ -15,7 +16,7 @@ from fvit.data import decode, sources
 from fvit.data.batch import BatchTransform
 from fvit.data.faults import FaultLog
 from fvit.data.images import DataError
-from fvit.data.loading import Batch, Loaded, collate
+from fvit.data.loading import Batch, Loaded, collate, heed_parent_alone
 from fvit.data.sampler import Block, Draws, Layout, Shuffle, Windows, shards_in_order
 from fvit.data.transforms import EvalTransform, TrainTransform
 
@@ -233,4 +234,8 @@ class ImageDataModule(LightningDataModule):
             persistent_workers=workers > 0,
             timeout=_WORKER_TIMEOUT if workers else 0,
             pin_memory=self.hparams.pin_memory,
+            worker_init_fn=heed_parent_alone,
+            # Each loader draws a seed for workers that need none, and when it does so depends on how often the run was
+            # stopped: not from the generator of dropout.
+            generator=torch.Generator(),
         )

@@ -1,5 +1,8 @@
 """What a loader's process does: read an image, transform it, put a batch together."""
 
+import os
+import signal
+import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,6 +18,10 @@ Transform = Callable[..., Tensor]
 
 # Neighbours of a damaged image that are tried in its place.
 _REPLACEMENTS = 16
+
+
+# Of a worker: what a cluster, a terminal's `kill` or a launcher sends to all processes of a run alike.
+_SHARED_SIGNALS = {signal.SIGTERM, signal.SIGUSR1} if hasattr(signal, "sigwaitinfo") else set()
 
 
 class Sample(NamedTuple):
@@ -101,3 +108,23 @@ def collate(samples: Sequence[Sample]) -> Batch:
     numbers = [(sample.label, sample.draw.epoch, sample.draw.position) for sample in whole]
     labels, epochs, positions = torch.tensor(numbers, dtype=torch.int64).reshape(-1, 3).T.contiguous()
     return Batch(images, labels, epochs, positions, faults)
+
+
+def heed_parent_alone(worker_id: int) -> None:
+    """Have a loader's process end when its parent says so, and not when the whole group is told to.
+
+    The parent still needs it then: for the batches up to the step at which all ranks end. Where the system does not
+    tell who has sent a signal (macOS, Windows) nothing is changed.
+    """
+    if not _SHARED_SIGNALS:
+        return
+    # A handler of Python's does not get the sender, and one of torch's ends on any but the parent's.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SHARED_SIGNALS)
+    threading.Thread(target=_wait_for_parent, name="signals", daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    while True:
+        told = signal.sigwaitinfo(_SHARED_SIGNALS)
+        if told.si_signo == signal.SIGTERM and told.si_pid == os.getppid():
+            os._exit(0)

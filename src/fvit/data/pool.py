@@ -84,8 +84,9 @@ def _receive(pipe: Connection, running: dict[Connection, Any], results: dict[int
 
 def _serve(work: Work, share: list[tuple[int, Any]], parent: int, pipe: Connection) -> None:
     """Be a worker."""
-    # Ctrl-C reaches every process of a terminal; the parent ends the workers.
+    # Ctrl-C reaches every process of a terminal; the parent ends workers by SIGTERM. Its own handler is not theirs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def advance(count: int) -> None:
         if os.getppid() != parent:  # it was killed, and its successor may do our work already

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
-from fvit.run import launch, ranks, sweep, validate
+from fvit.run import launch, ranks, requeue, signals, sweep, validate
 from fvit.run.errors import describe, explain
 from fvit.run.hardware import check_devices
 from fvit.run.paths import conf_dir
@@ -26,9 +26,10 @@ OmegaConf.register_new_resolver("fvit.hex", lambda: secrets.token_hex(2), use_ca
 
 Work = Callable[[dict[str, Any]], dict[str, float]]
 Rewrite = Callable[[Sequence[str]], list[str]]
+Settle = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list) -> None:
+def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list, settle: Settle = dict) -> None:
     """Compose conf/`task`.yaml with the command line, check it, and call `work`; once, or once a job of a multirun.
 
     A user's mistake ends in one message and exit code 1; ``HYDRA_FULL_ERROR=1`` adds the traceback. A job of a sweep
@@ -39,6 +40,7 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list)
         work: gets the checked configuration, returns metrics.
         schema: what the configuration may hold.
         rewrite: makes Hydra's arguments from those of the command line.
+        settle: makes the checked configuration definite, once for all processes.
     """
     resolved = launch.read_resolved(sys.argv)
     if resolved is not None:
@@ -57,7 +59,7 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list)
     # Makes Hydra hand its errors to us instead of printing them in its own way.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     failures: list[Exception] = []
-    interrupted = False
+    interrupted: KeyboardInterrupt | None = None
     sweep.begun.clear()
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=task)
@@ -69,35 +71,42 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list)
         swept = multirun and "trainer" in cfg  # others have no metrics to compare
         # Jobs of one process share its memory, and being killed it takes all of them along.
         isolated = multirun and settings.runtime.choices["hydra/launcher"] != "basic"
-        try:
-            if swept and (metrics := sweep.done(folder)) is not None:
-                print(f"job {settings.job.num} is done")
-                return metrics
-            config = validate.check(cfg, schema)
-            return _start(task, work, sweep.go_on(config, folder) if swept else config, isolated, exchange)
-        except Exception as error:
-            _report(error, show_traceback)
-            if swept:
-                sweep.note_failure(folder, describe(error))
-            elif isolated:
-                raise  # a list in this process may be nobody's
-            else:
-                _discard_unstarted(folder)
-                failures.append(error)
-            if ranks.external_rank() is not None:
-                sys.exit(1)  # the other ranks wait within this job, and whoever started them ends them
+        result = None
+        with signals.listening():  # here as well: some launchers call this in a process of its own
+            try:
+                if swept and (result := sweep.done(folder)) is not None:
+                    print(f"job {settings.job.num} is done")
+                    return result
+                config = validate.check(cfg, schema)
+                config = settle(sweep.go_on(config, folder) if swept else config)
+                result = _start(task, work, config, isolated, exchange)
+            except Exception as error:
+                _report(error, show_traceback)
+                if swept:
+                    sweep.note_failure(folder, describe(error))
+                elif isolated:
+                    raise  # a list in this process may be nobody's
+                else:
+                    _discard_unstarted(folder)
+                    failures.append(error)
+                signals.raise_received()
+                if ranks.external_rank() is not None:
+                    sys.exit(1)  # the other ranks wait within this job, and whoever started them ends them
+            signals.raise_received()
+        return result
 
     try:
         sys.argv[1:] = rewrite(sys.argv[1:])
-        hydra_job()
+        with signals.listening():
+            hydra_job()
     except Exception as error:
         _report(error, show_traceback)
         failures.append(error)
     except sweep.Refusal as refusal:
         _report(refusal.__cause__, show_traceback)
         failures.append(refusal.__cause__)
-    except KeyboardInterrupt:
-        interrupted = True
+    except KeyboardInterrupt as error:
+        interrupted = error
     if "trainer" in schema.model_fields and ranks.external_rank() == 0:
         exchange.send(None)
     failed = bool(failures)
@@ -107,7 +116,13 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list)
         jobs = begun.jobs()
         print_sweep(begun.folder, jobs)
         failed = failed or any(job.record["status"] not in sweep.WELL for job in jobs)
-    if interrupted:
+    if isinstance(interrupted, signals.Stopped):
+        print(interrupted, file=sys.stderr)
+        if sweep.begun:
+            print("the sweep stops here: its further jobs were not started", file=sys.stderr)
+        requeue.requeue(interrupted.signum)
+        sys.exit(signals.EXIT_CODE)
+    if interrupted is not None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     if failed:

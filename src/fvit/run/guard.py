@@ -41,6 +41,10 @@ class NonFiniteGuard(Callback):
         """Look before a checkpoint may be written."""
         self._look(trainer)
 
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Look before a checkpoint is written."""
+        self._look(trainer)
+
     def _look(self, trainer: Trainer) -> None:
         losses, self._losses = self._losses, []
         if not losses or bool((finite := torch.stack(losses).isfinite()).all()):

@@ -18,6 +18,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from fvit.run import signals
 from fvit.run.errors import RunError, explain
 from fvit.run.hardware import local_devices
 from fvit.run.ranks import external_rank
@@ -27,6 +28,13 @@ _MEETING = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 RESOLVED = "--resolved"
 """Marks a command line that names a file with a resolved configuration."""
+
+# How a child ends that was told to: by itself, or where no handler was there yet.
+_STOPPED = (signals.EXIT_CODE, -signal.SIGTERM, *([-signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+
+# Seconds that ranks get to end by themselves, and then after a further SIGTERM: a cluster kills 30 s after its own.
+_PATIENCE = 20.0
+_GRACE = 8.0
 
 
 def local_processes(trainer: dict[str, Any], isolated: bool = False) -> int:
@@ -51,6 +59,7 @@ def launch(module: str, config: dict[str, Any], folder: Path, processes: int) ->
 
     Raises:
         RunError: a child failed; the others are ended, and the text holds its last lines.
+        Stopped: a signal told this process, or any of the children, to end.
     """
     nodes = config["trainer"]["num_nodes"]
     if nodes > 1 and (missing := [name for name in _MEETING if name not in os.environ]):
@@ -76,19 +85,25 @@ def launch(module: str, config: dict[str, Any], folder: Path, processes: int) ->
     }
     children: list[subprocess.Popen[bytes]] = []
     try:
-        for rank in range(processes):
-            environment = {**shared, "LOCAL_RANK": str(rank)}
-            with nullcontext() if rank == 0 else (folder / f"rank-{rank}.log").open("wb") as log:
-                output = {} if log is None else {"stdout": log, "stderr": subprocess.STDOUT}
-                children.append(subprocess.Popen(command, env=environment, **output))
-        failed = _wait(children)
+        with signals.deferring(handles_second=True):
+            for rank in range(processes):
+                environment = {**shared, "LOCAL_RANK": str(rank)}
+                with nullcontext() if rank == 0 else (folder / f"rank-{rank}.log").open("wb") as log:
+                    output = {} if log is None else {"stdout": log, "stderr": subprocess.STDOUT}
+                    children.append(subprocess.Popen(command, env=environment, **output))
+            failed, stopped = _wait(children)
     except KeyboardInterrupt:
-        _note_interrupt(folder, children)
+        _await(children, 15.0)  # a terminal interrupts the ranks as well
+        _note_interrupt(folder)
         raise
     finally:
         _end(children)
     if failed is not None:
         raise RunError(_why(folder, failed, children[failed].returncode))
+    if stopped:
+        _note_interrupt(folder, "stopped in the middle of something, without a checkpoint")
+        text = (read_metrics(folder) or {}).get("error")
+        raise signals.Stopped(signals.received() or signal.SIGTERM, text)
     return (read_metrics(folder) or {}).get("metrics", {})
 
 
@@ -105,7 +120,11 @@ def run_as_rank(task: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -
     A user's mistake stands in rank 0's metrics.json, which `launch` reads.
     """
     try:
-        task(config)
+        with signals.listening():
+            task(config)
+            signals.raise_received()
+    except signals.Stopped:
+        sys.exit(signals.EXIT_CODE)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
@@ -125,37 +144,53 @@ def _is_first() -> bool:
     return os.environ["LOCAL_RANK"] == os.environ.get("NODE_RANK", "0") == "0" if rank is None else rank == 0
 
 
-def _wait(children: list[subprocess.Popen[bytes]]) -> int | None:
-    """Wait until all have ended well (None), or one has not (its rank)."""
+def _wait(children: list[subprocess.Popen[bytes]]) -> tuple[int | None, bool]:
+    """Wait until all have ended well, or one has failed (its rank), or all were told to end.
+
+    A signal to this process goes on to all children. One to a child alone is its affair, and ends all of them.
+    """
+    told, deadline = 0, float("inf")
     while True:
         codes = [child.poll() for child in children]
-        if any(codes):
+        if any(code and code not in _STOPPED for code in codes):
             # The other ranks often fail of the same cause; the lowest of them tells it.
             time.sleep(1)
-            return next(rank for rank, child in enumerate(children) if child.poll())
-        if all(code == 0 for code in codes):
-            return None
+            codes = [child.poll() for child in children]
+            return next(rank for rank, code in enumerate(codes) if code and code not in _STOPPED), False
+        if all(code is not None for code in codes):
+            return None, any(codes) or told > 0
+        if signals.told() > told:
+            told = signals.told()
+            for child in children:
+                child.send_signal(signals.received())
+        if told or any(codes):
+            deadline = min(deadline, time.monotonic() + _PATIENCE)
+        if told > 1 or time.monotonic() > deadline:
+            return None, True
         time.sleep(0.1)
 
 
-def _note_interrupt(folder: Path, children: list[subprocess.Popen[bytes]], patience: float = 15.0) -> None:
-    """A terminal interrupts the ranks as well: let them end by themselves, and say so if they did not manage to."""
-    deadline = time.monotonic() + patience
+def _await(children: list[subprocess.Popen[bytes]], seconds: float) -> None:
+    """Let them end by themselves."""
+    deadline = time.monotonic() + seconds
     while any(child.poll() is None for child in children) and time.monotonic() < deadline:
         time.sleep(0.1)
+
+
+def _note_interrupt(folder: Path, text: str | None = None) -> None:
+    """Say so, if rank 0 did not manage to."""
     record = read_metrics(folder)
     if record is not None and record["status"] == "running":
-        write_metrics(folder, "interrupted", record["metrics"], record["seconds"])
+        write_metrics(folder, "interrupted", record["metrics"], record["seconds"], error=text)
 
 
 def _end(children: list[subprocess.Popen[bytes]]) -> None:
     for child in children:
         if child.poll() is None:
             child.terminate()
+    _await(children, _GRACE)
     for child in children:
-        try:
-            child.wait(timeout=10)
-        except subprocess.TimeoutExpired:
+        if child.poll() is None:
             child.kill()
             child.wait()
 

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import fvit
 
+WANDB_ID = "wandb_id"
+"""The file of a run's folder that holds the id of its W&B run."""
+
 
 def conf_dir() -> Path:
     """The folder that holds train.yaml and the config groups.

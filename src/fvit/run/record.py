@@ -2,12 +2,14 @@
 
 import datetime
 import json
+import logging
 import os
 import platform
 import subprocess
 import sys
 import time
 import traceback
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +19,9 @@ from omegaconf import OmegaConf
 
 import fvit
 from fvit.run.errors import describe, explain
+from fvit.run.lock import held
+
+log = logging.getLogger(__name__)
 
 _PACKAGES = ("fvit", "torch", "torchvision", "timm", "lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
 _TRACEBACK = "traceback.log"
@@ -26,18 +31,27 @@ class Record:
     """Context manager around a run: writes config.yaml, environment.json, and metrics.json with a status.
 
     The status is ``running`` inside, then ``finished`` or what `finish` was told, ``failed`` (with the error's text) or
-    ``interrupted``. Of an error that does not explain itself there is also traceback.log.
+    ``interrupted`` (with the signal and the step, unless by Ctrl-C). Of an error that does not explain itself there is
+    also traceback.log. A run that goes on keeps the environment of its first start, notes that of each further one
+    under ``resumed``, and counts its seconds on.
 
     Args:
         folder: the run's folder.
         config: the resolved configuration, plain.
         active: write at all; False on all ranks but the first.
+        goes_on: the run was begun before.
+
+    Raises:
+        RunError: another process is at work in the folder.
     """
 
-    def __init__(self, folder: str | Path, config: dict[str, Any], active: bool = True) -> None:
+    def __init__(self, folder: str | Path, config: dict[str, Any], active: bool = True, goes_on: bool = False) -> None:
         self.folder = Path(folder)
         self.config = config
         self.active = active
+        self.goes_on = goes_on
+        self.seconds_before = 0.0
+        self._lock = ExitStack()
         self.metrics: dict[str, float] = {}
         self.ended = "finished"
 
@@ -45,11 +59,20 @@ class Record:
         self.started = time.time()
         if self.active:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.enter_context(held(self.folder))
             (self.folder / _TRACEBACK).unlink(missing_ok=True)
             write(self.folder / "config.yaml", OmegaConf.to_yaml(self.config))
-            write(self.folder / "environment.json", json.dumps(environment(), indent=2))
-            self._write_status("running")
+            self._note_environment()
+            self._note_overrides()
+            if self.goes_on:
+                self.seconds_before = (read_metrics(self.folder) or {}).get("seconds", 0.0)
+            self.note_time()
         return self
+
+    def note_time(self) -> None:
+        """Have metrics.json say how long the run has taken so far: one that is killed cannot say it at its end."""
+        if self.active:
+            self._write_status("running")
 
     def amend(self, config: dict[str, Any]) -> dict[str, Any]:
         """Have config.yaml hold `config`, of which something was found out since; returns it."""
@@ -70,19 +93,45 @@ class Record:
     ) -> None:
         if not self.active:
             return
+        with self._lock:
+            self._write_end(error)
+
+    def _write_end(self, error: BaseException | None) -> None:
         if error is None:
             self._write_status(self.ended)
-        elif isinstance(error, KeyboardInterrupt):
-            self._write_status("interrupted")
+            return
+        if isinstance(error, KeyboardInterrupt):
+            status, message = "interrupted", str(error) or None
         else:
-            self._write_status("failed", describe(error))
-            if explain(error) is None:
+            status, message = "failed", describe(error)
+        try:
+            self._write_status(status, message)
+            if status == "failed" and explain(error) is None:
                 write(self.folder / _TRACEBACK, "".join(traceback.format_exception(error)))
+        except OSError as failure:  # the disk that is full may be the very reason: it must not hide behind this
+            log.warning(
+                "%s could not be written (%s); the run %s: %s", failure.filename, failure.strerror, status, message
+            )
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
-        return time.time() - self.started
+        """Of this start and, where the run goes on, of those before it."""
+        return self.seconds_before + time.time() - self.started
+
+    def _note_environment(self) -> None:
+        path = self.folder / "environment.json"
+        if self.goes_on and path.is_file():
+            noted = json.loads(path.read_text(encoding="utf-8"))
+            noted["resumed"] = [*noted.get("resumed", []), environment()]
+        else:
+            noted = environment()
+        write(path, json.dumps(noted, indent=2))
+
+    def _note_overrides(self) -> None:
+        """Hydra writes down its overrides before it is known whether the run can go on with them."""
+        overrides = self.folder / ".hydra" / "overrides.yaml"
+        if overrides.is_file():
+            write(self.folder / "overrides.yaml", overrides.read_text(encoding="utf-8"))
 
     def _write_status(self, status: str, error: str | None = None) -> None:
         write_metrics(self.folder, status, self.metrics, seconds=self.seconds, error=error)
@@ -116,10 +165,19 @@ def outcome(folder: Path) -> dict[str, Any] | None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: naming the file, which the system does not if the disk is full.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        error.filename = str(path)
+        raise
 
 
 def _runs(process: dict[str, Any]) -> bool:

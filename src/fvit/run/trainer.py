@@ -8,17 +8,22 @@ from typing import Any
 
 from hydra.utils import instantiate
 from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from fvit.cost import Cost
+from fvit.run import stopping
 from fvit.run.batches import BatchPlan
+from fvit.run.checkpoint_io import AtomicCheckpointIO
+from fvit.run.curve import CurveStart
 from fvit.run.data_wait import DataWait
 from fvit.run.grad_norm import GradNorm
 from fvit.run.guard import NonFiniteGuard
 from fvit.run.hardware import check_devices, local_devices
 from fvit.run.progress import RunProgress
+from fvit.run.random_states import RandomStates
 from fvit.run.resume import ResumePoint
+from fvit.run.signals import Stopped
 from fvit.run.skipped import SkippedImages
 from fvit.run.throughput import Throughput
 from fvit.run.tracking import finish_wandb
@@ -61,18 +66,21 @@ def build(config: dict[str, Any]) -> Trainer:
     loggers = [instantiate(logger) for logger in config["logger"].values()]
     callbacks = [instantiate(callback) for callback in config["callbacks"].values()]
     callbacks += [WorldSizeCheck(), ResumePoint(), SkippedImages(), RunProgress(), NonFiniteGuard()]
-    callbacks += [DataWait(), GradNorm(), Usage()]
-    return Trainer(
+    callbacks += [DataWait(), GradNorm(), Usage(), CurveStart(), RandomStates()]
+    callbacks += [stopping.Stopping()]  # last: what others do after a batch belongs into its checkpoint
+    trainer = Trainer(
         **options,
         default_root_dir=config["output_dir"],
         logger=loggers or False,
         callbacks=callbacks,
-        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_model_summary=False,
         num_sanity_val_steps=0,
         # The DataModule shares out the images itself: Lightning's sampler repeats some in validation.
         use_distributed_sampler=False,
     )
+    trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+    return trainer
 
 
 def apply_plan(trainer: Trainer, plan: BatchPlan, images: int) -> None:
@@ -94,18 +102,23 @@ def log_config(trainer: Trainer, config: dict[str, Any]) -> None:
 
 @contextmanager
 def closing(trainer: Trainer) -> Iterator[None]:
-    """Close loggers at the end, W&B with the right status; an interrupt stays one."""
-    failed = True
+    """Close loggers at the end, W&B with the right status; an interrupt stays one, and so does a signal's end."""
+    failed, preempted = True, False
     try:
         yield
         failed = False
+    except Stopped:
+        preempted = True
+        raise
     except SystemExit as stop:
-        # What Lightning makes of Ctrl-C.
-        raise KeyboardInterrupt from stop
+        # What Lightning makes of Ctrl-C, and how it ends when told to.
+        told = stopping.why(trainer)
+        preempted = told is not None
+        raise told or KeyboardInterrupt from stop
     finally:
         for logger in trainer.loggers:
             logger.finalize("failed" if failed else "success")
-        finish_wandb(failed)
+        finish_wandb(failed, preempted)
 
 
 def status(trainer: Trainer) -> str:
@@ -113,9 +126,15 @@ def status(trainer: Trainer) -> str:
     return "pruned" if any(getattr(callback, "pruned", False) for callback in trainer.callbacks) else "finished"
 
 
-def results(trainer: Trainer, cost: Cost) -> dict[str, float]:
-    """The last metrics, the best accuracy, throughput and cost, as plain numbers."""
-    metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+def results(trainer: Trainer, cost: Cost, before: dict[str, float]) -> dict[str, float]:
+    """The last metrics, the best accuracy, throughput and cost, as plain numbers.
+
+    Args:
+        trainer: after training.
+        cost: of the model.
+        before: metrics of the checkpoint from which the run went on: the last ones, if nothing was left to train.
+    """
+    metrics = before | {name: value.item() for name, value in trainer.callback_metrics.items()}
     for checkpoint in trainer.checkpoint_callbacks:
         if checkpoint.monitor is not None and checkpoint.best_model_score is not None:
             metrics[f"best/{checkpoint.monitor}"] = checkpoint.best_model_score.item()

@@ -107,7 +107,7 @@ class Classifier(LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Log ``train/acc1``."""
+        """Log ``train/acc1``; here, because a run may go on after an epoch's last step."""
         self.log("train/acc1", self.train_acc1)
 
     @property

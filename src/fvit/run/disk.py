@@ -1,0 +1,63 @@
+"""What to tell a person when a run cannot be written any more."""
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fvit.run.errors import RunError
+
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "the file would be larger than is allowed (ulimit -f)",
+}
+
+
+@contextmanager
+def explaining(folder: Path) -> Iterator[None]:
+    """Make one message of an error that says that nothing more can be written into the run's `folder`.
+
+    Raises:
+        RunError: naming the folder, its free space and the checkpoint that remains.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = _reason(list(_links(error)))
+        if reason is None:
+            raise
+        raise RunError(_explain(reason, folder)) from error
+
+
+def _explain(reason: str, folder: Path) -> str:
+    saved = [path for name in ("last", "best") if (path := folder / "checkpoints" / f"{name}.ckpt").is_file()]
+    text = f"{reason}: cannot write to {folder}, where {_size(shutil.disk_usage(folder).free)} are free"
+    if not saved:
+        return f"{text}; no checkpoint was saved yet. Make room, or set hydra.run.dir=DIR on another disk"
+    return (
+        f"{text}, and a checkpoint takes {_size(saved[0].stat().st_size)}. The last good checkpoint is {saved[0]}: "
+        f"make room, and go on with ckpt_path={folder}"
+    )
+
+
+def _links(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and those that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _reason(errors: list[BaseException]) -> str | None:
+    for error in errors:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return _FULL[error.errno]
+    for error in errors:  # torch's writer, for files that it opens itself, does not say what the system said
+        if isinstance(error, RuntimeError) and "inline_container.cc" in str(error):
+            return f"the disk may be full ({str(error).splitlines()[0]})"
+    return None
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"

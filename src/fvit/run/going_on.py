@@ -1,0 +1,170 @@
+"""Starting a run again where it was stopped: which folder, with which overrides, from which checkpoint."""
+
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from fvit.run.changes import compare
+from fvit.run.lock import in_use
+from fvit.run.paths import WANDB_ID, conf_dir
+from fvit.run.record import read_metrics
+
+LAST = "last"
+"""As `ckpt_path`: go on in the run's own folder, or begin afresh where it holds no checkpoint."""
+
+CANDIDATES = ("last.ckpt", "previous.ckpt", "best.ckpt")
+"""A folder's checkpoints, those first from which a run goes on."""
+
+
+def rewrite(argv: Sequence[str]) -> list[str]:
+    """Hydra's arguments for those of a command line: what `ckpt_path` says of the run's folder is spelled out.
+
+    ``ckpt_path=last`` without ``hydra.run.dir`` goes on in the newest folder that the same overrides have made and
+    that is not finished. ``ckpt_path=FOLDER`` goes on in that folder, with the overrides that it was begun with and
+    those given now. Jobs of a sweep have folders of their own, and are left as they are.
+    """
+    given = {_key(argument): argument.partition("=")[2].strip("'\"") for argument in argv if _is_override(argument)}
+    path = given.get("ckpt_path", "null")
+    sweeps = any(argument in ("-m", "--multirun") for argument in argv) or given.get("hydra.mode") == "MULTIRUN"
+    if path == "null" or sweeps or "hydra.run.dir" in given:
+        return list(argv)
+    if path == LAST:
+        folder = _unfinished([argument for argument in argv if _is_override(argument)])
+        return [*argv, *([] if folder is None else [_run_dir(folder)])]
+    folder = Path(path).expanduser()
+    if not (recorded := _overrides(folder)):
+        return list(argv)
+    kept = [override for override in recorded if _key(override) not in given]
+    others = [argument for argument in argv if _key(argument) != "ckpt_path"]
+    return [*kept, *others, f"ckpt_path={LAST}", _run_dir(folder)]
+
+
+def settle(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` with the checkpoint that `ckpt_path` means: a file, or None to begin afresh.
+
+    A damaged file is named, and the one before it taken. Settings that differ from those of the run that wrote the
+    checkpoint are named.
+
+    Raises:
+        ValueError: all checkpoints are damaged, a process is at work in the folder, or the model is another one.
+    """
+    folder = Path(config["output_dir"])
+    asked = config["ckpt_path"]
+    if asked is None:
+        return _afresh(config, folder)
+    place = folder if asked == LAST else Path(asked).expanduser()
+    if place.is_file():
+        checkpoint, run = place, place.parent.parent
+    else:
+        checkpoint, run = newest(place), place
+    if asked == LAST:
+        if in_use(folder):
+            raise ValueError(f"{folder}: another process is at work in this run; wait for its end, or end it")
+        if checkpoint is None:
+            _say(f"ckpt_path=last: {folder} holds no checkpoint, so training begins afresh")
+            return _afresh(config, folder)
+    if checkpoint is None:  # whoever opens it says what is wrong
+        return config
+    _say(f"going on from {checkpoint}")
+    if (run / "config.yaml").is_file():
+        recorded = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+        if differing := compare(recorded, config, run):
+            _say(f"with other settings than before: {', '.join(differing)}")
+    return {**config, "ckpt_path": str(checkpoint)}
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run's folder, None if it has none at all; damaged ones are named.
+
+    Raises:
+        ValueError: there are checkpoints, and all of them are damaged.
+    """
+    found = [path for name in CANDIDATES for path in (folder / "checkpoints" / name, folder / name) if path.is_file()]
+    for path in found:
+        if _is_whole(path):
+            return path
+        _say(f"{path} ({path.stat().st_size} bytes) is damaged or truncated, so the one before it is taken")
+    if found:
+        raise ValueError(
+            f"all checkpoints of {folder} are damaged: {', '.join(path.name for path in found)}. "
+            "Remove them to begin afresh"
+        )
+    return None
+
+
+def goes_on(config: dict[str, Any]) -> bool:
+    """Whether a settled configuration continues the run of its own folder, not of another one."""
+    if config["ckpt_path"] is None:
+        return False
+    path, folder = (Path(config[key]).expanduser().resolve() for key in ("ckpt_path", "output_dir"))
+    return path == folder or path.parent == folder / "checkpoints"
+
+
+def _unfinished(overrides: Sequence[str]) -> Path | None:
+    """The newest run's folder with these overrides that neither is finished nor has a process at work."""
+    pattern = OmegaConf.to_container(OmegaConf.load(conf_dir() / "train.yaml"), resolve=False)["hydra"]["run"]["dir"]
+    wanted = _comparable(overrides)
+    folders = [path.parent.parent for path in Path(pattern).parent.glob("*/.hydra/overrides.yaml")]
+    for folder in sorted(folders, key=lambda folder: (folder / ".hydra" / "overrides.yaml").stat().st_mtime_ns)[::-1]:
+        finished = (read_metrics(folder) or {}).get("status") in ("finished", "pruned")
+        if not finished and _comparable(_overrides(folder)) == wanted and not in_use(folder):
+            return folder
+    return None
+
+
+def _comparable(overrides: Sequence[str]) -> list[str]:
+    return sorted(text for text in overrides if _key(text) != "ckpt_path" and not text.startswith("hydra"))
+
+
+def _overrides(folder: Path) -> list[str]:
+    """What a run was begun with; the run itself notes it, since Hydra also writes what is refused later."""
+    for path in (folder / "overrides.yaml", folder / ".hydra" / "overrides.yaml"):
+        if path.is_file():
+            return list(OmegaConf.load(path))
+    return []
+
+
+def _afresh(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    # Else W&B would go on with the run that this one replaces.
+    if _is_first():
+        (folder / WANDB_ID).unlink(missing_ok=True)
+    return {**config, "ckpt_path": None}
+
+
+def _is_whole(path: Path) -> bool:
+    # As in `fvit.training.checkpoint`, which brings torch: a zip archive's directory stands at its end, and there is a
+    # checksum for each of its members.
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except zipfile.BadZipFile:
+        return False
+
+
+def _is_override(argument: str) -> bool:
+    return not argument.startswith("-")
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _run_dir(folder: Path) -> str:
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    return f"hydra.run.dir='{quoted}'"
+
+
+def _is_first() -> bool:
+    """Not a further rank that torchrun, SLURM or we have started."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def _say(line: str) -> None:
+    from fvit.run.console import console
+
+    if _is_first():
+        console.print(line, markup=False, soft_wrap=True)

@@ -1,0 +1,162 @@
+"""Ending a training that was told to: on all ranks at the same step, with one checkpoint."""
+
+import signal
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from fvit.run import signals
+from fvit.run.signals import Stopped
+
+# Seconds between two times that ranks tell each other whether one of them has got a signal.
+_PERIOD = 1.0
+
+
+class Stopping(Callback):
+    """Has a signal end training after the step, or the batch of validation, that all ranks agree on.
+
+    A run that goes on from the checkpoint of a validation begins with the whole of that validation (`ResumePoint`).
+
+    Attributes:
+        stopped: what to raise for it; None unless that has happened.
+    """
+
+    def __init__(self) -> None:
+        self.stopped: Stopped | None = None
+        self._deferring = ExitStack()
+        self._where = ""
+        self._signum = 0
+        self._reset()
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Take Lightning's handlers away, and note a signal in training instead of raising it at any line."""
+        trainer._signal_connector = _NoHandlers(trainer)
+        # In DDP it asks the same before each batch, with a wait for the GPU.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _already_agreed
+        if stage == TrainerFn.FITTING:
+            self._deferring.enter_context(signals.deferring())
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Training is over."""
+        self._deferring.close()
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Begin to measure how long batches take."""
+        self._reset()
+        # A validation that was cut begins anew. Lightning would count its first batch twice in all, and take the next
+        # checkpoint for one of a validation that was cut.
+        trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset_on_restart()
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        """End after a step, unless a validation or the end of an epoch comes next, which has its own moments."""
+        if not self._is_due(trainer):
+            return
+        loop = trainer.fit_loop.epoch_loop
+        if (
+            not loop._should_accumulate()
+            and not loop._is_training_done
+            and not loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        ):
+            self._end_if_agreed(trainer, f"at step {trainer.global_step}")
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Count the batches that every rank has: ranks may hold an image more or less."""
+        self._reset()
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._batches = _reduce(trainer, [sum(trainer.num_val_batches)], dist.ReduceOp.MIN)[0]
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        """End, unless this was a rank's last batch, where nothing is left to be cut."""
+        if trainer.state.fn == TrainerFn.FITTING and batch_idx + 1 < self._batches and self._is_due(trainer):
+            self._end_if_agreed(trainer, f"in the validation after step {trainer.global_step}")
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Batches of training take another time."""
+        self._reset()
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Save, if this is the end that was agreed on."""
+        if isinstance(exception, SIGTERMException):
+            self.stopped = Stopped(self._signum, self._tell(trainer, self._save(trainer)))
+        self._deferring.close()
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        if trainer.world_size == 1:
+            return signals.received() is not None
+        self._since += 1
+        return self._since >= self._every
+
+    def _end_if_agreed(self, trainer: Trainer, where: str) -> None:
+        self._signum = self._agree(trainer)
+        if self._signum:
+            self._where = where
+            trainer._signal_connector.received_sigterm = True  # Lightning raises when it is done with this batch
+
+    def _agree(self, trainer: Trainer) -> int:
+        """The signal that any rank has got, or 0; ranks also agree after how many batches to ask again."""
+        if trainer.world_size == 1:
+            return signals.received() or 0
+        now = time.monotonic()
+        every = int(self._since * _PERIOD / max(now - self._asked, 1e-6))
+        # Slowly more: the first batches tell little. The fastest rank would ask last, so the slowest one counts.
+        every = max(1, min(every, 2 * self._every))
+        signum, slowest = _reduce(trainer, [signals.received() or 0, -every], dist.ReduceOp.MAX)
+        self._every, self._since, self._asked = -slowest, 0, now
+        return signum
+
+    def _reset(self) -> None:
+        self._every, self._since, self._asked = 1, 0, time.monotonic()
+
+    def _save(self, trainer: Trainer) -> Path | None:
+        if not trainer.checkpoint_callbacks:
+            return None
+        folders = [c.dirpath for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        path = Path([*folders, Path(trainer.default_root_dir) / "checkpoints"][0]) / "last.ckpt"
+        trainer.save_checkpoint(path)
+        return path
+
+    def _tell(self, trainer: Trainer, path: Path | None) -> str:
+        what = f"stopped by {signal.Signals(self._signum).name} {self._where} (epoch {trainer.current_epoch + 1})"
+        if path is None:
+            return f"{what}; no checkpoint was saved, because no callback keeps any"
+        return f"{what}; saved {path}, to go on from with ckpt_path={trainer.default_root_dir}"
+
+
+class _NoHandlers(_SignalConnector):
+    """Lightning's, without its handlers: they save nothing, and hang where one rank alone gets a signal."""
+
+    def register_signal_handlers(self) -> None:
+        pass
+
+    def teardown(self) -> None:
+        pass
+
+
+def _already_agreed() -> None:
+    pass
+
+
+def _reduce(trainer: Trainer, numbers: list[int], operation: dist.ReduceOp) -> list[int]:
+    if trainer.world_size == 1:
+        return numbers
+    tensor = torch.tensor(numbers, device=trainer.strategy.root_device)
+    dist.all_reduce(tensor, operation)
+    return tensor.tolist()
+
+
+def why(trainer: Trainer) -> Stopped | None:
+    """What ended the run, if a signal did."""
+    stopped = next((c.stopped for c in trainer.callbacks if isinstance(c, Stopping)), None)
+    signum = signals.received()
+    return stopped or (Stopped(signum) if signum else None)

@@ -1,0 +1,127 @@
+import errno
+import os
+import resource
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Callback
+
+from fvit.run import disk
+from fvit.run.errors import RunError
+from fvit.run.record import Record, read_metrics
+from fvit.train import train
+
+TINY = [
+    "data=fake",
+    "data.num_images=64",
+    "model.embed_dim=24",
+    "model.depth=1",
+    "global_batch_size=16",
+    "trainer.max_epochs=3",
+    "scheduler.warmup_epochs=0",
+    "logger=none",
+]
+
+
+class LimitFiles(Callback):
+    """From the second epoch on, no file may be larger than `size` bytes."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+class Fill(Callback):
+    """From the second epoch on, the run's disk has no room left."""
+
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch == 1:
+            _fill(Path(trainer.default_root_dir))
+
+
+def _fill(folder):
+    room = os.statvfs(folder)
+    (folder / "filler").write_bytes(bytes(room.f_bavail * room.f_bsize))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True)
+    if done.returncode:
+        pytest.skip("mounting needs root")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def _check_end(folder, error, reason):
+    text = str(error.value)
+    last = folder / "checkpoints" / "last.ckpt"
+    assert text.startswith(f"{reason}: cannot write to {folder}, where ")
+    assert f"The last good checkpoint is {last}" in text
+    assert f"{last.stat().st_size / 2**20:,.1f} MiB" in text
+    saved = torch.load(last, weights_only=True)
+    assert (saved["epoch"], saved["global_step"]) == (0, 4)
+    assert sorted(path.name for path in last.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+    return text
+
+
+def test_a_full_disk_ends_a_run_and_leaves_the_last_checkpoint(compose_config, small_disk):
+    run = small_disk / "run"
+    config = compose_config(*TINY, f"+callbacks.fill._target_={__name__}.Fill", f"output_dir={run}")
+    with pytest.raises(RunError) as error:
+        train(config)
+    text = _check_end(run, error, "the disk is full")
+    assert "where 0.0 MiB are free" in text
+
+
+def test_a_limit_of_file_sizes_ends_a_run_and_leaves_the_last_checkpoint(compose_config, tmp_path):
+    limit = [f"+callbacks.limit._target_={__name__}.LimitFiles", "+callbacks.limit.size=20000"]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(RunError) as error:
+            train(compose_config(*TINY, *limit))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    text = _check_end(tmp_path / "run", error, "the file would be larger than is allowed (ulimit -f)")
+    assert read_metrics(tmp_path / "run")["status"] == "failed"
+    assert read_metrics(tmp_path / "run")["error"] == text
+
+
+def test_what_torch_makes_of_a_full_disk_is_understood(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20000, before[1]))
+        with (
+            pytest.raises(RunError, match=r"the disk may be full .* no checkpoint was saved yet"),
+            disk.explaining(tmp_path),
+        ):
+            torch.save(torch.zeros(20000), tmp_path / "checkpoint")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EACCES, "no"), RuntimeError("shapes differ"), ValueError("1")])
+def test_other_errors_pass(tmp_path, error):
+    with pytest.raises(type(error)) as caught, disk.explaining(tmp_path):
+        raise error
+    assert caught.value is error
+
+
+def test_a_full_disk_does_not_hide_why_a_run_failed(small_disk, caplog):
+    def fail():
+        _fill(small_disk)
+        raise RunError("the loss is gone")
+
+    with pytest.raises(RunError, match="the loss is gone"), Record(small_disk, {}):
+        fail()
+    assert "metrics.json could not be written (No space left on device)" in caplog.text
+    assert "the run failed: the loss is gone" in caplog.text
+    assert read_metrics(small_disk)["status"] == "running"
+    assert not [path.name for path in small_disk.iterdir() if path.name.startswith(".")]

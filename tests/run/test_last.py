@@ -1,0 +1,41 @@
+import pytest
+
+from fvit.run.last import LastCheckpoint
+from tests.training.fitting import FAKE, Probe, fit
+
+
+class Saved(Probe):
+    """Notes after which steps a checkpoint was written, and whether its epoch was over."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def on_save_checkpoint(self, trainer, module, checkpoint):
+        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+        self.steps.append((trainer.global_step, epochs["processed"] == epochs["ready"]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "within"),
+    [
+        ([], []),
+        (["callbacks.last.every_n_train_steps=3"], [3, 6]),
+        (["callbacks.last.every_n_train_steps=2"], [2, 4, 6, 8]),
+        (["callbacks.last.every_n_train_steps=2", "+trainer.check_val_every_n_epoch=2"], [2, 6, 8]),
+        (["callbacks.last.every_n_train_steps=3", "micro_batch_size=4"], [3, 6]),
+        (["callbacks.last.every_n_minutes=1e-9"], [1, 2, 3, 4, 5, 6, 7, 8]),
+        (["callbacks.last.every_n_minutes=60"], []),
+        (["+trainer.val_check_interval=2"], [2, 6]),
+    ],
+)
+def test_it_is_written_after_each_epoch_and_as_often_as_is_asked(compose_config, overrides, within):
+    two = ("logger=none", "trainer.max_epochs=2", "~callbacks.best", "+trainer.limit_val_batches=1")
+    probe = fit(compose_config(*FAKE, *two, *overrides), Saved())
+    assert sorted(probe.steps) == sorted([(4, True), (8, True), *((step, False) for step in within)])
+
+
+@pytest.mark.parametrize("option", ["every_n_train_steps", "every_n_minutes"])
+def test_what_is_not_positive_is_refused(option):
+    with pytest.raises(ValueError, match=f"{option}=0 is not positive"):
+        LastCheckpoint("folder", **{option: 0})

@@ -1,0 +1,154 @@
+"""A run that is cut off and started again ends as if nothing had happened."""
+
+import shutil
+
+import pytest
+import torch
+
+from tests.run.stopped import NOISY, curve, differences, last
+from tests.training.fitting import Probe, fit
+
+RUN = (
+    *NOISY,
+    "data=digits",
+    "trainer.max_epochs=4",
+    "++trainer.limit_train_batches=6",
+    "+trainer.limit_val_batches=2",
+)
+
+
+class CutOff(BaseException):
+    """Stands for SIGKILL."""
+
+
+class CutAt(Probe):
+    """Ends the run the n-th time that a hook is called."""
+
+    def __init__(self, hook, count):
+        super().__init__()
+        self.left = count
+        setattr(self, hook, self._count)
+
+    def _count(self, *args):
+        self.left -= 1
+        if self.left == 0:
+            raise CutOff
+
+
+slow = pytest.mark.slow  # several seconds each; the others cover most of it
+
+EVERY = "callbacks.last.every_n_train_steps"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param([f"{EVERY}=3"], id="before validation"),
+        pytest.param([f"{EVERY}=2", "micro_batch_size=32", "++trainer.limit_train_batches=12"], id="accumulating"),
+        pytest.param([f"{EVERY}=2", "+trainer.val_check_interval=3"], id="validation within"),
+        pytest.param([f"{EVERY}=1"], id="each step", marks=slow),
+        pytest.param([], id="each epoch", marks=slow),
+        pytest.param([f"{EVERY}=2", "+trainer.check_val_every_n_epoch=2"], id="validation at times", marks=slow),
+    ],
+)
+def test_cut_off_anywhere_it_ends_with_the_same_bits(compose_config, tmp_path, overrides):
+    def run(name, probe=None):
+        going_on = [f"output_dir={tmp_path / name}", "ckpt_path=last"]
+        return fit(compose_config(*dict.fromkeys([*RUN, *overrides]), *going_on), probe)
+
+    run("whole")
+    cuts = 0
+    for hook, count in (
+        ("on_train_batch_start", 3),
+        ("on_validation_batch_end", 1),
+        ("on_validation_batch_end", 2),
+        ("on_train_batch_end", 2),
+        ("on_validation_start", 1),
+        ("on_train_epoch_end", 1),
+        ("on_train_batch_start", 8),
+        ("on_train_end", 1),
+    ):
+        try:
+            run("cut", CutAt(hook, count))
+        except CutOff:
+            cuts += 1
+    assert cuts >= 6
+    probe = run("cut")
+    assert probe.losses == []  # nothing was left but the end
+    assert differences(last(tmp_path / "whole"), last(tmp_path / "cut")) == []
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+
+
+FEW = (
+    *RUN[:-3],
+    "trainer.max_epochs=2",
+    "++trainer.limit_train_batches=6",
+    "+trainer.limit_val_batches=2",
+    f"{EVERY}=2",
+)
+
+
+@pytest.fixture
+def stopped(compose_config, tmp_path):
+    """Cuts a run off in its first epoch; goes on."""
+
+    def run(name="run", hook=None, count=None, *overrides):
+        config = compose_config(*FEW, f"output_dir={tmp_path / name}", "ckpt_path=last", *overrides)
+        if hook is None:
+            return fit(config)
+        with pytest.raises(CutOff):
+            fit(config, CutAt(hook, count))
+        return tmp_path / name
+
+    return run
+
+
+def test_after_a_truncated_checkpoint_the_one_before_gives_the_same_bits(stopped, tmp_path, capsys):
+    stopped("whole")
+    path = stopped("run", "on_train_batch_start", 6) / "checkpoints" / "last.ckpt"
+    path.write_bytes(path.read_bytes()[:1000])
+    capsys.readouterr()
+    probe = stopped("run")
+    assert f"{path} (1000 bytes) is damaged or truncated, so the one before it is taken" in capsys.readouterr().out
+    assert len(probe.losses) == 10  # from step 2 of 12
+    assert differences(last(tmp_path / "whole"), last(tmp_path / "run")) == []
+
+
+def test_a_moved_folder_keeps_its_best_score(stopped, tmp_path):
+    old = stopped("run", "on_train_batch_start", 8)
+    shutil.move(old, tmp_path / "moved")
+    best = last(tmp_path / "moved")
+    probe = stopped("moved", None, None)
+    [callback] = [callback for callback in probe.trainer.checkpoint_callbacks if callback.monitor]
+    stored = next(state for state in best["callbacks"].values() if "best_model_score" in state)
+    assert callback.best_model_score >= stored["best_model_score"] > 0
+    assert callback.best_model_path == str(tmp_path / "moved" / "checkpoints" / "best.ckpt")
+
+
+def test_on_another_number_of_processes_dropout_draws_anew_and_it_is_said(stopped, tmp_path, capsys):
+    path = stopped("run", "on_train_batch_start", 6) / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["rank_states"] *= 2
+    torch.save(content, path)
+    capsys.readouterr()
+    stopped("run")
+    assert "the checkpoint is of 2 processes and this run has 1: dropout draws anew" in capsys.readouterr().out
+
+
+class SaveAmidValidation(Probe):
+    """Writes a checkpoint in the first validation, as a run does that is told to stop there, and ends the run."""
+
+    def on_validation_batch_end(self, trainer, module, *args):
+        trainer.save_checkpoint(trainer.checkpoint_callbacks[-1].path)
+        raise CutOff
+
+
+def test_a_checkpoint_of_the_middle_of_a_validation_has_it_begun_again(stopped, compose_config, tmp_path):
+    stopped("whole")
+    config = compose_config(*FEW, f"output_dir={tmp_path / 'run'}")
+    with pytest.raises(CutOff):
+        fit(config, SaveAmidValidation())
+    assert last(tmp_path / "run")["global_step"] == 6
+    stopped("run")
+    assert differences(last(tmp_path / "whole"), last(tmp_path / "run")) == []
+    assert curve(tmp_path / "run") == curve(tmp_path / "whole")

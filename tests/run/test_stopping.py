@@ -1,0 +1,129 @@
+"""Ending by a signal, inside this process; tests/test_stopping.py does it to whole command lines."""
+
+import itertools
+import signal
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from fvit.run import signals
+from fvit.run.record import read_metrics
+from fvit.run.signals import Stopped
+from fvit.run.stopping import Stopping
+from fvit.train import train
+from tests.moments import Tell
+
+TINY = [
+    "data=fake",
+    "data.num_images=64",
+    "data.eval_batch_size=4",
+    "model.embed_dim=24",
+    "model.depth=1",
+    "global_batch_size=16",
+    "trainer.max_epochs=3",
+    "scheduler.warmup_epochs=1",
+    "logger=none",
+]
+
+
+def _tell(stage, epoch, batch):
+    path = "+callbacks.tell._target_=tests.moments.Tell"
+    return [path, f"+callbacks.tell.stage={stage}", f"+callbacks.tell.epoch={epoch}", f"+callbacks.tell.batch={batch}"]
+
+
+def _stop_and_go_on(compose_config, folder, moment, options):
+    """The text of the interruption, the run's folder after it went on to its end."""
+    config = compose_config(*TINY, *options, *_tell(*moment), f"output_dir={folder}")
+    with pytest.raises(Stopped) as caught:
+        train(config)
+    assert read_metrics(folder)["status"] == "interrupted"
+    assert read_metrics(folder)["error"] == str(caught.value)
+    train(compose_config(*TINY, *options, f"output_dir={folder}", f"ckpt_path={folder}"))
+    assert read_metrics(folder)["status"] == "finished"
+    return str(caught.value)
+
+
+def _ends(folder):
+    """What a run leaves: weights, optimizer, steps, the best score."""
+    content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    best = next(state for name, state in content["callbacks"].items() if "val/acc1" in name)
+    return content, best
+
+
+EMA = "callbacks=[default,ema]"
+
+
+@pytest.mark.parametrize(
+    ("moment", "options", "where"),
+    [
+        (("training", 1, 1), [], "at step 6 (epoch 2)"),
+        (("training", 1, 0), ["micro_batch_size=8"], "at step 5 (epoch 2)"),
+        (("training", 1, 3), [], "in the validation after step 8 (epoch 2)"),
+        (("validation", 1, 0), [], "in the validation after step 8 (epoch 2)"),
+        (("validation", 0, 2), [EMA], "in the validation after step 4 (epoch 1)"),
+        (("validation", 2, 0), ["+trainer.val_check_interval=2"], "in the validation after step 10 (epoch 3)"),
+        (("training", 1, 1), ["+trainer.val_check_interval=2"], "in the validation after step 6 (epoch 2)"),
+        (("validation", 2, 1), ["data.num_workers=1"], "in the validation after step 12 (epoch 3)"),
+    ],
+    ids=["step", "accumulating", "last step", "validation", "EMA", "middle validation", "before it", "last validation"],
+)
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(compose_config, tmp_path, moment, options, where):
+    torch.use_deterministic_algorithms(True)
+    try:
+        train(compose_config(*TINY, *options, f"output_dir={tmp_path / 'whole'}"))
+        text = _stop_and_go_on(compose_config, tmp_path / "cut", moment, options)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    assert text == f"stopped by SIGTERM {where}; saved {last}, to go on from with ckpt_path={tmp_path / 'cut'}"
+    (whole, best), (cut, best_cut) = (_ends(tmp_path / name) for name in ("whole", "cut"))
+    torch.testing.assert_close(cut["state_dict"], whole["state_dict"], rtol=0, atol=0)
+    torch.testing.assert_close(cut["optimizer_states"], whole["optimizer_states"], rtol=0, atol=0)
+    assert (cut["epoch"], cut["global_step"]) == (whole["epoch"], whole["global_step"])
+    assert best_cut["best_model_score"] == best["best_model_score"]
+    assert cut["loops"] == whole["loops"]  # so that it could be stopped again
+
+
+def test_without_checkpoints_it_says_so(compose_config, tmp_path):
+    with pytest.raises(Stopped, match=r"at step 6 \(epoch 2\); no checkpoint was saved, because no callback keeps any"):
+        train(compose_config(*TINY, "callbacks=none", *_tell("training", 1, 1)))
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_signal_in_the_last_batch_of_all_comes_too_late_to_cut_anything(compose_config, tmp_path):
+    with signals.listening():
+        train(compose_config(*TINY, *_tell("validation", 2, 3)))
+        assert signals.received() == signal.SIGTERM  # for whoever would start the next job
+    assert read_metrics(tmp_path / "run")["status"] == "finished"
+
+
+def test_lightnings_handlers_are_not_there(compose_config, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Tell, "on_train_start", lambda *_: seen.append(signal.getsignal(signal.SIGTERM)))
+    before = signal.getsignal(signal.SIGTERM)
+    train(compose_config(*TINY, "trainer.max_epochs=1", "scheduler.warmup_epochs=0", *_tell("training", 9, 9)))
+    assert seen == [signals._handle]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_ranks_ask_each_other_about_once_a_second(monkeypatch):
+    """At 10 ms a batch, on two ranks of which the other one is slower."""
+    asked, now = [], [0.0]
+    stopping, trainer = Stopping(), SimpleNamespace(world_size=2)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def reduce(trainer, numbers, operation):
+        asked.append(now[0])
+        return [0, max(numbers[1], -20)]
+
+    monkeypatch.setattr("fvit.run.stopping._reduce", reduce)
+    stopping._reset()
+    for _ in range(400):
+        now[0] += 0.01
+        if stopping._is_due(trainer):
+            stopping._end_if_agreed(trainer, "")
+    gaps = [round(100 * (later - sooner)) for sooner, later in itertools.pairwise(asked)]
+    assert gaps[:6] == [2, 4, 8, 16, 20, 20]
+    assert set(gaps[5:]) == {20}

@@ -1,0 +1,189 @@
+"""Signals to whole command lines: every process ends, one checkpoint is there, and the exit code is 143."""
+
+import importlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fvit.run.record import read_metrics
+from fvit.training import Classifier
+
+ROOT = Path(__file__).parent.parent
+TINY = ["data=fake", "model.embed_dim=24", "model.depth=1", "global_batch_size=16", "data.eval_batch_size=2"]
+# At 0.05 s a batch, an epoch or a validation takes longer than the test waits.
+LONG = {
+    "training": ["data.num_images=32000"],
+    "validation": ["data.num_images=8000", "+trainer.limit_train_batches=4"],
+}
+
+
+class Run:
+    """`python -m fvit.train` in a session of its own."""
+
+    def __init__(self, folder, *overrides, **environment):
+        self.folder = folder
+        mark = ["+callbacks.mark._target_=tests.moments.Mark", f"+callbacks.mark.folder={folder}"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "fvit.train", *TINY, *mark, *overrides],
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait_for(self, stage, rank=0):
+        """Until a rank is at work."""
+        deadline = time.monotonic() + 240
+        while not (self.folder / f"{stage}-{rank}").exists():
+            assert self.process.poll() is None, self.process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def tell(self, target, signum):
+        """Send a signal to the group, the process that was started, or a rank that it has started."""
+        if target == "group":
+            os.killpg(self.process.pid, signum)
+        elif target == "parent":
+            os.kill(self.process.pid, signum)
+        else:
+            os.kill(self._rank(target.removeprefix("rank")), signum)
+
+    def end(self):
+        """Exit code, seconds until then, stderr, and what is left of the group."""
+        started = time.monotonic()
+        _, err = self.process.communicate(timeout=60)
+        seconds = time.monotonic() - started
+        left = subprocess.run(["pgrep", "-g", str(self.process.pid)], capture_output=True, text=True).stdout
+        return self.process.returncode, seconds, err, left
+
+    def _rank(self, rank):
+        children = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=True)
+        for pid in map(int, children.stdout.split()):
+            if f"LOCAL_RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                return pid
+        raise AssertionError(f"no rank {rank}")
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts runs; what a failed test leaves of them is killed."""
+    runs = []
+
+    def start(*overrides, **environment):
+        runs.append(Run(tmp_path, *overrides, **environment))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        if run.process.poll() is None:
+            os.killpg(run.process.pid, signal.SIGKILL)
+            run.process.communicate()
+
+
+def _check_end(run, folder, stage, signum):
+    code, seconds, err, left = run.end()
+    assert code == 143, err
+    assert seconds < 30
+    assert left == ""
+    assert "Traceback" not in err
+    record = read_metrics(folder)
+    assert record["status"] == "interrupted"
+    assert err.strip().splitlines()[-1] == record["error"]
+    where = "in the validation after step 4" if stage == "validation" else "at step "
+    assert record["error"].startswith(f"stopped by {signum.name} {where}")
+    [checkpoint] = (folder / "checkpoints").glob("*.ckpt*")
+    assert checkpoint.name == "last.ckpt"
+    step = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert f"step {step} (epoch 1); saved {checkpoint}" in record["error"]
+
+
+def _combinations():
+    quick = [("cpu", "group", "training", 2, signal.SIGTERM)]
+    slow = [
+        ("ddp_cpu", target, stage, 2, (signal.SIGTERM, signal.SIGUSR1)[(index + stage_index) % 2])
+        for index, target in enumerate(("rank0", "rank1", "group", "parent"))
+        for stage_index, stage in enumerate(("training", "validation"))
+    ]
+    for marks, cases in (((), quick), (pytest.mark.slow, slow)):
+        for case in cases:
+            yield pytest.param(*case, marks=marks, id="-".join([*map(str, case[:4]), case[4].name]))
+
+
+@pytest.mark.parametrize(("hardware", "target", "stage", "workers", "signum"), list(_combinations()))
+def test_a_signal_ends_all_processes_with_one_checkpoint(start, tmp_path, hardware, target, stage, workers, signum):
+    folder = tmp_path / "run"
+    overrides = [f"hardware={hardware}", f"data.num_workers={workers}", f"hydra.run.dir={folder}"]
+    run = start(*LONG[stage], *overrides)
+    run.wait_for(stage, rank=0 if hardware == "cpu" else 1)
+    run.tell(target, signum)
+    _check_end(run, folder, stage, signum)
+
+
+@pytest.fixture
+def main(tmp_path, monkeypatch, capfd):
+    """A command line inside this process: its exit code, stdout and stderr."""
+
+    def run(module, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+        monkeypatch.setattr(sys, "argv", [f"fvit-{module}", *arguments])
+        handlers = logging.getLogger().handlers[:]
+        code = 0
+        try:
+            importlib.import_module(f"fvit.{module}").main()
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            logging.getLogger().handlers[:] = handlers
+        return code, *capfd.readouterr()
+
+    return run
+
+
+SHORT = [*TINY, "data.num_images=64", "debug=limit", "trainer.max_epochs=2"]
+
+
+def test_a_sweep_stops_and_says_so(main, tmp_path):
+    tell = ["+callbacks.tell._target_=tests.moments.Tell", "+callbacks.tell.stage=training", "+callbacks.tell.epoch=1"]
+    code, out, err = main("train", "-m", *SHORT, *tell, "+callbacks.tell.batch=99,0,1", "hydra.sweep.dir=sweep")
+    assert code == 143
+    assert err.strip().splitlines()[-1] == "the sweep stops here: its further jobs were not started"
+    assert "stopped by SIGTERM" in err
+    states = [read_metrics(tmp_path / "sweep" / str(job)) for job in range(3)]
+    assert [state and state["status"] for state in states] == ["finished", "interrupted", None]
+    table = out[out.rindex("Sweep") :]
+    assert [word for word in table.split() if word in ("finished", "interrupted")] == ["finished", "interrupted"]
+
+
+def test_a_job_of_slurm_is_requeued_once(main, tmp_path, monkeypatch):
+    """Lightning, which would requeue in the middle of a step, sees a SLURM job as well."""
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    job = {"JOB_ID": "7", "JOB_NAME": "fvit", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    tell = ["+callbacks.tell._target_=tests.moments.Tell", "+callbacks.tell.stage=training", "+callbacks.tell.epoch=0"]
+    tell += ["+callbacks.tell.batch=0", f"+callbacks.tell.signum={int(signal.SIGUSR1)}"]
+    code, _, err = main("train", *SHORT, *tell, "hydra.run.dir=run")
+    assert code == 143
+    assert (tmp_path / "asked").read_text() == "requeue 7\n"
+    assert "SLURM has requeued job 7" in err
+    assert [path.name for path in tmp_path.rglob("*.ckpt")] == ["last.ckpt"]
+
+
+def test_an_evaluation_stops_as_well(main, tmp_path, monkeypatch):
+    assert main("train", *SHORT, "hydra.run.dir=run")[0] == 0
+    monkeypatch.setattr(Classifier, "validation_step", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    code, _, err = main("eval", "ckpt_path=run", "hydra.run.dir=measured")
+    assert (code, err.strip().splitlines()[-1]) == (143, "stopped by SIGTERM")
+    assert read_metrics(tmp_path / "measured")["status"] == "interrupted"
