@@ -24,7 +24,7 @@ NOISY = (
     "scheduler.warmup_epochs=0",
     "optimizer.lr=1e-2",
     "trainer.log_every_n_steps=1",
-    "+trainer.deterministic=true",
+    "trainer.deterministic=true",
 )
 """All that is random, an average of the weights, and a row of the curve a step."""
 
