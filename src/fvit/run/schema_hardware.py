@@ -86,7 +86,9 @@ def check_sharding(trainer: Trainer, distillation: Any, callbacks: dict[str, dic
         return
     if distillation is not None:
         raise ValueError("distillation needs whole weights: take hardware=ddp in place of fsdp")
-    averaging = [name for name, options in callbacks.items() if str(options.get("_target_")).endswith("Averaging")]
+    averaging = [
+        name for name, options in callbacks.items() if str(options.get("_target_")).endswith(("EMA", "Averaging"))
+    ]
     if averaging:
         raise ValueError(
             f"callbacks.{averaging[0]} averages whole weights: leave it out, or take hardware=ddp in place of fsdp"
