@@ -194,7 +194,7 @@ class ImageDataModule(LightningDataModule):
         Batches of an unfinished step are lost with its gradients: a run that goes on takes them again.
         """
         if self._last is None:
-            return self._draws.epoch, self._draws.step
+            return self._resumed.get("epoch", 0), self._resumed.get("position", 0) // layout.global_batch
         loop = self.trainer.fit_loop
         progress = loop.epoch_loop.batch_progress.current
         if progress.ready >= loop.max_batches and progress.processed == progress.ready:

@@ -67,6 +67,7 @@ class Classifier(LightningModule):
             options |= beginning(init_from, model)
         self.model = build(img_size=img_size, num_classes=outputs, attention=attention, **options)
         self.num_outputs = outputs
+        self._earlier_metrics: dict[str, float] = {}
         self.loss = build_loss(**loss)
         # Looking at all labels, which a GPU would have to wait for, is the loss's part.
         counted = {"average": "micro", "validate_args": False}
@@ -197,8 +198,13 @@ class Classifier(LightningModule):
             pairs = zip(checkpoint["optimizer_states"], self.trainer.optimizers, strict=True)
             checkpoint["optimizer_states"] = [numbered_by_model(state, optimizer, self) for state, optimizer in pairs]
         checkpoint["lr_schedulers"] = [{} for _ in checkpoint["lr_schedulers"]]
-        checkpoint["metrics"] = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
+        metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
+        checkpoint["metrics"] = self._earlier_metrics | metrics
         checkpoint["classes"] = getattr(self.trainer.datamodule, "classes", None)
         hyper_parameters = dict(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
         hyper_parameters["model"] = {**hyper_parameters["model"], "pretrained": False, "init_from": None}
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = hyper_parameters
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the metrics that stand until there are new ones."""
+        self._earlier_metrics = checkpoint.get("metrics", {})

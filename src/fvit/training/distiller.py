@@ -137,5 +137,6 @@ class Distiller(Classifier):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the projectors back."""
+        """As for `Classifier`; the projectors are put back."""
+        super().on_load_checkpoint(checkpoint)
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **checkpoint["matches"]}
