@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from fvit.run.logged import ends_logged_step
 
@@ -63,6 +64,11 @@ class Throughput(Callback):
         self._last = now
         if ends_logged_step(trainer, batch_idx):
             module.log_dict({**self._progress(trainer), **self._recent_speed()})
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Log beside the accuracies what they can be drawn over."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            module.log("progress/images_seen", float(trainer.global_step * self.images_per_step))
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Leave out the time since the last training batch."""
