@@ -1,10 +1,12 @@
 """Weights & Biases: one run of it for each of ours, kept here where no server takes it, and closed with its status."""
 
+import functools
+import logging
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +25,28 @@ from fvit.run.wandb_server import answers, has_key
 if TYPE_CHECKING:
     import wandb
 
+log = logging.getLogger(__name__)
+
 # Seconds that a server may take to begin a run, and then, at the end, to take what is left of it.
-_PATIENCE_AT_START, _PATIENCE_AT_END = 17.0, 15.0
+_PATIENCE_AT_START, _PATIENCE_AT_END = 17.0, 12.0
 _LONGEST_TAG = 64  # W&B's own limit
+
+
+def _survives(method: Callable[..., None]) -> Callable[..., None]:
+    """Have a run go on without W&B where W&B's own process dies, and say so once."""
+
+    @functools.wraps(method)
+    def call(logger: "RunLogger", *args: Any, **kwargs: Any) -> None:
+        from wandb.sdk.mailbox import HandleAbandonedError
+
+        if logger.lost:
+            return
+        try:
+            method(logger, *args, **kwargs)
+        except (ConnectionError, HandleAbandonedError) as error:
+            logger.lose(error)
+
+    return rank_zero_only(call)
 
 
 class RunLogger(WandbLogger):
@@ -64,6 +85,7 @@ class RunLogger(WandbLogger):
         super().__init__(name=name, project=project, save_dir=save_dir, resume="allow", **options)
         del self._wandb_init["anonymous"]  # of which wandb says that it has no effect any more
         self.kept_here, self.media, self.artifacts = offline, media, artifacts
+        self.lost = False
 
     @property
     @rank_zero_experiment
@@ -73,7 +95,23 @@ class RunLogger(WandbLogger):
             self._experiment = self._begin()
         return self._experiment
 
-    @rank_zero_only
+    @_survives
+    def log_hyperparams(self, params: dict[str, Any]) -> None:
+        """Set the run's configuration."""
+        super().log_hyperparams(params)
+
+    @_survives
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add a row."""
+        super().log_metrics(metrics, step)
+
+    @_survives
+    def log_media(self, make: Callable[[], dict[str, Any]], step: int) -> None:
+        """Add a row of tables and pictures, which `make` makes of them for W&B."""
+        with wandb_artifacts.staged(self.folder):
+            self.experiment.log({**make(), "trainer/global_step": step})
+
+    @_survives
     def log_dataset(self, name: str, facts: dict[str, Any], root: str | None) -> None:
         """Say what the run is trained on: as configuration, and as an artifact that the run uses.
 
@@ -86,12 +124,12 @@ class RunLogger(WandbLogger):
         with wandb_artifacts.staged(self.folder):
             wandb_artifacts.use_dataset(self.experiment, name, facts, root)
 
-    @rank_zero_only
+    @_survives
     def log_summary(self, figures: dict[str, float]) -> None:
         """Set what tables and scatter plots show of the run."""
         self.experiment.summary.update(figures)
 
-    @rank_zero_only
+    @_survives
     def close(self, trainer: Trainer, exit_code: int, best: dict[str, float]) -> None:
         """End the run, if it has begun, with the process's status; upload the checkpoints that are wanted."""
         run = self._experiment
@@ -105,6 +143,16 @@ class RunLogger(WandbLogger):
                 self._wait_for(logged)
         run.finish(exit_code=exit_code)
         self._experiment = None
+
+    def lose(self, error: Exception) -> None:
+        """Go on without W&B."""
+        import wandb
+
+        self.lost, self._experiment = True, None
+        log.warning("W&B's own process has died (%s): the run goes on, without W&B", error or type(error).__name__)
+        # Or the next job of a sweep would look for that process.
+        with suppress(Exception):
+            wandb.teardown(exit_code=1)
 
     @property
     def folder(self) -> Path:
@@ -161,18 +209,19 @@ class RunLogger(WandbLogger):
             return "offline", str(error)
 
     def _wait_for(self, artifacts: Sequence["wandb.Artifact"]) -> None:
-        """Large files take their time, which a server that answers is given; one that has died is not."""
-        from wandb.errors import CommError
+        """Give large files their time as long as the server answers; the run's end is given seconds."""
         from wandb.sdk.artifacts.exceptions import WaitTimeoutError
 
         for artifact in artifacts:
-            while True:
-                # What fails is kept, and told of by wandb.
-                with suppress(WaitTimeoutError, CommError):
-                    artifact.wait(timeout=10)
+            while answers(self.experiment.settings.base_url):
+                try:
+                    artifact.wait(timeout=2)
                     break
-                if not answers(self.experiment.settings.base_url):
-                    return
+                except WaitTimeoutError:
+                    continue
+                except ValueError as error:
+                    log.warning("W&B does not take %s: %s", artifact.name, _first_line(error))
+                    break
 
 
 def _sweep(run_dir: Path) -> str | None:

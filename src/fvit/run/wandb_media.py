@@ -8,7 +8,6 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from fvit.run import wandb_artifacts
 from fvit.run.overlay import sheet
 from fvit.run.tracking import RunLogger
 
@@ -72,10 +71,11 @@ class WandbMedia(Callback):
         # Every rank has a part in a model that is shared out.
         maps = self._draw_maps(trainer, module)
         for logger in trainer.loggers:
-            if isinstance(logger, RunLogger) and trainer.is_global_zero:
-                with wandb_artifacts.staged(logger.folder):
-                    found = {**_tables(self.collector.answers, trainer.datamodule), **_images(maps)}
-                    logger.experiment.log({**found, "trainer/global_step": trainer.global_step - 1})
+            if isinstance(logger, RunLogger):
+                logger.log_media(
+                    lambda: {**_tables(self.collector.answers, trainer.datamodule), **_images(maps)},
+                    trainer.global_step - 1,  # as Lightning counts where it logs the accuracies
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """How often it was done."""
