@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Seconds that a server may take to begin a run, and then, at the end, to take what is left of it.
-_PATIENCE_AT_START, _PATIENCE_AT_END = 17.0, 12.0
+_PATIENCE_AT_START, _PATIENCE_AT_END = 15.0, 12.0
 _LONGEST_TAG = 64  # W&B's own limit
 
 
@@ -37,13 +37,13 @@ def _survives(method: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(method)
     def call(logger: "RunLogger", *args: Any, **kwargs: Any) -> None:
-        from wandb.sdk.mailbox import HandleAbandonedError
+        from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError, ServerResponseError
 
         if logger.lost:
             return
         try:
             method(logger, *args, **kwargs)
-        except (ConnectionError, HandleAbandonedError) as error:
+        except (ConnectionError, HandleAbandonedError, ServerResponseError) as error:
             logger.lose(error)
 
     return rank_zero_only(call)
@@ -178,6 +178,7 @@ class RunLogger(WandbLogger):
                 _say(f"W&B: {run.url}")
             except wandb.errors.Error as error:
                 mode, reason = "offline", f"the server does not take the run ({_first_line(error)})"
+                wandb.teardown(exit_code=1)  # else the id counts as one in use
                 for begun in set(self.folder.glob("run-*")) - before:
                     shutil.rmtree(begun, ignore_errors=True)
         if run is None:

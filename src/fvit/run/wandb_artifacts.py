@@ -30,18 +30,16 @@ def staged(folder: Path) -> Iterator[None]:
 
 
 def use_dataset(run: "wandb.Run", name: str, facts: dict[str, Any], root: str | None) -> None:
-    """Note a set of images as an artifact that the run uses: its description and where it lies, no image.
+    """Note a set of images as an artifact that the run uses: what is known of it and where it lies, no image.
 
-    Another description is another version.
+    Other facts are another version; the same ones at another place are not. There is no reference to the place, because
+    W&B would list each file of it.
     """
     import wandb
 
-    artifact = wandb.Artifact(_name(f"data-{name}"), type="dataset", metadata=facts)
+    artifact = wandb.Artifact(_name(f"data-{name}"), type="dataset", metadata={**facts, "root": root})
     with artifact.new_file("dataset.json") as file:
         json.dump(facts, file, indent=1)
-    if root is not None:
-        place = root if "://" in root else Path(root).expanduser().resolve().as_uri()
-        artifact.add_reference(place, name="images", checksum=False)
     # What `run.use_artifact` does, which refuses to where a run is offline, and waits for the server where it is not.
     run._log_artifact(artifact, aliases=[], is_user_created=True, use_after_commit=True)
 
