@@ -78,7 +78,7 @@ start = time.monotonic()
 class Trainer:
     checkpoint_callbacks = []
 logger.log_metrics({"val/acc1": 0.75}, 4)
-logger.close(Trainer, 0, {})
+logger.close(Trainer, {}, 0)
 print("closed", time.monotonic() - start, flush=True)
 """
 
@@ -162,7 +162,7 @@ time.sleep(0.5)
 
 def test_a_run_goes_on_without_wandbs_own_process(tmp_path):
     again = "logger = RunLogger('logs', 'fvit', 'next', 'next')\nlogger.log_metrics({'a': 1.0}, 0)\n"
-    script = SCRIPT.replace("{between}", KILL_CORE) + again + "logger.close(Trainer, 0, {})"
+    script = SCRIPT.replace("{between}", KILL_CORE) + again + "logger.close(Trainer, {}, 0)"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert "closed" in done.stdout, done.stderr
     assert "the run goes on, without W&B" in done.stderr

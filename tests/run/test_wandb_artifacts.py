@@ -25,7 +25,7 @@ def test_a_set_of_images_is_used_and_not_uploaded(tmp_path):
     for index, (images, root) in enumerate([(7, "here"), (7, "s3://there"), (8, "here")]):
         logger = RunLogger(tmp_path / "logs", "fvit", "test", tmp_path / str(index))
         logger.log_dataset("folder", {"train_images": images}, root)
-        logger.close(SimpleNamespace(checkpoint_callbacks=[]), 0, {})
+        logger.close(SimpleNamespace(checkpoint_callbacks=[]), {}, 0)
     found = runs(tmp_path / "logs" / "wandb")
     used = [run.artifacts[0] for run in found]
     assert {(one["type"], one["name"], one["use_after_commit"]) for one in used} == {("dataset", "data-folder", True)}
@@ -49,7 +49,7 @@ def test_checkpoints_are_versions_with_an_alias(tmp_path, monkeypatch, artifacts
     checkpoints.append(SimpleNamespace(monitor="val/loss", best_model_path=""))
     logger = RunLogger(tmp_path / "logs", "fvit", "test", tmp_path / "run", artifacts=artifacts)
     logger.log_metrics({"a": 1.0}, 0)
-    logger.close(SimpleNamespace(checkpoint_callbacks=checkpoints), 0, {})
+    logger.close(SimpleNamespace(checkpoint_callbacks=checkpoints), {}, 0)
     [run] = runs(tmp_path / "logs" / "wandb")
     assert [sorted(one["aliases"]) for one in run.artifacts] == [[alias, "latest"] for alias in expected]
     assert {one["name"] for one in run.artifacts} <= {f"model-{run.run['run_id']}"}

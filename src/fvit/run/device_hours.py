@@ -39,9 +39,9 @@ class DeviceHours(Callback):
             module.log(_NAME, self._hours)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Note it for the run's results."""
+        """Log beside the epoch's figures, and for the run's results."""
         self._count(trainer)
-        module.log(_NAME, self._hours, logger=False)
+        module.log(_NAME, self._hours)
 
     def state_dict(self) -> dict[str, Any]:
         """The hours so far."""

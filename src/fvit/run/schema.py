@@ -226,6 +226,7 @@ class Eval(Hardware):
     ckpt_path: str
     tiny: str | None
     data: EvalData
+    logger: Loggers
 
     @model_validator(mode="after")
     def _no_gradients(self) -> "Eval":

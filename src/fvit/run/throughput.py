@@ -8,6 +8,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from fvit.run.logged import ends_logged_step
 
+_SEEN = "progress/images_seen"
+
 
 class Throughput(Callback):
     """Logs ``throughput/images_per_s``, ``progress/images_seen`` and ``progress/seconds_left``, over all devices.
@@ -68,7 +70,7 @@ class Throughput(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Log beside the accuracies what they can be drawn over."""
         if trainer.state.fn == TrainerFn.FITTING:
-            module.log("progress/images_seen", float(trainer.global_step * self.images_per_step))
+            module.log(_SEEN, float(trainer.global_step * self.images_per_step))
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Leave out the time since the last training batch."""
@@ -76,13 +78,14 @@ class Throughput(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Note where the run stands, and its mean, for its results."""
-        module.log_dict(self._progress(trainer), logger=False)
+        for name, value in self._progress(trainer).items():
+            module.log(name, value, logger=None if name == _SEEN else False)
         if self.seconds:
             module.log("throughput/images_per_s", self.images_per_s, logger=False, sync_dist=True)
 
     def _progress(self, trainer: Trainer) -> dict[str, float]:
         left = self.seconds_left(trainer)
-        seen = {"progress/images_seen": float(trainer.global_step * self.images_per_step)}
+        seen = {_SEEN: float(trainer.global_step * self.images_per_step)}
         return seen if left is None else {**seen, "progress/seconds_left": left}
 
     def _recent_speed(self) -> dict[str, float]:

@@ -130,8 +130,15 @@ class RunLogger(WandbLogger):
         self.experiment.summary.update(figures)
 
     @_survives
-    def close(self, trainer: Trainer, exit_code: int, best: dict[str, float]) -> None:
-        """End the run, if it has begun, with the process's status; upload the checkpoints that are wanted."""
+    def close(self, trainer: Trainer, best: dict[str, float], exit_code: int, preempted: bool = False) -> None:
+        """End the run, if it has begun, and upload the checkpoints that are wanted.
+
+        Args:
+            trainer: which has written them.
+            best: figures for the summary.
+            exit_code: 0 for a run that came to its end; 255 is an interrupt to W&B, anything else a failure.
+            preempted: it will be gone on with; an agent of a W&B sweep then starts it again.
+        """
         run = self._experiment
         if run is None:
             return
@@ -141,6 +148,8 @@ class RunLogger(WandbLogger):
                 logged = wandb_artifacts.log_checkpoints(run, trainer, with_last=self.artifacts == "all")
             if not run.offline:
                 self._wait_for(logged)
+        if preempted:
+            run.mark_preempting()
         run.finish(exit_code=exit_code)
         self._experiment = None
 

@@ -102,7 +102,7 @@ def log_beginning(trainer: Trainer, config: dict[str, Any], cost: Cost, data: Li
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
         if isinstance(logger, RunLogger):
-            logger.log_dataset(config["data"]["name"], data.source.facts(), config["data"].get("root"))
+            logger.log_dataset(data.hparams.name, data.source.facts(), data.hparams.get("root"))
             logger.log_summary(costs(cost))
 
 
