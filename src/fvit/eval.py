@@ -8,6 +8,7 @@ from fvit.run import cli, schema
 from fvit.run.signature import source_signature
 
 if TYPE_CHECKING:
+    from fvit.cost import Cost
     from fvit.data import ImageDataModule
     from fvit.training import Classifier
 
@@ -20,7 +21,7 @@ class Subject(NamedTuple):
     path: Path
     module: "Classifier"
     data: "ImageDataModule"
-    macs: int
+    cost: "Cost"
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
 
     paths = [checkpoint.find(config[key], key=key) for key in ("ckpt_path", "tiny") if config[key] is not None]
     contents = [checkpoint.read(path) for path in paths]
-    trainer = trainers.build({**config, "callbacks": {}, "logger": {}})
+    trainer = trainers.build({**config, "callbacks": {}})
     trainer.callbacks.append(collected := CollectAnswers())
     folder = Path(config["output_dir"])
     cascade, measured, answers = None, [], []
@@ -50,6 +51,9 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
         subjects = [_load(path, content, config["data"]) for path, content in zip(paths, contents, strict=True)]
         if config["tiny"] is not None:
             _check_pair(*subjects, warn=trainer.is_global_zero)
+        if trainer.is_global_zero:
+            model = contents[0]["hyper_parameters"]["model"]
+            trainers.log_beginning(trainer, {**config, "model": model}, subjects[0].cost, subjects[0].data)
         for subject in subjects:
             execution.set_up(config, subject.module, subject.data)
             measured += trainer.validate(subject.module, datamodule=subject.data, verbose=False)
@@ -58,11 +62,12 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
         if config["tiny"] is not None:
             large, tiny = answers
             tiny.check_same_images(large)
-            cascade = Cascade(tiny.confidence, tiny.right, large.right, subjects[1].macs, subjects[0].macs)
+            cascade = Cascade(tiny.confidence, tiny.right, large.right, subjects[1].cost.macs, subjects[0].cost.macs)
             metrics |= cascade_report.metrics(cascade)
             if trainer.is_global_zero:
                 cascade_report.save(cascade, *paths, folder)
         record.finish(metrics)
+        trainers.log_results(trainer, metrics)
     if trainer.is_global_zero:
         for path, content, found in zip(paths, contents, measured, strict=True):
             console.print_evaluation(path, found, content.get("metrics", {}))
@@ -82,7 +87,7 @@ def _load(path: Path, content: dict[str, Any], asked: dict[str, Any]) -> Subject
         raise ValueError(
             f"the data has {data.num_classes} classes and the checkpoint's head {module.num_outputs} outputs"
         )
-    return Subject(path, module, data, count(module.model, data.hparams.img_size).macs)
+    return Subject(path, module, data, count(module.model, data.hparams.img_size))
 
 
 def _data_options(trained: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
@@ -108,9 +113,9 @@ def _check_pair(large: Subject, tiny: Subject, warn: bool) -> None:
             f"a cascade needs the same images with the same labels for both models: {'; '.join(sides)}. "
             "Set data.name (and data.root) for both"
         )
-    if tiny.macs >= large.macs and warn:
+    if tiny.cost.macs >= large.cost.macs and warn:
         message = "tiny=%s takes %.4g M MACs an image, no less than ckpt_path=%s with %.4g M: exchange the two"
-        log.warning(message, tiny.path, tiny.macs / 1e6, large.path, large.macs / 1e6)
+        log.warning(message, tiny.path, tiny.cost.macs / 1e6, large.path, large.cost.macs / 1e6)
 
 
 if __name__ == "__main__":

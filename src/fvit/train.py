@@ -25,12 +25,14 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     from fvit.cost import count
     from fvit.data import ImageDataModule
     from fvit.models import exchange_rows
+    from fvit.models.maps import attention_maps
     from fvit.run import console, disk, execution
     from fvit.run import trainer as trainers
     from fvit.run.allocator import keep_freed_memory
     from fvit.run.budget import meet_budget
     from fvit.run.record import Record
-    from fvit.training import Classifier, Distiller, checkpoint
+    from fvit.run.wandb_media import add_media
+    from fvit.training import Classifier, CollectAnswers, Distiller, checkpoint
 
     keep_freed_memory()
     if config["ckpt_path"] == going_on.LAST:
@@ -46,6 +48,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
             **config["data"], batch_size=plan.per_device, accumulate=plan.accumulate, seed=config["seed"]
         )
         trainers.apply_plan(trainer, plan, len(data.source.train))
+        add_media(trainer, CollectAnswers, attention_maps)
         size = config["data"]["img_size"]
         model, told = meet_budget(config["model"], size, data.num_classes)
         config = record.amend({**config, "model": model})
@@ -68,12 +71,13 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         if trainer.is_global_zero:
             console.print_plan(config, cost, plan, data, [*told, *module.facts()])
             console.print_exchange(config["model"], exchange_rows(module.model))
-            trainers.log_config(trainer, config)
+            trainers.log_beginning(trainer, config, cost, data)
         trainer.callbacks.append(LambdaCallback(on_save_checkpoint=lambda *_: record.note_time()))
         # Ranks build the same model, then augment differently.
         seed_everything(config["seed"] + trainer.global_rank, workers=True, verbose=False)
         trainer.fit(module, datamodule=data, ckpt_path=config["ckpt_path"] and str(resumed), weights_only=True)
         metrics = record.finish(trainers.results(trainer, cost, before), trainers.status(trainer))
+        trainers.log_results(trainer, metrics)
     if trainer.is_global_zero:
         console.print_results(config["title"], metrics, record.seconds, folder)
     return metrics

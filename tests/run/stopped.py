@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 # What a clock or the machine's memory says, and where things lie.
-_MEASURED = ("throughput/", "memory/", "gpu/", "progress/seconds_left")
+_MEASURED = ("throughput/", "memory/", "gpu/", "progress/seconds_left", "progress/device_hours")
 # What Lightning saves and does not load: the score of the best checkpoint, which stands beside it.
 _IDLE = "current_score"
 

@@ -1,16 +1,170 @@
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+
 from fvit.run.going_on import settle
-from fvit.run.tracking import wandb_logger
+from fvit.run.tracking import RunLogger
+from tests.run.test_resume import CutAt
+from tests.run.wandb_runs import runs
+from tests.run.wandb_stub import ANSWERS, serving
+from tests.training.fitting import FAKE, fit
+
+KEY = "0123456789" * 4
+
+
+def logger(tmp_path, folder, name="ViT, additive, seed 0", **options):
+    return RunLogger(tmp_path / "logs", "fvit", name, folder, **options)
 
 
 def test_a_run_keeps_its_id_until_it_begins_afresh(tmp_path, compose_config):
     folder = tmp_path / "run"
-
-    def new():
-        return wandb_logger(tmp_path / "logs", "fvit", "test", folder, offline=True)
-
-    first = new()
+    first = logger(tmp_path, folder)
     assert first.version
     assert first._wandb_init["resume"] == "allow"
-    assert new().version == first.version == (folder / "wandb_id").read_text()
+    assert logger(tmp_path, folder).version == first.version == (folder / "wandb_id").read_text()
     settle(compose_config())
-    assert new().version != first.version
+    assert logger(tmp_path, folder).version != first.version
+
+
+def test_the_jobs_of_a_sweep_are_a_group_and_parts_of_the_name_are_tags(tmp_path):
+    alone = logger(tmp_path, tmp_path / "runs" / "one")._wandb_init
+    assert alone["group"] is None
+    assert alone["tags"] == ["ViT", "additive", "seed 0"]
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "multirun.yaml").write_text("")
+    job = logger(tmp_path, tmp_path / "sweep" / "0", name=f"seed 0, {'x' * 99}", tags=["seed 0", "digits"])._wandb_init
+    assert job["group"] == "sweep"
+    assert job["tags"] == ["seed 0", "x" * 64, "digits"]
+    assert logger(tmp_path, tmp_path / "sweep" / "1", group="mine")._wandb_init["group"] == "mine"
+
+
+class Kill(BaseException):
+    """Is no Exception."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "state", "code"),
+    [(RuntimeError("broken"), "failed", 1), (KeyboardInterrupt(), "failed", 255), (Kill(), "failed", 1)],
+    ids=["error", "interrupt", "other"],
+)
+def test_a_run_that_is_cut_off_is_closed_with_its_status_and_its_best(compose_config, tmp_path, raised, state, code):
+    class Cut(CutAt):
+        def _count(self, *args):
+            self.left -= 1
+            if self.left == 0:
+                raise raised
+
+    config = compose_config(*FAKE, "logger=wandb", f"logger.wandb.save_dir={tmp_path}", "trainer.max_epochs=2")
+    with pytest.raises(type(raised)):
+        fit(config, Cut("on_train_batch_start", 6))
+    [run] = runs(tmp_path / "wandb")
+    assert (run.summed["state"], run.summed["exit_code"]) == (state, code)
+    assert run.summed["summary"]["best/val/acc1"] == run.summed["summary"]["val/acc1"]
+    assert run.summed["summary"]["cost/params"] > 0
+
+
+SCRIPT = """
+import sys, time
+from fvit.run.tracking import RunLogger
+logger = RunLogger("logs", "fvit", "test", "run")
+start = time.monotonic()
+logger.log_metrics({"val/acc1": 0.5}, 3)
+print("begun", time.monotonic() - start, flush=True)
+{between}
+start = time.monotonic()
+class Trainer:
+    checkpoint_callbacks = []
+logger.log_metrics({"val/acc1": 0.75}, 4)
+logger.close(Trainer, {}, 0)
+print("closed", time.monotonic() - start, flush=True)
+"""
+
+
+@contextmanager
+def scripted(tmp_path, monkeypatch, url, between=""):
+    """A process that logs two rows to a server, and the folder of W&B's runs."""
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", url)
+    command = [sys.executable, "-c", SCRIPT.replace("{between}", between)]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_until(process, word):
+    """Lines up to the one that begins with `word`."""
+    lines = []
+    while not lines or not lines[-1].startswith(word):
+        line = process.stdout.readline()
+        assert line, "".join(lines)
+        lines.append(line)
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("answers", "status", "reason"),
+    [
+        pytest.param(None, None, "does not answer", id="dead", marks=pytest.mark.slow),
+        pytest.param({}, 401, "does not take the API key", id="wrong key"),
+        pytest.param({**ANSWERS, "UpsertBucket": "not yours"}, 200, "does not take the run (", id="no permission"),
+    ],
+)
+def test_a_server_that_is_of_no_use_costs_seconds(tmp_path, monkeypatch, answers, status, reason):
+    with serving(answers, status) as (url, die):
+        if answers is None:
+            die()
+        with scripted(tmp_path, monkeypatch, url) as process:
+            lines = read_until(process, "closed")
+    assert sum(float(line.split()[1]) for line in lines if line.startswith(("begun", "closed"))) < 20
+    [told] = [line for line in lines if line.startswith("W&B: ")]
+    assert reason in told
+    assert "stays offline in logs/wandb/offline-run-" in told
+    assert "`wandb leet logs/wandb`" in told
+    assert "`wandb sync logs/wandb/offline-run-" in told
+    [run] = runs(tmp_path / "logs" / "wandb")
+    assert [row["val/acc1"] for row in run.rows] == [0.5, 0.75]
+    assert run.summed["state"] == "finished"
+    assert list((tmp_path / "logs" / "wandb").glob("run-*")) == [], "nothing is left of the attempt"
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_while_the_run_lasts_costs_seconds(tmp_path, monkeypatch):
+    with serving(ANSWERS) as (url, die), scripted(tmp_path, monkeypatch, url, "input()") as process:
+        lines = read_until(process, "begun")
+        assert any(line.startswith(f"W&B: {url}/me/fvit/runs/") for line in lines)
+        die()
+        start = time.monotonic()
+        print(file=process.stdin, flush=True)
+        read_until(process, "closed")
+        assert process.wait() == 0
+        assert time.monotonic() - start < 20
+    [kept] = (tmp_path / "logs" / "wandb").glob("run-*/*.wandb")
+    kept.parent.rename(kept.parent.with_name(f"offline-{kept.parent.name}"))
+    [run] = runs(tmp_path / "logs" / "wandb")
+    assert [row["val/acc1"] for row in run.rows] == [0.5, 0.75], "wandb sync has all of it"
+
+
+KILL_CORE = """
+import os, signal, subprocess
+children = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid=,comm="], capture_output=True, text=True).stdout
+[core] = [line.split()[0] for line in children.splitlines() if "wandb-core" in line]
+os.kill(int(core), signal.SIGKILL)
+time.sleep(0.5)
+"""
+
+
+def test_a_run_goes_on_without_wandbs_own_process(tmp_path):
+    again = "logger = RunLogger('logs', 'fvit', 'next', 'next')\nlogger.log_metrics({'a': 1.0}, 0)\n"
+    script = SCRIPT.replace("{between}", KILL_CORE) + again + "logger.close(Trainer, {}, 0)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert "closed" in done.stdout, done.stderr
+    assert "the run goes on, without W&B" in done.stderr
+    assert done.returncode == 0
+    assert runs(tmp_path / "logs" / "wandb")[-1].rows[0]["a"] == 1.0, "the next job of a sweep is not affected"

@@ -53,14 +53,14 @@ def collect(data, **options):
 
 
 def one_by_one(data, index):
-    """Confidence and rightness of one image alone."""
+    """Confidence, rightness and class of one image alone."""
     loaded = data.val_dataloader().dataset
     [draw] = [draw for draw in data.val_dataloader().sampler if draw.index == index]
     sample = loaded[draw]
     pixels = sample.pixels.permute(2, 0, 1)[None].float()
     mean, std = (255 * torch.tensor(data.hparams[name]).view(-1, 1, 1) for name in ("mean", "std"))
     probabilities = torch.exp(logits := logits_of((pixels - mean) / std)[0]) / torch.exp(logits).sum()
-    return probabilities.max().item(), int(probabilities.argmax()) == sample.label
+    return probabilities.max().item(), int(probabilities.argmax()) == sample.label, int(probabilities.argmax())
 
 
 @pytest.mark.parametrize("options", [{}, {"eval_batch_size": 1}, {"num_workers": 1}], ids=str)
@@ -69,8 +69,9 @@ def test_each_image_is_answered_once_in_order(data, options):
     assert answers.indices.tolist() == list(range(NUM_VAL))
     expected = [one_by_one(data(), index) for index in range(NUM_VAL)]
     assert answers.confidence.dtype == torch.float32
-    assert answers.confidence.tolist() == pytest.approx([confidence for confidence, _ in expected], rel=1e-5)
-    assert answers.right.tolist() == [right for _, right in expected]
+    assert answers.confidence.tolist() == pytest.approx([confidence for confidence, _, _ in expected], rel=1e-5)
+    assert answers.right.tolist() == [right for _, right, _ in expected]
+    assert answers.classes.tolist() == [found for _, _, found in expected]
     assert 0 < answers.right.sum() < NUM_VAL, "some of each, or the test would show nothing"
 
 
@@ -79,7 +80,7 @@ def test_what_could_not_be_read_is_left_out_and_the_others_keep_their_numbers(da
     answers = collect(data(damaged))
     assert answers.indices.tolist() == [index for index in range(NUM_VAL) if index not in damaged]
     whole = [one_by_one(data(damaged), index) for index in answers.indices.tolist()]
-    assert answers.right.tolist() == [right for _, right in whole]
+    assert answers.right.tolist() == [right for _, right, _ in whole]
 
 
 def test_nothing_that_can_be_read_is_an_error(data):
@@ -99,7 +100,8 @@ def test_only_the_newest_validation_is_kept(data):
 
 
 def answers_to(*indices):
-    return Answers(torch.tensor(indices), torch.ones(len(indices)), torch.ones(len(indices), dtype=torch.bool))
+    count = len(indices)
+    return Answers(torch.tensor(indices), torch.ones(count), torch.ones(count, dtype=torch.bool), torch.zeros(count))
 
 
 def test_answers_to_the_same_images_pass():

@@ -233,7 +233,12 @@ def test_the_log_holds_loss_rate_and_accuracies(compose_config, tmp_path):
         assert len(column(name)) == 8, name
     for name in ("throughput/images_per_s", "throughput/data_wait", "progress/seconds_left"):
         assert len(column(name)) == 6, name  # two batches warm up
-    assert column("progress/images_seen") == [16 * step for step in range(1, 9)]
+    # An epoch's figures are logged beside what they can be drawn over.
+    assert column("progress/images_seen") == [16 * step for step in (1, 2, 3, 4, 4, 4, 5, 6, 7, 8, 8, 8)]
+    hours = column("progress/device_hours")
+    assert len(hours) == 12
+    assert 0 < hours[0] <= hours[-1] < 0.1
+    assert hours == sorted(hours)
     for name in ("val/loss", "val/acc1", "val/acc5"):
         assert column(name)[-1] == pytest.approx(probe.metrics[name], rel=1e-6)
 

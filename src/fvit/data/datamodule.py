@@ -18,6 +18,7 @@ from fvit.data.faults import FaultLog
 from fvit.data.images import DataError
 from fvit.data.loading import Batch, Loaded, collate, heed_parent_alone
 from fvit.data.sampler import Block, Draws, Layout, Shuffle, Windows, shards_in_order
+from fvit.data.seeding import Draw
 from fvit.data.transforms import EvalTransform, TrainTransform
 
 log = logging.getLogger(__name__)
@@ -141,9 +142,12 @@ class ImageDataModule(LightningDataModule):
         images = self.source.val
         if len(images) < world:
             raise ValueError(f"{len(images)} validation images do not give each of {world} ranks one")
-        transform = EvalTransform(self.decoder, hp.img_size, hp.crop_pct, hp.interpolation)
-        loaded = Loaded(images, transform, hp.seed, replace=False)
-        return self._loader(loaded, hp.eval_batch_size or hp.batch_size, Block(len(images), world, rank))
+        return self._loader(self._val_set(), hp.eval_batch_size or hp.batch_size, Block(len(images), world, rank))
+
+    def val_images(self, indices: Sequence[int]) -> Batch:
+        """Some images of validation, without the rest; those that cannot be read are left out."""
+        loaded = self._val_set()
+        return collate([loaded[Draw(index, 0, index)] for index in indices])
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Count what could not be used, and note which images these are and how far training has come."""
@@ -219,6 +223,11 @@ class ImageDataModule(LightningDataModule):
                 self.decoder, hp.img_size, interpolation=hp.interpolation, mean=hp.mean, **options
             )
         return Loaded(self.source.train, transform, hp.seed, replace=True)
+
+    def _val_set(self) -> Loaded:
+        hp = self.hparams
+        transform = EvalTransform(self.decoder, hp.img_size, hp.crop_pct, hp.interpolation)
+        return Loaded(self.source.val, transform, hp.seed, replace=False)
 
     def _world(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)

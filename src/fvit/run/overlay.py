@@ -35,10 +35,17 @@ def overlay(image: Tensor, weights: Tensor) -> Tensor:
 
 
 def draw(path: Path, image: Tensor, blocks: Sequence[tuple[int, Tensor]], title: str) -> None:
-    """Write a picture, as its ending says: the image, and for each block the mean over its heads and each head.
+    """Write a picture, as its ending says; the arguments are those of `sheet`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    sheet(image, blocks, title).save(partial, format="PNG")
+    partial.replace(path)
+
+
+def sheet(image: Tensor, blocks: Sequence[tuple[int, Tensor]], title: str) -> Image.Image:
+    """A picture of an image, and for each block of the mean over its heads and of each head.
 
     Args:
-        path: of the picture.
         image: uint8 [H, W, 3], as the model sees it.
         blocks: index of each block, and its maps [heads, rows, columns]. Of negative weights the size is shown.
         title: in its corner.
@@ -48,8 +55,8 @@ def draw(path: Path, image: Tensor, blocks: Sequence[tuple[int, Tensor]], title:
     most = max(len(maps) for _, maps in blocks)
     columns = ["image", "mean", *(f"head {head}" for head in range(most))] if most > 1 else ["image", "all"]
     size = (_MARGIN + len(columns) * (width + _GAP), 2 * 16 + len(blocks) * (height + _GAP))
-    sheet = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(sheet)
+    drawn = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(drawn)
     pen.text((2, 2), title, "black")
     for index, name in enumerate(columns):
         pen.text((_MARGIN + index * (width + _GAP), 16), name, "black")
@@ -61,8 +68,5 @@ def draw(path: Path, image: Tensor, blocks: Sequence[tuple[int, Tensor]], title:
         tiles = [image, *(overlay(image, one) for one in shown)]
         for column, tile in enumerate(tiles):
             picture = Image.fromarray(tile.numpy()).resize((width, height), Image.Resampling.BICUBIC)
-            sheet.paste(picture, (_MARGIN + column * (width + _GAP), top))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    sheet.save(partial, format="PNG")
-    partial.replace(path)
+            drawn.paste(picture, (_MARGIN + column * (width + _GAP), top))
+    return drawn

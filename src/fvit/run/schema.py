@@ -13,6 +13,7 @@ from fvit.run.budget import check_match
 from fvit.run.fields import Count, Decoder, NonNegative, Open, Positive, Rate, Share, Strict
 from fvit.run.schema_distillation import Distillation
 from fvit.run.schema_hardware import Hardware, check_sharding
+from fvit.run.schema_wandb import Loggers
 from fvit.run.signature import mechanism_signature, source_signature
 from fvit.run.surgery import check_blocks, check_effects, check_keep
 from fvit.run.validate import check_options
@@ -173,7 +174,7 @@ class Train(Hardware):
     scheduler: Scheduler
     loss: Annotated[CrossEntropy | BinaryCrossEntropy, Field(discriminator="name")]
     distillation: Distillation | None
-    logger: dict[str, dict[str, Any]]
+    logger: Loggers
     callbacks: dict[str, dict[str, Any]]
 
     @model_validator(mode="after")
@@ -225,6 +226,7 @@ class Eval(Hardware):
     ckpt_path: str
     tiny: str | None
     data: EvalData
+    logger: Loggers
 
     @model_validator(mode="after")
     def _no_gradients(self) -> "Eval":

@@ -4,8 +4,11 @@ import time
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from fvit.run.logged import ends_logged_step
+
+_SEEN = "progress/images_seen"
 
 
 class Throughput(Callback):
@@ -64,19 +67,25 @@ class Throughput(Callback):
         if ends_logged_step(trainer, batch_idx):
             module.log_dict({**self._progress(trainer), **self._recent_speed()})
 
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Log beside the accuracies what they can be drawn over."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            module.log(_SEEN, float(trainer.global_step * self.images_per_step))
+
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Leave out the time since the last training batch."""
         self._last = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Note where the run stands, and its mean, for its results."""
-        module.log_dict(self._progress(trainer), logger=False)
+        for name, value in self._progress(trainer).items():
+            module.log(name, value, logger=None if name == _SEEN else False)
         if self.seconds:
             module.log("throughput/images_per_s", self.images_per_s, logger=False, sync_dist=True)
 
     def _progress(self, trainer: Trainer) -> dict[str, float]:
         left = self.seconds_left(trainer)
-        seen = {"progress/images_seen": float(trainer.global_step * self.images_per_step)}
+        seen = {_SEEN: float(trainer.global_step * self.images_per_step)}
         return seen if left is None else {**seen, "progress/seconds_left": left}
 
     def _recent_speed(self) -> dict[str, float]:

@@ -1,40 +1,242 @@
-"""Weights & Biases without an account: a run that cannot be sent is kept, and says so in one line."""
+"""Weights & Biases: one run of it for each of ours, kept here where no server takes it, and closed with its status."""
 
+import functools
+import logging
 import os
 import secrets
-import sys
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lightning import Trainer
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from fvit.run import wandb_artifacts
 from fvit.run.console import console
 from fvit.run.paths import WANDB_ID
 from fvit.run.record import write
+from fvit.run.wandb_server import answers, has_key
+
+if TYPE_CHECKING:
+    import wandb
+
+log = logging.getLogger(__name__)
+
+# Seconds that a server may take to begin a run, and then, at the end, to take what is left of it.
+_PATIENCE_AT_START, _PATIENCE_AT_END = 15.0, 12.0
+_LONGEST_TAG = 64  # W&B's own limit
 
 
-def wandb_logger(
-    save_dir: str | Path, project: str, name: str, run_dir: str | Path, offline: bool = False, **options: Any
-) -> WandbLogger:
-    """Lightning's WandbLogger, offline if there is no key; a run that goes on in its folder stays one run of W&B.
+def _survives(method: Callable[..., None]) -> Callable[..., None]:
+    """Have a run go on without W&B where W&B's own process dies, and say so once."""
+
+    @functools.wraps(method)
+    def call(logger: "RunLogger", *args: Any, **kwargs: Any) -> None:
+        from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError, ServerResponseError
+
+        if logger.lost:
+            return
+        try:
+            method(logger, *args, **kwargs)
+        except (ConnectionError, HandleAbandonedError, ServerResponseError) as error:
+            logger.lose(error)
+
+    return rank_zero_only(call)
+
+
+class RunLogger(WandbLogger):
+    """Lightning's WandbLogger, offline where no server takes the run; one that goes on in its folder stays one run.
 
     Args:
         save_dir: holds the folder wandb/, one for all runs of a project.
         project: of W&B.
         name: of the run.
         run_dir: the run's folder, which keeps the id.
+        group: None for the name of the sweep's folder, where the run is a job of a sweep.
+        tags: what to filter by, beside the parts of the name that commas separate.
         offline: keep the run here even if there is a key.
-        options: further arguments of ``wandb.init``, such as `group` and `tags`.
+        media: how often in a run pictures are logged; see `fvit.run.wandb_media`.
+        artifacts: checkpoints to upload at the end: ``off``, ``best``, or ``all``, the last one as well.
+        options: further arguments of ``wandb.init``, such as `entity` and `notes`.
     """
-    mode = "offline" if offline else os.environ.get("WANDB_MODE")
-    if mode is None and not _has_key():
-        mode = "offline"
-        _say(f"W&B: no API key, so this run stays offline in {save_dir}/wandb; send it later with `wandb sync`")
-    Path(save_dir).mkdir(parents=True, exist_ok=True)
-    # Not Lightning's offline=True: it sets WANDB_MODE for the whole process, and so for the next job of a sweep.
-    options.setdefault("id", _run_id(Path(run_dir)))
-    return WandbLogger(name=name, project=project, save_dir=save_dir, mode=mode or "online", resume="allow", **options)
+
+    def __init__(
+        self,
+        save_dir: str | Path,
+        project: str,
+        name: str,
+        run_dir: str | Path,
+        group: str | None = None,
+        tags: Sequence[str] = (),
+        offline: bool = False,
+        media: int = 0,
+        artifacts: str = "off",
+        **options: Any,
+    ) -> None:
+        options.setdefault("id", _run_id(Path(run_dir)))
+        tags = [tag[:_LONGEST_TAG] for tag in dict.fromkeys([*name.split(", "), *tags]) if tag]
+        options |= {"group": group or _sweep(Path(run_dir)), "tags": tags}
+        # Not Lightning's offline=True: it sets WANDB_MODE for the whole process, and so for the next job of a sweep.
+        super().__init__(name=name, project=project, save_dir=save_dir, resume="allow", **options)
+        del self._wandb_init["anonymous"]  # of which wandb says that it has no effect any more
+        self.kept_here, self.media, self.artifacts = offline, media, artifacts
+        self.lost = False
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> "wandb.Run":
+        """The run of W&B, which begins when it is asked for first."""
+        if self._experiment is None:
+            self._experiment = self._begin()
+        return self._experiment
+
+    @_survives
+    def log_hyperparams(self, params: dict[str, Any]) -> None:
+        """Set the run's configuration."""
+        super().log_hyperparams(params)
+
+    @_survives
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add a row."""
+        super().log_metrics(metrics, step)
+
+    @_survives
+    def log_media(self, make: Callable[[], dict[str, Any]], step: int) -> None:
+        """Add a row of tables and pictures, which `make` makes of them for W&B."""
+        with wandb_artifacts.staged(self.folder):
+            self.experiment.log({**make(), "trainer/global_step": step})
+
+    @_survives
+    def log_dataset(self, name: str, facts: dict[str, Any], root: str | None) -> None:
+        """Say what the run is trained on: as configuration, and as an artifact that the run uses.
+
+        Args:
+            name: of the source.
+            facts: what tells one set of images from another.
+            root: where it lies, if that can be said.
+        """
+        self.experiment.config.update({"dataset": facts}, allow_val_change=True)
+        with wandb_artifacts.staged(self.folder):
+            wandb_artifacts.use_dataset(self.experiment, name, facts, root)
+
+    @_survives
+    def log_summary(self, figures: dict[str, float]) -> None:
+        """Set what tables and scatter plots show of the run."""
+        self.experiment.summary.update(figures)
+
+    @_survives
+    def close(self, trainer: Trainer, best: dict[str, float], exit_code: int, preempted: bool = False) -> None:
+        """End the run, if it has begun, and upload the checkpoints that are wanted.
+
+        Args:
+            trainer: which has written them.
+            best: figures for the summary.
+            exit_code: 0 for a run that came to its end; 255 is an interrupt to W&B, anything else a failure.
+            preempted: it will be gone on with; an agent of a W&B sweep then starts it again.
+        """
+        run = self._experiment
+        if run is None:
+            return
+        run.summary.update(best)
+        if self.artifacts != "off":
+            with wandb_artifacts.staged(self.folder):
+                logged = wandb_artifacts.log_checkpoints(run, trainer, with_last=self.artifacts == "all")
+            if not run.offline:
+                self._wait_for(logged)
+        if preempted:
+            run.mark_preempting()
+        run.finish(exit_code=exit_code)
+        self._experiment = None
+
+    def lose(self, error: Exception) -> None:
+        """Go on without W&B."""
+        import wandb
+
+        self.lost, self._experiment = True, None
+        log.warning("W&B's own process has died (%s): the run goes on, without W&B", error or type(error).__name__)
+        # Or the next job of a sweep would look for that process.
+        with suppress(Exception):
+            wandb.teardown(exit_code=1)
+
+    @property
+    def folder(self) -> Path:
+        """Where W&B's runs lie."""
+        return Path(self.save_dir, "wandb")
+
+    def _begin(self) -> "wandb.Run":
+        import wandb
+
+        Path(self.save_dir).mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        mode, reason = self._mode()
+        run = None
+        if mode == "online":
+            settings = wandb.Settings(
+                quiet=True,  # else it asks the server more than once who we are
+                init_timeout=max(1.0, _PATIENCE_AT_START - (time.monotonic() - began)),
+                finish_timeout=_PATIENCE_AT_END,
+            )
+            before = set(self.folder.glob("run-*"))
+            try:
+                run = wandb.init(**self._wandb_init, mode=mode, settings=settings)
+                _say(f"W&B: {run.url}")
+            except wandb.errors.Error as error:
+                mode, reason = "offline", f"the server does not take the run ({_first_line(error)})"
+                wandb.teardown(exit_code=1)  # else the id counts as one in use
+                for begun in set(self.folder.glob("run-*")) - before:
+                    shutil.rmtree(begun, ignore_errors=True)
+        if run is None:
+            run = wandb.init(**self._wandb_init, mode=mode, settings=wandb.Settings(silent=True))
+            if mode == "offline":
+                place = os.path.relpath(Path(run.dir).parent)
+                _say(
+                    f"W&B: {reason}, so this run stays offline in {place}; "
+                    f"look at it with `wandb leet {os.path.relpath(self.folder)}`, send it with `wandb sync {place}`"
+                )
+        # What curves are drawn over, if nobody chooses progress/images_seen, progress/device_hours or epoch.
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        return run
+
+    def _mode(self) -> tuple[str, str]:
+        """W&B's mode, and the reason if that is offline; within 16 seconds."""
+        import wandb
+
+        if self.kept_here:
+            return "offline", "logger.wandb.offline=true"
+        # What `wandb offline` has set for the folder is no variable.
+        asked = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode
+        if asked != "online":
+            return asked, f"W&B's mode is {asked}"
+        try:
+            return ("online", "") if has_key() else ("offline", "no API key")
+        except ConnectionError as error:
+            return "offline", str(error)
+
+    def _wait_for(self, artifacts: Sequence["wandb.Artifact"]) -> None:
+        """Give large files their time as long as the server answers; the run's end is given seconds."""
+        from wandb.sdk.artifacts.exceptions import WaitTimeoutError
+
+        for artifact in artifacts:
+            while answers(self.experiment.settings.base_url):
+                try:
+                    artifact.wait(timeout=2)
+                    break
+                except WaitTimeoutError:
+                    continue
+                except ValueError as error:
+                    log.warning("W&B does not take %s: %s", artifact.name, _first_line(error))
+                    break
+
+
+def _sweep(run_dir: Path) -> str | None:
+    """The name of the sweep's folder whose job this is; Hydra writes multirun.yaml into it."""
+    return run_dir.parent.name if (run_dir.parent / "multirun.yaml").is_file() else None
 
 
 @rank_zero_only
@@ -47,29 +249,9 @@ def _run_id(folder: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-@rank_zero_only
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
 def _say(line: str) -> None:
-    console.print(line)
-
-
-def _has_key() -> bool:
-    """Whether W&B finds a key (environment, netrc); it neither asks for one nor opens a connection."""
-    import wandb
-
-    return wandb.login(prompt=False, verify=False)
-
-
-def finish_wandb(failed: bool, preempted: bool = False) -> None:
-    """Close this process's W&B run, if any: a job of a sweep would otherwise write into the one before it.
-
-    Args:
-        failed: for W&B, a run that did not come to its end.
-        preempted: it will be gone on with; an agent of a W&B sweep then starts it again.
-    """
-    if "wandb" in sys.modules:
-        import wandb
-
-        if wandb.run is not None:
-            if preempted:
-                wandb.run.mark_preempting()
-            wandb.finish(exit_code=int(failed))
+    console.print(line, markup=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hydra.utils import instantiate
-from lightning import Trainer
+from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 
@@ -17,6 +17,7 @@ from fvit.run.batches import BatchPlan
 from fvit.run.checkpoint_io import AtomicCheckpointIO
 from fvit.run.curve import CurveStart
 from fvit.run.data_wait import DataWait
+from fvit.run.device_hours import DeviceHours
 from fvit.run.grad_norm import GradNorm
 from fvit.run.guard import NonFiniteGuard
 from fvit.run.hardware import check_devices, local_devices
@@ -26,9 +27,11 @@ from fvit.run.resume import ResumePoint
 from fvit.run.signals import Stopped
 from fvit.run.skipped import SkippedImages
 from fvit.run.throughput import Throughput
-from fvit.run.tracking import finish_wandb
+from fvit.run.tracking import RunLogger
 from fvit.run.usage import Usage
 from fvit.run.world import WorldSizeCheck
+
+_KILLED = 255  # to W&B
 
 
 def quiet_lightning() -> None:
@@ -91,34 +94,49 @@ def apply_plan(trainer: Trainer, plan: BatchPlan, images: int) -> None:
     batches = images // plan.global_batch * plan.accumulate
     shortest = max(1, min(batches, limit) if isinstance(limit, int) else int(batches * limit))
     trainer.log_every_n_steps = min(trainer.log_every_n_steps, shortest)
-    trainer.callbacks.append(Throughput(plan.global_batch, plan.accumulate))
+    trainer.callbacks += [Throughput(plan.global_batch, plan.accumulate), DeviceHours()]
 
 
-def log_config(trainer: Trainer, config: dict[str, Any]) -> None:
-    """Tell the loggers the whole resolved configuration."""
+def log_beginning(trainer: Trainer, config: dict[str, Any], cost: Cost, data: LightningDataModule) -> None:
+    """Tell the loggers the whole resolved configuration, and W&B also what the model costs and which images it sees."""
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
+        if isinstance(logger, RunLogger):
+            logger.log_dataset(data.hparams.name, data.source.facts(), data.hparams.get("root"))
+            logger.log_summary(costs(cost))
+
+
+def log_results(trainer: Trainer, metrics: dict[str, float]) -> None:
+    """Have W&B's tables hold what metrics.json holds."""
+    for logger in trainer.loggers:
+        if isinstance(logger, RunLogger):
+            logger.log_summary(metrics)
 
 
 @contextmanager
 def closing(trainer: Trainer) -> Iterator[None]:
     """Close loggers at the end, W&B with the right status; an interrupt stays one, and so does a signal's end."""
-    failed, preempted = True, False
+    code, preempted = 1, False
     try:
         yield
-        failed = False
+        code = 0
     except Stopped:
         preempted = True
+        raise
+    except KeyboardInterrupt:
+        code = _KILLED
         raise
     except SystemExit as stop:
         # What Lightning makes of Ctrl-C, and how it ends when told to.
         told = stopping.why(trainer)
         preempted = told is not None
+        code = 1 if preempted else _KILLED
         raise told or KeyboardInterrupt from stop
     finally:
         for logger in trainer.loggers:
-            logger.finalize("failed" if failed else "success")
-        finish_wandb(failed, preempted)
+            logger.finalize("failed" if code else "success")
+            if isinstance(logger, RunLogger):
+                logger.close(trainer, best_scores(trainer), code, preempted)
 
 
 def status(trainer: Trainer) -> str:
@@ -135,11 +153,18 @@ def results(trainer: Trainer, cost: Cost, before: dict[str, float]) -> dict[str,
         before: metrics of the checkpoint from which the run went on: the last ones, if nothing was left to train.
     """
     metrics = before | {name: value.item() for name, value in trainer.callback_metrics.items()}
-    for checkpoint in trainer.checkpoint_callbacks:
-        if checkpoint.monitor is not None and checkpoint.best_model_score is not None:
-            metrics[f"best/{checkpoint.monitor}"] = checkpoint.best_model_score.item()
-    return metrics | {
-        "cost/params": cost.params,
-        "cost/macs": cost.macs,
-        "cost/macs_paper": cost.macs_paper,
+    return metrics | best_scores(trainer) | costs(cost)
+
+
+def best_scores(trainer: Trainer) -> dict[str, float]:
+    """What the best checkpoints are the best by."""
+    return {
+        f"best/{checkpoint.monitor}": checkpoint.best_model_score.item()
+        for checkpoint in trainer.checkpoint_callbacks
+        if checkpoint.monitor is not None and checkpoint.best_model_score is not None
     }
+
+
+def costs(cost: Cost) -> dict[str, float]:
+    """What an image costs, by the names of metrics."""
+    return {"cost/params": cost.params, "cost/macs": cost.macs, "cost/macs_paper": cost.macs_paper}

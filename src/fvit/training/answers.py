@@ -15,11 +15,13 @@ class Answers(NamedTuple):
         indices: of the images in their set, ascending: int64 [N].
         confidence: the largest softmax probability: float32 [N].
         right: whether the class that has it is the label: bool [N].
+        classes: the class that has it: int64 [N].
     """
 
     indices: Tensor
     confidence: Tensor
     right: Tensor
+    classes: Tensor
 
     def check_same_images(self, other: "Answers") -> None:
         """Hold them against another model's.
@@ -56,8 +58,9 @@ class CollectAnswers(Callback):
             return
         # As a cascade in use would compute it: where it has float64, that would part images which no float32 can.
         confidence = outputs.float().softmax(dim=1).amax(dim=1)
-        right = outputs.argmax(dim=1) == batch[1]
-        self._batches.append(Answers(trainer.datamodule.positions, confidence.cpu(), right.cpu()))
+        classes = outputs.argmax(dim=1)
+        right = classes == batch[1]
+        self._batches.append(Answers(trainer.datamodule.positions, confidence.cpu(), right.cpu(), classes.cpu()))
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Put the answers together, in the order of the images.
@@ -72,6 +75,6 @@ class CollectAnswers(Callback):
             batches = [batch for rank in ranks for batch in rank]
         if not batches:
             raise ValueError("none of the validation images could be read")
-        indices, confidence, right = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        order = indices.argsort()
-        self.answers = Answers(indices[order], confidence[order], right[order])
+        whole = Answers(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+        order = whole.indices.argsort()
+        self.answers = Answers(*(part[order] for part in whole))

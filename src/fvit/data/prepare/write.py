@@ -81,7 +81,7 @@ def write(source: Source, out: Path, settings: Settings, workers: int, bad: str,
             read, or is damaged and that is fatal; a split has no image that is whole.
     """
     decoder = decode.choose().name
-    identity = {**asdict(settings), "decoder": decoder, "seed": _SEED, **_fingerprint(source)}
+    identity = {**asdict(settings), "decoder": decoder, "seed": _SEED, **source.facts()}
     with _claim(out, identity) as notes:
         if (out / manifest.NAME).is_file():
             return Outcome(manifest.read(out / manifest.NAME), None)
@@ -143,24 +143,6 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     plain = json.loads(json.dumps(settings))
     source = {f"source.{key}": value for key, value in plain.pop("source", {}).items()}
     return {**source, **plain}
-
-
-def _fingerprint(source: Source) -> dict[str, Any]:
-    """What tells one set of images from another without reading them.
-
-    Raises:
-        DataError: a label is beyond the classes.
-    """
-    digest = hashlib.sha256(json.dumps(source.classes).encode())
-    for images in (source.train, source.val):
-        beyond = (images.labels < 0) | (images.labels >= len(source.classes))
-        if beyond.any():
-            first = int(beyond.argmax())
-            raise DataError(
-                f"{images.locate(first)} has label {images.labels[first]}; there are {len(source.classes)} classes"
-            )
-        digest.update(np.ascontiguousarray(images.labels, dtype="<i4"))
-    return {"train_images": len(source.train), "val_images": len(source.val), "labels": digest.hexdigest()}
 
 
 def _plan(source: Source, shard_size: int, notes: Path) -> list[Task]:

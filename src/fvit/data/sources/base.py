@@ -1,10 +1,15 @@
 """What every source gives, and what sources of a folder share."""
 
 import difflib
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fvit.data.images import Images
+import numpy as np
+
+from fvit.data.images import DataError, Images
 
 
 @dataclass(frozen=True)
@@ -14,6 +19,23 @@ class Source:
     train: Images
     val: Images
     classes: list[str]
+
+    def facts(self) -> dict[str, Any]:
+        """What tells one set of images from another without reading them: how many, and a digest of their labels.
+
+        Raises:
+            DataError: a label is beyond the classes.
+        """
+        digest = hashlib.sha256(json.dumps(self.classes).encode())
+        for images in (self.train, self.val):
+            beyond = (images.labels < 0) | (images.labels >= len(self.classes))
+            if beyond.any():
+                first = int(beyond.argmax())
+                raise DataError(
+                    f"{images.locate(first)} has label {images.labels[first]}; there are {len(self.classes)} classes"
+                )
+            digest.update(np.ascontiguousarray(images.labels, dtype="<i4"))
+        return {"train_images": len(self.train), "val_images": len(self.val), "labels": digest.hexdigest()}
 
 
 def existing_folder(root: str | Path) -> Path:

@@ -1,0 +1,104 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fvit.training import CollectAnswers
+from tests.run.wandb_runs import runs
+from tests.training.fitting import DIGITS, Probe, fit
+
+RUN = (*DIGITS, "logger=wandb", "optimizer.lr=5e-3")
+
+
+class Collect(Probe):
+    """Also keeps the answers to the last validation, and the weights that gave them."""
+
+    def setup(self, trainer, module, stage):
+        super().setup(trainer, module, stage)
+        self.collector = CollectAnswers()
+
+    def on_validation_start(self, trainer, module):
+        self.collector.on_validation_start(trainer, module)
+
+    def on_validation_batch_end(self, *arguments):
+        self.collector.on_validation_batch_end(*arguments)
+
+    def on_validation_end(self, trainer, module):
+        self.collector.on_validation_end(trainer, module)
+
+
+def table(run, name):
+    """The newest table of that name, and where the files of it are kept until they are sent."""
+    kept = [{file["path"]: file["local_path"] for file in one["manifest"]["contents"]} for one in run.artifacts]
+    [*_, files] = [one for one in kept if f"{name}.table.json" in one]
+    content = json.loads(Path(files[f"{name}.table.json"]).read_text())
+    return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]], files
+
+
+def test_predictions_confusion_and_maps_are_what_the_model_says(compose_config, tmp_path):
+    config = compose_config(
+        *RUN, f"logger.wandb.save_dir={tmp_path}", "logger.wandb.media=2", "trainer.max_epochs=4", "callbacks=none"
+    )
+    probe = fit(config, Collect())
+    [run] = runs(tmp_path / "wandb")
+    answers, source = probe.collector.answers, probe.data.source
+    with_media = [row for row in run.rows if "val/predictions._type" in row]
+    per_epoch = len(source.train) // 64
+    assert [row["trainer/global_step"] for row in with_media] == [2 * per_epoch - 1, 4 * per_epoch - 1]
+
+    rows, files = table(run, "val/predictions")
+    labels = torch.as_tensor(source.val.labels)
+    for row in rows:
+        index = int(row["file"].removeprefix("image "))
+        assert row["label"] == source.classes[labels[index]]
+        assert row["prediction"] == source.classes[answers.classes[index]]
+        assert row["confidence"] == pytest.approx(answers.confidence[index].item(), rel=1e-5)
+        assert (row["kind"] == "right") == (row["label"] == row["prediction"])
+        with Image.open(files[row["image"]["path"]]) as image:
+            shown = np.asarray(image.convert("L").resize((8, 8), Image.Resampling.BOX), dtype=float)
+        assert abs(shown - source.val.read(index)).mean() < 16, "the picture of this digit, if blurred"
+    sampled = [row for row in rows if row["kind"] != "surest mistake"]
+    mistakes = [row["confidence"] for row in rows if row["kind"] == "surest mistake"]
+    assert len(sampled) == 32
+    assert mistakes == pytest.approx(answers.confidence[~answers.right].sort(descending=True)[0][:16].tolist())
+
+    counts, _ = table(run, "val/confusion_table")
+    assert sum(row["nPredictions"] for row in counts) == len(source.val)
+    right = sum(row["nPredictions"] for row in counts if row["Actual"] == row["Predicted"])
+    assert right / len(source.val) == pytest.approx(probe.metrics["val/acc1"])
+
+    for name in ("query", "key"):
+        noted = run.summed["summary"][f"attention/{name}"]
+        assert noted["count"] == 4
+        assert all((run.files / file).is_file() for file in noted["filenames"])
+
+
+def test_the_weights_that_are_validated_are_those_that_are_drawn(compose_config, tmp_path, monkeypatch):
+    """Averaged ones, where weights are averaged; a model without maps has the rest."""
+    drawn = []
+
+    def maps(model, images):
+        drawn.append({name: weight.clone() for name, weight in model.state_dict().items()})
+        raise ValueError("no attention")
+
+    monkeypatch.setattr("fvit.models.maps.attention_maps", maps)
+    here = f"logger.wandb.save_dir={tmp_path}"
+    fit(compose_config(*RUN, here, "logger.wandb.media=1", "callbacks=[default,ema]", "callbacks.ema.decay=0.9"))
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    [weights] = drawn
+    for name, weight in weights.items():
+        assert torch.equal(weight, saved["state_dict"][f"model.{name}"]), name
+        raw = saved["current_model_state"][f"model.{name}"]
+        assert not weight.is_floating_point() or not torch.equal(weight, raw), name
+    [run] = runs(tmp_path / "wandb")
+    assert table(run, "val/predictions")[0]
+    assert not [name for name in run.summed["summary"] if name.startswith("attention/")]
+
+
+def test_none_are_made_where_none_are_wanted(compose_config, tmp_path):
+    fit(compose_config(*RUN, f"logger.wandb.save_dir={tmp_path}", "logger.wandb.media=0", "callbacks=none"))
+    [run] = runs(tmp_path / "wandb")
+    assert not (run.files / "media").exists()

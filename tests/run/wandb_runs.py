@@ -1,0 +1,39 @@
+"""What stands in W&B's offline runs, as W&B's own reader tells it."""
+
+import json
+import subprocess
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+
+class Read:
+    """A run: its first record, its rows, its artifacts, what W&B noted of the process, and its folder of files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.files = path, path.parent / "files"
+        records = [json.loads(line) for line in _inspect(path).splitlines()]
+
+        def of(kind: str) -> list[dict[str, Any]]:
+            return [record[kind] for record in records if record["type"] == kind]
+
+        self.run = of("run")[0]
+        self.rows = [row["item"] for row in of("history")]
+        self.artifacts = of("artifact")
+        self.environment = {key: value for one in of("environment") for key, value in one.items()}
+
+    @cached_property
+    def summed(self) -> dict[str, Any]:
+        """State, exit code, configuration and summary."""
+        return json.loads(_inspect(self.path, "--summary"))
+
+
+def runs(folder: Path) -> list[Read]:
+    """All of a folder wandb/, the oldest first."""
+    return [Read(path) for path in sorted(folder.glob("offline-run-*/*.wandb"), key=lambda p: p.stat().st_mtime_ns)]
+
+
+def _inspect(path: Path, *options: str) -> str:
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *options, str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
