@@ -37,27 +37,20 @@ def dashboard(config: dict[str, Any]) -> dict[str, float]:
     for name, one in zip(("workspace", "report"), made, strict=True):
         write(out / f"{name}.json", json.dumps(specification(one), indent=2))
     facts = [("specification", f"{out / 'workspace.json'}, {out / 'report.json'}")]
-    facts.append(("cost curves", benchmark.name if benchmark else "none: fvit-bench makes some"))
-    if reason is None:
-        facts += server.save(*made)
-    else:
-        facts.append(("not saved", f"{reason}; to save it: `wandb login`, then this command again"))
+    if config["bench"]:
+        none = f"none in {config['bench']}; `fvit-bench` measures some"
+        facts.append(("cost curves", benchmark.name if benchmark else none))
+    facts += [("not saved", reason)] if reason else server.save(*made, benchmark, out)
     print_facts(f"Dashboard of {config['project']}", facts)
     return {}
 
 
 def newest_benchmark(folder: str | None) -> "Benchmark | None":
-    """The newest result of `fvit-bench` in and below `folder` that can be read; None if there is none.
-
-    Raises:
-        ConfigError: a folder other than the default is named, and holds none.
-    """
+    """The newest result of `fvit-bench` in and below `folder` that can be read; None if there is none."""
     from fvit.run.report.costs import read_benchmarks
     from fvit.run.report.gather import find_benchmarks
 
-    if folder is None:
-        return None
-    found = read_benchmarks(find_benchmarks([Path(folder).expanduser()]))
+    found = read_benchmarks(find_benchmarks([Path(folder).expanduser()])) if folder else []
     return next((one for one in found if one.charts), None)
 
 

@@ -7,12 +7,12 @@ import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 from wandb_workspaces.reports.v2.interface import Block
 
-from fvit.run.dashboard.costs import cost_tables
-from fvit.run.dashboard.panels import ACCURACY, Section, config_key, sections
+from fvit.run.dashboard import costs
+from fvit.run.dashboard.panels import ACCURACY, Section, config_key, cost_section, sections
 from fvit.run.report.costs import Benchmark
 
 # Summary keys beside each run's name in the list of runs.
-COLUMNS = (ACCURACY, "cost/macs", "cost/params", "throughput/images_per_s")
+_COLUMNS = (ACCURACY, "cost/macs", "cost/params", "throughput/images_per_s")
 
 
 def workspace(config: dict[str, Any], entity: str, benchmark: Benchmark | None) -> ws.Workspace:
@@ -20,19 +20,18 @@ def workspace(config: dict[str, Any], entity: str, benchmark: Benchmark | None) 
 
     Args:
         config: of `fvit-dashboard`.
-        entity: whose project it is; nobody's while it is not saved.
-        benchmark: whose cost curves stand in it as tables.
+        entity: whose project it is; empty while that is not known.
+        benchmark: whose cost curves to show.
     """
-    shown = [_section(one) for one in sections(config["group_by"], config["settings"])]
+    shown = sections(config["group_by"], config["settings"])
     if benchmark is not None:
-        panels = [wr.MarkdownPanel(f"**{title}**\n\n{table}") for title, table in cost_tables(benchmark)]
-        shown.append(_section(Section(f"Cost, {benchmark.name}", benchmark.note, panels, columns=2)))
-    columns = [f"config:{config_key(config['group_by'])}", *(f"summary:{key}" for key in COLUMNS)]
+        shown.append(cost_section(benchmark))
+    columns = [f"config:{config_key(config['group_by'])}", *(f"summary:{key}" for key in _COLUMNS)]
     return ws.Workspace(
         entity=entity,
         project=config["project"],
         name=config["name"],
-        sections=shown,
+        sections=[_section(one) for one in shown],
         settings=ws.WorkspaceSettings(max_runs=100),
         runset_settings=ws.RunsetSettings(
             order=[expr.Ordering(expr.Summary(ACCURACY), ascending=False)], pinned_columns=columns
@@ -42,13 +41,14 @@ def workspace(config: dict[str, Any], entity: str, benchmark: Benchmark | None) 
 
 
 def report(config: dict[str, Any], entity: str, benchmark: Benchmark | None) -> wr.Report:
-    """The same panels with a text to each; the arguments are those of `workspace`."""
+    """The same panels with a text to each, and a benchmark's figures as tables; arguments as of `workspace`."""
+    trained = expr.Metric("JobType") != costs.JOB_TYPE
     blocks: list[Block] = [wr.TableOfContents()]
     for one in sections(config["group_by"], config["settings"]):
-        blocks += [wr.H1(one.title), wr.P(one.text), wr.PanelGrid(runsets=[_runs()], panels=one.panels)]
+        blocks += _blocks(one, trained)
     if benchmark is not None:
-        blocks += [wr.H1(f"Cost, {benchmark.name}"), wr.P(benchmark.note)]
-        for title, table in cost_tables(benchmark):
+        blocks += _blocks(cost_section(benchmark), expr.Metric("Group") == costs.group(benchmark))
+        for title, table in costs.tables(benchmark):
             blocks += [wr.H2(title), wr.MarkdownBlock(table)]
     return wr.Report(
         project=config["project"],
@@ -61,10 +61,12 @@ def report(config: dict[str, Any], entity: str, benchmark: Benchmark | None) -> 
 
 
 def _section(one: Section) -> ws.Section:
-    layout = ws.SectionLayoutSettings(columns=one.columns, rows=max(1, -(-len(one.panels) // one.columns)))
+    rows = -(-len(one.panels) // one.columns)
+    layout = ws.SectionLayoutSettings(columns=one.columns, rows=rows)
     return ws.Section(name=one.title, panels=one.panels, is_open=True, pinned=True, layout_settings=layout)
 
 
-def _runs() -> wr.Runset:
-    """Those of the report's own project: one that is named would be looked up on the server."""
-    return wr.Runset(order=[wr.OrderBy(wr.SummaryMetric(ACCURACY), ascending=False)])
+def _blocks(one: Section, runs: expr.FilterExpr) -> list[Block]:
+    """A section of the report, of some runs of its own project: one that is named would be looked up on the server."""
+    runset = wr.Runset(filters=expr.And(runs), order=[wr.OrderBy(wr.SummaryMetric(ACCURACY), ascending=False)])
+    return [wr.H1(one.title), wr.P(one.text), wr.PanelGrid(runsets=[runset], panels=one.panels)]

@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 import wandb_workspaces.reports.v2 as wr
 from wandb_workspaces.reports.v2.interface import Panel
 
+from fvit.run.bench.charts import Chart
+from fvit.run.dashboard import costs
+from fvit.run.report.costs import Benchmark
+
 # Of a run's summary.
 ACCURACY = "best/val/acc1"
 # Of its history: what curves are drawn over, so that runs with different batches compare.
@@ -47,7 +51,7 @@ class Section:
 
 
 def sections(group_by: str, settings: Sequence[str]) -> list[Section]:
-    """All of them, without the cost curves.
+    """What training runs have logged.
 
     Args:
         group_by: a dotted key of the runs' configuration. Runs that share its value become one curve.
@@ -63,8 +67,9 @@ def sections(group_by: str, settings: Sequence[str]) -> list[Section]:
         ),
         Section(
             "Learning",
-            f"A curve for each {group_by}: the mean over its runs, that is its seeds, and a band from the lowest of "
-            "them to the highest. Runs of the same curve that differ by more than their seed are averaged as well.",
+            f"A curve for each value of {group_by}: the mean over its runs, which are its seeds, and a band from the "
+            "lowest of them to the highest. Runs that differ in more than their seed are averaged as well if they "
+            f"share the value of {group_by}.",
             [_leaders(group_by), *(_curve(*row, group_by) for row in _CURVES)],
         ),
         Section(
@@ -85,6 +90,15 @@ def sections(group_by: str, settings: Sequence[str]) -> list[Section]:
             columns=1,
         ),
     ]
+
+
+def cost_section(benchmark: Benchmark) -> Section:
+    """What the candidates of a benchmark have logged, each a run."""
+    return Section(
+        f"Cost, measured by fvit-bench, {costs.group(benchmark)}",
+        benchmark.note,
+        [_cost(chart) for chart in benchmark.charts],
+    )
 
 
 def config_key(dotted: str) -> str:
@@ -126,6 +140,22 @@ def _against(metric: str, name: str) -> wr.ScatterPlot:
         y=wr.SummaryMetric(ACCURACY),
         log_x=metric != "memory/peak_gib",
         layout=wr.Layout(0, 0, 12, 8),
+    )
+
+
+def _cost(chart: Chart) -> Panel:
+    """Curves over the sizes, or bars where there is one."""
+    title, limit = f"{chart.title}, {chart.unit}", {"max_runs_to_show": _MOST_RUNS}
+    if chart.axis is None:
+        return wr.BarPlot(title=title, metrics=[costs.metric(chart)], max_bars_to_show=_MOST_RUNS, **limit)
+    return wr.LinePlot(
+        title=title,
+        x=costs.axis(chart),
+        y=[costs.metric(chart)],
+        log_x=True,
+        log_y=True,
+        title_x=chart.axis,
+        **limit,
     )
 
 
