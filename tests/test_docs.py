@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from fvit.run import schema, validate
 from fvit.run.bench.grid import expand, gather
 from fvit.run.bench.schema import Bench
+from fvit.run.dashboard.schema import Dashboard
 from fvit.run.paths import conf_dir
 from fvit.run.report.schema import Report, gather_folders
 from fvit.run.schema_export import Export
@@ -27,6 +28,7 @@ SCHEMAS = {
     "predict": Predict,
     "export": Export,
     "report": Report,
+    "dashboard": Dashboard,
 }
 # What stands in a configuration only while Hydra runs a job.
 FIXED = {

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "training": "torch timm lightning torchmetrics fvit.models",
     "cost": "torch timm fvit.attention fvit.models",
     "run": "torch lightning hydra omegaconf yaml pydantic rich PIL plotly matplotlib wandb dotenv optuna numpy scipy "
-    "filelock fvit fvit.cost",
+    "filelock wandb_workspaces fvit fvit.cost",
 }
 
 # Imported inside functions alone: it is slow to load, and most runs go without it.

@@ -1,0 +1,21 @@
+"""What the configuration of `fvit-dashboard` may hold."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from fvit.run.fields import Strict
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Dashboard(Strict):
+    """The keys of conf/dashboard.yaml."""
+
+    entity: str | None
+    project: Text
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    group_by: Text
+    settings: Annotated[list[Text], Field(min_length=1)]
+    bench: str | None
+    out: Text

@@ -1,0 +1,150 @@
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from fvit import dashboard
+from tests.run.dashboard.cloud import OWNER, cloud
+from tests.run.report.folders import write_benchmark
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    """The command line inside this process, in an empty folder."""
+
+    def call(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+        monkeypatch.setattr(sys, "argv", ["fvit-dashboard", *arguments])
+        handlers = logging.getLogger().handlers[:]
+        try:
+            dashboard.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            logging.getLogger().handlers[:] = handlers
+        return SimpleNamespace(code=code, **dict(zip(("out", "err"), capfd.readouterr(), strict=True)))
+
+    return call
+
+
+def outside(folder, server=None, *arguments):
+    """The command line in a process of its own, since wandb reads its environment once; with a key, if on a server."""
+    known = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment = {**known, "HOME": str(folder)}  # where wandb looks for a key
+    if server:
+        environment |= {"WANDB_BASE_URL": server, "WANDB_API_KEY": "0" * 40}
+    command = [sys.executable, "-m", "fvit.dashboard", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def specifications(folder):
+    return [json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("workspace", "report")]
+
+
+def test_offline_it_writes_the_specification_and_says_so(run, tmp_path):
+    done = run("project=digits", "name=Digits", "entity=team")
+    assert (done.code, done.err) == (0, "")
+    assert "not saved      W&B's mode is offline" in done.out
+    assert "none in logs/bench; `fvit-bench` measures some" in done.out
+    assert "/report.json" in done.out
+    workspace, report = specifications(tmp_path / "logs" / "dashboard")
+    assert [workspace[key] for key in ("entity", "project", "displayName")] == ["team", "digits", "Digits"]
+    assert report["project"] == {"name": "digits", "entityName": "team"}
+    assert {path.name for path in tmp_path.iterdir()} == {"logs"}, "nothing of Hydra's"
+
+
+def test_the_newest_benchmark_is_shown(run, tmp_path):
+    for name in ("2025", "2026"):
+        write_benchmark(tmp_path / "logs" / "bench" / name)
+    (tmp_path / "logs" / "bench" / "2027").mkdir()
+    (tmp_path / "logs" / "bench" / "2027" / "bench.json").write_text("{")
+    assert "cost curves    2026: attention=additive,softmax" in run().out
+    assert "Cost, measured by fvit-bench, 2026" in (tmp_path / "logs" / "dashboard" / "workspace.json").read_text()
+    assert "cost curves" not in run("bench=null", "out=here").out
+    assert "fvit-bench" not in (tmp_path / "here" / "workspace.json").read_text()
+
+
+def test_without_a_key_it_says_how_to_get_one(tmp_path):
+    done = outside(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "not saved      no API key; `wandb login` asks for it, then give this command again" in done.stdout
+    assert len(specifications(tmp_path / "logs" / "dashboard")) == 2
+
+
+def test_with_a_key_it_saves_what_it_wrote(tmp_path):
+    write_benchmark(tmp_path / "logs" / "bench" / "2026")
+    with cloud() as server:
+        done = outside(tmp_path, server.url, "project=digits", "name=Digits")
+    assert done.returncode == 0, done.stderr
+    for kind, where in (("report", rf"{OWNER}/digits/reports/Digits--VIEW"), ("workspace", rf"{OWNER}/digits\?nw=\w+")):
+        assert re.search(rf"^ {kind} +{server.url}/{where}$", done.stdout, flags=re.MULTILINE)
+    assert "not saved" not in done.stdout
+    workspace, report = specifications(tmp_path / "logs" / "dashboard")
+    for written, kind in ((workspace, "project-view"), (report, "runs")):
+        sent = server.views[kind]
+        assert json.loads(sent["spec"]) == written["spec"]
+        assert (sent["entityName"], sent["projectName"], sent["displayName"]) == (OWNER, "digits", "Digits")
+    told = {run["displayName"]: (run["jobType"], run["groupName"], run["project"]) for run in server.runs.values()}
+    assert told == {f"2026 vit_tiny {name}": ("bench", "2026", "digits") for name in ("additive", "softmax")}
+    for rows in server.rows.values():
+        assert [(row["bench/tokens"], row["bench/latency_ms"]) for row in rows] == [(197, 394), (577, 1154)]
+    assert len(server.rows) == 2
+
+
+def test_what_the_server_refuses_is_an_error_with_the_specification_written(tmp_path):
+    with cloud(taken=False) as server:
+        done = outside(tmp_path, server.url)
+    assert done.returncode == 1
+    assert "error: W&B's server does not take it: input: no such project" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(specifications(tmp_path / "logs" / "dashboard")) == 2
+
+
+def test_a_server_that_does_not_answer_is_no_error(run, tmp_path, monkeypatch):
+    def ask():
+        raise ConnectionError("https://api.wandb.ai does not answer")
+
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr("fvit.run.dashboard.server.has_key", ask)
+    done = run()
+    assert done.code == 0
+    assert "not saved      https://api.wandb.ai does not answer; give this command again when it does" in done.out
+    assert len(specifications(tmp_path / "logs" / "dashboard")) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["grup_by=title"], "unknown key grup_by, did you mean group_by"),
+        (["settings=[]"], "settings=[]"),
+        (["project=''"], "project=''"),
+    ],
+)
+def test_a_mistake_ends_in_one_message_and_leaves_nothing(run, tmp_path, arguments, message):
+    done = run(*arguments)
+    assert done.code == 1
+    assert message in done.err
+    assert done.err.count("error: ") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_missing_package_is_named(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(dashboard, "find_spec", lambda name: None)
+    done = run()
+    assert done.code == 1
+    assert "error: fvit-dashboard needs wandb-workspaces: pip install 'fvit[dashboard]'" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_explains_itself_and_fits_a_screen(run):
+    text = run("--help").out
+    assert len(text.splitlines()) <= 40
+    for word in ("entity", "project", "name", "group_by", "settings", "bench", "out"):
+        assert re.search(rf"^ .*\b{word}\b", text, flags=re.MULTILINE), word
