@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 # Where things lie and what they are called.
-_NO_MATTER = {"title", "output_dir", "ckpt_path", "model.init_from", "model.pretrained"}
+_NO_MATTER = {"title", "output_dir", "quiet", "ckpt_path", "model.init_from", "model.pretrained"}
 _PLACES = {"dirpath", "save_dir", "id_file", "default_root_dir", "root"}
 
 

@@ -19,6 +19,8 @@ LAST = "last"
 CANDIDATES = ("last.ckpt", "previous.ckpt", "best.ckpt")
 """A folder's checkpoints, those first from which a run goes on."""
 
+_BESIDE = ("ckpt_path", "quiet")  # overrides without which a run is the same
+
 
 def rewrite(argv: Sequence[str]) -> list[str]:
     """Hydra's arguments for those of a command line: what `ckpt_path` says of the run's folder is spelled out.
@@ -117,7 +119,7 @@ def _unfinished(overrides: Sequence[str]) -> Path | None:
 
 
 def _comparable(overrides: Sequence[str]) -> list[str]:
-    return sorted(text for text in overrides if _key(text) != "ckpt_path" and not text.startswith("hydra"))
+    return sorted(text for text in overrides if _key(text) not in _BESIDE and not text.startswith("hydra"))
 
 
 def _overrides(folder: Path) -> list[str]:

@@ -167,6 +167,7 @@ class Train(Hardware):
     global_batch_size: Positive
     micro_batch_size: Positive | None
     ckpt_path: str | None
+    quiet: bool
     model: Model
     data: Data
     optimizer: Optimizer
@@ -224,6 +225,7 @@ class Eval(Hardware):
     output_dir: str
     ckpt_path: str
     tiny: str | None
+    quiet: bool
     data: EvalData
 
     @model_validator(mode="after")
@@ -258,6 +260,7 @@ class Prepare(Strict):
     shard_size: Positive
     workers: Count | None
     bad: Literal["skip", "fatal"]
+    quiet: bool
 
     @model_validator(mode="after")
     def _one_verb(self) -> "Prepare":
