@@ -39,13 +39,13 @@ def print_rows(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -
     # Where room is scarce the first column gives way: figures that are broken over two lines cannot be compared.
     figures = [max(map(len, column)) + _GAP for column in zip(head, *rows, strict=True)][1:]
     fit = sum(figures) + _LEAST <= console.width
-    table = _table(title)
+    table = _table()
     for index, name in enumerate(head):
         is_figure = index > 0
         table.add_column(name, justify="right" if is_figure else "left", overflow="fold", no_wrap=is_figure and fit)
     for row in rows:
         table.add_row(*map(Text, row))  # not markup: overrides hold brackets
-    console.print(table)
+    _print_table(title, table)
 
 
 def print_plan(
@@ -82,12 +82,12 @@ def print_exchange(model: dict[str, Any], rows: Sequence[Sequence[str]]) -> None
     if is_quiet() or not rows or not (model.get("keep") or pretrained):
         return
     origin = "a pretrained" if pretrained else "a fresh"
-    table = _table(f"Attention exchanged in {origin} {model['name']}")
+    table = _table()
     for name in ("blocks", "attention", "kept", "initialised", "dropped"):
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    console.print(table)
+    _print_table(f"Attention exchanged in {origin} {model['name']}", table)
 
 
 HEAD = ("val acc1", "best acc1", "params", "MACs", "images/s", "time")
@@ -162,8 +162,14 @@ def print_evaluation(path: Path, metrics: dict[str, float], recorded: dict[str, 
     print_rows(f"{path}", ("metric", "now", "when saved"), rows)
 
 
-def _table(title: str) -> Table:
+def _table() -> Table:
     """A table in a frame; where there is no room or no terminal, in plain columns, which `grep` and logs take."""
     if _is_terminal and console.width >= _FRAMED:
-        return Table(title=title, title_justify="left")
-    return Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        return Table()
+    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+
+
+def _print_table(title: str, table: Table) -> None:
+    if title:  # not the table's own, which would be folded to its width: it may be a path
+        console.print(title, style="italic", markup=False, soft_wrap=True)
+    console.print(table)

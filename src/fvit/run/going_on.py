@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from fvit.run.changes import compare
 from fvit.run.lock import in_use
 from fvit.run.paths import WANDB_ID, conf_dir
+from fvit.run.quiet import QUIET
 from fvit.run.record import read_metrics
 
 LAST = "last"
@@ -19,7 +20,7 @@ LAST = "last"
 CANDIDATES = ("last.ckpt", "previous.ckpt", "best.ckpt")
 """A folder's checkpoints, those first from which a run goes on."""
 
-_BESIDE = ("ckpt_path", "quiet")  # overrides without which a run is the same
+_BESIDE = ("ckpt_path", QUIET)  # overrides without which a run is the same
 
 
 def rewrite(argv: Sequence[str]) -> list[str]:

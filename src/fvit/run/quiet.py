@@ -6,19 +6,21 @@ from typing import Any
 
 Work = Callable[[dict[str, Any]], dict[str, float]]
 
+QUIET = "quiet"
+"""The key. It is the terminal's affair: in a run's folder it would make one experiment look like two."""
+
 _quiet = False
 
 
 def heeded(work: Work) -> Work:
-    """`work`, told what is left of a configuration without its key ``quiet``.
+    """`work`, told what is left of a configuration without that key.
 
-    That key is the terminal's affair: in a run's folder it would make one experiment look like two. The levels of
-    log messages follow it in conf/hydra/job_logging/fvit.yaml.
+    The levels of log messages follow it in conf/hydra/job_logging/fvit.yaml.
     """
 
     def begin(config: dict[str, Any]) -> dict[str, float]:
         config = dict(config)
-        _hush(config.pop("quiet"))
+        _hush(config.pop(QUIET))
         try:
             return work(config)
         finally:
