@@ -1,7 +1,9 @@
 """The command lines as a person meets them: in a process of their own, in an empty folder."""
 
 import csv
+import importlib
 import json
+import logging
 import os
 import re
 import signal
@@ -135,7 +137,7 @@ def test_help_shows_the_groups_of_a_folder_of_ones_own(main, tmp_path):
 @pytest.mark.parametrize(
     ("task", "override", "message"),
     [
-        ("eval", "checkpoint_path=x", "did you mean ckpt_path? `fvit-eval --cfg job` shows"),
+        ("eval", "ckpt_pat=x", "did you mean ckpt_path? `fvit-eval --cfg job` shows"),
         ("eval", "data.rot=x", "did you mean root or crop_pct? `fvit-eval --cfg job` shows"),
         ("predict", "image=x", "did you mean images? `fvit-predict --cfg job` shows"),
         ("export", "forma=x", "did you mean format? `fvit-export --cfg job` shows"),
