@@ -137,14 +137,14 @@ def test_help_shows_the_groups_of_a_folder_of_ones_own(main, tmp_path):
 @pytest.mark.parametrize(
     ("task", "override", "message"),
     [
-        ("eval", "ckpt_pat=x", "did you mean ckpt_path? `fvit-eval --cfg job` shows"),
-        ("eval", "data.rot=x", "did you mean root or crop_pct? `fvit-eval --cfg job` shows"),
-        ("predict", "image=x", "did you mean images? `fvit-predict --cfg job` shows"),
-        ("export", "forma=x", "did you mean format? `fvit-export --cfg job` shows"),
+        ("eval", "ckpt_pat=x", "did you mean ckpt_path"),
+        ("eval", "data.rot=x", "did you mean root"),
+        ("predict", "image=x", "did you mean images"),
+        ("export", "forma=x", "did you mean format"),
         ("prepare", "shard_siz=1", "did you mean shard_size"),
         ("bench", "devic=cpu", "did you mean device"),
-        ("report", "basline=x", "did you mean baseline? `fvit-report --cfg job` shows"),
-        ("report", "zzz=x", "unknown key zzz; `fvit-report --cfg job` shows"),
+        ("report", "basline=x", "did you mean baseline"),
+        ("report", "zzz=x", "unknown key zzz; `"),
     ],
 )
 def test_advice_names_the_command_and_a_key_of_it(main, task, override, message):
@@ -152,6 +152,7 @@ def test_advice_names_the_command_and_a_key_of_it(main, task, override, message)
     assert done.returncode == 1
     assert message in done.stderr
     assert "fvit-train" not in done.stderr
+    assert f"`fvit-{task} --cfg job` shows all keys" in done.stderr or task == "bench"
 
 
 def test_a_run_leaves_all_there_is_to_know(main, tmp_path):
