@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all lint format turbojpeg figures zoo clean distclean
+.PHONY: help setup train test test-all lint format turbojpeg figures zoo docs clean distclean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -43,6 +43,10 @@ figures: $(STAMP)  ## draw the README's picture from the newest `make train`
 
 zoo: $(STAMP)  ## write docs/zoo.md, the table of all mechanisms, from their classes
 	$(BIN)/python docs/zoo.py
+
+docs: $(STAMP)  ## build docs/ with its reference and API into build/site, a site that needs no network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html; with search: $(BIN)/python -m http.server -d build/site"
 
 clean:  ## remove caches and builds; runs stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

@@ -1,7 +1,9 @@
 """The command lines as a person meets them: in a process of their own, in an empty folder."""
 
 import csv
+import importlib
 import json
+import logging
 import os
 import re
 import signal
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+
+from fvit.run.paths import conf_dir
 
 TINY = ["data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "global_batch_size=16"]
 SHORT = [*TINY, "debug=limit"]
@@ -103,12 +107,52 @@ def test_a_wrong_configuration_is_found_before_torch_is_imported(fvit):
 
 def test_help_fits_a_screen(fvit):
     text = fvit("train", "--help").stdout
-    assert len(text.splitlines()) <= 40
-    [line] = [line for line in text.splitlines() if line.startswith("attention: ")]
-    for word in ("additive", "identity", "linear", "mixed", "native", "softmax"):
-        assert re.search(rf"\b{word}(,|$)", line)
-    for word in ("experiment: ", "fvit-train -m"):
-        assert word in text
+    lines = text.splitlines()
+    assert 24 <= len(lines) <= 50
+    assert max(map(len, lines)) <= 100
+    listed = dict(re.findall(r"^  (\w+) +((?:[\w, ]+,\n)*[\w, ]+)$", text.split("Often set")[0], flags=re.MULTILINE))
+    assert {name: set(re.findall(r"\w+", options)) for name, options in listed.items()} == {
+        group.name: {path.stem for path in group.glob("*.yaml")}
+        for group in conf_dir().iterdir()
+        if group.is_dir() and group.name != "hydra"
+    }
+    assert sum(line.startswith("  fvit-train") for line in lines) == 5
+
+
+@pytest.mark.parametrize("task", [path.stem for path in sorted(conf_dir().glob("*.yaml"))])
+def test_every_help_fits_a_screen(main, task):
+    lines = main(task, "--help").stdout.splitlines()
+    assert lines[0].startswith(f"fvit-{task} ")
+    assert len(lines) <= 50
+    assert max(map(len, lines)) <= 100
+    assert sum(line.startswith(f"  fvit-{task}") for line in lines) >= 2
+
+
+def test_help_shows_the_groups_of_a_folder_of_ones_own(main, tmp_path):
+    (tmp_path / "mine" / "attention").mkdir(parents=True)
+    (tmp_path / "mine" / "attention" / "ours.yaml").write_text("name: softmax")
+    assert re.search(r"\bours\b", main("train", "--help", "--config-dir", "mine").stdout)
+
+
+@pytest.mark.parametrize(
+    ("task", "override", "message"),
+    [
+        ("eval", "ckpt_pat=x", "did you mean ckpt_path"),
+        ("eval", "data.rot=x", "did you mean root"),
+        ("predict", "image=x", "did you mean images"),
+        ("export", "forma=x", "did you mean format"),
+        ("prepare", "shard_siz=1", "did you mean shard_size"),
+        ("bench", "devic=cpu", "did you mean device"),
+        ("report", "basline=x", "did you mean baseline"),
+        ("report", "zzz=x", "unknown key zzz; `"),
+    ],
+)
+def test_advice_names_the_command_and_a_key_of_it(main, task, override, message):
+    done = main(task, override)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "fvit-train" not in done.stderr
+    assert f"`fvit-{task} --cfg job` shows all keys" in done.stderr or task == "bench"
 
 
 def test_a_run_leaves_all_there_is_to_know(main, tmp_path):
@@ -146,6 +190,31 @@ def test_a_run_leaves_all_there_is_to_know(main, tmp_path):
     assert f"fvit-eval ckpt_path={run}" in done.stdout
     assert "M parameters" in done.stdout
     assert re.search(r"epoch 3/3 .*loss .*val acc1 .*images/s", done.stdout)
+
+
+def test_quiet_leaves_warnings_and_what_came_of_it(main, tmp_path, monkeypatch):
+    def chatty(*arguments):
+        log = logging.getLogger("fvit.chatty")
+        log.info("by the way")
+        log.warning("watch out")
+        return plan_batches(*arguments)
+
+    plan_batches = importlib.import_module("fvit.train").plan_batches
+    monkeypatch.setattr("fvit.train.plan_batches", chatty)
+    done = main("train", "-m", *SHORT, "seed=0,1", "quiet=true")
+    assert done.returncode == 0, done.stderr
+    first, *lines = done.stdout.splitlines()
+    assert first == "watch out"
+    assert lines[0].startswith("Results")
+    assert not re.search(r"HYDRA|^epoch|by the way|parameters", done.stdout, flags=re.MULTILINE)
+    assert done.stdout.count("watch out") == done.stdout.count("Results") == 2
+    assert "Sweep " in done.stdout
+    [sweep] = _runs(tmp_path, kind="multiruns")
+    for job in ("0", "1"):
+        told = (sweep / job / "train.log").read_text()
+        assert "by the way" in told
+        assert "watch out" in told
+        assert "quiet" not in OmegaConf.load(sweep / job / "config.yaml")
 
 
 @pytest.mark.parametrize("hardware", ["cpu", "ddp_cpu"])

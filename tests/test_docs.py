@@ -38,7 +38,7 @@ FIXED = {
     "bench": ["output_dir=here"],
 }
 COMMANDS = [
-    line
+    re.sub(" --(help|resolve|cfg job)", "", line)  # these show, and run nothing
     for page in sorted((ROOT / "docs").glob("*.md"))
     for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for line in block.splitlines()

@@ -91,14 +91,15 @@ def _verify(folder: Path, workers: int) -> None:
 def _bench(config: dict[str, Any], cores: int) -> None:
     from fvit.data import decode, sources
     from fvit.data.prepare.bench import measure
-    from fvit.run.console import console, print_speed
+    from fvit.run.console import print_speed
+    from fvit.run.counting import waiting
 
     data = config["data"]
     source = sources.load("imagenet", root=config["bench"], cache_dir=data.get("cache_dir"))
     decoder = decode.choose(data["decoder"])
-    with console.status("measuring") as status:
+    with waiting("measuring") as tell:
         size, interpolation = data["img_size"], data["interpolation"]
-        speed = measure(source.train, decoder, size, interpolation, max(1, cores), tell=status.update)
+        speed = measure(source.train, decoder, size, interpolation, max(1, cores), tell=tell)
     facts = [(f"{workers} workers", f"{count:,.0f} images/s") for workers, count in speed.rates.items()]
     facts.append(("an image", f"{speed.bytes_an_image / 1e3:.0f} kB"))
     for rate in [config["rate"]] if config["rate"] else (1000, 3000, 10000):

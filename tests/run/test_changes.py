@@ -26,6 +26,7 @@ def test_nothing_is_said_of_places_and_names():
     moved = changed(
         output_dir="b",
         title="two",
+        quiet=True,
         ckpt_path="a/checkpoints/last.ckpt",
         model={"init_from": None, "match": None},
         data={"root": "there", "mean": (0.5, 0.5, 0.5)},

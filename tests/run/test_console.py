@@ -1,5 +1,11 @@
 """What a person reads."""
 
+import os
+import pty
+import re
+import subprocess
+import sys
+
 import pytest
 
 from fvit.run import console
@@ -28,3 +34,68 @@ def test_an_exchange_is_told_where_there_were_weights_to_keep(capsys, model, tit
 def test_an_exchange_is_passed_over_where_there_were_none(capsys, model, rows):
     console.print_exchange({"name": "deit", **model}, rows)
     assert capsys.readouterr().out == ""
+
+
+TABLE = """
+from fvit.run.console import print_facts, print_rows
+from fvit.run.counting import counting
+head = ("job", *(f"figure {n}" for n in range(9)))
+print_rows("Results", head, [("logger=[csv] " + "x" * 60, *("12.34 %",) * 9)])
+print_rows("Few", head[:6], [("logger=[csv] " + "x" * 60, *("12.34 %",) * 5)])
+print_facts("Facts", [("folder", "y" * 120)])
+with counting("images", 2, 0) as advance:
+    advance(2)
+"""
+ESCAPE = "\x1b"
+
+
+def _on_a_terminal(program, **environment):
+    """What a program writes to a terminal of 80 columns."""
+    main, side = pty.openpty()
+    variables = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    variables |= {"TERM": "xterm-256color", "COLUMNS": "80", **environment}
+    with subprocess.Popen([sys.executable, "-c", program], stdout=side, stderr=side, env=variables) as process:
+        os.close(side)
+        text = b""
+        try:
+            while chunk := os.read(main, 65536):
+                text += chunk
+        except OSError:  # how Linux tells that the other side is closed
+            pass
+    os.close(main)
+    assert process.returncode == 0, text
+    return text.decode()
+
+
+@pytest.mark.parametrize("columns", [{}, {"COLUMNS": "80"}])
+def test_a_pipe_gets_plain_rows_that_are_whole(columns):
+    environment = {**os.environ, "TERM": "xterm-256color", **columns}
+    done = subprocess.run(
+        [sys.executable, "-c", TABLE], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ESCAPE not in done.stdout + done.stderr
+    assert not re.search(r"[\u2500-\u257f]", done.stdout)  # of frames
+    head, row = (re.split(" {2,}", line.strip()) for line in done.stdout.splitlines()[1:3])
+    assert head == ["job", *(f"figure {n}" for n in range(9))]
+    assert row == ["logger=[csv] " + "x" * 60, *["12.34 %"] * 9]
+    assert f" folder  {'y' * 120}\n" in done.stdout
+    assert "2 of 2 images" in done.stdout
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_terminal_gets_tables_that_fit_it(width):
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", _on_a_terminal(TABLE, COLUMNS=str(width)))
+    tables = text[text.index("Results") : text.index("Facts")]
+    lines = [line.rstrip() for line in tables.splitlines()]
+    assert max(map(len, lines)) <= width
+    assert bool(re.search(r"[\u2500-\u257f]", tables)) is (width == 100)
+    [figures] = [line for line in tables[tables.index("Few") :].splitlines() if "%" in line]
+    assert figures.count("12.34 %") == 5
+    assert re.sub(r"[\s\u2500-\u257f]", "", tables).count("x" * 3) > 10
+
+
+def test_colours_go_with_no_color():
+    """Of the bar: 30 to 37, 38, 90 to 97 among the parameters of an escape sequence."""
+    colour = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|9[0-7])(?:;\d+)*m")
+    assert colour.search(_on_a_terminal(TABLE))
+    assert not colour.search(_on_a_terminal(TABLE, NO_COLOR="1"))

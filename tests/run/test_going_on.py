@@ -36,6 +36,7 @@ def test_last_is_the_newest_unfinished_run_of_the_same_command(runs):
     _made(runs / "c", ["seed=1", "model.depth=2"], "finished")
     _made(runs / "d", ["seed=2", "model.depth=2"], "running")
     assert going_on.rewrite(argv) == [*argv, "hydra.run.dir='logs/train/runs/a'"]
+    assert going_on.rewrite([*argv, "quiet=true"])[-1] == "hydra.run.dir='logs/train/runs/a'"
     # Killed before it had begun.
     _made(runs / "e", argv)
     assert going_on.rewrite(argv) == [*argv, "hydra.run.dir='logs/train/runs/e'"]

@@ -56,8 +56,10 @@ class Cascade:
 
     Attributes:
         confidence: of the tiny model, its largest softmax probability: float [N].
-        tiny_right, large_right: whether a model's answer is the label: bool [N].
-        tiny_macs, large_macs: multiply-accumulates of an image.
+        tiny_right: whether the tiny model's answer is the label: bool [N].
+        large_right: whether the large model's is.
+        tiny_macs: multiply-accumulates of an image in the tiny model.
+        large_macs: in the large one.
 
     Raises:
         ValueError: a confidence is not a number.

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fvit.run.quiet import QUIET
+
 # Where things lie and what they are called.
-_NO_MATTER = {"title", "output_dir", "ckpt_path", "model.init_from", "model.pretrained"}
+_NO_MATTER = {"title", "output_dir", QUIET, "ckpt_path", "model.init_from", "model.pretrained"}
 _PLACES = {"dirpath", "save_dir", "id_file", "default_root_dir", "root"}
 
 

@@ -16,17 +16,22 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
-from fvit.run import launch, ranks, requeue, signals, sweep, validate
+from fvit.run import help, launch, quiet, ranks, requeue, signals, sweep, validate
 from fvit.run.errors import describe, explain
 from fvit.run.hardware import check_devices
 from fvit.run.paths import conf_dir
 
 # Here, because a launcher's own processes import this file and resolve the sweep's folder before they call anything.
 OmegaConf.register_new_resolver("fvit.hex", lambda: secrets.token_hex(2), use_cache=True, replace=True)
+OmegaConf.register_new_resolver("fvit.level", lambda quiet: "WARNING" if quiet else "INFO", replace=True)
+OmegaConf.register_new_resolver("fvit.groups", help.groups, replace=True)
 
 Work = Callable[[dict[str, Any]], dict[str, float]]
 Rewrite = Callable[[Sequence[str]], list[str]]
 Settle = Callable[[dict[str, Any]], dict[str, Any]]
+
+# What is behind these is for Hydra's completion alone.
+_COMPLETION = {"-sc", "--shell-completion", "--shell_completion"}
 
 
 def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list, settle: Settle = dict) -> None:
@@ -42,6 +47,7 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list,
         rewrite: makes Hydra's arguments from those of the command line.
         settle: makes the checked configuration definite, once for all processes.
     """
+    work = quiet.heeded(work)
     resolved = launch.read_resolved(sys.argv)
     if resolved is not None:
         launch.run_as_rank(work, resolved)
@@ -81,7 +87,7 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list,
                 config = settle(sweep.go_on(config, folder) if swept else config)
                 result = _start(task, work, config, isolated, exchange)
             except Exception as error:
-                _report(error, show_traceback)
+                _report(error, task, show_traceback)
                 if swept:
                     sweep.note_failure(folder, describe(error))
                 elif isolated:
@@ -96,14 +102,15 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list,
         return result
 
     try:
-        sys.argv[1:] = rewrite(sys.argv[1:])
+        if not _COMPLETION & set(sys.argv):
+            sys.argv[1:] = rewrite(sys.argv[1:])
         with signals.listening():
             hydra_job()
     except Exception as error:
-        _report(error, show_traceback)
+        _report(error, task, show_traceback)
         failures.append(error)
     except sweep.Refusal as refusal:
-        _report(refusal.__cause__, show_traceback)
+        _report(refusal.__cause__, task, show_traceback)
         failures.append(refusal.__cause__)
     except KeyboardInterrupt as error:
         interrupted = error
@@ -144,8 +151,8 @@ def _start(task: str, work: Work, config: dict[str, Any], isolated: bool, exchan
     return work(config)
 
 
-def _report(error: Exception, show_traceback: bool) -> None:
-    message = explain(error)
+def _report(error: Exception, task: str, show_traceback: bool) -> None:
+    message = explain(error, task)
     if message is None or show_traceback:
         traceback.print_exception(error)
     if message is not None:

@@ -1,12 +1,14 @@
 """What a person reads before a run, after it, and after a sweep. Plain text where there is no terminal."""
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from fvit.run.quiet import is_quiet
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
@@ -15,8 +17,12 @@ if TYPE_CHECKING:
     from fvit.run.batches import BatchPlan
     from fvit.run.sweep import Job
 
-# Without a terminal rich assumes 80 columns and would cut the rows of a log.
-console = Console(width=None if Console().is_terminal else int(os.environ.get("COLUMNS", "140")), highlight=False)
+_is_terminal = Console().is_terminal
+# Without a terminal rich assumes 80 columns and would fold the rows of a log, which nobody can then search.
+console = Console(width=None if _is_terminal else 10_000, highlight=False)
+
+# Columns of text: what a frame takes beside a cell, the least of a table's first column, and of a terminal for frames.
+_GAP, _LEAST, _FRAMED = 3, 12, 100
 
 
 def print_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
@@ -29,12 +35,17 @@ def print_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
 
 def print_rows(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table with a head; all columns but the first are figures."""
-    table = Table(title=title, title_justify="left")
+    rows = list(rows)
+    # Where room is scarce the first column gives way: figures that are broken over two lines cannot be compared.
+    figures = [max(map(len, column)) + _GAP for column in zip(head, *rows, strict=True)][1:]
+    fit = sum(figures) + _LEAST <= console.width
+    table = _table()
     for index, name in enumerate(head):
-        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+        is_figure = index > 0
+        table.add_column(name, justify="right" if is_figure else "left", overflow="fold", no_wrap=is_figure and fit)
     for row in rows:
-        table.add_row(*row)
-    console.print(table)
+        table.add_row(*map(Text, row))  # not markup: overrides hold brackets
+    _print_table(title, table)
 
 
 def print_plan(
@@ -45,6 +56,8 @@ def print_plan(
     further: Sequence[tuple[str, str]],
 ) -> None:
     """What is about to be trained, on what, and how; `further` facts are of the model."""
+    if is_quiet():
+        return
     trainer, optimizer, size = config["trainer"], config["optimizer"], config["data"]["img_size"]
     shape = [f"{key}={config['model'][key]}" for key in ("patch_size", "embed_dim", "depth") if key in config["model"]]
     images = f"{len(data.source.train):,} images to train, {len(data.source.val):,} to validate"
@@ -66,15 +79,15 @@ def print_plan(
 def print_exchange(model: dict[str, Any], rows: Sequence[Sequence[str]]) -> None:
     """What became of each attention's weights, where there were some worth keeping; `rows` as of `exchange_rows`."""
     pretrained = model.get("pretrained") or model.get("init_from")
-    if not rows or not (model.get("keep") or pretrained):
+    if is_quiet() or not rows or not (model.get("keep") or pretrained):
         return
     origin = "a pretrained" if pretrained else "a fresh"
-    table = Table(title=f"Attention exchanged in {origin} {model['name']}", title_justify="left")
+    table = _table()
     for name in ("blocks", "attention", "kept", "initialised", "dropped"):
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    console.print(table)
+        table.add_row(*map(Text, row))
+    _print_table(f"Attention exchanged in {origin} {model['name']}", table)
 
 
 HEAD = ("val acc1", "best acc1", "params", "MACs", "images/s", "time")
@@ -147,3 +160,16 @@ def print_evaluation(path: Path, metrics: dict[str, float], recorded: dict[str, 
         for name, value in metrics.items()
     ]
     print_rows(f"{path}", ("metric", "now", "when saved"), rows)
+
+
+def _table() -> Table:
+    """A table in a frame; where there is no room or no terminal, in plain columns, which `grep` and logs take."""
+    if _is_terminal and console.width >= _FRAMED:
+        return Table()
+    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+
+
+def _print_table(title: str, table: Table) -> None:
+    if title:  # not the table's own, which would be folded to its width: it may be a path
+        console.print(title, style="italic", markup=False, soft_wrap=True)
+    console.print(table)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fvit.run.console import console
+from fvit.run.quiet import is_quiet
 
 # Seconds between two lines.
 _PAUSE = 10.0
@@ -25,7 +26,10 @@ def counting(unit: str, total: int, done: int) -> Iterator[Callable[[int], None]
         To be called with how many have been done since it was called last.
     """
     start = time.monotonic()
-    if not console.is_terminal:
+    if is_quiet():
+        yield lambda more: None
+        return
+    if not console.is_interactive:
         yield _lines(unit, total, done, start)
         return
     bar = Progress(
@@ -47,6 +51,20 @@ def counting(unit: str, total: int, done: int) -> Iterator[Callable[[int], None]
             bar.update(task, completed=count, speed=f"{_rate(speed)} {unit}/s")
 
         yield advance
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[Callable[[str], None]]:
+    """Show what is being done, where there is a terminal to show it on.
+
+    Yields:
+        To be called with a text that takes the place of the last one.
+    """
+    if is_quiet() or not console.is_interactive:
+        yield lambda text: None
+        return
+    with console.status(text) as status:
+        yield status.update
 
 
 def _lines(unit: str, total: int, done: int, start: float) -> Callable[[int], None]:

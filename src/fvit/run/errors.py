@@ -11,6 +11,8 @@ _PACKAGE = Path(fvit.__file__).parent
 
 # Launchers that are no part of Hydra, and the extra that brings each.
 _LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
+# Tasks whose runs have a folder that Hydra makes.
+_WITH_A_FOLDER = ("train", "eval", "bench")
 
 
 class ConfigError(ValueError):
@@ -27,17 +29,21 @@ def did_you_mean(name: str, known: list[str]) -> str:
     return f", did you mean {' or '.join(near)}?" if near else ""
 
 
-def explain(error: BaseException) -> str | None:
+def explain(error: BaseException, task: str = "train") -> str | None:
     """The message for a user's mistake; None for anything else, which deserves its traceback.
 
     A mistake is: what Hydra says of an override, what our own code raises as ValueError, OSError or RunError, and
     a folder that cannot be written.
+
+    Args:
+        error: what was raised.
+        task: the command's name without ``fvit-``, for advice.
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _explain_hydra(error)
+        return _explain_hydra(error, task)
     if isinstance(error, RunError | ConfigError):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)
@@ -45,9 +51,8 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, ValueError | FileNotFoundError) and raised_here:
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
-        return (
-            f"cannot use {error.filename}: {error.strerror}. If the run cannot be written there, set hydra.run.dir=DIR"
-        )
+        advice = ". If the run cannot be written there, set hydra.run.dir=DIR" if task in _WITH_A_FOLDER else ""
+        return f"cannot use {error.filename}: {error.strerror}{advice}"
     return None
 
 
@@ -56,7 +61,7 @@ def describe(error: BaseException) -> str:
     return explain(error) or f"{type(error).__name__}: {error}"
 
 
-def _explain_hydra(error: BaseException) -> str:
+def _explain_hydra(error: BaseException, task: str) -> str:
     """Hydra's own message, with the nearest name in place of its advice to add a key that nobody reads."""
     text = str(error)
     if cause := error.__cause__:
@@ -75,17 +80,27 @@ def _explain_hydra(error: BaseException) -> str:
         return f"{match[1]} must be given: {match[1]}=…"
     # "Could not override 'trainer.max_epoch'.\nTo append to your config use +…\nKey 'max_epoch' is not in struct …"
     if match := re.search(r"Could not override '(?P<key>[^']+)'", text):
-        return f"unknown key {match['key']}{_nearest_key(match['key'])}; `fvit-train --cfg job` shows all keys"
+        # What fvit-bench measures is composed as fvit-train composes it.
+        task = "train" if task == "bench" else task
+        near = _nearest_key(match["key"], task) or ";"
+        return f"unknown key {match['key']}{near} `fvit-{task} --cfg job` shows all keys"
     return re.sub(r"\n\s*\n", "\n", text).strip()
 
 
-def _nearest_key(key: str) -> str:
+def _nearest_key(key: str, task: str) -> str:
+    known = _keys(task)
+    *owner, word = key.split(".")
+    if word in known and owner:
+        return f": the chosen option of {owner[0]} has no {word}, which another one may have;"
+    return did_you_mean(word, sorted(known))
+
+
+def _keys(task: str) -> set[str]:
+    """All keys of a task's configuration, whichever options of its groups are chosen, and the groups."""
     from fvit.run.paths import conf_dir
 
     words = re.compile(r"^\s*([a-z_0-9]+):", flags=re.MULTILINE)
-    known = {word for path in conf_dir().rglob("*.yaml") for word in words.findall(path.read_text(encoding="utf-8"))}
-    known |= {path.name for path in conf_dir().iterdir() if path.is_dir()}
-    *owner, word = key.split(".")
-    if word in known and owner:
-        return f": the chosen option of {owner[0]} has no {word}, which another one may have"
-    return did_you_mean(word, sorted(known))
+    own = (conf_dir() / f"{task}.yaml").read_text(encoding="utf-8").partition("\nhydra:\n")[0]
+    groups = {name for name in re.findall(r"^  - (\w+):", own, flags=re.MULTILINE) if (conf_dir() / name).is_dir()}
+    options = [path.read_text(encoding="utf-8") for group in groups for path in (conf_dir() / group).glob("*.yaml")]
+    return {word for text in (own, *options) for word in words.findall(text)} - {"defaults"} | groups

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from fvit.run.changes import compare
 from fvit.run.lock import in_use
 from fvit.run.paths import WANDB_ID, conf_dir
+from fvit.run.quiet import QUIET
 from fvit.run.record import read_metrics
 
 LAST = "last"
@@ -18,6 +19,8 @@ LAST = "last"
 
 CANDIDATES = ("last.ckpt", "previous.ckpt", "best.ckpt")
 """A folder's checkpoints, those first from which a run goes on."""
+
+_BESIDE = ("ckpt_path", QUIET)  # overrides without which a run is the same
 
 
 def rewrite(argv: Sequence[str]) -> list[str]:
@@ -117,7 +120,7 @@ def _unfinished(overrides: Sequence[str]) -> Path | None:
 
 
 def _comparable(overrides: Sequence[str]) -> list[str]:
-    return sorted(text for text in overrides if _key(text) != "ckpt_path" and not text.startswith("hydra"))
+    return sorted(text for text in overrides if _key(text) not in _BESIDE and not text.startswith("hydra"))
 
 
 def _overrides(folder: Path) -> list[str]:

@@ -10,7 +10,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from fvit.run.console import console
 from fvit.run.data_wait import DataWait
+from fvit.run.quiet import is_quiet
 from fvit.run.throughput import Throughput
+
+# Columns of a terminal that has room for a bar beside the figures.
+_WIDE = 120
 
 
 class RunProgress(ProgressBar):
@@ -31,15 +35,15 @@ class RunProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Open the bar."""
-        if not self._enabled or not console.is_terminal:
+        if not self._enabled or is_quiet() or not console.is_interactive:
             return
+        wide = console.width >= _WIDE
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
+            *([BarColumn(bar_width=None)] if wide else []),
             TaskProgressColumn(),
             TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TextColumn("gone,"),
+            *([TimeElapsedColumn(), TextColumn("gone,")] if wide else []),
             TimeRemainingColumn(),
             TextColumn("left"),
             console=console,
@@ -59,7 +63,7 @@ class RunProgress(ProgressBar):
         """Show the new accuracy; without a terminal, as a line."""
         if self._progress is not None:
             self._progress.update(self._task, figures=self._figures(trainer))
-        elif self._enabled and not console.is_terminal and trainer.state.fn == TrainerFn.FITTING:
+        elif self._enabled and not is_quiet() and trainer.state.fn == TrainerFn.FITTING:
             epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs or '?'}"
             console.print(f"{epoch}  {self._figures(trainer)}{self._left(trainer)}")
 
@@ -91,7 +95,8 @@ class RunProgress(ProgressBar):
         for callback in trainer.callbacks:
             if isinstance(callback, Throughput) and callback.images_per_s:
                 parts.append(f"{callback.images_per_s:,.0f} images/s")
-            if isinstance(callback, DataWait) and callback.recent > callback.limit:
+            # A warning tells it as well, where there is no room.
+            if isinstance(callback, DataWait) and callback.recent > callback.limit and console.width >= _WIDE:
                 parts.append(f"{100 * callback.recent:.0f} % waiting for images")
         return "  ".join(parts)
 

@@ -168,6 +168,7 @@ class Train(Hardware):
     global_batch_size: Positive
     micro_batch_size: Positive | None
     ckpt_path: str | None
+    quiet: bool
     model: Model
     data: Data
     optimizer: Optimizer
@@ -225,6 +226,7 @@ class Eval(Hardware):
     output_dir: str
     ckpt_path: str
     tiny: str | None
+    quiet: bool
     data: EvalData
     logger: Loggers
 
@@ -260,6 +262,7 @@ class Prepare(Strict):
     shard_size: Positive
     workers: Count | None
     bad: Literal["skip", "fatal"]
+    quiet: bool
 
     @model_validator(mode="after")
     def _one_verb(self) -> "Prepare":

@@ -9,3 +9,4 @@ class Export(Strict):
     ckpt_path: str
     format: Literal["onnx", "torch_export", "safetensors", "timm"]
     out: str
+    quiet: bool

@@ -25,3 +25,4 @@ class Predict(Strict):
     batch_size: Positive
     num_workers: Count | None
     device: Literal["cpu", "cuda", "mps"]
+    quiet: bool

@@ -1,5 +1,6 @@
 """A sweep's folder: what became of its jobs, and going on with it by the same command."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from fvit.run.errors import ConfigError
+from fvit.run.quiet import QUIET
 from fvit.run.record import outcome, read_metrics, write_metrics
 
 WELL = ("finished", "pruned")
@@ -70,7 +72,7 @@ class SweepFolder(Callback):
                 _check_same_jobs(config, folder, planned)
         except Exception as error:
             raise Refusal from error
-        begun.append(Sweep(folder, [list(filter_overrides(job)) for job in planned]))
+        begun.append(Sweep(folder, [_of_the_run(job) for job in planned]))
 
 
 def plan(config: DictConfig) -> list[list[str]]:
@@ -136,7 +138,7 @@ def _check_same_jobs(config: DictConfig, folder: Path, planned: list[list[str]])
                 f"job {number} of {folder} is running as process {process['pid']} on {process['host']}; wait for it or "
                 f"end it. If that machine is gone, remove {job / 'metrics.json'}"
             )
-        began, asked = _overrides(job), list(filter_overrides(overrides))
+        began, asked = _overrides(job), _of_the_run(overrides)
         if began != asked:
             was, now = (
                 " ".join(item for item in one if item not in two) for one, two in ((began, asked), (asked, began))
@@ -161,7 +163,7 @@ def _composed(config: DictConfig, overrides: list[str]) -> DictConfig:
 def _changed_keys(before: DictConfig, now: DictConfig) -> list[str]:
     """Dotted keys whose values differ, as they are written: interpolations are not resolved."""
     old, new = (_flat(OmegaConf.to_container(config)) for config in (before, now))
-    return sorted(key for key in {*old, *new} if old.get(key, ...) != new.get(key, ...))
+    return sorted(key for key in {*old, *new} if old.get(key, ...) != new.get(key, ...) and key != QUIET)
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
@@ -173,4 +175,9 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 def _overrides(job: Path) -> list[str]:
     path = job / ".hydra" / "overrides.yaml"
-    return list(OmegaConf.load(path)) if path.is_file() else []
+    return _of_the_run(OmegaConf.load(path)) if path.is_file() else []
+
+
+def _of_the_run(overrides: Sequence[str]) -> list[str]:
+    """Those that are not for Hydra, nor for the terminal."""
+    return [override for override in filter_overrides(overrides) if override.partition("=")[0] != QUIET]

@@ -47,6 +47,7 @@ class Bench(Strict):
     batch: Positive
     baseline: str
     output_dir: str
+    quiet: bool = False
 
     @model_validator(mode="before")
     @classmethod

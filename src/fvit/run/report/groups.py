@@ -15,7 +15,7 @@ ACCURACY = "val/acc1"
 # What does not change a run's outcome.
 _BESIDE = ("title", "output_dir", "seed", "logger", "ckpt_path")
 # Overrides that are no hyperparameters, or have a column of their own.
-_NO_SETTINGS = (*_BESIDE, "attention", "model", "model.name", "hydra", "callbacks", "debug", "hardware")
+_NO_SETTINGS = (*_BESIDE, "attention", "model", "model.name", "hydra", "callbacks", "debug", "hardware", "quiet")
 
 
 @dataclass

@@ -19,6 +19,7 @@ class Report(Strict):
     bench: str | None
     baseline: str
     out: str
+    quiet: bool
 
 
 def gather_folders(arguments: Sequence[str]) -> list[str]:

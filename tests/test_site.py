@@ -1,0 +1,110 @@
+"""`make docs` builds a site that is whole, and asks nobody."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from fvit.run.paths import conf_dir
+
+from .browser import chromium
+from .serving import served
+from .test_zoo import load
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+site = load("site")
+
+
+def build(folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARNING" not in done.stdout + done.stderr
+    return folder
+
+
+class Page(HTMLParser):
+    """What a page loads, and what can be linked to in it."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.loads, self.anchors = [], set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag in ("script", "img", "iframe", "link"):
+            self.loads += [value for name in ("src", "href") if (value := attrs.get(name))]
+        self.anchors.add(attrs.get("id"))
+
+
+def test_the_site_builds_without_a_warning_and_is_whole(tmp_path):
+    folder = build(tmp_path / "site")
+    pages = {path.relative_to(folder).as_posix(): Page(path) for path in folder.rglob("*.html")}
+    written = {path.stem for path in DOCS.glob("*.md")}
+    assert {f"{name}.html" for name in (*written, "index", "reference/commands")} <= set(pages)
+    assert [url for page in pages.values() for url in page.loads if re.match("(https?:)?//", url)] == []
+    for group in (path for path in conf_dir().iterdir() if path.is_dir() and path.name != "hydra"):
+        options = {path.stem for path in group.glob("*.yaml")}
+        assert options <= pages[f"reference/{group.name}.html"].anchors, group.name
+    for package in site.PACKAGES:
+        module = importlib.import_module(f"fvit.{package}")
+        anchors = " ".join(filter(None, pages[f"api/{package}.html"].anchors))
+        for name in module.__all__:
+            assert re.search(rf"\bfvit\.{package}\.[\w.]*\b{name}\b", anchors), name
+    assert "fvit.attention.xca" in pages["api/attention.html"].anchors  # where the zoo links to
+    assert 'href="api/attention.html#fvit.attention.xca"' in (folder / "zoo.html").read_text(encoding="utf-8")
+    assert not list(folder.rglob("*.py*"))
+
+
+@pytest.mark.slow
+def test_a_browser_finds_no_fault_and_searches(tmp_path):
+    folder = build(tmp_path / "site")
+    with served(folder) as address, chromium() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        complaints = []
+        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+        page.on("request", lambda r: None if r.url.startswith((address, "data:")) else complaints.append(r.url))
+        for name in ("index", "tutorial", "zoo", "reference/attention", "api/models"):
+            page.goto(f"{address}/{name}.html")
+            assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+        page.fill("input[name=query]", "linformer")
+        page.locator(".md-search-result__item").first.wait_for(timeout=30_000)
+        assert not complaints
+
+
+@pytest.mark.parametrize("page", [*sorted(DOCS.glob("*.md")), ROOT / "README.md"], ids=lambda page: page.name)
+def test_links_lead_somewhere_on_github_too(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        assert target.startswith("https://") or (page.parent / target).is_file(), target
+
+
+def test_pages_that_come_and_go_need_no_change_of_the_navigation(tmp_path):
+    for name in ("data", "something_new"):
+        (tmp_path / f"{name}.md").write_text(f"# {name}")
+    nav = [{"Overview": "index.md"}, {"How-to": [{"Data": "data.md"}, {"Gone": "gone.md"}]}, {"Python": "api/"}]
+    assert site.on_config(SimpleNamespace(docs_dir=str(tmp_path), nav=nav)).nav == [
+        {"Overview": "index.md"},
+        {"How-to": [{"Data": "data.md"}, "something_new.md"]},
+        {"Python": [f"api/{package}.md" for package in site.PACKAGES]},
+    ]
+
+
+def test_a_list_behind_a_paragraph_is_one():
+    text = "Words\n* one\n  more\n* two\n\n```text\nwords\n* none\n```\n"
+    assert site._spaced_lists(text) == text.replace("Words\n", "Words\n\n")
