@@ -5,11 +5,11 @@ import pytest
 from fvit.run.curve import CurveLogger
 
 
-def logged(folder, begin, rows):
+def logged(folder, begin, rows, newest=()):
     """A start of a run that logs (step, metrics)."""
     logger = CurveLogger(folder, name="csv", version="")
     logger.log_hyperparams({"seed": 0})
-    logger.begin(begin)
+    logger.begin(begin, dict(newest))
     for step, metrics in rows:
         logger.log_metrics(metrics, step)
         logger.save()
@@ -64,3 +64,11 @@ def test_a_torn_row_is_dropped(tmp_path, torn):
         file.write(torn)
     logged(tmp_path, 9, [(9, {"train/loss": 0.5})])
     assert [row["step"] for row in read(tmp_path)] == ["0", "1", "9"]
+
+
+def test_a_row_that_was_not_written_before_the_end_is_made_up_for(tmp_path):
+    newest = {"train/loss": 1.5, "step": 2}
+    for written in (3, 4):
+        logged(tmp_path / str(written), 0, FIRST[:written])
+        logged(tmp_path / str(written), 3, [(3, {"train/loss": 1.0})], newest)
+        assert [row["step"] for row in read(tmp_path / str(written))] == ["0", "1", "1", "2", "3"]

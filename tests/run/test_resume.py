@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 
+from fvit.run.last import LastCheckpoint
 from tests.run.stopped import NOISY, curve, differences, last
 from tests.training.fitting import Probe, fit
 
@@ -151,4 +152,25 @@ def test_a_checkpoint_of_the_middle_of_a_validation_has_it_begun_again(stopped, 
     assert last(tmp_path / "run")["global_step"] == 6
     stopped("run")
     assert differences(last(tmp_path / "whole"), last(tmp_path / "run")) == []
+    assert curve(tmp_path / "run") == curve(tmp_path / "whole")
+
+
+def test_a_step_s_row_is_not_lost_between_the_checkpoint_and_the_curve(stopped, tmp_path, monkeypatch):
+    stopped("whole")
+    save, saved = LastCheckpoint._save, []
+
+    def save_and_cut(self, trainer):
+        save(self, trainer)
+        if trainer.global_step not in saved or trainer.global_step == 12:
+            saved.append(trainer.global_step)
+            raise CutOff
+
+    monkeypatch.setattr(LastCheckpoint, "_save", save_and_cut)
+    # Within the epochs, before their validations, and at the very end.
+    for _ in range(7):
+        with pytest.raises(CutOff):
+            stopped("run")
+    monkeypatch.undo()
+    assert saved == [2, 4, 6, 8, 10, 12, 12]
+    stopped("run")
     assert curve(tmp_path / "run") == curve(tmp_path / "whole")

@@ -10,6 +10,8 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 
+_KEY = "curve_row"
+
 
 class CurveLogger(CSVLogger):
     """Lightning's CSVLogger, which keeps the rows of a run that goes on; Lightning's begins an empty file.
@@ -26,19 +28,52 @@ class CurveLogger(CSVLogger):
         return self._experiment
 
     @rank_zero_only
-    def begin(self, step: int) -> None:
-        """Drop what an earlier start wrote of `step`, counted from 0, and of those after it."""
-        self.experiment.begin(step)
+    def begin(self, step: int, newest: dict[str, float]) -> None:
+        """Drop what an earlier start wrote of `step`, counted from 0, and of those after it.
+
+        Args:
+            step: the first of this start.
+            newest: a row that the earlier start may not have come to write; empty if there is none.
+        """
+        self.experiment.begin(step, newest)
 
 
 class CurveStart(Callback):
-    """Tells a `CurveLogger` where a run begins or goes on."""
+    """Tells a `CurveLogger` where a run begins or goes on.
+
+    Lightning logs what belongs to a step, or an epoch, after its checkpoint is written. So the checkpoint holds that
+    row, for the case that the run is killed in between.
+    """
+
+    def __init__(self) -> None:
+        self._newest: dict[str, float] | None = {}
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note the row that is about to be logged; all ranks take part in its means."""
+        connector = trainer._logger_connector
+        within_epoch = connector._first_loop_iter is not None
+        metrics = {name: float(value) for name, value in connector.metrics["log"].items()}
+        if metrics and (connector.should_update_logs or not within_epoch):
+            checkpoint[_KEY] = {**metrics, "epoch": trainer.current_epoch, "step": trainer.global_step - 1}
+
+    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep it until it is known at which step the run goes on."""
+        self._newest = checkpoint.get(_KEY, {})
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Tell it."""
+        """Tell all loggers."""
+        self._begin(trainer)
+
+    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Tell them where there was nothing left to train."""
+        if self._newest is not None:
+            self._begin(trainer)
+
+    def _begin(self, trainer: Trainer) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, CurveLogger):
-                logger.begin(trainer.global_step)
+                logger.begin(trainer.global_step, self._newest or {})
+        self._newest = None
 
 
 class _Writer(ExperimentWriter):
@@ -46,9 +81,11 @@ class _Writer(ExperimentWriter):
         super().__init__(log_dir)
         self._boundary: list[dict[str, str]] = []  # rows of the last step before this start
 
-    def begin(self, step: int) -> None:
-        rows = [row for row in self._read() if int(row["step"]) < step]
-        self.metrics_keys = sorted({key for row in rows for key, value in row.items() if value != ""})
+    def begin(self, step: int, newest: dict[str, float]) -> None:
+        rows: list[dict[str, Any]] = [row for row in self._read() if int(row["step"]) < step]
+        if newest and not any(_filled(row) >= set(newest) and int(row["step"]) == newest["step"] for row in rows):
+            rows.append(newest)
+        self.metrics_keys = sorted({key for row in rows for key in _filled(row)})
         self._boundary = [row for row in rows if int(row["step"]) == step - 1]
         if rows:
             self._write(rows)
@@ -87,5 +124,5 @@ class _Writer(ExperimentWriter):
         """What is there stays until it is known where the run begins."""
 
 
-def _filled(row: dict[str, str]) -> set[str]:
+def _filled(row: dict[str, Any]) -> set[str]:
     return {key for key, value in row.items() if value != ""}

@@ -94,7 +94,8 @@ def apply_plan(trainer: Trainer, plan: BatchPlan, images: int) -> None:
     batches = images // plan.global_batch * plan.accumulate
     shortest = max(1, min(batches, limit) if isinstance(limit, int) else int(batches * limit))
     trainer.log_every_n_steps = min(trainer.log_every_n_steps, shortest)
-    trainer.callbacks += [Throughput(plan.global_batch, plan.accumulate), DeviceHours()]
+    # First: what they log of a step belongs into that step's checkpoint.
+    trainer.callbacks[:0] = [Throughput(plan.global_batch, plan.accumulate), DeviceHours()]
 
 
 def log_beginning(trainer: Trainer, config: dict[str, Any], cost: Cost, data: LightningDataModule) -> None:
