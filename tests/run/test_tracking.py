@@ -2,6 +2,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -64,6 +65,15 @@ def test_a_run_that_is_cut_off_is_closed_with_its_status_and_its_best(compose_co
     assert (run.summed["state"], run.summed["exit_code"]) == (state, code)
     assert run.summed["summary"]["best/val/acc1"] == run.summed["summary"]["val/acc1"]
     assert run.summed["summary"]["cost/params"] > 0
+
+
+def test_a_run_that_is_stopped_to_go_on_says_so_to_wandb(tmp_path):
+    stopped = logger(tmp_path, tmp_path / "run")
+    stopped.log_metrics({"a": 1.0}, 0)
+    stopped.close(SimpleNamespace(checkpoint_callbacks=[]), {}, 1, preempted=True)
+    [run] = runs(tmp_path / "logs" / "wandb")
+    assert run.summed["exit_code"] == 1
+    assert "preempting" in run.kinds
 
 
 SCRIPT = """

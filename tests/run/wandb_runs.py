@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Read:
-    """A run: its first record, its rows, its artifacts, what W&B noted of the process, and its folder of files."""
+    """A run: the kinds of its records, the first one that says what it is, its rows, its artifacts, what W&B noted of the process, and its folder of files."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.files = path, path.parent / "files"
@@ -18,6 +18,7 @@ class Read:
         def of(kind: str) -> list[dict[str, Any]]:
             return [record[kind] for record in records if record["type"] == kind]
 
+        self.kinds = {record["type"] for record in records}
         self.run = of("run")[0]
         self.rows = [row["item"] for row in of("history")]
         self.artifacts = of("artifact")
