@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Read:
-    """A run: the kinds of its records, the first one that says what it is, its rows, its artifacts, what W&B noted of the process, and its folder of files."""
+    """A run: the kinds of its records, what it says it is, its rows, its artifacts, its environment and its files."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.files = path, path.parent / "files"
