@@ -24,6 +24,13 @@ from fvit.run.paths import conf_dir
 Compose = Callable[..., dict[str, Any]]
 
 
+@pytest.fixture(autouse=True)
+def _wandb_process_of_its_own():
+    """For each process that a test starts: W&B would have it use that of this one, which has another current folder."""
+    yield
+    os.environ.pop("WANDB_SERVICE", None)
+
+
 @pytest.fixture
 def compose_config(tmp_path: Path) -> Compose:
     """A checked training configuration from overrides, its run's folder inside tmp_path."""

@@ -302,14 +302,6 @@ def test_the_same_seed_gives_the_same_run(main, tmp_path):
         assert first[name] == second[name]
 
 
-def test_wandb_without_a_key_stays_offline_and_says_so(fvit, tmp_path):
-    environment = {"WANDB_MODE": None, "WANDB_API_KEY": None, "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
-    done = fvit("train", "-m", *SHORT, "logger=[csv,wandb]", "seed=0,1", **environment)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("no API key, so this run stays offline in logs/wandb") == 2
-    assert len(list((tmp_path / "logs" / "wandb").glob("offline-run-*"))) == 2
-
-
 @pytest.mark.parametrize("hardware", ["cpu", "ddp_cpu"])
 def test_ctrl_c_ends_all_processes_and_says_so(tmp_path, hardware):
     command = [sys.executable, "-m", "fvit.train", *TINY, f"hardware={hardware}", "trainer.max_epochs=100000"]

@@ -8,7 +8,7 @@ from fvit.run.errors import ConfigError
     [
         ("logger.wandb.artifacts=worst", "logger.wandb.artifacts='worst': input should be 'off', 'best' or 'all'"),
         ("logger.wandb.media=-1", "logger.wandb.media=-1"),
-        ("+logger.wandb.entiti=me", "logger.wandb has no option 'entiti', did you mean entity?"),
+        ("+logger.wandb.entiti=me", "logger.wandb has no option 'entiti', did you mean entity or"),
         ("+logger.wandb.mode=online", "logger.wandb has no option 'mode'"),
     ],
 )

@@ -123,7 +123,13 @@ def read_until(process, word):
     [
         pytest.param(None, None, "does not answer", id="dead", marks=pytest.mark.slow),
         pytest.param({}, 401, "does not take the API key", id="wrong key"),
-        pytest.param({**ANSWERS, "UpsertBucket": "not yours"}, 200, "does not take the run (", id="no permission"),
+        pytest.param(
+            {**ANSWERS, "UpsertBucket": "not yours"},
+            200,
+            "does not take the run (",
+            id="no permission",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_server_that_is_of_no_use_costs_seconds(tmp_path, monkeypatch, answers, status, reason):
@@ -170,6 +176,7 @@ time.sleep(0.5)
 """
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_wandbs_own_process(tmp_path):
     again = "logger = RunLogger('logs', 'fvit', 'next', 'next')\nlogger.log_metrics({'a': 1.0}, 0)\n"
     script = SCRIPT.replace("{between}", KILL_CORE) + again + "logger.close(Trainer, {}, 0)"

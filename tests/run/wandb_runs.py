@@ -9,7 +9,16 @@ from typing import Any
 
 
 class Read:
-    """A run: the kinds of its records, what it says it is, its rows, its artifacts, its environment and its files."""
+    """A run of W&B.
+
+    Attributes:
+        kinds: of its records.
+        run: the record that says what it is.
+        rows: what was logged.
+        artifacts: what it used and made.
+        environment: what W&B noted of the process.
+        files: its folder.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.files = path, path.parent / "files"
@@ -19,7 +28,7 @@ class Read:
             return [record[kind] for record in records if record["type"] == kind]
 
         self.kinds = {record["type"] for record in records}
-        self.run = of("run")[0]
+        self.run = (of("run") or [{}])[0]  # nothing, where W&B's process was killed before it wrote
         self.rows = [row["item"] for row in of("history")]
         self.artifacts = of("artifact")
         self.environment = {key: value for one in of("environment") for key, value in one.items()}
