@@ -126,6 +126,7 @@ def test_every_help_fits_a_screen(main, task):
     assert len(lines) <= 50
     assert max(map(len, lines)) <= 100
     assert sum(line.startswith(f"  fvit-{task}") for line in lines) >= 2
+    assert "\nquiet: true\n" in main(task, "--cfg", "job", "quiet=true").stdout
 
 
 def test_help_shows_the_groups_of_a_folder_of_ones_own(main, tmp_path):

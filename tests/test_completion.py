@@ -72,11 +72,18 @@ def complete(programs, tmp_path):
         ("fvit-export form", {"format="}),
         ("fvit-prepare shard", {"shard_size="}),
         ("fvit-report base", {"baseline="}),
+        ("fvit-dashboard group", {"group_by="}),
     ],
 )
 def test_a_word_is_completed(complete, line, expected, tmp_path):
     assert set(complete(line)) == expected
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_is_installed():
+    [line] = [line for line in INSTALLATION.splitlines() if line.startswith("complete ")]
+    names = subprocess.run(["bash", "-c", f"echo {line}"], capture_output=True, text=True, check=True).stdout.split()
+    assert {"fvit-train", *(name for name in names if name.startswith("fvit-"))} == set(PROGRAMS)
 
 
 def test_a_file_is_completed_as_a_value(complete, tmp_path):

@@ -19,3 +19,4 @@ class Dashboard(Strict):
     settings: Annotated[list[Text], Field(min_length=1)]
     bench: str | None
     out: Text
+    quiet: bool
