@@ -20,8 +20,9 @@ from fvit.train import train
 with warnings.catch_warnings():  # it is written for the pydantic before
     warnings.simplefilter("ignore")
     # Not among our dependencies: it has pip take NumPy 1, which pyarrow refuses.
-    sweeps = pytest.importorskip("sweeps", reason="needs W&B's engine: pip install --no-deps sweeps jsonref")
-    RunState = importlib.import_module("sweeps.run").RunState
+    # By a module of its own, because the folder sweeps/ passes for a package of that name.
+    engine = pytest.importorskip("sweeps.run", reason="needs W&B's engine: pip install --no-deps sweeps jsonref")
+    sweeps, RunState = importlib.import_module("sweeps"), engine.RunState
 
 # The engine fits a Gaussian process to two or three results.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
