@@ -314,6 +314,8 @@ def test_ctrl_c_ends_all_processes_and_says_so(tmp_path, hardware):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # As at a terminal: who ignores SIGINT, as jobs in the background do, has children that ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         for line in process.stdout:
             if line.startswith("epoch 2/"):
