@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 import os
 import re
 import subprocess
@@ -13,7 +12,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fvit import bench
 from fvit.cost import measure as measuring
 from fvit.cost.subject import Subject
 
@@ -28,24 +26,15 @@ def threads():
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capfd):
+def run(main, tmp_path):
     """The command line inside this process, in an empty folder."""
 
     def call(*arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
-        monkeypatch.setattr(sys, "argv", ["fvit-bench", *arguments])
-        handlers = logging.getLogger().handlers[:]
-        try:
-            bench.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        finally:
-            logging.getLogger().handlers[:] = handlers
-        out, err = capfd.readouterr()
+        done = main("bench", *arguments)
         folders = sorted((tmp_path / "logs" / "bench").glob("*"))
-        return SimpleNamespace(code=code, out=out, err=err, folder=folders[-1] if folders else None)
+        return SimpleNamespace(
+            code=done.returncode, out=done.stdout, err=done.stderr, folder=folders[-1] if folders else None
+        )
 
     return call
 

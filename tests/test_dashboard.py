@@ -1,10 +1,9 @@
 import json
-import logging
 import os
 import re
 import subprocess
 import sys
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
 
@@ -14,24 +13,9 @@ from tests.run.report.folders import write_benchmark
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capfd):
+def run(main):
     """The command line inside this process, in an empty folder."""
-
-    def call(*arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
-        monkeypatch.setattr(sys, "argv", ["fvit-dashboard", *arguments])
-        handlers = logging.getLogger().handlers[:]
-        try:
-            dashboard.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        finally:
-            logging.getLogger().handlers[:] = handlers
-        return SimpleNamespace(code=code, **dict(zip(("out", "err"), capfd.readouterr(), strict=True)))
-
-    return call
+    return partial(main, "dashboard")
 
 
 def outside(folder, server=None, *arguments):
@@ -50,10 +34,10 @@ def specifications(folder):
 
 def test_offline_it_writes_the_specification_and_says_so(run, tmp_path):
     done = run("project=digits", "name=Digits", "entity=team")
-    assert (done.code, done.err) == (0, "")
-    assert "not saved      W&B's mode is offline" in done.out
-    assert "none in logs/bench; `fvit-bench` measures some" in done.out
-    assert "/report.json" in done.out
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "not saved      W&B's mode is offline" in done.stdout
+    assert "none in logs/bench; `fvit-bench` measures some" in done.stdout
+    assert "/report.json" in done.stdout
     workspace, report = specifications(tmp_path / "logs" / "dashboard")
     assert [workspace[key] for key in ("entity", "project", "displayName")] == ["team", "digits", "Digits"]
     assert report["project"] == {"name": "digits", "entityName": "team"}
@@ -65,9 +49,9 @@ def test_the_newest_benchmark_is_shown(run, tmp_path):
         write_benchmark(tmp_path / "logs" / "bench" / name)
     (tmp_path / "logs" / "bench" / "2027").mkdir()
     (tmp_path / "logs" / "bench" / "2027" / "bench.json").write_text("{")
-    assert "cost curves    2026: attention=additive,softmax" in run().out
+    assert "cost curves    2026: attention=additive,softmax" in run().stdout
     assert "Cost, measured by fvit-bench, 2026" in (tmp_path / "logs" / "dashboard" / "workspace.json").read_text()
-    assert "cost curves" not in run("bench=null", "out=here").out
+    assert "cost curves" not in run("bench=null", "out=here").stdout
     assert "fvit-bench" not in (tmp_path / "here" / "workspace.json").read_text()
 
 
@@ -114,8 +98,8 @@ def test_a_server_that_does_not_answer_is_no_error(run, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setattr("fvit.run.dashboard.server.has_key", ask)
     done = run()
-    assert done.code == 0
-    assert "not saved      https://api.wandb.ai does not answer; give this command again when it does" in done.out
+    assert done.returncode == 0
+    assert "not saved      https://api.wandb.ai does not answer; give this command again when it does" in done.stdout
     assert len(specifications(tmp_path / "logs" / "dashboard")) == 2
 
 
@@ -129,22 +113,22 @@ def test_a_server_that_does_not_answer_is_no_error(run, tmp_path, monkeypatch):
 )
 def test_a_mistake_ends_in_one_message_and_leaves_nothing(run, tmp_path, arguments, message):
     done = run(*arguments)
-    assert done.code == 1
-    assert message in done.err
-    assert done.err.count("error: ") == 1
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("error: ") == 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_missing_package_is_named(run, tmp_path, monkeypatch):
     monkeypatch.setattr(dashboard, "find_spec", lambda name: None)
     done = run()
-    assert done.code == 1
-    assert "error: fvit-dashboard needs wandb-workspaces: pip install 'fvit[dashboard]'" in done.err
+    assert done.returncode == 1
+    assert "error: fvit-dashboard needs wandb-workspaces: pip install 'fvit[dashboard]'" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_help_explains_itself_and_fits_a_screen(run):
-    text = run("--help").out
+    text = run("--help").stdout
     assert len(text.splitlines()) <= 40
     for word in ("entity", "project", "name", "group_by", "settings", "bench", "out"):
         assert re.search(rf"^ .*\b{word}\b", text, flags=re.MULTILINE), word

@@ -1,35 +1,18 @@
-import logging
 import os
 import re
 import subprocess
 import sys
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
 
-from fvit import report
 from tests.run.report.folders import write_benchmark, write_run, write_sweep
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capfd):
+def run(main):
     """The command line inside this process, in an empty folder."""
-
-    def call(*arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
-        monkeypatch.setattr(sys, "argv", ["fvit-report", *arguments])
-        handlers = logging.getLogger().handlers[:]
-        try:
-            report.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        finally:
-            logging.getLogger().handlers[:] = handlers
-        return SimpleNamespace(code=code, **dict(zip(("out", "err"), capfd.readouterr(), strict=True)))
-
-    return call
+    return partial(main, "report")
 
 
 def test_a_report_of_what_is_there(run, tmp_path):
@@ -37,9 +20,9 @@ def test_a_report_of_what_is_there(run, tmp_path):
     write_run(tmp_path / "logs" / "train" / "runs" / "one", "linear", status="failed", error="out of memory")
     write_benchmark(tmp_path / "logs" / "bench" / "two")
     done = run()
-    assert (done.code, done.err) == (0, "")
-    assert "93.00 ± 6.57" in done.out
-    assert "7 runs: 6 finished, 1 failed" in done.out
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "93.00 ± 6.57" in done.stdout
+    assert "7 runs: 6 finished, 1 failed" in done.stdout
     out = tmp_path / "logs" / "report"
     assert {path.name for path in out.iterdir()} == {"report.html", "report.md", "report.csv", "runs.csv"}
     page = (out / "report.html").read_text(encoding="utf-8")
@@ -52,7 +35,7 @@ def test_folders_baseline_and_place_are_chosen(run, tmp_path):
     write_sweep(tmp_path / "a b" / "grid", ["additive"])
     write_sweep(tmp_path / "c" / "grid", ["linear"])
     done = run("a b", "c", "baseline=linear", "out=here", "bench=null")
-    assert (done.code, done.err) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "")
     text = (tmp_path / "here" / "report.md").read_text(encoding="utf-8")
     assert text.startswith("# Runs in a b, c\n")
     assert "vs linear, points" in text
@@ -63,7 +46,7 @@ def test_a_long_leaderboard_is_cut_on_the_terminal_alone(run, tmp_path):
     for number in range(25):
         write_run(tmp_path / "runs" / str(number), f"mechanism{number}")
     done = run("runs")
-    assert "and 5 rows more in the report" in done.out
+    assert "and 5 rows more in the report" in done.stdout
     assert (tmp_path / "logs" / "report" / "report.md").read_text().count("| mechanism") == 25
 
 
@@ -81,9 +64,9 @@ def test_a_mistake_ends_in_one_message_and_leaves_nothing(run, tmp_path, argumen
     (tmp_path / "empty").mkdir()
     write_run(tmp_path / "runs" / "a", "linear")
     done = run(*arguments)
-    assert done.code == 1
-    assert message in done.err
-    assert done.err.count("error: ") == 1
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("error: ") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"empty", "runs"}
 
 
@@ -105,7 +88,7 @@ def test_it_needs_no_torch(tmp_path):
 
 
 def test_help_explains_itself_and_fits_a_screen(run):
-    text = run("--help").out
+    text = run("--help").stdout
     assert len(text.splitlines()) <= 40
     for word in ("FOLDER", "bench", "baseline", "out"):
         assert re.search(rf"^ .*\b{word}\b", text, flags=re.MULTILINE), word

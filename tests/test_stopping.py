@@ -1,7 +1,5 @@
 """Signals to whole command lines: every process ends, one checkpoint is there, and the exit code is 143."""
 
-import importlib
-import logging
 import os
 import signal
 import subprocess
@@ -128,39 +126,18 @@ def test_a_signal_ends_all_processes_with_one_checkpoint(start, tmp_path, hardwa
     _check_end(run, folder, stage, signum)
 
 
-@pytest.fixture
-def main(tmp_path, monkeypatch, capfd):
-    """A command line inside this process: its exit code, stdout and stderr."""
-
-    def run(module, *arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
-        monkeypatch.setattr(sys, "argv", [f"fvit-{module}", *arguments])
-        handlers = logging.getLogger().handlers[:]
-        code = 0
-        try:
-            importlib.import_module(f"fvit.{module}").main()
-        except SystemExit as stop:
-            code = stop.code
-        finally:
-            logging.getLogger().handlers[:] = handlers
-        return code, *capfd.readouterr()
-
-    return run
-
-
 SHORT = [*TINY, "data.num_images=64", "debug=limit", "trainer.max_epochs=2"]
 
 
 def test_a_sweep_stops_and_says_so(main, tmp_path):
     tell = ["+callbacks.tell._target_=tests.moments.Tell", "+callbacks.tell.stage=training", "+callbacks.tell.epoch=1"]
-    code, out, err = main("train", "-m", *SHORT, *tell, "+callbacks.tell.batch=99,0,1", "hydra.sweep.dir=sweep")
-    assert code == 143
-    assert err.strip().splitlines()[-1] == "the sweep stops here: its further jobs were not started"
-    assert "stopped by SIGTERM" in err
+    done = main("train", "-m", *SHORT, *tell, "+callbacks.tell.batch=99,0,1", "hydra.sweep.dir=sweep")
+    assert done.returncode == 143
+    assert done.stderr.strip().splitlines()[-1] == "the sweep stops here: its further jobs were not started"
+    assert "stopped by SIGTERM" in done.stderr
     states = [read_metrics(tmp_path / "sweep" / str(job)) for job in range(3)]
     assert [state and state["status"] for state in states] == ["finished", "interrupted", None]
-    table = out[out.rindex("Sweep") :]
+    table = done.stdout[done.stdout.rindex("Sweep") :]
     assert [word for word in table.split() if word in ("finished", "interrupted")] == ["finished", "interrupted"]
 
 
@@ -174,16 +151,16 @@ def test_a_job_of_slurm_is_requeued_once(main, tmp_path, monkeypatch):
         monkeypatch.setenv(f"SLURM_{name}", value)
     tell = ["+callbacks.tell._target_=tests.moments.Tell", "+callbacks.tell.stage=training", "+callbacks.tell.epoch=0"]
     tell += ["+callbacks.tell.batch=0", f"+callbacks.tell.signum={int(signal.SIGUSR1)}"]
-    code, _, err = main("train", *SHORT, *tell, "hydra.run.dir=run")
-    assert code == 143
+    done = main("train", *SHORT, *tell, "hydra.run.dir=run")
+    assert done.returncode == 143
     assert (tmp_path / "asked").read_text() == "requeue 7\n"
-    assert "SLURM has requeued job 7" in err
+    assert "SLURM has requeued job 7" in done.stderr
     assert [path.name for path in tmp_path.rglob("*.ckpt")] == ["last.ckpt"]
 
 
 def test_an_evaluation_stops_as_well(main, tmp_path, monkeypatch):
-    assert main("train", *SHORT, "hydra.run.dir=run")[0] == 0
+    assert main("train", *SHORT, "hydra.run.dir=run").returncode == 0
     monkeypatch.setattr(Classifier, "validation_step", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    code, _, err = main("eval", "ckpt_path=run", "hydra.run.dir=measured")
-    assert (code, err.strip().splitlines()[-1]) == (143, "stopped by SIGTERM")
+    done = main("eval", "ckpt_path=run", "hydra.run.dir=measured")
+    assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (143, "stopped by SIGTERM")
     assert read_metrics(tmp_path / "measured")["status"] == "interrupted"

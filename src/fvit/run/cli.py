@@ -20,6 +20,7 @@ from fvit.run import help, launch, quiet, ranks, requeue, signals, sweep, valida
 from fvit.run.errors import describe, explain
 from fvit.run.hardware import check_devices
 from fvit.run.paths import conf_dir
+from fvit.run.record import WELL
 
 # Here, because a launcher's own processes import this file and resolve the sweep's folder before they call anything.
 OmegaConf.register_new_resolver("fvit.hex", lambda: secrets.token_hex(2), use_cache=True, replace=True)
@@ -122,7 +123,7 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list,
 
         jobs = begun.jobs()
         print_sweep(begun.folder, jobs)
-        failed = failed or any(job.record["status"] not in sweep.WELL for job in jobs)
+        failed = failed or any(job.record["status"] not in WELL for job in jobs)
     if isinstance(interrupted, signals.Stopped):
         print(interrupted, file=sys.stderr)
         if sweep.begun:

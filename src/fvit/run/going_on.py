@@ -12,7 +12,7 @@ from fvit.run.changes import compare
 from fvit.run.lock import in_use
 from fvit.run.paths import WANDB_ID, conf_dir
 from fvit.run.quiet import QUIET
-from fvit.run.record import read_metrics
+from fvit.run.record import WELL, overrides_of, read_metrics
 
 LAST = "last"
 """As `ckpt_path`: go on in the run's own folder, or begin afresh where it holds no checkpoint."""
@@ -39,7 +39,7 @@ def rewrite(argv: Sequence[str]) -> list[str]:
         folder = _unfinished([argument for argument in argv if _is_override(argument)])
         return [*argv, *([] if folder is None else [_run_dir(folder)])]
     folder = Path(path).expanduser()
-    if not (recorded := _overrides(folder)):
+    if not (recorded := overrides_of(folder)):
         return list(argv)
     kept = [override for override in recorded if _key(override) not in given]
     others = [argument for argument in argv if _key(argument) != "ckpt_path"]
@@ -113,22 +113,14 @@ def _unfinished(overrides: Sequence[str]) -> Path | None:
     wanted = _comparable(overrides)
     folders = [path.parent.parent for path in Path(pattern).parent.glob("*/.hydra/overrides.yaml")]
     for folder in sorted(folders, key=lambda folder: (folder / ".hydra" / "overrides.yaml").stat().st_mtime_ns)[::-1]:
-        finished = (read_metrics(folder) or {}).get("status") in ("finished", "pruned")
-        if not finished and _comparable(_overrides(folder)) == wanted and not in_use(folder):
+        finished = (read_metrics(folder) or {}).get("status") in WELL
+        if not finished and _comparable(overrides_of(folder)) == wanted and not in_use(folder):
             return folder
     return None
 
 
 def _comparable(overrides: Sequence[str]) -> list[str]:
     return sorted(text for text in overrides if _key(text) not in _BESIDE and not text.startswith("hydra"))
-
-
-def _overrides(folder: Path) -> list[str]:
-    """What a run was begun with; the run itself notes it, since Hydra also writes what is refused later."""
-    for path in (folder / "overrides.yaml", folder / ".hydra" / "overrides.yaml"):
-        if path.is_file():
-            return list(OmegaConf.load(path))
-    return []
 
 
 def _afresh(config: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 _PACKAGES = ("fvit", "torch", "torchvision", "timm", "lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
 _TRACEBACK = "traceback.log"
 
+WELL = ("finished", "pruned")
+"""How a run ends that needs no second attempt."""
+
 
 class Record:
     """Context manager around a run: writes config.yaml, environment.json, and metrics.json with a status.
@@ -159,9 +162,18 @@ def outcome(folder: Path) -> dict[str, Any] | None:
     A process on another machine cannot be looked up, and is taken to run on.
     """
     record = read_metrics(folder)
-    if record is not None and record["status"] == "running" and not _runs(record["process"]):
+    if record is not None and record["status"] == "running" and "process" in record and not _runs(record["process"]):
         record["status"] = "cut"
     return record
+
+
+def overrides_of(folder: Path) -> list[str]:
+    """What a run was begun with; the run itself notes it, since Hydra also writes what is refused later."""
+    for path in (folder / "overrides.yaml", folder / ".hydra" / "overrides.yaml"):
+        if path.is_file():
+            # As they were typed: an interpolation among them has its meaning in the whole configuration alone.
+            return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return []
 
 
 def write(path: Path, text: str) -> None:

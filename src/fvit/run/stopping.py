@@ -9,12 +9,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from fvit.run import signals
+from fvit.run.last import LastCheckpoint
 from fvit.run.signals import Stopped
 
 # Seconds between two times that ranks tell each other whether one of them has got a signal.
@@ -121,8 +121,8 @@ class Stopping(Callback):
     def _save(self, trainer: Trainer) -> Path | None:
         if not trainer.checkpoint_callbacks:
             return None
-        folders = [c.dirpath for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-        path = Path([*folders, Path(trainer.default_root_dir) / "checkpoints"][0]) / "last.ckpt"
+        kept = [callback.path for callback in trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint)]
+        path = kept[0] if kept else Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
         trainer.save_checkpoint(path)
         return path
 

@@ -14,10 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fvit.run.errors import ConfigError
 from fvit.run.quiet import QUIET
-from fvit.run.record import outcome, read_metrics, write_metrics
-
-WELL = ("finished", "pruned")
-"""How a job ends that needs no second attempt."""
+from fvit.run.record import WELL, outcome, overrides_of, read_metrics, write_metrics
 
 
 @dataclass
@@ -174,8 +171,7 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _overrides(job: Path) -> list[str]:
-    path = job / ".hydra" / "overrides.yaml"
-    return _of_the_run(OmegaConf.load(path)) if path.is_file() else []
+    return _of_the_run(overrides_of(job))
 
 
 def _of_the_run(overrides: Sequence[str]) -> list[str]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from fvit.run.record import outcome
+
 # Lines of each log that are kept of a run that did not finish.
 _LINES = 15
 _NEVER_A_RUN = {"wandb", "checkpoints", "csv"}
@@ -22,8 +24,8 @@ class Run:
     Attributes:
         name: the folder, as short as the folders that were asked for allow.
         folder: the same, whole.
-        status: of metrics.json: ``finished``, ``failed``, ``running``, …; ``not started`` without one, ``unreadable``
-            where it is damaged.
+        status: of metrics.json: ``finished``, ``failed``, ``running``, …; ``cut`` where its process is gone;
+            ``not started`` without one, ``unreadable`` where it is damaged.
         error: why it failed.
         seconds: that it took, as far as it was told.
         metrics: the finite ones, at its end.
@@ -99,7 +101,7 @@ def _natural(folder: Path) -> list[tuple[int, str]]:
 
 
 def _read(folder: Path, name: str) -> Run:
-    status, error, seconds, metrics = _record(folder / "metrics.json")
+    status, error, seconds, metrics = _record(folder)
     hydra = _yaml(folder / ".hydra" / "hydra.yaml").get("hydra") or {}
     written = [folder / "metrics.json", folder / "csv" / "metrics.csv"]
     return Run(
@@ -118,16 +120,16 @@ def _read(folder: Path, name: str) -> Run:
     )
 
 
-def _record(path: Path) -> tuple[str, str | None, float, dict[str, float]]:
+def _record(folder: Path) -> tuple[str, str | None, float, dict[str, float]]:
     """Status, error, seconds and metrics, of which none may be there."""
-    if not path.is_file():
-        return "not started", None, 0.0, {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = outcome(folder)
+        if content is None:
+            return "not started", None, 0.0, {}
         metrics = {name: float(value) for name, value in content["metrics"].items()}
         told = content["status"], content.get("error"), float(content.get("seconds", 0.0))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return "unreadable", f"{path.name} is damaged or none of a run ({type(error).__name__}: {error})", 0.0, {}
+        return "unreadable", f"metrics.json is damaged or none of a run ({type(error).__name__}: {error})", 0.0, {}
     return *told, {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
