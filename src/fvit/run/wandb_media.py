@@ -1,5 +1,6 @@
 """Pictures for W&B: what a model says of validation images, what it takes for what, and where it looks."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from fvit.run.overlay import sheet
 from fvit.run.tracking import RunLogger
+
+log = logging.getLogger(__name__)
 
 _SAMPLED, _MISTAKES = 32, 16  # rows of the table
 _MAPPED = 4  # images whose maps are drawn
@@ -98,7 +101,9 @@ class WandbMedia(Callback):
             # A compiled model would not let its attention be watched.
             with torch.compiler.set_stance("force_eager"), trainer.precision_plugin.forward_context():
                 maps = self.attention_maps(module.model, images)
-        except ValueError:
+        except ValueError as error:  # such as that there is no attention in it
+            if trainer.is_global_zero:
+                log.info("no attention maps for W&B: %s", error)
             return drawn
         shown = set(_spread(torch.tensor(sorted({one.block for one in maps})), _BLOCKS).tolist())
         for name in dict.fromkeys(one.name for one in maps):
