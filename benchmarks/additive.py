@@ -7,8 +7,8 @@
 Whole models with a class token, float32, in one process; contenders take turns, and a ratio is the median of the
 rounds' ratios, with the interval that holds the middle half of them. Freed memory is kept, as `fvit-train` does: what
 the C library gives back and fetches anew depends on the order of blocks and not on the contender. Ours computes of its
-last block what the head reads, which is part of what it brings (`--whole` leaves that out). Rows against other people's
-attention need ``pip install fast-transformer-pytorch``, and are left out without it.
+last block what the head reads, which is part of what it brings (`--whole` leaves that out). A ceiling is what the least
+that any exact form can compute would bring. Rows against other people's attention need ``pip install fast-transformer-pytorch``, and are left out without it.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from fvit.attention import Mechanism
 from fvit.cost.memory import saved_for_backward
 from fvit.cost.timing import Step, time_in_turns
 from fvit.models import build
@@ -124,6 +125,31 @@ def against(
     return ratios(rounds, mode(vit(shape, size), images), mode(vit(shape, size, **other), images))
 
 
+class OneLayer(Mechanism):
+    """The least that any exact form can do: one linear layer a token, and nothing mixed."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__(dim, num_heads)
+        self.layer = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Tokens [B, N, C] to [B, N, C]."""
+        return self.layer(x)
+
+    def first(self, x: Tensor, count: int, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Tokens [B, N, C] to [B, count, C]."""
+        return self.layer(x[:, :count])
+
+
+def ceiling(mode: Callable[[nn.Module, Tensor], Step], shape: str, size: int, batch: int, rounds: int) -> list[float]:
+    """The same model with one linear layer for its attention, against the textbook form."""
+    images = torch.randn(batch, 3, size, size)
+    least = vit(shape, size)
+    for block in least.blocks:
+        block.attn = OneLayer(least.embed_dim, SHAPES[shape]["num_heads"])
+    return ratios(rounds, mode(least, images), mode(vit(shape, size, **TEXTBOOK), images))
+
+
 def against_library(
     mode: Callable[[nn.Module, Tensor], Step], shape: str, size: int, batch: int, rounds: int
 ) -> list[float]:
@@ -187,6 +213,8 @@ ROWS: list[tuple] = [
     ("fast-transformer-pytorch: forward S/16 384 px, batch 4", "≥ 1.3", against_library, inference, "S", 384, 4),
     ("fast-transformer-pytorch: training step S/16 384 px", "≥ 1.3", against_library, training, "S", 384, 4),
     ("bare matrix products: share, forward B/16 384 px", "≥ 0.85", share_of_products, "B", 384, 4),
+    ("ceiling of row 1: one linear layer for attention", "", ceiling, inference, "S", 1024, 1),
+    ("ceiling of row 3: one linear layer for attention", "", ceiling, training, "Ti", 1024, 1),
 ]
 
 if __name__ == "__main__":

@@ -47,11 +47,18 @@ def test_without_a_budget_the_model_stays(model):
     assert meet_budget(model, 32, 10) == ({key: value for key, value in SMALL.items() if key != "match"}, [])
 
 
+def test_softmax_attention_sets_the_budget_and_stays():
+    softmax = {**SMALL, "embed_dim": 100, "attention": {"name": "softmax", "qk_norm": True}, "match": "macs"}
+    check_match(softmax)
+    model, told = meet_budget(softmax, 32, 10)
+    assert {**model, "match": "macs"} == softmax
+    assert told == [("budget", "macs of softmax attention, which is this model: embed_dim=100 stays")]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"attention": {"name": "softmax"}}, "no effect with attention=softmax: the budget is that of softmax"),
-        ({"attention": {"name": "native"}}, "no effect with attention=native"),
+        ({"attention": {"name": "native"}}, "no effect with attention=native, .* take attention=softmax, which sets"),
         ({"embed_dim": None, "depth": None}, "does not say model.embed_dim, model.depth; take model=vit_tiny"),
         ({"pretrained": True}, "the weights of model.pretrained=True do not fit"),
         ({"init_from": "logs/run"}, "the weights of model.init_from=logs/run do not fit"),

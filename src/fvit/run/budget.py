@@ -6,18 +6,18 @@ NEEDED = ("embed_dim", "num_heads", "depth")
 
 
 def check_match(model: dict[str, Any]) -> None:
-    """Hold `model.match` against what it works on.
+    """Hold `model.match` against what it works on; softmax attention meets its own budget as it stands.
 
     Raises:
-        ValueError: it would have no effect, or the model's width is not known.
+        ValueError: the model keeps the attention it has, or its width is not known.
     """
     match, attention = model["match"], model["attention"].get("name")
     if match is None:
         return
-    if attention in ("softmax", "native"):
+    if attention == "native":
         raise ValueError(
-            f"model.match={match} has no effect with attention={attention}: the budget is that of softmax attention, "
-            "which others are to meet; leave it out"
+            f"model.match={match} has no effect with attention=native, which keeps what the model has; leave it out, or "
+            "take attention=softmax, which sets the budget that others are to meet"
         )
     if missing := [f"model.{key}" for key in NEEDED if not model.get(key)]:
         raise ValueError(
@@ -45,6 +45,9 @@ def meet_budget(model: dict[str, Any], img_size: int, num_classes: int) -> tuple
     plain = {key: value for key, value in model.items() if key != "match"}
     if model.get("match") is None:
         return plain, []
+    if plain["attention"]["name"] == "softmax":
+        told = f"{model['match']} of softmax attention, which is this model: embed_dim={plain['embed_dim']} stays"
+        return plain, [("budget", told)]
     from fvit.cost.match import match_count
 
     reference = {**plain, "attention": {"name": "softmax"}}
