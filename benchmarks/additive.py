@@ -8,7 +8,8 @@ Whole models with a class token, float32, in one process; contenders take turns,
 rounds' ratios, with the interval that holds the middle half of them. Freed memory is kept, as `fvit-train` does: what
 the C library gives back and fetches anew depends on the order of blocks and not on the contender. Ours computes of its
 last block what the head reads, which is part of what it brings (`--whole` leaves that out). A ceiling is what the least
-that any exact form can compute would bring. Rows against other people's attention need ``pip install fast-transformer-pytorch``, and are left out without it.
+that any exact form can compute would bring. Rows against other people's attention need
+``pip install fast-transformer-pytorch``, and are left out without it.
 """
 
 import argparse

@@ -16,8 +16,8 @@ def check_match(model: dict[str, Any]) -> None:
         return
     if attention == "native":
         raise ValueError(
-            f"model.match={match} has no effect with attention=native, which keeps what the model has; leave it out, or "
-            "take attention=softmax, which sets the budget that others are to meet"
+            f"model.match={match} has no effect with attention=native, which keeps what the model has; leave it out, "
+            "or take attention=softmax, which sets the budget that others are to meet"
         )
     if missing := [f"model.{key}" for key in NEEDED if not model.get(key)]:
         raise ValueError(

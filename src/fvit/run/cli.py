@@ -117,7 +117,11 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list,
         interrupted = error
     if "trainer" in schema.model_fields and ranks.external_rank() == 0:
         exchange.send(None)
-    failed = bool(failures)
+    _leave(interrupted, bool(failures))
+
+
+def _leave(interrupted: KeyboardInterrupt | None, failed: bool) -> None:
+    """Show what became of a sweep, and exit unless all went well."""
     for begun in sweep.begun:
         from fvit.run.console import print_sweep
 
