@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """The command line."""
-    cli.run("bench", bench, Bench, partial(gather, own=Bench.model_fields))
+    cli.run("bench", bench, Bench, partial(gather, own=Bench.model_fields), alone=True)
 
 
 def bench(config: dict[str, Any]) -> dict[str, float]:

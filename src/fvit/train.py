@@ -1,10 +1,14 @@
 """fvit-train: train a vision transformer whose attention is exchanged."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fvit.run import cli, going_on, schema
 from fvit.run.batches import plan_batches
+
+if TYPE_CHECKING:
+    from fvit.data import ImageDataModule
+    from fvit.training import Classifier
 
 
 def main() -> None:
@@ -32,7 +36,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     from fvit.run.budget import meet_budget
     from fvit.run.record import Record
     from fvit.run.wandb_media import add_media
-    from fvit.training import Classifier, CollectAnswers, Distiller, checkpoint
+    from fvit.training import CollectAnswers, checkpoint
 
     keep_freed_memory()
     if config["ckpt_path"] == going_on.LAST:
@@ -52,13 +56,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         size = config["data"]["img_size"]
         model, told = meet_budget(config["model"], size, data.num_classes)
         config = record.amend({**config, "model": model})
-        arguments = {key: config[key] for key in ("model", "optimizer", "scheduler", "loss")}
-        arguments |= {"img_size": size, "num_classes": data.num_classes}
-        if config["distillation"] is None:
-            module = Classifier(**arguments)
-        else:
-            normalisation = {key: config["data"][key] for key in ("mean", "std")}
-            module = Distiller(**arguments, **normalisation, distillation=config["distillation"])
+        module = build_module(config, data)
         cost = count(module.model, size)
         before = {}
         if config["ckpt_path"] is not None:
@@ -81,6 +79,18 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     if trainer.is_global_zero:
         console.print_results(config["title"], metrics, record.seconds, folder)
     return metrics
+
+
+def build_module(config: dict[str, Any], data: "ImageDataModule") -> "Classifier":
+    """The LightningModule of a checked configuration, with a head for the classes of `data`."""
+    from fvit.training import Classifier, Distiller
+
+    arguments = {key: config[key] for key in ("model", "optimizer", "scheduler", "loss")}
+    arguments |= {"img_size": config["data"]["img_size"], "num_classes": data.num_classes}
+    if config["distillation"] is None:
+        return Classifier(**arguments)
+    normalisation = {key: config["data"][key] for key in ("mean", "std")}
+    return Distiller(**arguments, **normalisation, distillation=config["distillation"])
 
 
 if __name__ == "__main__":

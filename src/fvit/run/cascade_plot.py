@@ -1,21 +1,16 @@
 """The plot of a cascade, accuracy against MACs, as a page that opens offline."""
 
+import html
 from typing import Any
 
 from fvit.cost.cascade import Cascade, Point
+from fvit.run.web.document import document, plot
+from fvit.run.web.palette import COLOURS
 
 # Points that are drawn of a curve; more of them are no finer on a screen.
 _DRAWN = 2000
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>Cascade</title>
-<style>body {{ margin: 0 }}</style>
-{plot}
-</html>
-"""
-# Colours that stay apart for the colour-blind (Okabe and Ito).
-_BLUE, _ORANGE, _GREEN, _PINK, _BLACK = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#000000"
+_BLUE, _GREEN, _PINK, _ORANGE, _BLACK = (COLOURS[number] for number in (0, 2, 3, 4, 6))
+_GREY = "#8a94a0"
 
 
 def unit(cascade: Cascade) -> tuple[float, str]:
@@ -37,38 +32,30 @@ def draw(cascade: Cascade, names: tuple[str, str]) -> str:
         cascade: of the two models.
         names: of the large and of the tiny model.
     """
-    import plotly.graph_objects as go
-
     curve = cascade.curve
     drawn, at_random = [*curve[: -1 : -(-len(curve) // _DRAWN)], curve[-1]], [curve[0], curve[-1]]
-    figure = go.Figure(
-        [
-            _line(cascade, "every threshold", drawn, color=_BLUE, width=3),
-            _line(cascade, "as many images, drawn at random", at_random, color="grey", width=1.5, dash="dot"),
-            _marker(cascade, "tiny alone", cascade.tiny, symbol="triangle-up", color=_ORANGE),
-            _marker(cascade, "large alone", cascade.large, symbol="square", color=_BLACK),
-            _marker(cascade, "as accurate as the large", cascade.as_accurate(), symbol="circle", color=_GREEN),
-            _marker(cascade, "… its threshold on other images", cascade.held_out(), symbol="circle-open", color=_GREEN),
-            _marker(cascade, "most accurate", cascade.best(), symbol="diamond-open", color=_PINK, size=18),
-        ]
-    )
+    traces = [
+        _line(cascade, "every threshold", drawn, color=_BLUE, width=3),
+        _line(cascade, "as many images, drawn at random", at_random, color=_GREY, width=1.5, dash="dot"),
+        _marker(cascade, "tiny alone", cascade.tiny, symbol="triangle-up", color=_ORANGE),
+        _marker(cascade, "large alone", cascade.large, symbol="square", color=_BLACK),
+        _marker(cascade, "as accurate as the large", cascade.as_accurate(), symbol="circle", color=_GREEN),
+        _marker(cascade, "… its threshold on other images", cascade.held_out(), symbol="circle-open", color=_GREEN),
+        _marker(cascade, "most accurate", cascade.best(), symbol="diamond-open", color=_PINK, size=18),
+    ]
+    level = 100 * cascade.large.acc1
+    line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": level, "y1": level, "layer": "below"}
+    layout = {
+        "xaxis": {"title": f"mean multiply-accumulates an image, {unit(cascade)[1]}", "rangemode": "tozero"},
+        "yaxis": {"title": "accuracy, %"},
+        "shapes": [line | {"line": {"color": _GREY, "width": 1, "dash": "dash"}}],
+        "showlegend": True,
+    }
     needed = 100 * cascade.as_accurate().macs / cascade.large_macs
-    figure.add_hline(100 * cascade.large.acc1, line=dict(color="grey", width=1, dash="dash"), layer="below")
-    figure.update_layout(
-        template="plotly_white",
-        title=dict(
-            text=f"Tiny model first, large one where it is unsure: as accurate at {needed:.1f} % of the MACs",
-            subtitle=dict(text=f"large: {names[0]} · tiny: {names[1]} · {cascade.images:,} images"),
-        ),
-        xaxis=dict(title=f"mean multiply-accumulates an image, {unit(cascade)[1]}", rangemode="tozero"),
-        yaxis=dict(title="accuracy, %"),
-        legend=dict(x=1, y=0, xanchor="right", yanchor="bottom"),
-        hoverlabel=dict(align="left"),
-    )
-    plot = figure.to_html(
-        config={"displaylogo": False}, full_html=False, default_height="100vh", div_id="cascade", include_plotlyjs=True
-    )
-    return _PAGE.format(plot=plot)
+    title = f"Tiny model first, large one where it is unsure: as accurate at {needed:.1f} % of the MACs"
+    note = f"large: {names[0]}\ntiny: {names[1]}\n{cascade.images:,} images"
+    body = f'<h1>{title}</h1>\n<p class="note">{html.escape(note)}</p>\n{plot("cascade", height=620)}'
+    return document("Cascade", body, {"cascade": {"data": traces, "layout": layout}})
 
 
 def _line(cascade: Cascade, name: str, points: list[Point], **line: Any) -> dict[str, Any]:

@@ -35,7 +35,9 @@ Settle = Callable[[dict[str, Any]], dict[str, Any]]
 _COMPLETION = {"-sc", "--shell-completion", "--shell_completion"}
 
 
-def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list, settle: Settle = dict) -> None:
+def run(
+    task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list, settle: Settle = dict, alone: bool = False
+) -> None:
     """Compose conf/`task`.yaml with the command line, check it, and call `work`; once, or once a job of a multirun.
 
     A user's mistake ends in one message and exit code 1; ``HYDRA_FULL_ERROR=1`` adds the traceback. A job of a sweep
@@ -47,6 +49,7 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list,
         schema: what the configuration may hold.
         rewrite: makes Hydra's arguments from those of the command line.
         settle: makes the checked configuration definite, once for all processes.
+        alone: the task has the machine to itself, and so its threads may spin while they wait.
     """
     work = quiet.heeded(work)
     resolved = launch.read_resolved(sys.argv)
@@ -59,9 +62,10 @@ def run(task: str, work: Work, schema: type[BaseModel], rewrite: Rewrite = list,
             launch.run_as_rank(work, config)
         return
     load_dotenv()
-    # Must be set before torch is imported. OpenMP's threads otherwise spin while they wait, and where other work wants
-    # the same cores they spin against it: the quickstart was seen to run at a tenth of its speed.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not alone:
+        # Must be set before torch is imported. OpenMP's threads otherwise spin while they wait, and where other work
+        # wants the same cores they spin against it: the quickstart was seen to run at a tenth of its speed.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Makes Hydra hand its errors to us instead of printing them in its own way.
     os.environ["HYDRA_FULL_ERROR"] = "1"

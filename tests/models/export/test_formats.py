@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 
-from fvit.attention import Identity, get
+from fvit.attention import Identity, get, names
 from fvit.cost import count
 from fvit.models import build
 from fvit.models.export import FORMATS, Subject
@@ -31,10 +31,6 @@ FOLDERS = {
     "a convnet": dict(name="convnextv2_atto", attention={"name": "native"}),
     "one of ours": dict(name="fvit_tiny_patch16_224", attention={"name": "native"}),
 }
-
-
-UNUSUAL = ["agent", "fnet", "gfnet", "inline", "mlla", "nystrom", "permute_mlp", "window"]
-"""Mechanisms of Fourier transforms, convolutions, iterations, windows: operators that not every format has."""
 
 
 class Undecided(Identity):
@@ -91,9 +87,8 @@ def answer_of(form, folder):
     ("form", "attention"),
     [
         ("onnx", "additive"),
-        ("onnx", "focused"),
         *(("torch_export", name) for name in ("additive", "focused", "window")),
-        *(pytest.param("onnx", name, marks=pytest.mark.slow) for name in UNUSUAL),
+        *(pytest.param("onnx", name, marks=pytest.mark.slow) for name in names() if name != "additive"),
     ],
 )
 def test_a_graph_gives_the_logits_for_any_number_of_images(tmp_path, form, attention):

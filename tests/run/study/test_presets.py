@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from optuna.trial import TrialState
 import fvit
 from fvit.run.record import read_metrics
 from fvit.run.study.storage import connected
+from tests.run.killed import VARIABLE
 
 ROOT = Path(__file__).resolve().parents[3]  # for the spy
 TINY = ["data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "global_batch_size=16"]
@@ -22,11 +24,13 @@ SHORT = [*TINY, "debug=limit", "logger=none", "hydra.sweep.dir=sweep"]
 
 @pytest.fixture
 def fvit_train(tmp_path):
-    def run(*overrides):
+    def run(*overrides, **environment):
+        paths = f"{Path(fvit.__file__).parents[1]}:{ROOT}"
         return subprocess.run(
             [sys.executable, "-m", "fvit.train", *overrides],
             cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{Path(fvit.__file__).parents[1]}:{ROOT}"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **environment},
+            start_new_session=True,
             capture_output=True,
             text=True,
             timeout=600,
@@ -62,6 +66,25 @@ def test_both_ranks_train_the_parameters_of_the_trial_and_end_together(fvit_trai
         assert trial.state == (TrialState.PRUNED if pruned else TrialState.COMPLETE)
         assert read_metrics(job)["status"] == ("pruned" if pruned else "finished")
         assert first["epochs"] == (1 if pruned else 3)
+
+
+@pytest.mark.slow
+def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(fvit_train, tmp_path):
+    spies = ["+callbacks.spy._target_=tests.run.study.spy.Spy", "+callbacks.kill._target_=tests.run.killed.KillAt"]
+    command = ["sweep=optuna", *SHORT, *spies, "hydra.sweeper.n_trials=2"]
+    killed = fvit_train(*command, **{VARIABLE: "on_train_epoch_end:2:0"})
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "sweep" / "1").exists()
+    done = fvit_train(*command)
+    assert done.returncode == 0, done.stderr
+    whole = fvit_train(*command, "hydra.sweep.dir=whole")
+    assert whole.returncode == 0, whole.stderr
+    for number, epochs in ((0, 2), (1, 3)):
+        seen, expected = (
+            json.loads((tmp_path / sweep / str(number) / "rank-0.json").read_text()) for sweep in ("sweep", "whole")
+        )
+        assert (seen.pop("epochs"), expected.pop("epochs")) == (epochs, 3)
+        assert seen == expected
 
 
 @pytest.mark.slow
