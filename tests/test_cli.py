@@ -218,7 +218,7 @@ def test_quiet_leaves_warnings_and_what_came_of_it(main, tmp_path, monkeypatch):
         assert "quiet" not in OmegaConf.load(sweep / job / "config.yaml")
 
 
-@pytest.mark.parametrize("hardware", ["cpu", "ddp_cpu"])
+@pytest.mark.parametrize("hardware", ["cpu", pytest.param("ddp_cpu", marks=pytest.mark.slow)])
 def test_a_mechanism_gets_the_budget_of_softmax_attention(main, fvit, tmp_path, hardware):
     overrides = [*SHORT, "attention=identity", "model.match=macs", "model.embed_dim=96", f"hardware={hardware}"]
     done = (fvit if hardware == "ddp_cpu" else main)("train", *overrides)

@@ -232,7 +232,7 @@ def test_images_that_only_one_model_was_shown_are_noticed(large, tiny, tmp_path)
 
 def test_a_tiny_model_that_costs_more_is_warned_of(large, tiny, tmp_path, caplog):
     metrics = evaluated(tmp_path, f"ckpt_path={tiny}", f"tiny={large}")
-    [record] = [record for record in caplog.records if record.name == "fvit.run.subject"]
+    [record] = [record for record in caplog.records if record.name == "fvit.eval"]
     assert record.levelname == "WARNING"
     assert "1.082 M MACs an image, no less than ckpt_path=" in record.getMessage()
     assert "exchange the two" in record.getMessage()

@@ -59,6 +59,7 @@ def _statuses(folder):
     return [json.loads((job / "metrics.json").read_text())["status"] for job in jobs]
 
 
+@pytest.mark.slow
 def test_a_sweep_over_devices_sees_all_images_in_each_job(sweep, main, tmp_path):
     overrides = ["hardware=ddp_cpu", "trainer.devices=1,2", "data.num_images=132", "trainer.limit_val_batches=1.0"]
     done = sweep(*SHORT, *overrides, "trainer.max_epochs=1")
@@ -78,6 +79,7 @@ def test_a_sweep_over_devices_sees_all_images_in_each_job(sweep, main, tmp_path)
     assert not (tmp_path / "logs" / "train").exists()
 
 
+@pytest.mark.slow
 def test_in_a_grid_under_ddp_all_ranks_train_the_same_one_job_after_another(sweep, tmp_path):
     grid = ["optimizer.lr=1e-3,2e-3", "hardware=ddp_cpu"]
     done = sweep(*SHORT, *grid, SPY)
@@ -106,6 +108,7 @@ def _check_one_was_killed(done, folder):
     assert re.search(r"1 \+callbacks.bomb.armed=0 +finished", done.stdout)
 
 
+@pytest.mark.slow
 def test_an_isolated_job_that_is_killed_takes_no_other_along(sweep, tmp_path):
     _check_one_was_killed(sweep(*_bombed("isolated")), tmp_path / "swept")
 

@@ -87,6 +87,7 @@ def test_the_command_trains(folder, line):
     assert json.loads(metrics.read_text())["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_the_line_brings_it_into_the_suite(folder):
     shutil.copytree(ROOT / "tests" / "attention", folder / "tests" / "attention")
     (folder / "tests" / "__init__.py").touch()
