@@ -73,6 +73,8 @@ def test_two_jobs_of_a_sweep_are_two_runs_that_say_all_there_is_to_know(tmp_path
             rows = [row for row in run.rows if name in row]
             assert len(rows) == count
             assert all(axes <= set(row) for row in rows)
+        assert run.axes == {"trainer/global_step": None, "*": "trainer/global_step"}
+        assert any("proc.memory.availableMB" in stats for stats in run.system)
         # Its summary: what metrics.json holds.
         summary = run.summed["summary"]
         assert {name: summary[name] for name in metrics} == pytest.approx(metrics)

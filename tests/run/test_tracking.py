@@ -10,7 +10,7 @@ from fvit.run.going_on import settle
 from fvit.run.tracking import RunLogger
 from tests.run.test_resume import CutAt
 from tests.run.wandb_runs import runs
-from tests.run.wandb_stub import ANSWERS, serving
+from tests.run.wandb_stub import ANSWERS, REFUSALS, serving
 from tests.training.fitting import FAKE, fit
 
 KEY = "0123456789" * 4
@@ -78,16 +78,23 @@ def test_a_run_that_is_stopped_to_go_on_says_so_to_wandb(tmp_path):
 
 SCRIPT = """
 import sys, time
+from pathlib import Path
 from fvit.run.tracking import RunLogger
-logger = RunLogger("logs", "fvit", "test", "run")
+logger = RunLogger("logs", "fvit", "test", "run", artifacts="all")
 start = time.monotonic()
 logger.log_metrics({"val/acc1": 0.5}, 3)
 print("begun", time.monotonic() - start, flush=True)
 {between}
 start = time.monotonic()
+logger.log_dataset("digits", {"train_images": 8}, None)
+print("data", time.monotonic() - start, flush=True)
+class Best:
+    monitor, best_model_path = "val/acc1", "best.ckpt"
+Path("best.ckpt").write_text("weights")
 class Trainer:
-    checkpoint_callbacks = []
+    checkpoint_callbacks = [Best]
 logger.log_metrics({"val/acc1": 0.75}, 4)
+start = time.monotonic()
 logger.close(Trainer, {}, 0)
 print("closed", time.monotonic() - start, flush=True)
 """
@@ -133,12 +140,12 @@ def read_until(process, word):
     ],
 )
 def test_a_server_that_is_of_no_use_costs_seconds(tmp_path, monkeypatch, answers, status, reason):
-    with serving(answers, status) as (url, die):
+    with serving(answers, status) as (url, die, _):
         if answers is None:
             die()
         with scripted(tmp_path, monkeypatch, url) as process:
             lines = read_until(process, "closed")
-    assert sum(float(line.split()[1]) for line in lines if line.startswith(("begun", "closed"))) < 20
+    assert sum(float(line.split()[1]) for line in lines if line.startswith(("begun", "data", "closed"))) < 20
     [told] = [line for line in lines if line.startswith("W&B: ")]
     assert reason in told
     assert "stays offline in logs/wandb/offline-run-" in told
@@ -151,20 +158,54 @@ def test_a_server_that_is_of_no_use_costs_seconds(tmp_path, monkeypatch, answers
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_while_the_run_lasts_costs_seconds(tmp_path, monkeypatch):
-    with serving(ANSWERS) as (url, die), scripted(tmp_path, monkeypatch, url, "input()") as process:
+@pytest.mark.parametrize("end", ["dies", "falls silent"])
+def test_a_server_that_is_lost_while_the_run_lasts_costs_seconds(tmp_path, monkeypatch, end):
+    with serving(ANSWERS) as (url, die, fall_silent), scripted(tmp_path, monkeypatch, url, "input()") as process:
         lines = read_until(process, "begun")
-        assert any(line.startswith(f"W&B: {url}/me/fvit/runs/") for line in lines)
-        die()
-        start = time.monotonic()
+        assert any(line.startswith(f"W&B: {url}/me/fvit/runs/") for line in lines), lines
+        {"dies": die, "falls silent": fall_silent}[end]()
         print(file=process.stdin, flush=True)
-        read_until(process, "closed")
+        lines = read_until(process, "closed")
         assert process.wait() == 0
-        assert time.monotonic() - start < 20
+    told = "".join(lines)
+    assert "no artifact is made of the data set" in told
+    assert "no artifact is made of checkpoints" in told
+    took = {line.split()[0]: float(line.split()[1]) for line in lines if line.startswith(("data", "closed"))}
+    assert took["data"] < 10
+    assert took["closed"] < 25
     [kept] = (tmp_path / "logs" / "wandb").glob("run-*/*.wandb")
     kept.parent.rename(kept.parent.with_name(f"offline-{kept.parent.name}"))
     [run] = runs(tmp_path / "logs" / "wandb")
     assert [row["val/acc1"] for row in run.rows] == [0.5, 0.75], "wandb sync has all of it"
+
+
+@pytest.mark.slow
+def test_a_server_that_takes_runs_and_no_artifacts_has_the_run(tmp_path, monkeypatch):
+    with serving(ANSWERS | REFUSALS) as (url, _, _), scripted(tmp_path, monkeypatch, url) as process:
+        lines = read_until(process, "closed")
+        assert process.wait() == 0
+    assert "Traceback" not in "".join(lines)
+
+
+def test_what_wandb_refuses_is_told_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
+    def refuse(*arguments, **options):
+        raise OSError("no room for a copy")
+
+    monkeypatch.setattr("fvit.run.wandb_artifacts.use_dataset", refuse)
+    kept = logger(tmp_path, tmp_path / "run")
+    kept.log_dataset("digits", {"train_images": 8}, None)
+    kept.log_metrics({"a": 1.0}, 0)
+    kept.close(SimpleNamespace(checkpoint_callbacks=[]), {}, 0)
+    assert "log_dataset failed (no room for a copy): the run goes on" in caplog.text
+    [run] = runs(tmp_path / "logs" / "wandb")
+    assert (run.rows[0]["a"], run.summed["state"]) == (1.0, "finished")
+
+
+def test_options_that_wandb_refuses_stop_the_run_before_it_begins(tmp_path):
+    import wandb
+
+    with pytest.raises(wandb.errors.UsageError, match="Run ID"):
+        logger(tmp_path, tmp_path / "run", id="a/b").log_metrics({"a": 1.0}, 0)
 
 
 KILL_CORE = """

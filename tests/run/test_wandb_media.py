@@ -71,9 +71,12 @@ def test_predictions_confusion_and_maps_are_what_the_model_says(compose_config, 
     assert right / len(source.val) == pytest.approx(probe.metrics["val/acc1"])
 
     for name in ("query", "key"):
-        noted = run.summed["summary"][f"attention/{name}"]
-        assert noted["count"] == 4
-        assert all((run.files / file).is_file() for file in noted["filenames"])
+        over_time = [row for row in run.rows if f"attention/{name}.count" in row]
+        assert [row["trainer/global_step"] for row in over_time] == [2 * per_epoch - 1, 4 * per_epoch - 1]
+        assert over_time[0][f"attention/{name}.captions"] == over_time[1][f"attention/{name}.captions"], "same images"
+        drawn = [[run.files / file for file in row[f"attention/{name}.filenames"]] for row in over_time]
+        assert [len(files) for files in drawn] == [4, 4]
+        assert [first.read_bytes() != last.read_bytes() for first, last in zip(*drawn, strict=True)] == [True] * 4
 
 
 def test_the_weights_that_are_validated_are_those_that_are_drawn(compose_config, tmp_path, monkeypatch):

@@ -15,6 +15,8 @@ class Read:
         kinds: of its records.
         run: the record that says what it is.
         rows: what was logged.
+        axes: what `define_metric` has each metric drawn over, by its name or pattern.
+        system: what W&B measured by itself.
         artifacts: what it used and made.
         environment: what W&B noted of the process.
         files: its folder.
@@ -30,6 +32,8 @@ class Read:
         self.kinds = {record["type"] for record in records}
         self.run = (of("run") or [{}])[0]  # nothing, where W&B's process was killed before it wrote
         self.rows = [row["item"] for row in of("history")]
+        self.axes = {one.get("name") or one["glob_name"]: one.get("step_metric") for one in of("metric")}
+        self.system = [stats["item"] for stats in of("stats")]
         self.artifacts = of("artifact")
         self.environment = {key: value for one in of("environment") for key, value in one.items()}
 
@@ -37,6 +41,12 @@ class Read:
     def summed(self) -> dict[str, Any]:
         """State, exit code, configuration and summary."""
         return json.loads(_inspect(self.path, "--summary"))
+
+
+    @property
+    def logged(self) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+        """Configuration, summary and rows."""
+        return self.summed["config"], self.summed["summary"], self.rows
 
 
 def runs(folder: Path) -> list[Read]:

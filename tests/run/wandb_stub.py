@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -10,21 +11,26 @@ _PROJECT = {"id": "p", "name": "fvit", "entity": {"id": "e", "name": "me"}}
 _BUCKET = {"id": "x", "name": "r", "displayName": "r", "config": "{}", "historyLineCount": 0, "project": _PROJECT}
 
 ANSWERS = {"Viewer": {"viewer": _VIEWER}, "UpsertBucket": {"upsertBucket": {"inserted": True, "bucket": _BUCKET}}}
+REFUSALS = {"ArtifactType": "no artifacts here", "CreateArtifact": "no artifacts here", "CreateRunFiles": "no files here"}
 
 
 @contextmanager
 def serving(answers, status=200):
-    """A server's URL, and a function that has it die.
+    """A server's URL, and functions that have it die and have it fall silent: it takes requests and answers none.
 
     Args:
         answers: the data to answer a query of GraphQL with, by its name, or an error's text; others get nothing.
         status: of HTTP.
     """
 
+    silent = threading.Event()
+
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
+            if silent.is_set():
+                time.sleep(300)
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            name = json.loads(body).get("operationName") if self.path.endswith("graphql") else None
+            name = json.loads(body)["query"].split()[1].partition("(")[0] if self.path.endswith("graphql") else None
             answer = answers.get(name) if status == 200 else "user is not logged in"
             found = {"errors": [{"message": answer}]} if isinstance(answer, str) else {"data": answer}
             reply = json.dumps(found).encode()
@@ -50,7 +56,7 @@ def serving(answers, status=200):
         thread.join()
 
     try:
-        yield f"http://127.0.0.1:{server.server_port}", die
+        yield f"http://127.0.0.1:{server.server_port}", die, silent.set
     finally:
         if thread.is_alive():
             die()

@@ -2,10 +2,7 @@
 
 import functools
 import logging
-import os
 import secrets
-import shutil
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,26 +14,26 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from fvit.run import wandb_artifacts
-from fvit.run.console import console
 from fvit.run.paths import WANDB_ID
 from fvit.run.record import write
-from fvit.run.wandb_server import answers, has_key
+from fvit.run.wandb_server import first_line, reachable
+from fvit.run.wandb_start import begin
 
 if TYPE_CHECKING:
     import wandb
 
 log = logging.getLogger(__name__)
 
-# Seconds that a server may take to begin a run, and then, at the end, to take what is left of it.
-_PATIENCE_AT_START, _PATIENCE_AT_END = 15.0, 12.0
 _LONGEST_TAG = 64  # W&B's own limit
 
 
 def _survives(method: Callable[..., None]) -> Callable[..., None]:
-    """Have a run go on without W&B where W&B's own process dies, and say so once."""
+    """Have a run go on whatever W&B does: without it where its own process dies, and else without what it refuses."""
 
     @functools.wraps(method)
     def call(logger: "RunLogger", *args: Any, **kwargs: Any) -> None:
+        from wandb.errors import Error
+        from wandb.sdk.lib.service.service_connection import WandbApiFailedError
         from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError, ServerResponseError
 
         if logger.lost:
@@ -45,6 +42,10 @@ def _survives(method: Callable[..., None]) -> Callable[..., None]:
             method(logger, *args, **kwargs)
         except (ConnectionError, HandleAbandonedError, ServerResponseError) as error:
             logger.lose(error)
+        except (Error, WandbApiFailedError, OSError, ValueError) as error:
+            if logger._experiment is None:  # it has not begun: its options are wrong, or nothing can be written here
+                raise
+            log.warning("W&B: %s failed (%s): the run goes on", method.__name__, first_line(error))
 
     return rank_zero_only(call)
 
@@ -92,7 +93,7 @@ class RunLogger(WandbLogger):
     def experiment(self) -> "wandb.Run":
         """The run of W&B, which begins when it is asked for first."""
         if self._experiment is None:
-            self._experiment = self._begin()
+            self._experiment = begin(self._wandb_init, Path(self.save_dir), self.kept_here)
         return self._experiment
 
     @_survives
@@ -121,6 +122,8 @@ class RunLogger(WandbLogger):
             root: where it lies, if that can be said.
         """
         self.experiment.config.update({"dataset": facts}, allow_val_change=True)
+        if not self._takes("the data set"):
+            return
         with wandb_artifacts.staged(self.folder):
             wandb_artifacts.use_dataset(self.experiment, name, facts, root)
 
@@ -128,6 +131,17 @@ class RunLogger(WandbLogger):
     def log_summary(self, figures: dict[str, float]) -> None:
         """Set what tables and scatter plots show of the run."""
         self.experiment.summary.update(figures)
+
+    @_survives
+    def log_checkpoints(self, trainer: Trainer) -> None:
+        """Upload the checkpoints that are wanted, with what time that takes as long as the server answers."""
+        if self.artifacts == "off" or not self._takes("checkpoints"):
+            return
+        run = self.experiment
+        with wandb_artifacts.staged(self.folder):
+            logged = wandb_artifacts.log_checkpoints(run, trainer, with_last=self.artifacts == "all")
+        if not run.offline:
+            self._wait_for(logged)
 
     @_survives
     def close(self, trainer: Trainer, best: dict[str, float], exit_code: int, preempted: bool = False) -> None:
@@ -139,15 +153,13 @@ class RunLogger(WandbLogger):
             exit_code: 0 for a run that came to its end; 255 is an interrupt to W&B, anything else a failure.
             preempted: it will be gone on with; an agent of a W&B sweep then starts it again.
         """
-        run = self._experiment
-        if run is None:
+        if self._experiment is None:
             return
-        run.summary.update(best)
-        if self.artifacts != "off":
-            with wandb_artifacts.staged(self.folder):
-                logged = wandb_artifacts.log_checkpoints(run, trainer, with_last=self.artifacts == "all")
-            if not run.offline:
-                self._wait_for(logged)
+        self.log_summary(best)
+        self.log_checkpoints(trainer)
+        run = self._experiment
+        if run is None:  # lost by now
+            return
         if preempted:
             run.mark_preempting()
         run.finish(exit_code=exit_code)
@@ -168,69 +180,29 @@ class RunLogger(WandbLogger):
         """Where W&B's runs lie."""
         return Path(self.save_dir, "wandb")
 
-    def _begin(self) -> "wandb.Run":
-        import wandb
-
-        Path(self.save_dir).mkdir(parents=True, exist_ok=True)
-        began = time.monotonic()
-        mode, reason = self._mode()
-        run = None
-        if mode == "online":
-            settings = wandb.Settings(
-                quiet=True,  # else it asks the server more than once who we are
-                init_timeout=max(1.0, _PATIENCE_AT_START - (time.monotonic() - began)),
-                finish_timeout=_PATIENCE_AT_END,
-            )
-            before = set(self.folder.glob("run-*"))
-            try:
-                run = wandb.init(**self._wandb_init, mode=mode, settings=settings)
-                _say(f"W&B: {run.url}")
-            except wandb.errors.Error as error:
-                mode, reason = "offline", f"the server does not take the run ({_first_line(error)})"
-                wandb.teardown(exit_code=1)  # else the id counts as one in use
-                for begun in set(self.folder.glob("run-*")) - before:
-                    shutil.rmtree(begun, ignore_errors=True)
-        if run is None:
-            run = wandb.init(**self._wandb_init, mode=mode, settings=wandb.Settings(silent=True))
-            if mode == "offline":
-                place = os.path.relpath(Path(run.dir).parent)
-                _say(
-                    f"W&B: {reason}, so this run stays offline in {place}; "
-                    f"look at it with `wandb leet {os.path.relpath(self.folder)}`, send it with `wandb sync {place}`"
-                )
-        # What curves are drawn over, if nobody chooses progress/images_seen, progress/device_hours or epoch.
-        run.define_metric("trainer/global_step")
-        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-        return run
-
-    def _mode(self) -> tuple[str, str]:
-        """W&B's mode, and the reason if that is offline; within 16 seconds."""
-        import wandb
-
-        if self.kept_here:
-            return "offline", "logger.wandb.offline=true"
-        # What `wandb offline` has set for the folder is no variable.
-        asked = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode
-        if asked != "online":
-            return asked, f"W&B's mode is {asked}"
-        try:
-            return ("online", "") if has_key() else ("offline", "no API key")
-        except ConnectionError as error:
-            return "offline", str(error)
+    def _takes(self, what: str) -> bool:
+        """Whether an artifact can be logged; W&B would ask a server that is gone by now for a minute."""
+        run = self.experiment
+        if run.disabled:
+            return False
+        there = run.offline or reachable(run.settings.base_url)
+        if not there:
+            log.warning("W&B: %s does not answer any more: no artifact is made of %s", run.settings.base_url, what)
+        return there
 
     def _wait_for(self, artifacts: Sequence["wandb.Artifact"]) -> None:
         """Give large files their time as long as the server answers; the run's end is given seconds."""
         from wandb.sdk.artifacts.exceptions import WaitTimeoutError
 
         for artifact in artifacts:
-            while answers(self.experiment.settings.base_url):
+            while reachable(self.experiment.settings.base_url):
                 try:
                     artifact.wait(timeout=2)
                     break
                 except WaitTimeoutError:
                     continue
                 except ValueError as error:
-                    log.warning("W&B does not take %s: %s", artifact.name, _first_line(error))
+                    log.warning("W&B does not take %s: %s", artifact.name, first_line(error))
                     break
 
 
@@ -247,11 +219,3 @@ def _run_id(folder: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         write(path, secrets.token_hex(4))
     return path.read_text(encoding="utf-8")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
-def _say(line: str) -> None:
-    console.print(line, markup=False, soft_wrap=True)

@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
@@ -103,8 +104,14 @@ def log_beginning(trainer: Trainer, config: dict[str, Any], cost: Cost, data: Li
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
         if isinstance(logger, RunLogger):
-            logger.log_dataset(data.hparams.name, data.source.facts(), data.hparams.get("root"))
+            logger.log_dataset(_name_of(data), data.source.facts(), data.hparams.get("root"))
             logger.log_summary(costs(cost))
+
+
+def _name_of(data: LightningDataModule) -> str:
+    """Of a set of images; a folder of somebody's own has the name of its last part."""
+    name = data.hparams.name
+    return Path(data.hparams.root).expanduser().resolve().name if name == "folder" else name
 
 
 def log_results(trainer: Trainer, metrics: dict[str, float]) -> None:

@@ -21,16 +21,24 @@ def has_key() -> bool:
         if not wandb.login(prompt=False, verify=True):
             return False
     except wandb.errors.Error as error:
-        if answers(url):
+        if reachable(url):
             raise ConnectionError(f"{url} does not take the API key ({error})") from error
         raise ConnectionError(f"{url} does not answer") from error
-    if not answers(url):  # a key that was taken before is not looked at again
+    if not reachable(url):  # a key that was taken before is not looked at again
         raise ConnectionError(f"{url} does not answer")
     return True
 
 
-def answers(url: str) -> bool:
-    """Whether anything answers there; a name that is looked up in vain may take longer than any time-out."""
+def first_line(error: Exception) -> str:
+    """The first line of an error's text; W&B's have many."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def reachable(url: str) -> bool:
+    """Whether a server answers there, and not a proxy or gateway in its stead (HTTP 5xx).
+
+    A thread asks, since looking up a name in vain may take longer than any time-out.
+    """
     found: list[bool] = []
     thread = threading.Thread(target=lambda: found.append(_ask(url)), daemon=True)
     thread.start()
@@ -41,8 +49,8 @@ def answers(url: str) -> bool:
 def _ask(url: str) -> bool:
     try:
         urllib.request.urlopen(url, timeout=_PATIENCE).close()
-    except urllib.error.HTTPError:  # an answer, if not a friendly one
-        return True
+    except urllib.error.HTTPError as error:  # an answer, if not a friendly one
+        return error.code < 500
     except OSError:
         return False
     return True

@@ -10,8 +10,8 @@ from fvit.run.dashboard.panels import config_key
 from fvit.run.dashboard.specification import specification
 from fvit.run.paths import conf_dir
 from fvit.train import train
-from tests.run.dashboard.offline import read_run
 from tests.run.dashboard.wanted import wanted
+from tests.run.wandb_runs import runs
 
 TINY = ["logger=wandb", "data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "debug=limit"]
 
@@ -33,8 +33,8 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     places = [f"output_dir={folder / 'run'}", f"logger.wandb.save_dir={folder}", "logger.wandb.media=0"]
     train(validate.check(composed("train", *TINY, *places, "title=test"), schema.Train))
-    [kept] = (folder / "wandb").glob("offline-run-*")
-    return read_run(kept)
+    [kept] = runs(folder / "wandb")
+    return kept.logged
 
 
 def test_a_run_logs_what_the_panels_draw(dashboard, trained):
@@ -76,14 +76,14 @@ def test_curves_are_means_over_the_runs_of_a_group(dashboard):
 def test_a_benchmark_logs_what_its_panels_draw(tmp_path, benchmark_of, dashboard, sizes):
     benchmark = benchmark_of(tmp_path / "bench" / "2026", sizes)
     costs.log(benchmark, "", "fvit", "offline", tmp_path)
-    runs = [read_run(kept) for kept in sorted((tmp_path / "wandb").glob("offline-run-*"))]
-    assert len(runs) == 2
+    kept = sorted(runs(tmp_path / "wandb"), key=lambda run: run.path)
+    assert len(kept) == 2
     drawn = wanted(cost_panels(dashboard, benchmark))
-    for run in runs:
-        assert drawn.missing(*run) == []
+    for run in kept:
+        assert drawn.missing(*run.logged) == []
     if sizes == 2:
         assert drawn.pairs == {("bench/tokens", "bench/latency_ms"), ("bench/tokens", "bench/macs")}
-        assert [row["bench/latency_ms"] for row in runs[0][2]] == [394, 1154]
+        assert [row["bench/latency_ms"] for row in kept[0].rows] == [394, 1154]
     else:
         assert drawn.summary == {"bench/latency_ms", "bench/macs"}
 
