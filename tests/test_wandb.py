@@ -93,6 +93,17 @@ def test_two_jobs_of_a_sweep_are_two_runs_that_say_all_there_is_to_know(tmp_path
 
 
 @pytest.mark.slow
+def test_a_job_that_fails_is_one_that_failed_and_the_next_is_another_run(tmp_path):
+    done = start(tmp_path, "-m", "optimizer.lr=1e30,1e-3", *SHORT, "logger=wandb")
+    assert done.returncode != 0
+    crashed, finished = runs(tmp_path / "logs" / "wandb")
+    assert (crashed.summed["state"], crashed.summed["exit_code"]) == ("failed", 1)
+    assert (finished.summed["state"], finished.summed["exit_code"]) == ("finished", 0)
+    assert crashed.run["run_group"] == finished.run["run_group"]
+    assert crashed.run["run_id"] != finished.run["run_id"]
+
+
+@pytest.mark.slow
 def test_all_ranks_are_one_run(tmp_path):
     done = start(tmp_path, *SHORT, "hardware=ddp_cpu", "logger=wandb", "data.num_images=65")
     assert done.returncode == 0, done.stderr

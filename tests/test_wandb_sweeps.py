@@ -5,7 +5,6 @@ import json
 import math
 import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import fvit
 from fvit.train import train
+from tests.run.wandb_runs import runs
 
 FILES = sorted((Path(__file__).resolve().parents[1] / "sweeps").glob("*.yaml"))
 
@@ -107,8 +107,6 @@ def test_the_agents_command_trains(agent_runs, tmp_path, monkeypatch):
     assert process.wait() == 0
     [folder] = (tmp_path / "logs" / "train" / "runs").iterdir()
     assert json.loads((folder / "metrics.json").read_text())["status"] == "finished"
-    [kept] = (tmp_path / "logs" / "wandb").glob("offline-run-*")
-    assert kept.name.endswith("-run0")
-    inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", "--summary", str(next(kept.glob("*.wandb")))]
-    summary = subprocess.run(inspect, capture_output=True, text=True, check=True).stdout
-    assert sweep["metric"]["name"] in summary
+    [kept] = runs(tmp_path / "logs" / "wandb")
+    assert kept.run["run_id"] == "run0"
+    assert sweep["metric"]["name"] in kept.summed["summary"]

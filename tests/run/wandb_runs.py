@@ -42,7 +42,6 @@ class Read:
         """State, exit code, configuration and summary."""
         return json.loads(_inspect(self.path, "--summary"))
 
-
     @property
     def logged(self) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
         """Configuration, summary and rows."""

@@ -11,7 +11,11 @@ _PROJECT = {"id": "p", "name": "fvit", "entity": {"id": "e", "name": "me"}}
 _BUCKET = {"id": "x", "name": "r", "displayName": "r", "config": "{}", "historyLineCount": 0, "project": _PROJECT}
 
 ANSWERS = {"Viewer": {"viewer": _VIEWER}, "UpsertBucket": {"upsertBucket": {"inserted": True, "bucket": _BUCKET}}}
-REFUSALS = {"ArtifactType": "no artifacts here", "CreateArtifact": "no artifacts here", "CreateRunFiles": "no files here"}
+REFUSALS = {
+    "ArtifactType": "none here",
+    "CreateArtifact": "no artifacts here",
+    "CreateRunFiles": "no files here",
+}
 
 
 @contextmanager
