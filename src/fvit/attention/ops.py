@@ -42,6 +42,15 @@ def associate(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return q @ (k.mT @ v)
 
 
+def project_sums(weights: Tensor, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    """weights (x Wᵀ + b), summed before they are projected: weights [..., k, N], x [..., N, C] to [..., k, D].
+
+    For k < N that takes fewer products than the other order. The weights need not sum to 1.
+    """
+    projected = F.linear(weights @ x, matrix)
+    return projected if bias is None else projected + weights.sum(dim=-1, keepdim=True) * bias
+
+
 def refuse_mask_and_causality(attn_mask: Tensor | None, is_causal: bool) -> None:
     """Raise ValueError if asked for both, as SDPA does."""
     if is_causal and attn_mask is not None:
