@@ -164,22 +164,6 @@ def test_jobs_that_were_not_reached_are_told(tmp_path):
     ]
 
 
-def test_an_error_before_the_record_began_takes_the_place_of_an_older_one(tmp_path):
-    sweep.note_failure(tmp_path, "first")
-    assert (read_metrics(tmp_path)["status"], read_metrics(tmp_path)["error"]) == ("failed", "first")
-    write_metrics(tmp_path, "killed", {"val/acc1": 0.5}, 3.0, error="second")
-    sweep.note_failure(tmp_path, "second")  # as the launcher noted it
-    assert read_metrics(tmp_path)["status"] == "killed"
-    sweep.note_failure(tmp_path, "third")
-    saved = read_metrics(tmp_path)
-    assert (saved["status"], saved["error"], saved["metrics"], saved["seconds"]) == (
-        "failed",
-        "third",
-        {"val/acc1": 0.5},
-        3.0,
-    )
-
-
 @pytest.fixture
 def left_over_group(tmp_path, monkeypatch):
     """What an earlier job of a sweep may leave behind: a process group of one, and rank variables."""

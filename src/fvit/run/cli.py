@@ -20,7 +20,7 @@ from fvit.run import help, launch, quiet, ranks, requeue, signals, sweep, valida
 from fvit.run.errors import describe, explain
 from fvit.run.hardware import check_devices
 from fvit.run.paths import conf_dir
-from fvit.run.record import WELL
+from fvit.run.record import WELL, note_failure
 
 # Here, because a launcher's own processes import this file and resolve the sweep's folder before they call anything.
 OmegaConf.register_new_resolver("fvit.hex", lambda: secrets.token_hex(2), use_cache=True, replace=True)
@@ -94,7 +94,7 @@ def run(
             except Exception as error:
                 _report(error, task, show_traceback)
                 if swept:
-                    sweep.note_failure(folder, describe(error))
+                    note_failure(folder, describe(error))
                 elif isolated:
                     raise  # a list in this process may be nobody's
                 else:
