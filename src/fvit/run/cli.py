@@ -1,5 +1,6 @@
 """What every command line shares: composing, errors for people, the table after a sweep."""
 
+import gc
 import os
 import secrets
 import shutil
@@ -83,6 +84,8 @@ def run(
         # Jobs of one process share its memory, and being killed it takes all of them along.
         isolated = multirun and settings.runtime.choices["hydra/launcher"] != "basic"
         result = None
+        if multirun:
+            gc.collect()  # the model of the job before lies in cycles, and would count as this one's memory
         with signals.listening():  # here as well: some launchers call this in a process of its own
             try:
                 if swept and (result := sweep.done(folder)) is not None:
