@@ -16,7 +16,7 @@ DIGITS = (
     *("scheduler.warmup_epochs=0", "trainer.max_epochs=1", "trainer.log_every_n_steps=1", "global_batch_size=64"),
 )
 AUGMENTED = ("augment=deit", "model.drop_path_rate=0")
-
+MIN_LR = 3e-4
 
 FSDP = (
     *("hardware=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "tf32=false"),
@@ -50,6 +50,11 @@ def column(folder, name):
         return [float(row[name]) for row in csv.DictReader(file) if row[name]]
 
 
+def final_rate(folder):
+    [optimizer] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"]
+    return max(group["lr"] for group in optimizer["param_groups"])
+
+
 def metrics(folder):
     return json.loads((folder / "metrics.json").read_text())["metrics"]
 
@@ -57,14 +62,16 @@ def metrics(folder):
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(run):
     """22 steps with crops, RandAugment, mixup, cutmix and erasing, and 2 × 2 micro batches a step; dropout is off."""
-    alone = run("train", "alone", *DIGITS, *AUGMENTED)
+    same = (*DIGITS, *AUGMENTED, f"scheduler.min_lr={MIN_LR}")
+    alone = run("train", "alone", *same)
     losses = column(alone, "train/loss")
     assert len(losses) == 22
     assert len(set(losses)) == 22
-    together = run("train", "together", *DIGITS, *AUGMENTED, "hardware=ddp_cpu", "micro_batch_size=16")
+    together = run("train", "together", *same, "hardware=ddp_cpu", "micro_batch_size=16")
     assert column(together, "train/loss") == pytest.approx(losses, abs=2e-5)
-    # A schedule of 22 updates, which ends at its minimum on both.
     assert column(together, "lr") == pytest.approx(column(alone, "lr"), rel=1e-9)
+    # The column holds the rates of the 22 updates; the one that comes after them is the schedule's minimum.
+    assert [final_rate(folder) for folder in (alone, together)] == pytest.approx([MIN_LR, MIN_LR], rel=1e-9)
     for metric in ("train/acc1", "val/loss", "val/acc1"):
         assert metrics(together)[metric] == pytest.approx(metrics(alone)[metric], abs=1e-4), metric
 

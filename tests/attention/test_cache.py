@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fvit.attention import Additive
-from fvit.attention.cache import WeightCache
+from fvit.attention.cache import WeightCache, _equal_at_once, _same
 
 from .suite import randomise
 
@@ -113,6 +113,44 @@ def test_a_copy_keeps_nothing_of_the_original(copied):
     swap_in_average(twin)
     assert_fresh(twin)
     assert_fresh(module)
+
+
+def test_a_move_is_noticed():
+    assert _same([torch.ones(2)], [torch.ones(2)])
+    assert not _same([torch.ones(2)], [torch.ones(2, device="meta")])
+    assert not _same([torch.ones(2)], [torch.ones(2, 1)])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_module_that_was_moved_gives_what_it_gave():
+    module = folded()
+    with torch.no_grad():
+        expected = module(tokens())
+        for device in ("cuda", "cuda", "cpu"):
+            torch.testing.assert_close(module.to(device)(tokens().to(device)).cpu(), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "equal"),
+    [(lambda w: w, True), (lambda w: w + (w == 3), False), (lambda w: w + torch.nan, False)],
+    ids=["none", "one element", "nan"],
+)
+def test_weights_are_compared_at_once_as_they_are_one_by_one(change, equal):
+    """The former is how weights on a GPU are, which the tests need not have."""
+    kept = [torch.arange(6.0).view(2, 3), torch.arange(4)]
+    weights = [change(kept[0].clone()), kept[1].clone()]
+    assert _equal_at_once(list(zip(kept, weights, strict=True))) is _same(kept, weights) is equal
+
+
+def test_a_graph_that_is_captured_multiplies_its_weights(monkeypatch):
+    """Or it would go on with those of the time when it was."""
+    cache, weight = WeightCache(), torch.ones(2)
+    monkeypatch.setattr(torch, "equal", lambda *_: pytest.fail("a capture cannot wait for an answer"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with torch.no_grad():
+        for capturing, expected in ((False, "before"), (True, "captured"), (True, "again"), (False, "after")):
+            monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda answer=capturing: answer)
+            assert cache.get(lambda made=expected: made, weight) == expected
 
 
 def test_what_was_made_for_other_weights_is_not_returned():

@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fvit.attention import Additive, Softmax
 from fvit.cost import count
@@ -11,7 +13,8 @@ from fvit.models import FViT
 
 from .suite import assert_same, randomise, values_and_gradients
 
-FAST = ("factored", "folded", "auto")
+CHOICES = ("factored", "folded")
+FAST = (*CHOICES, "auto")
 OPTIONS = [
     dict(logits=logits, value=value, proj=proj, qkv_bias=qkv_bias)
     for logits, value, proj, qkv_bias in itertools.product(
@@ -94,11 +97,35 @@ def test_forms_agree_under_autocast_as_far_as_bfloat16_goes(form, options):
             assert (actual - expected).norm() < 0.02 * expected.norm()
 
 
-@every_fast_form
-def test_an_exported_form_agrees(form):
-    textbook, fast = (module.float().eval() for module in twins(form, std=0.25, proj=True))
-    x = tokens(torch.float32)
-    torch.testing.assert_close(torch.export.export(fast, (x,)).module()(x), textbook(x), rtol=1e-4, atol=1e-5)
+class UnderEachMask(nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x, *masks):
+        return [self.module(x, attn_mask=mask) for mask in masks]
+
+
+@pytest.mark.parametrize("form", CHOICES)
+@every_option
+def test_an_exported_form_agrees(form, options):
+    textbook, fast = (UnderEachMask(module.eval()) for module in twins(form, **options))
+    inputs = (tokens(), *MASKS.values())
+    exported = torch.export.export(fast, inputs).module()
+    torch.testing.assert_close(exported(*inputs), textbook(*inputs), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", CHOICES)
+@every_option
+def test_a_captured_form_agrees_in_values_and_gradients(form, options):
+    """As graphs of the way there and the way back, run without generated code."""
+    torch.compiler.reset()
+    textbook, fast = twins(form, **options)
+    fast.compile(fullgraph=True, backend="aot_eager")
+    for mask in MASKS.values():
+        ours, theirs = (everything(module, tokens(), attn_mask=mask) for module in (fast, textbook))
+        assert_same(ours, theirs, tolerance=1e-12)
 
 
 @pytest.mark.slow
@@ -133,13 +160,17 @@ def test_auto_takes_the_form_with_the_fewest_products(tokens, options, cheapest)
     assert torch.equal(module(x), forced(x))
 
 
-@pytest.mark.parametrize("options", [{}, {"proj": True}, {"value": "separate"}], ids=str)
-@pytest.mark.parametrize("mechanism", [Additive, Softmax])
+@pytest.mark.parametrize(
+    ("mechanism", "options"),
+    [
+        *((Additive, options) for options in OPTIONS),
+        *((Softmax, options) for options in ({}, {"qk_norm": True}, {"qkv_bias": False})),
+    ],
+    ids=lambda part: part.__name__ if isinstance(part, type) else "-".join(map(str, part.values())),
+)
 @pytest.mark.parametrize("count_of_first", [1, 3])
 @pytest.mark.parametrize("mask", MASKS)
 def test_the_first_tokens_are_those_of_all(mechanism, options, count_of_first, mask):
-    if mechanism is Softmax:
-        options = {"qkv_bias": "value" not in options, "qk_norm": "proj" in options}
     torch.manual_seed(0)
     module = randomise(mechanism(24, 4, dtype=torch.float64, **options), std=0.5)
     upstream = tokens()[:, :count_of_first]
@@ -151,6 +182,33 @@ def test_the_first_tokens_are_those_of_all(mechanism, options, count_of_first, m
         )
     )
     assert_same(ours, theirs, tolerance=1e-12)
+
+
+def macs_of(function, *args):
+    """All products of a call, on meta."""
+    with FlopCounterMode(display=False) as counter:
+        function(*args)
+    return counter.get_total_flops() // 2
+
+
+def test_the_textbook_computes_its_first_tokens_as_all_others():
+    """So that a benchmark of forms compares like with like, also in a last block that is trimmed."""
+    x = torch.empty(2, 30, 24, device="meta")
+    first, whole = ({}, {})
+    for form in ("textbook", *FAST):
+        module = Additive(24, 4, form=form, device="meta")
+        first[form], whole[form] = macs_of(module.first, x, 1), macs_of(module, x)
+    assert first["textbook"] == whole["textbook"]
+    assert first["factored"] == first["folded"] == first["auto"] < whole["folded"]
+    textbook, _ = twins("auto")
+    upstream = tokens()[:, :2]
+    for mask in MASKS.values():
+        assert_same(
+            values_and_gradients(textbook, lambda x, mask=mask: textbook.first(x, 2, mask), tokens(), upstream),
+            values_and_gradients(textbook, lambda x, mask=mask: textbook(x, mask)[:, :2], tokens(), upstream),
+        )
+    with pytest.raises(ValueError, match="cannot be causal"):
+        textbook.first(x, 1, None, True)
 
 
 def test_the_first_rows_of_a_mask_between_pairs_are_those_of_the_first_tokens():

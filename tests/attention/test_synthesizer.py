@@ -32,7 +32,10 @@ def maps_of(kind):
     module.v = torch.nn.Identity()
     module.proj = torch.nn.Identity()
     logits = module._logits(x)
-    module._logits = lambda tokens: logits
+    if module.q is not None:
+        queries = module.q(x)
+        module.q = torch.nn.Identity()
+        module.q.forward = lambda tokens: queries
     return module(unit.expand(2, 7, 16)).unflatten(-1, (2, 8))[..., :7].transpose(1, 2), logits
 
 
@@ -74,3 +77,12 @@ def test_logits_of_patches_are_products_of_a_row_and_a_column():
     patches = module._logits(torch.randn(1, 14, 16, dtype=torch.float64))[..., 2:].unflatten(-1, (3, 4))
     assert (torch.linalg.matrix_rank(patches) <= 1).all()
     assert module.needs_grid
+
+
+def test_a_dense_map_is_kept_for_no_backward_pass():
+    module = Synthesizer(16, 2)
+    module.set_layout((8, 8), 1)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        module(torch.randn(2, 65, 16))
+    assert max(kept) < 65 * 65

@@ -61,6 +61,15 @@ def test_additive_attention_tells_alpha_and_beta(form, logits, value):
         torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 3, dtype=torch.float64))
 
 
+@pytest.mark.parametrize(("name", "weights"), [("additive", "query"), ("softmax", "map")])
+@torch.no_grad()
+def test_weights_are_told_without_dropout(name, weights):
+    """β is left out: it is for the q̄ that α and its dropout have drawn."""
+    mechanism = made(name, attn_drop=0.5)
+    told, in_training = (m.weights(tokens())[weights] for m in (mechanism.eval(), mechanism.train()))
+    torch.testing.assert_close(in_training, told)
+
+
 @torch.no_grad()
 def test_a_hidden_token_gets_no_weight_in_additive_attention():
     mechanism, mask = made("additive"), torch.ones(2, 1, 1, 13, dtype=torch.bool)

@@ -199,7 +199,12 @@ def test_mechanisms_without_weights():
 
 FIXED_LENGTH = {
     # name, options: projections and the maps that are linear layers, all MACs; n tokens of width d
-    ("linformer", ("projected_tokens", 4)): lambda n, d: (4 * n * d * d + 2 * n * 4 * d, 2 * n * 4 * d),
+    # keys and values are summed to four rows, and these projected, their biases times the sums of E and F
+    ("linformer", ("projected_tokens", 4)): lambda n, d: (
+        4 * n * d * d + 2 * n * 4 * d,
+        2 * n * 4 * d - 2 * (n - 4) * d * d + 2 * 4 * d,
+    ),
+    ("linformer", ("projected_tokens", 40)): lambda n, d: (4 * n * d * d + 2 * n * 40 * d, 2 * n * 40 * d),
     # its segments' means are sums; two maps to and from landmarks, one between them, Z and what it weighs
     ("nystrom", ("num_landmarks", 4)): lambda n, d: (4 * n * d * d, 4 * n * 4 * d + 2 * 16 * d + 6 * 4 * HEADS * 4**3),
     # the bias, both sums, what enters one of them and the gate
@@ -207,7 +212,8 @@ FIXED_LENGTH = {
     ("aft_full", ("rank", None)): lambda n, d: (4 * n * d * d, 2 * n * n * d + 2 * n * d),
     ("mixer", ("mlp_ratio", 0.5)): lambda n, d: (2 * n * d * d // 2, 0),
     ("gmlp", ("mlp_ratio", 2)): lambda n, d: (3 * n * d * d + n * n * d, n * d),
-    ("synthesizer", ("kind", "dense")): lambda n, d: (3 * n * d * d, 2 * n * n * d),
+    # a channel more for the bias, in each head
+    ("synthesizer", ("kind", "dense")): lambda n, d: (3 * n * d * d, 2 * n * n * (d + HEADS)),
     ("synthesizer", ("kind", "random")): lambda n, d: (2 * n * d * d, n * n * d),
     ("synthesizer", ("kind", "factorised_random")): lambda n, d: (2 * n * d * d, n * n * d + n * n * HEADS * 8),
     ("synthesizer", ("kind", "factorised_dense")): lambda n, d: (

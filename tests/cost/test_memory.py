@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fvit.cost import memory
-from fvit.cost.memory import bounded, peak_of, saved_for_backward
+from fvit.cost.memory import bounded, peak, peak_of, reset_peak, saved_for_backward
 
 MIB = 2**20
 
@@ -55,6 +55,17 @@ def test_what_is_there_once_for_all_is_not_counted():
             kept.append(torch.ones(16 * MIB // 4))
 
     assert peak_of(step, CPU) < MIB
+
+
+@needs_linux
+def test_a_peak_ends_where_it_is_reset():
+    torch.ones(256 * MIB // 4)  # gone afterwards
+    high = peak(CPU)
+    assert reset_peak(CPU)
+    low = peak(CPU)
+    assert high - low > 255 * MIB
+    torch.ones(64 * MIB // 4)
+    assert 63 * MIB < peak(CPU) - low < 66 * MIB
 
 
 def test_a_device_that_does_not_tell_has_no_peak():

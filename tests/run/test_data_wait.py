@@ -7,15 +7,7 @@ import torch
 
 from fvit.data.transforms import TrainTransform
 from fvit.run.data_wait import DataWait
-from tests.run.test_throughput import Clock
 from tests.training.fitting import FAKE, fit
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(time, "perf_counter", clock)
-    return clock
 
 
 class Trainer:

@@ -1,18 +1,10 @@
-import time
 from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch.trainer.states import TrainerFn
 
 from fvit.run.device_hours import DeviceHours
-from tests.run.test_throughput import Clock, Recorder
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(time, "perf_counter", clock)
-    return clock
+from tests.run.test_throughput import Recorder
 
 
 def trainer(devices):

@@ -1,18 +1,22 @@
 import errno
+import inspect
 import os
 import resource
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from lightning import Callback
 
-from fvit.run import disk
-from fvit.run.errors import RunError
+from fvit.run import disk, launch
+from fvit.run.errors import RunError, explain
 from fvit.run.record import Record, read_metrics
+from fvit.run.signals import Stopped
 from fvit.train import train
 
+ROOT = Path(__file__).parents[2]
 TINY = [
     "data=fake",
     "data.num_images=64",
@@ -40,7 +44,7 @@ class Fill(Callback):
     """From the second epoch on, the run's disk has no room left."""
 
     def on_train_epoch_start(self, trainer, module):
-        if trainer.current_epoch == 1:
+        if trainer.current_epoch == 1 and trainer.is_global_zero:
             _fill(Path(trainer.default_root_dir))
 
 
@@ -114,14 +118,71 @@ def test_other_errors_pass(tmp_path, error):
     assert caught.value is error
 
 
-def test_a_full_disk_does_not_hide_why_a_run_failed(small_disk, caplog):
+def test_a_full_disk_is_named_where_the_file_is_not():
+    """As in a job of a sweep whose folder Hydra cannot begin."""
+    assert explain(OSError(errno.ENOSPC, "No space left on device")).startswith("the disk is full: make room")
+
+
+def test_a_full_disk_does_not_hide_why_a_run_failed(small_disk, capsys):
     def fail():
         _fill(small_disk)
         raise RunError("the loss is gone")
 
     with pytest.raises(RunError, match="the loss is gone"), Record(small_disk, {}):
         fail()
-    assert "metrics.json could not be written (No space left on device)" in caplog.text
-    assert "the run failed: the loss is gone" in caplog.text
+    assert capsys.readouterr().err == f"{small_disk}/metrics.json could not be written: No space left on device\n"
     assert read_metrics(small_disk)["status"] == "running"
     assert not [path.name for path in small_disk.iterdir() if path.name.startswith(".")]
+
+
+def test_a_full_disk_does_not_hide_why_a_rank_failed(small_disk, monkeypatch, capsys):
+    def fail(config):
+        _fill(small_disk)
+        raise RunError("the loss is gone")
+
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(SystemExit) as stop:
+        launch.run_as_rank(fail, {"output_dir": str(small_disk)})
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.endswith("\nthe loss is gone\n")
+
+
+def _launch(folder, tmp_path, monkeypatch, end):
+    """Run one rank that has filled the disk when it comes to its `end`."""
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.ckpt").touch()
+    # The function's source, because this file imports torch.
+    lines = [
+        "import os, sys",
+        "from pathlib import Path",
+        inspect.getsource(_fill),
+        f"_fill(Path({str(folder)!r}))",
+        end,
+    ]
+    (tmp_path / "fake_task.py").write_text("\n".join(lines))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    launch.launch("fake_task", {"trainer": {"num_nodes": 1}}, folder, 1)
+
+
+def test_a_rank_that_could_not_note_its_error_is_named_with_the_last_checkpoint(small_disk, tmp_path, monkeypatch):
+    with pytest.raises(RunError, match="rank 0 ended with code 1\nthe disk is full: ") as error:
+        _launch(small_disk, tmp_path, monkeypatch, "sys.exit(1)")
+    assert f"The last good checkpoint is {small_disk}/checkpoints/last.ckpt" in str(error.value)
+
+
+def test_a_full_disk_does_not_make_a_failure_of_being_told_to_end(small_disk, tmp_path, monkeypatch, capsys):
+    with pytest.raises(Stopped):
+        _launch(small_disk, tmp_path, monkeypatch, "sys.exit(143)")
+    assert "metrics.json could not be written" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_end_on_a_full_disk_with_its_name_and_the_last_checkpoint(fvit, small_disk):
+    run = small_disk / "run"
+    fill = f"+callbacks.fill._target_={__name__}.Fill"
+    path = os.pathsep.join([str(ROOT), *sys.path])
+    done = fvit("train", *TINY, fill, "hardware=ddp_cpu", f"hydra.run.dir={run}", PYTHONPATH=path)
+    assert done.returncode == 1
+    assert f"error: rank 0 ended with code 1\nthe disk is full: cannot write to {run}, where 0.0 MiB" in done.stderr
+    assert f"The last good checkpoint is {run}/checkpoints/last.ckpt" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

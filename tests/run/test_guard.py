@@ -1,3 +1,7 @@
+import os
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -5,6 +9,7 @@ from fvit.run.errors import RunError
 from fvit.run.record import read_metrics
 from fvit.train import train
 from fvit.training import Classifier
+from tests.training.fitting import BARE, Probe, fit
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(compose_config, tmp_path, monkeypatch):
@@ -25,3 +30,46 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(co
     assert saved["epoch"] == 1
     assert all(weight.isfinite().all() for weight in saved["state_dict"].values())
     assert read_metrics(tmp_path / "run")["status"] == "failed"
+
+
+class PoisonGradient(Probe):
+    """Makes the gradient of one step no number, clipped or not."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        if trainer.global_step == self.step:
+            module.model.head.weight.grad[0, 0] = float("nan")
+
+
+@pytest.mark.parametrize("callbacks", ["default", "[default,ema]"])
+def test_weights_that_are_no_numbers_are_not_saved(compose_config, tmp_path, callbacks):
+    """The losses up to the last step of an epoch, whose gradient is poisoned, are all finite."""
+    length = ("trainer.max_epochs=3", f"callbacks={callbacks}")
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    with pytest.raises(RunError, match=r"the weights are not finite after step 8 \(epoch 1\)") as caught:
+        fit(compose_config(*BARE, *length), PoisonGradient(7))
+    assert f"The last good checkpoint is {last}. Try a smaller optimizer.lr" in str(caught.value)
+    for path in last.parent.iterdir():
+        saved = torch.load(path, weights_only=True)
+        assert saved["epoch"] == 0
+        assert all(weight.isfinite().all() for weight in saved["state_dict"].values())
+    # A run that goes on, and has saved nothing yet.
+    with pytest.raises(RunError, match="after step 8") as caught:
+        fit(compose_config(*BARE, *length, f"ckpt_path={last}"), PoisonGradient(7))
+    assert f"The last good checkpoint is {last}." in str(caught.value)
+
+
+@pytest.mark.slow
+def test_what_one_rank_finds_ends_all_ranks_with_the_same_words(fvit, tmp_path):
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
+    poison = ("+callbacks.poison._target_=tests.moments.PoisonLoss", "+callbacks.poison.rank=1")
+    run = tmp_path / "run"
+    done = fvit("train", *BARE, *poison, "hardware=ddp_cpu", f"hydra.run.dir={run}", PYTHONPATH=path)
+    assert done.returncode == 1
+    error = read_metrics(run)["error"]
+    assert error.startswith("the training loss is not finite since batch 3 (epoch 0). Try a smaller optimizer.lr")
+    assert error in done.stderr
+    assert (run / "rank-1.log").read_text().strip().endswith(error)

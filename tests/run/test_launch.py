@@ -57,7 +57,7 @@ def test_every_rank_gets_the_same_configuration_and_its_own_rank(tmp_path, monke
     assert (first[1], second[1]) == ("0", "1")
     assert first[2:] == second[2:]
     assert first[2] == "2"
-    assert "LOCAL_RANK" not in __import__("os").environ
+    assert "LOCAL_RANK" not in os.environ
 
 
 def test_a_rank_that_dies_takes_the_others_along_and_is_named(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from fvit.run.errors import RunError
-from fvit.run.record import Record, environment, outcome, read_metrics, write_metrics
+from fvit.run.record import Record, environment, note_failure, outcome, read_metrics, write_metrics
 
 
 def test_a_finished_run_says_so(tmp_path):
@@ -130,3 +130,19 @@ def test_the_overrides_that_a_run_accepted_are_noted(tmp_path):
     with Record(tmp_path, {}):
         pass
     assert (tmp_path / "overrides.yaml").read_text() == "- seed=1\n"
+
+
+def test_an_error_before_the_record_began_takes_the_place_of_an_older_one(tmp_path):
+    assert note_failure(tmp_path, "first")
+    assert (read_metrics(tmp_path)["status"], read_metrics(tmp_path)["error"]) == ("failed", "first")
+    write_metrics(tmp_path, "killed", {"val/acc1": 0.5}, 3.0, error="second")
+    assert note_failure(tmp_path, "second")  # as the launcher noted it
+    assert read_metrics(tmp_path)["status"] == "killed"
+    assert note_failure(tmp_path, "third")
+    saved = read_metrics(tmp_path)
+    assert (saved["status"], saved["error"], saved["metrics"], saved["seconds"]) == (
+        "failed",
+        "third",
+        {"val/acc1": 0.5},
+        3.0,
+    )

@@ -9,13 +9,8 @@ from fvit.run.last import LastCheckpoint
 from tests.run.stopped import NOISY, curve, differences, last
 from tests.training.fitting import Probe, fit
 
-RUN = (
-    *NOISY,
-    "data=digits",
-    "trainer.max_epochs=4",
-    "++trainer.limit_train_batches=6",
-    "+trainer.limit_val_batches=2",
-)
+EPOCH = (*NOISY, "data=digits", "++trainer.limit_train_batches=6", "+trainer.limit_val_batches=2")
+RUN = (*EPOCH, "trainer.max_epochs=4")
 
 
 class CutOff(BaseException):
@@ -80,13 +75,7 @@ def test_cut_off_anywhere_it_ends_with_the_same_bits(compose_config, tmp_path, o
     assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
 
 
-FEW = (
-    *RUN[:-3],
-    "trainer.max_epochs=2",
-    "++trainer.limit_train_batches=6",
-    "+trainer.limit_val_batches=2",
-    f"{EVERY}=2",
-)
+FEW = (*EPOCH, "trainer.max_epochs=2", f"{EVERY}=2")
 
 
 @pytest.fixture

@@ -31,6 +31,20 @@ def _table(done):
     return done.stdout[done.stdout.index("Sweep ") :]
 
 
+def _check_figures(table, records):
+    """Hold the columns behind the status against what the jobs have written."""
+    head, *rows = re.findall(r"^(?:job|\d) .*(?:status|finished|failed) +(.*\S)", table, flags=re.MULTILINE)
+    assert re.split(" {2,}", head) == ["val acc1", "best acc1", "params", "MACs", "images/s", "time"]
+    for row, record in zip(rows, records, strict=True):
+        figures, *accuracies = re.split(" {2,}", row), *("val/acc1", "best/val/acc1")
+        if record["status"] == "finished":
+            assert figures[:2] == [f"{100 * record['metrics'][name]:.2f} %" for name in accuracies]
+            assert figures[2] == f"{record['metrics']['cost/params'] / 1e6:.2f} M"
+        else:
+            assert figures[:-1] == ["–"] * 5
+        assert figures[-1] == f"{record['seconds']:.0f} s"
+
+
 def test_a_sweep_ends_with_a_table_and_survives_failing_jobs(main, tmp_path):
     done = main("train", "-m", *SHORT, "attention=additive,softmax", "model.num_classes=null,5,-1")
     assert done.returncode == 1
@@ -46,6 +60,7 @@ def test_a_sweep_ends_with_a_table_and_survives_failing_jobs(main, tmp_path):
         ("5", "softmax", "-1", "failed"),
     ]
     assert [read_metrics(folder / job)["status"] for job, *_ in statuses] == [status for *_, status in statuses]
+    _check_figures(table, [read_metrics(folder / job) for job, *_ in statuses])
     assert "debug=limit" not in table  # all have it
     assert re.search(r"job 1 +the data has 10 classes and the head 5 outputs", table)
     assert re.search(r"job 2 +model.num_classes=-1", table)
@@ -162,22 +177,6 @@ def test_jobs_that_were_not_reached_are_told(tmp_path):
         (0, ["seed=0"], "finished"),
         (1, ["seed=1"], "not started"),
     ]
-
-
-def test_an_error_before_the_record_began_takes_the_place_of_an_older_one(tmp_path):
-    sweep.note_failure(tmp_path, "first")
-    assert (read_metrics(tmp_path)["status"], read_metrics(tmp_path)["error"]) == ("failed", "first")
-    write_metrics(tmp_path, "killed", {"val/acc1": 0.5}, 3.0, error="second")
-    sweep.note_failure(tmp_path, "second")  # as the launcher noted it
-    assert read_metrics(tmp_path)["status"] == "killed"
-    sweep.note_failure(tmp_path, "third")
-    saved = read_metrics(tmp_path)
-    assert (saved["status"], saved["error"], saved["metrics"], saved["seconds"]) == (
-        "failed",
-        "third",
-        {"val/acc1": 0.5},
-        3.0,
-    )
 
 
 @pytest.fixture

@@ -1,17 +1,14 @@
+import gc
 import logging
+from pathlib import Path
 
 import pytest
 import torch
 
-from fvit.run.usage import Usage, peak_gib
+from fvit.run.record import read_metrics
+from fvit.run.usage import Usage
+from tests.cost.test_memory import needs_linux
 from tests.run.test_throughput import Recorder, trainer
-
-
-def test_peak_memory_of_this_process_grows_by_what_it_takes():
-    before = peak_gib(torch.device("cpu"))
-    block = torch.ones(2**28)  # 1 GiB
-    assert peak_gib(torch.device("cpu")) >= max(before, 0.9)
-    del block
 
 
 def module_on(device):
@@ -30,19 +27,60 @@ def test_a_cpu_has_memory_and_no_utilization():
     assert set(log(Usage(), module_on("cpu"))) == {"memory/peak_gib"}
 
 
-def test_a_gpu_tells_its_utilization(monkeypatch):
+@pytest.fixture
+def gpu(monkeypatch):
+    """A stand-in, whose memory has been reset once and then used."""
+    reset = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 2**30 if reset == [device] else 0)
+
+
+def test_a_gpu_tells_its_utilization(gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "utilization", lambda device: 87)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 2**30)
     assert log(Usage(), module_on("cuda")) == {"memory/peak_gib": 3, "gpu/utilization": 87}
 
 
-@pytest.mark.parametrize("error", [ModuleNotFoundError("pynvml"), RuntimeError("no driver")], ids=["module", "driver"])
-def test_a_gpu_whose_driver_tells_nothing_is_told_once(monkeypatch, caplog, error):
-    def fail(device):
+class NVMLError(Exception):
+    """As that of pynvml, which is no RuntimeError: of a missing library, or of a GPU that is cut into parts (MIG)."""
+
+
+@pytest.mark.parametrize(
+    "error", [ModuleNotFoundError("pynvml"), RuntimeError("no driver"), NVMLError("Not Supported")]
+)
+@pytest.mark.parametrize("steps", [0, 1], ids=["never", "not any more"])
+def test_a_gpu_whose_driver_tells_nothing_is_warned_of_once(gpu, monkeypatch, caplog, error, steps):
+    told = [87] * steps
+
+    def tell(device):
+        if told:
+            return told.pop()
         raise error
 
-    monkeypatch.setattr(torch.cuda, "utilization", fail)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "utilization", tell)
+    usage, modules = Usage(), [module_on("cuda") for _ in range(steps + 2)]
+    usage.on_train_start(None, modules[0])
     with caplog.at_level(logging.WARNING):
-        assert set(log(Usage(), module_on("cuda"))) == {"memory/peak_gib"}
-    assert str(error) in caplog.text
+        for module in modules:
+            usage.on_train_batch_end(trainer(), module, None, None, 0)
+    assert ["gpu/utilization" in module.logged for module in modules] == [True] * steps + [False, False]
+    assert [record.getMessage() for record in caplog.records] == [f"the utilization of the GPU is not logged: {error}"]
+
+
+@pytest.fixture
+def no_collection():
+    """Python collects cycles when it likes, maybe between two jobs."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@needs_linux
+def test_a_job_after_a_larger_one_reports_its_own_peak(main, no_collection):
+    run = ["data=fake", "data.num_images=16", "global_batch_size=8", "model.depth=1", "debug=limit", "logger=none"]
+    done = main("train", "-m", *run, "trainer.max_epochs=1", "model.embed_dim=1200,24", "hydra.sweep.dir=swept")
+    assert done.returncode == 0, done.stderr
+    large, small = (read_metrics(Path("swept") / job)["metrics"] for job in "01")
+    # The weights, their gradients and the optimizer's two moments, less what libraries load in the first job alone.
+    gone = 4 * 4 * (large["cost/params"] - small["cost/params"]) / 2**30
+    assert gone > 0.2
+    assert large["memory/peak_gib"] - small["memory/peak_gib"] > 0.7 * gone

@@ -28,7 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fvit.attention.attend import attend
+from fvit.attention.attend import attend, weigh
 from fvit.attention.base import Mechanism
 from fvit.attention.cache import WeightCache
 from fvit.attention.registry import register
@@ -104,7 +104,9 @@ class Additive(Mechanism):
         return self.proj_drop(evaluate(x, bias))
 
     def first(self, x: Tensor, count: int, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """As `Mechanism.first`: all tokens are pooled, and `count` of them projected."""
+        """As `Mechanism.first`: all tokens are pooled, and `count` of them projected; the textbook projects all."""
+        if self.form == "textbook":
+            return super().first(x, count, attn_mask, is_causal)
         self.refuse_causal(is_causal)
         bias = self.key_bias(attn_mask, x)
         global_key_bc = self._global_key(x, self._global_query(x, bias), bias)
@@ -117,8 +119,8 @@ class Additive(Mechanism):
         bias = self.key_bias(attn_mask, x)
         key_rows_bhc = self._key_rows(self._global_query(x, bias))
         return {
-            "query": self._weigh(self._query_rows() @ x.mT, bias),
-            "key": self._weigh(key_rows_bhc @ x.mT, bias),
+            "query": weigh(self._query_rows() @ x.mT, bias, self.scale),
+            "key": weigh(key_rows_bhc @ x.mT, bias, self.scale),
         }
 
     def cheapest_form(self, tokens: int) -> str:
@@ -173,7 +175,11 @@ class Additive(Mechanism):
         return global_query_bc * self._pool_unprojected(x, self.k, self._key_rows(global_query_bc), bias)
 
     def _query_rows(self) -> Tensor:
-        """What meets tokens in the logits of α, [H, C]."""
+        """What meets tokens in the logits of α, [H, C].
+
+        Of weights alone, and yet not kept between forward passes: at 384 channels the product takes 24 µs on one core,
+        and to see that its factors are still the same 116 µs (`WeightCache`); at 768, 0.1 ms against 0.5.
+        """
         return self._through(self.q, self.query_logit)
 
     def _key_rows(self, global_query_bc: Tensor) -> Tensor:
@@ -204,15 +210,8 @@ class Additive(Mechanism):
             logits_bhn = torch.einsum("bhnd,hd->bhn", tokens_bhnd, logit_weight)
         else:
             logits_bhn = logit_weight @ tokens_bnc.mT
-        weights_bhn = self._weigh(logits_bhn, bias)
+        weights_bhn = self.attn_drop(weigh(logits_bhn, bias, self.scale))
         return torch.einsum("bhn,bhnd->bhd", weights_bhn, tokens_bhnd).flatten(1)
-
-    def _weigh(self, logits_bhn: Tensor, bias: Tensor | None) -> Tensor:
-        """The softmax over tokens."""
-        logits_bhn = logits_bhn * self.scale
-        if bias is not None:
-            logits_bhn = logits_bhn + bias
-        return self.attn_drop(logits_bhn.softmax(dim=-1))
 
     def _per_head(self, channels: Tensor) -> Tensor:
         """[…, C] -> […, H, d]."""

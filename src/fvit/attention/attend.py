@@ -32,12 +32,13 @@ def attend(rows: Tensor, x: Tensor, bias: Tensor | None, scale: float, dropout: 
     )
     if not (left_alone or dropout or (bias is not None and bias.requires_grad)):
         return _Attend.apply(rows, x, bias, scale)
-    weights_bhn = F.dropout(_weigh(rows, x, bias, scale), dropout)
+    weights_bhn = F.dropout(weigh(_meet(rows, x), bias, scale), dropout)
     return weights_bhn @ x, weights_bhn
 
 
-def _weigh(rows: Tensor, x: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    logits_bhn = _meet(rows, x) * scale
+def weigh(logits_bhn: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """softmax_n(scale · logits + bias), [B, H, N]."""
+    logits_bhn = logits_bhn * scale
     return (logits_bhn if bias is None else logits_bhn + bias).softmax(dim=-1)
 
 
@@ -55,7 +56,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(rows: Tensor, x: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-        weights_bhn = _weigh(rows, x, bias, scale)
+        weights_bhn = weigh(_meet(rows, x), bias, scale)
         return weights_bhn @ x, weights_bhn
 
     @staticmethod
@@ -68,7 +69,7 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, grad_bhc: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
         rows, x, bias, weights_bhn = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradient is to have one itself, and the weights that were kept have none
-            weights_bhn = _weigh(rows, x, bias, ctx.scale)
+            weights_bhn = weigh(_meet(rows, x), bias, ctx.scale)
         grad_weights = _meet(grad_bhc, x)
         mean = (grad_weights * weights_bhn).sum(dim=-1, keepdim=True)
         grad_logits = weights_bhn * (grad_weights - mean) * ctx.scale

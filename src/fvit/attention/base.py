@@ -43,6 +43,10 @@ class Mechanism(nn.Module):
     takes_pair_mask: ClassVar[bool] = False
     """Whether a mask, or a bias on the logits, may differ from query to query and from head to head."""
 
+    form: str = "auto"
+    """How the formula is evaluated: ``auto`` takes the order with the fewest products, where there is a choice, and
+    ``textbook`` that in which it is written, of which papers count the products."""
+
     def __init__(
         self,
         dim: int,

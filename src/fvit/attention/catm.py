@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.base import Mechanism
-from fvit.attention.ops import depthwise
+from fvit.attention.ops import depthwise, token_shares
 from fvit.attention.registry import register
 
 
@@ -66,8 +66,7 @@ class Catm(Mechanism):
         self.refuse_causal(is_causal)
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         bias = self.key_bias(attn_mask, x)
-        # 1/N for each token, or what a softmax over the tokens that take part makes of it.
-        share_b1n = (x.new_zeros(1, 1, x.shape[1]) if bias is None else bias).softmax(dim=-1)
+        share_b1n = token_shares(bias, x)
         presence_bn1 = None if bias is None else bias.exp().transpose(1, 2)
         context = self._gated(q, 0, share_b1n, presence_bn1) + self._gated(k, 1, share_b1n, presence_bn1)
         mixed = self._convolved(self.sum_conv, context, presence_bn1) * v

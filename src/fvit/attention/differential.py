@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.base import Mechanism
-from fvit.attention.ops import softmax_map
+from fvit.attention.ops import refuse_mask_and_causality, softmax_map
 from fvit.attention.registry import register
 
 
@@ -86,8 +86,7 @@ class Differential(Mechanism):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` broadcasts to [B, H, N, N]."""
-        if is_causal and attn_mask is not None:
-            raise ValueError("Differential takes a mask or is_causal, not both; put the causality into the mask")
+        refuse_mask_and_causality(attn_mask, is_causal)
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         first, second = (
             F.scaled_dot_product_attention(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import softmax_map
+from fvit.attention.ops import refuse_mask_and_causality, softmax_map
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -47,8 +47,7 @@ class Gated(Projected):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` broadcasts to [B, H, N, N]."""
-        if is_causal and attn_mask is not None:
-            raise ValueError("Gated takes a mask or is_causal, not both; put the causality into the mask")
+        refuse_mask_and_causality(attn_mask, is_causal)
         q, k, v = self.heads(x)
         dropout = self.attn_drop.p if self.training else 0.0
         out_bhnd = F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p=dropout, is_causal=is_causal)

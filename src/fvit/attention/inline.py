@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import associate, convolve_patches
+from fvit.attention.ops import associate, convolve_patches, token_shares
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -59,8 +59,7 @@ class InLine(Projected):
         self.refuse_causal(is_causal)
         q, k, v = self.heads(x)
         bias = self.key_bias(attn_mask, x)
-        # 1/N for each token, or what a softmax over the tokens that take part makes of it.
-        share_b11n = (x.new_zeros(1, 1, x.shape[1]) if bias is None else bias).softmax(dim=-1).unsqueeze(1)
+        share_b11n = token_shares(bias, x).unsqueeze(1)
         centred_k = self.attn_drop(k - share_b11n @ k) * share_b11n.transpose(-2, -1)
         out = self.merge_heads(share_b11n @ v + associate(q, centred_k, v) * self.scale)
         if self.local is not None:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import associate, convolve_patches, depthwise, divide
+from fvit.attention.ops import associate, convolve_patches, depthwise, divide, token_shares
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 from fvit.attention.rotary import rotate_patches
@@ -85,8 +85,7 @@ class Mala(Projected):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         """q, k, v [B, H, N, d] to [B, H, N, d]."""
         q, k = F.elu(q) + 1, self.attn_drop(F.elu(k) + 1)
-        # 1/N for each token, or what a softmax over the tokens that take part makes of it.
-        share_b11n = (q.new_zeros(1, 1, q.shape[-2]) if bias is None else bias).softmax(dim=-1).unsqueeze(1)
+        share_b11n = token_shares(bias, q).unsqueeze(1)
         mean_k = share_b11n @ k
         weighted_v = share_b11n.transpose(-2, -1) * v
         # The factor 1/√d cancels in the quotient and stays in the rest.

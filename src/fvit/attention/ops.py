@@ -42,6 +42,26 @@ def associate(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return q @ (k.mT @ v)
 
 
+def project_sums(weights: Tensor, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    """weights (x Wᵀ + b), summed before they are projected: weights [..., k, N], x [..., N, C] to [..., k, D].
+
+    For k < N that takes fewer products than the other order. The weights need not sum to 1.
+    """
+    projected = F.linear(weights @ x, matrix)
+    return projected if bias is None else projected + weights.sum(dim=-1, keepdim=True) * bias
+
+
+def refuse_mask_and_causality(attn_mask: Tensor | None, is_causal: bool) -> None:
+    """Raise ValueError if asked for both, as SDPA does."""
+    if is_causal and attn_mask is not None:
+        raise ValueError("attention takes a mask or is_causal, not both; put the causality into the mask")
+
+
+def token_shares(bias: Tensor | None, x: Tensor) -> Tensor:
+    """1/N for each token of x [..., N, C], or what a softmax over those that take part makes of it: [B or 1, 1, N]."""
+    return (x.new_zeros(1, 1, x.shape[-2]) if bias is None else bias).softmax(dim=-1)
+
+
 def pair_bias(attn_mask: Tensor | None, is_causal: bool, x: Tensor) -> tuple[Tensor | None, Tensor]:
     """A bias on the logits of all pairs, and the number of keys that each query sees, both in the dtype of `x`.
 
@@ -53,8 +73,7 @@ def pair_bias(attn_mask: Tensor | None, is_causal: bool, x: Tensor) -> tuple[Ten
         ValueError: a mask and causality are asked for at once.
     """
     tokens = x.shape[-2]
-    if is_causal and attn_mask is not None:
-        raise ValueError("attention takes a mask or is_causal, not both; put the causality into the mask")
+    refuse_mask_and_causality(attn_mask, is_causal)
     if is_causal:
         attn_mask = torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).tril()
     if attn_mask is None:

@@ -4,9 +4,9 @@ Source: Mehta and Rastegari, "Separable Self-attention for Mobile Vision Transfo
 
     s = softmax_N(x w_I)      c = Σ_n s_n x_n W_K      out_n = (ReLU(x_n W_V) ⊙ c) W_O
 
-Cost: O(N·D) besides the three D×D projections. There is one head, as in the paper: w_I has one column and c is shared
-by all channels' scores, so `num_heads` changes nothing. The softmax runs over tokens, so a bias on the logits could
-change nothing and there is none.
+Cost: O(N·D) besides the three D×D projections, of which W_K is of one vector, (Σ_n s_n x_n) W_K. There is one head, as
+in the paper: w_I has one column and c is shared by all channels' scores, so `num_heads` changes nothing. The softmax
+runs over tokens, so a bias on the logits could change nothing and there is none.
 """
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.base import Mechanism
+from fvit.attention.ops import project_sums
 from fvit.attention.registry import register
 
 
@@ -50,10 +51,17 @@ class Separable(Mechanism):
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
         bias = self.key_bias(attn_mask, x)
-        k_bnc, v_bnc = self.kv(x).chunk(2, dim=-1)
         logits_b1n = self.logit(x).transpose(-2, -1)
         if bias is not None:
             logits_b1n = logits_b1n + bias
         scores_b1n = self.attn_drop(logits_b1n.softmax(dim=-1))
-        context_b1c = scores_b1n @ k_bnc
-        return self.proj_drop(self.proj(F.relu(v_bnc) * context_b1c))
+        return self.proj_drop(self.proj(self._meet(x, scores_b1n)))
+
+    def _meet(self, x: Tensor, scores_b1n: Tensor) -> Tensor:
+        """ReLU(x W_V) ⊙ c, [B, N, C]."""
+        if self.form == "textbook":
+            k_bnc, v_bnc = self.kv(x).chunk(2, dim=-1)
+            return F.relu(v_bnc) * (scores_b1n @ k_bnc)
+        k_weight, v_weight = self.kv.weight.chunk(2)
+        k_bias, v_bias = (None, None) if self.kv.bias is None else self.kv.bias.chunk(2)
+        return F.relu(F.linear(x, v_weight, v_bias)) * project_sums(scores_b1n, x, k_weight, k_bias)

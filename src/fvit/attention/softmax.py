@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.base import Mechanism
-from fvit.attention.ops import softmax_map
+from fvit.attention.ops import refuse_mask_and_causality, softmax_map
 from fvit.attention.registry import register
 
 
@@ -83,8 +83,7 @@ class Softmax(Mechanism):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
         """q [B, M, C], k and v [B, N, C] to [B, M, C]."""
-        if is_causal and attn_mask is not None:
-            raise ValueError("Softmax takes a mask or is_causal, not both; put the causality into the mask")
+        refuse_mask_and_causality(attn_mask, is_causal)
         q, k, v = (self.split_heads(t) for t in (q, k, v))
         out_bhnd = F.scaled_dot_product_attention(
             self.q_norm(q),

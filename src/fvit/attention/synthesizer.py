@@ -11,7 +11,9 @@ Source: Tay et al., "Synthesizer: Rethinking Self-Attention in Transformer Model
 The paper factorises N into any two numbers; on a grid these are its sides, and a prefix token has an α of its own and
 β = 1. As in the authors' code W_q stands where softmax attention has its queries', and the logits are not scaled.
 
-Cost: O(N²·D) besides the projections, of which dense has three and random two; twice that for dense.
+Cost: O(N²·D) besides the projections, of which dense has three and random two; twice that for dense, which goes through
+SDPA with W for its keys. The others make their map: one of a random kind serves all images, and that of
+factorised_dense is no product of queries and keys narrower than N.
 """
 
 from typing import Literal
@@ -97,13 +99,31 @@ class Synthesizer(FixedLength):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
-        out = self.attn_drop(self._map(x, attn_mask)) @ self.split_heads(self.v(x))
+        v = self.split_heads(self.v(x))
+        out = self._attend(x, v, attn_mask) if self.kind == "dense" else self.attn_drop(self._map(x, attn_mask)) @ v
         return self.proj_drop(self.proj(self.merge_heads(out)))
 
     def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
         """As `Mechanism.weights`: the ``map``."""
         self.refuse_causal(is_causal)
         return {"map": self._map(x, attn_mask).expand(len(x), -1, -1, -1)}
+
+    def _attend(self, x: Tensor, v: Tensor, attn_mask: Tensor | None) -> Tensor:
+        """softmax(ReLU(q) W + b) v without a map, [B, H, N, d]."""
+        self.check_length(x)
+        bias = self.key_bias(attn_mask, x)
+        # b comes in by a channel that is 1 for each query: as a mask that learns it would keep SDPA from fused kernels.
+        q = F.pad(F.relu(self.split_heads(self.q(x))), (0, 1), value=1.0)
+        k = torch.cat([self.logit_weight, self.logit_bias.unsqueeze(1)], dim=1).mT.contiguous()
+        out = F.scaled_dot_product_attention(
+            q,
+            k.expand(len(x), -1, -1, -1),
+            F.pad(v, (0, 1)),
+            attn_mask=None if bias is None else bias.unsqueeze(1),
+            dropout_p=self.attn_drop.p if self.training else 0.0,
+            scale=1.0,
+        )
+        return out[..., :-1]
 
     def _map(self, x: Tensor, attn_mask: Tensor | None) -> Tensor:
         """softmax(B), [B, H, N, N] or, the same for all images, [H, N, N]."""

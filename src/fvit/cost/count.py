@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from fvit.attention import Additive
+from fvit.attention import Mechanism
 from fvit.cost.formulas import FORMULAS
 from fvit.models.trim import Trims
 
@@ -67,7 +67,7 @@ def count(model: nn.Module, input_size: Sequence[int] | int) -> Cost:
 @contextmanager
 def _as_written(model: nn.Module) -> Iterator[None]:
     """Mechanisms that can be evaluated in several forms take the textbook's, and the last block is computed whole."""
-    forms = {m: m.form for m in model.modules() if isinstance(m, Additive)}
+    forms = {m: m.form for m in model.modules() if isinstance(m, Mechanism)}
     trimmed = [m for m in model.modules() if isinstance(m, Trims) and m.trims_last]
     try:
         for mechanism in forms:

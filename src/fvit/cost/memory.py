@@ -1,6 +1,7 @@
 """What a step takes in memory, and making sure that one which takes too much fails alone."""
 
 import ctypes
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,18 +51,44 @@ def peak_of(step: Callable[[], object], device: torch.device) -> int | None:
         step()
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
+        reset_peak(device)
         step()
         torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
+        return peak(device) - before
     if device.type != "cpu":
         return None
     step()
-    if not (_give_back() and _reset_peak()):
+    if not reset_peak(device):
         return None
     before = _read(_STATUS, "VmRSS")
     step()
-    return max(0, _read(_STATUS, "VmHWM") - before)
+    return max(0, peak(device) - before)
+
+
+def peak(device: torch.device) -> int:
+    """Bytes in use at their height, since `reset_peak`: torch's on a CUDA device, else this process's resident size."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if _CLEAR.is_file():
+        return _read(_STATUS, "VmHWM")
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def reset_peak(device: torch.device) -> bool:
+    """Whether `peak` starts anew, from what is in use now; memory that was freed is given back, and does not count."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    if not _give_back():
+        return False
+    try:
+        _CLEAR.write_text("5")
+    except OSError:
+        return False
+    return True
 
 
 def ran_out(error: BaseException) -> bool:
@@ -109,15 +136,6 @@ def _give_back() -> bool:
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError, TypeError):  # another C library, or, on Windows, none under that name
-        return False
-    return True
-
-
-def _reset_peak() -> bool:
-    """Whether the kernel starts the highest resident size of this process anew."""
-    try:
-        _CLEAR.write_text("5")
-    except OSError:
         return False
     return True
 

@@ -1,5 +1,6 @@
 """What every command line shares: composing, errors for people, the table after a sweep."""
 
+import gc
 import os
 import secrets
 import shutil
@@ -20,7 +21,7 @@ from fvit.run import help, launch, quiet, ranks, requeue, signals, sweep, valida
 from fvit.run.errors import describe, explain
 from fvit.run.hardware import check_devices
 from fvit.run.paths import conf_dir
-from fvit.run.record import WELL
+from fvit.run.record import WELL, note_failure
 
 # Here, because a launcher's own processes import this file and resolve the sweep's folder before they call anything.
 OmegaConf.register_new_resolver("fvit.hex", lambda: secrets.token_hex(2), use_cache=True, replace=True)
@@ -83,6 +84,8 @@ def run(
         # Jobs of one process share its memory, and being killed it takes all of them along.
         isolated = multirun and settings.runtime.choices["hydra/launcher"] != "basic"
         result = None
+        if multirun:
+            gc.collect()  # the model of the job before lies in cycles, and would count as this one's memory
         with signals.listening():  # here as well: some launchers call this in a process of its own
             try:
                 if swept and (result := sweep.done(folder)) is not None:
@@ -94,7 +97,7 @@ def run(
             except Exception as error:
                 _report(error, task, show_traceback)
                 if swept:
-                    sweep.note_failure(folder, describe(error))
+                    note_failure(folder, describe(error))
                 elif isolated:
                     raise  # a list in this process may be nobody's
                 else:

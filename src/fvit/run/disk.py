@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fvit.run.errors import RunError
 
-_FULL = {
+FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota is used up",
     errno.EFBIG: "the file would be larger than is allowed (ulimit -f)",
@@ -51,8 +51,8 @@ def _links(error: BaseException | None) -> Iterator[BaseException]:
 
 def _reason(errors: list[BaseException]) -> str | None:
     for error in errors:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return _FULL[error.errno]
+        if isinstance(error, OSError) and error.errno in FULL:
+            return FULL[error.errno]
     for error in errors:  # torch's writer, for files that it opens itself, does not say what the system said
         if isinstance(error, RuntimeError) and "inline_container.cc" in str(error):
             return f"the disk may be full ({str(error).splitlines()[0]})"

@@ -42,6 +42,8 @@ def explain(error: BaseException, task: str = "train") -> str | None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from fvit.run.disk import FULL
+
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_hydra(error, task)
     if isinstance(error, RunError | ConfigError):
@@ -53,6 +55,8 @@ def explain(error: BaseException, task: str = "train") -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         advice = ". If the run cannot be written there, set hydra.run.dir=DIR" if task in _WITH_A_FOLDER else ""
         return f"cannot use {error.filename}: {error.strerror}{advice}"
+    if isinstance(error, OSError) and error.errno in FULL:  # a file that was open already has no name
+        return f"{FULL[error.errno]}: make room, and give the same command again"
     return None
 
 

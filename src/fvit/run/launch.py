@@ -18,11 +18,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from fvit.run import signals
+from fvit.run import disk, signals
 from fvit.run.errors import RunError, explain
 from fvit.run.hardware import local_devices
 from fvit.run.ranks import external_rank
-from fvit.run.record import read_metrics, write, write_metrics
+from fvit.run.record import last_words, note_failure, read_metrics, write, write_metrics
 
 _MEETING = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -131,11 +131,8 @@ def run_as_rank(task: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -
         message = explain(error)
         if message is None:
             raise
-        folder = Path(config["output_dir"])
-        if not _is_first():
+        if not (_is_first() and note_failure(Path(config["output_dir"]), message)):
             print(message, file=sys.stderr)
-        elif not (read_metrics(folder) or {}).get("error"):  # it failed before its record began
-            write_metrics(folder, "failed", {}, error=message)
         sys.exit(1)
 
 
@@ -181,7 +178,8 @@ def _note_interrupt(folder: Path, text: str | None = None) -> None:
     """Say so, if rank 0 did not manage to."""
     record = read_metrics(folder)
     if record is not None and record["status"] == "running":
-        write_metrics(folder, "interrupted", record["metrics"], record["seconds"], error=text)
+        with last_words():
+            write_metrics(folder, "interrupted", record["metrics"], record["seconds"], error=text)
 
 
 def _end(children: list[subprocess.Popen[bytes]]) -> None:
@@ -206,7 +204,11 @@ def _why(folder: Path, rank: int, code: int) -> str:
     last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:] if log.is_file() else []
     reason = "\n".join([f"rank {rank} {how}", *last])
     status = "killed" if killed else "failed"
-    write_metrics(folder, status, record.get("metrics", {}), record.get("seconds", 0.0), error=reason)
+    try:
+        with disk.explaining(folder):
+            write_metrics(folder, status, record.get("metrics", {}), record.get("seconds", 0.0), error=reason)
+    except (RunError, OSError) as failure:  # then rank 0 could not note why it failed either, and maybe for this
+        return f"{reason}\n{explain(failure)}"
     return reason
 
 

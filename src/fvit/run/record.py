@@ -2,14 +2,14 @@
 
 import datetime
 import json
-import logging
 import os
 import platform
 import subprocess
 import sys
 import time
 import traceback
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +20,6 @@ from omegaconf import OmegaConf
 import fvit
 from fvit.run.errors import describe, explain
 from fvit.run.lock import held
-
-log = logging.getLogger(__name__)
 
 _PACKAGES = ("fvit", "torch", "torchvision", "timm", "lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
 _TRACEBACK = "traceback.log"
@@ -107,14 +105,10 @@ class Record:
             status, message = "interrupted", str(error) or None
         else:
             status, message = "failed", describe(error)
-        try:
+        with last_words():
             self._write_status(status, message)
             if status == "failed" and explain(error) is None:
                 write(self.folder / _TRACEBACK, "".join(traceback.format_exception(error)))
-        except OSError as failure:  # the disk that is full may be the very reason: it must not hide behind this
-            log.warning(
-                "%s could not be written (%s); the run %s: %s", failure.filename, failure.strerror, status, message
-            )
 
     @property
     def seconds(self) -> float:
@@ -148,6 +142,33 @@ def write_metrics(
     if status == "running":
         content["process"] = {"host": platform.node(), "pid": os.getpid(), "started": _started(os.getpid())}
     write(folder / "metrics.json", json.dumps(content, indent=2))
+
+
+def note_failure(folder: Path, error: str) -> bool:
+    """Have metrics.json tell of an error that the run itself could not note, having failed before its record began.
+
+    Returns:
+        whether it tells of it now.
+    """
+    record = read_metrics(folder) or {"metrics": {}, "seconds": 0.0}
+    if record.get("error") == error:
+        return True
+    with last_words():
+        write_metrics(folder, "failed", record["metrics"], record["seconds"], error=error)
+        return True
+    return False
+
+
+@contextmanager
+def last_words() -> Iterator[None]:
+    """Say on the terminal what of a run's end cannot be written, and let the error that ended it pass.
+
+    A full disk may be that very error. The log lies on the same disk, and would answer with a traceback of its own.
+    """
+    try:
+        yield
+    except OSError as failure:
+        print(f"{failure.filename} could not be written: {failure.strerror}", file=sys.stderr)
 
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:

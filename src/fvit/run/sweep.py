@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fvit.run.errors import ConfigError
 from fvit.run.quiet import QUIET
-from fvit.run.record import WELL, outcome, overrides_of, read_metrics, write_metrics
+from fvit.run.record import WELL, outcome, overrides_of, read_metrics
 
 
 @dataclass
@@ -94,13 +94,6 @@ def go_on(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     if any((folder / "checkpoints").glob("*.ckpt")):
         return {**config, "ckpt_path": str(folder)}
     return config
-
-
-def note_failure(folder: Path, error: str) -> None:
-    """Have metrics.json tell of an error that the run itself could not note, having failed before its record began."""
-    record = read_metrics(folder) or {"metrics": {}, "seconds": 0.0}
-    if record.get("error") != error:
-        write_metrics(folder, "failed", record["metrics"], record["seconds"], error=error)
 
 
 def _check_subdir(config: DictConfig) -> None:

@@ -1,13 +1,12 @@
 """What a run takes of its machine: memory, and the GPU's time."""
 
 import logging
-import resource
-import sys
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from fvit.cost.memory import peak, reset_peak
 from fvit.run.logged import ends_logged_step
 
 log = logging.getLogger(__name__)
@@ -16,42 +15,41 @@ log = logging.getLogger(__name__)
 class Usage(Callback):
     """Logs ``memory/peak_gib`` of the largest process and, on a CUDA device, ``gpu/utilization`` in percent.
 
-    The utilization is what the driver tells of its last interval (a second or less), of rank 0's device.
+    The peak is that of this run, also where others have run in this process before. The utilization is what the driver
+    tells of its last interval (a second or less), of rank 0's device.
     """
 
     def __init__(self) -> None:
         self._has_utilization = False
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Find out whether the driver tells it."""
-        self._has_utilization = module.device.type == "cuda" and _try_utilization(module.device)
+        """Begin to count."""
+        reset_peak(module.device)
+        self._has_utilization = module.device.type == "cuda"
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log now and then."""
         if ends_logged_step(trainer, batch_idx):
-            module.log("memory/peak_gib", peak_gib(module.device), sync_dist=True, reduce_fx="max")
-            if self._has_utilization:
-                module.log("gpu/utilization", float(torch.cuda.utilization(module.device)))
+            module.log("memory/peak_gib", _peak_gib(module), sync_dist=True, reduce_fx="max")
+            if (percent := self._utilization(module.device)) is not None:
+                module.log("gpu/utilization", percent)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Note the peak for the run's results."""
-        module.log("memory/peak_gib", peak_gib(module.device), logger=False, sync_dist=True, reduce_fx="max")
+        module.log("memory/peak_gib", _peak_gib(module), logger=False, sync_dist=True, reduce_fx="max")
+
+    def _utilization(self, device: torch.device) -> float | None:
+        if not self._has_utilization:
+            return None
+        try:
+            return float(torch.cuda.utilization(device))
+        except Exception as error:  # each vendor's library has an exception of its own, an Exception and no more
+            log.warning("the utilization of the GPU is not logged: %s", error)
+            self._has_utilization = False
+            return None
 
 
-def peak_gib(device: torch.device) -> float:
-    """Peak memory in GiB: allocated on a CUDA device, else this process's largest resident size."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    unit = 1 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def _try_utilization(device: torch.device) -> bool:
-    try:
-        torch.cuda.utilization(device)
-    except (ImportError, RuntimeError) as error:
-        log.warning("the utilization of the GPU is not logged: %s", error)
-        return False
-    return True
+def _peak_gib(module: LightningModule) -> float:
+    return peak(module.device) / 2**30
