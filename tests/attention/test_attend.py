@@ -30,17 +30,37 @@ def by_autograd(rows, x, bias):
 @every_bias
 def test_values_and_gradients_are_those_of_autograd(rows, bias):
     x, grad = drawn(2, 5, 4), drawn(2, 3, 4, requires_grad=False)
-    ours, theirs = (function(rows, x, bias) for function in (lambda *a: attend(*a, 0.5), by_autograd))
+    ours, theirs = attend(rows, x, bias, 0.5), (*by_autograd(rows, x, bias), x)
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-13, atol=1e-13)
-    found, expected = (torch.autograd.grad(pooled, (rows, x), grad) for pooled in (ours[0], theirs[0]))
-    for mine, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-13, atol=1e-13)
+    matrix = drawn(4, 4, requires_grad=False)
+    for with_pooled, with_tokens in ((1, 0), (1, 1), (0, 1)):
+        found, expected = (
+            torch.autograd.grad(
+                [pooled, tokens @ matrix][1 - with_pooled : 1 + with_tokens],
+                (rows, x),
+                [grad, drawn(2, 5, 4, requires_grad=False)][1 - with_pooled : 1 + with_tokens],
+                retain_graph=True,
+                allow_unused=True,
+            )
+            for pooled, _, tokens in (ours, theirs)
+        )
+        for mine, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-13, atol=1e-13)
+
+
+def test_the_gradient_of_what_reads_the_tokens_next_is_written_into(rows):
+    """Which is what saves time."""
+    x, handed = drawn(2, 5, 4), []
+    pooled, _, tokens = attend(rows, x, None, 0.5)
+    tokens.register_hook(handed.append)
+    [grad_x] = torch.autograd.grad(pooled.sum() + (tokens @ drawn(4, 4)).sum(), x)
+    assert grad_x.data_ptr() == handed[0].data_ptr()
 
 
 @every_bias
 def test_second_derivatives(rows, bias):
-    assert torch.autograd.gradgradcheck(lambda r, x: attend(r, x, bias, 0.5)[0], (rows, drawn(2, 5, 4)))
+    assert torch.autograd.gradgradcheck(lambda r, x: attend(r, x, bias, 0.5)[::2], (rows, drawn(2, 5, 4)))
 
 
 def test_a_bias_that_learns_gets_its_gradient():
@@ -57,6 +77,6 @@ def test_function_transforms_see_through_it(rows):
 
 def test_dropout_drops_weights():
     torch.manual_seed(0)
-    pooled, weights = attend(drawn(3, 4), drawn(2, 50, 4), None, 0.5, dropout=0.5)
+    pooled, weights, _ = attend(drawn(3, 4), drawn(2, 50, 4), None, 0.5, dropout=0.5)
     assert 0.2 < (weights == 0).double().mean() < 0.8
     torch.testing.assert_close(pooled, weights @ drawn(2, 50, 4))

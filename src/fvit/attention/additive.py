@@ -109,7 +109,7 @@ class Additive(Mechanism):
             return super().first(x, count, attn_mask, is_causal)
         self.refuse_causal(is_causal)
         bias = self.key_bias(attn_mask, x)
-        global_key_bc = self._global_key(x, self._global_query(x, bias), bias)
+        global_key_bc, x = self._global_key(*self._global_query(x, bias), bias)
         few = x[:, :count]
         return self.proj_drop(self._meet(few, self.q(few), global_key_bc))
 
@@ -117,7 +117,7 @@ class Additive(Mechanism):
         """As `Mechanism.weights`: α as ``query`` and β as ``key``, the same in every form."""
         self.refuse_causal(is_causal)
         bias = self.key_bias(attn_mask, x)
-        key_rows_bhc = self._key_rows(self._global_query(x, bias))
+        key_rows_bhc = self._key_rows(self._global_query(x, bias)[0])
         return {
             "query": weigh(self._query_rows() @ x.mT, bias, self.scale),
             "key": weigh(key_rows_bhc @ x.mT, bias, self.scale),
@@ -138,11 +138,12 @@ class Additive(Mechanism):
     def _factored(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Without keys: what is asked of them is asked of the tokens."""
         q_bnc = self.q(x)
-        return self._meet(x, q_bnc, self._global_key(x, self._pool(q_bnc, self.query_logit, bias), bias))
+        global_key_bc, x = self._global_key(self._pool(q_bnc, self.query_logit, bias), x, bias)
+        return self._meet(x, q_bnc, global_key_bc)
 
     def _folded(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Without queries either: out = M x + c, with M = W_t diag(k̄) W_v + W_q, image by image."""
-        key_bc = self._global_key(x, self._global_query(x, bias), bias)
+        key_bc, x = self._global_key(*self._global_query(x, bias), bias)
         value = self.q if self.v is None else self.v
         transform, residual, offset = self._products()
         matrix_bcc = (transform * key_bc.unsqueeze(1)) @ value.weight + residual
@@ -166,13 +167,14 @@ class Additive(Mechanism):
         v_bnc = q_bnc if self.v is None else self.v(x)
         return self.proj(self.transform(global_key_bc.unsqueeze(1) * v_bnc) + q_bnc)
 
-    def _global_query(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """q̄ [B, C] from the tokens themselves: no query is made."""
+    def _global_query(self, x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """q̄ [B, C] from the tokens themselves, no query is made; and the tokens, as `attend` gives them back."""
         return self._pool_unprojected(x, self.q, self._query_rows(), bias)
 
-    def _global_key(self, x: Tensor, global_query_bc: Tensor, bias: Tensor | None) -> Tensor:
-        """k̄ [B, C] from the tokens themselves: no key is made."""
-        return global_query_bc * self._pool_unprojected(x, self.k, self._key_rows(global_query_bc), bias)
+    def _global_key(self, global_query_bc: Tensor, x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """k̄ [B, C] from the tokens themselves, no key is made; and the tokens, as `attend` gives them back."""
+        pooled_bc, x = self._pool_unprojected(x, self.k, self._key_rows(global_query_bc), bias)
+        return global_query_bc * pooled_bc, x
 
     def _query_rows(self) -> Tensor:
         """What meets tokens in the logits of α, [H, C].
@@ -193,15 +195,17 @@ class Additive(Mechanism):
             return rows @ layer.weight
         return torch.einsum("...hd,hdc->...hc", rows, layer.weight.unflatten(0, (self.num_heads, -1)))
 
-    def _pool_unprojected(self, x: Tensor, layer: nn.Linear, rows: Tensor, bias: Tensor | None) -> Tensor:
-        """Σ_n softmax_N(rows·x_n / √d) layer(x_n) head by head, [B, C]: pooled first, and projected once."""
+    def _pool_unprojected(
+        self, x: Tensor, layer: nn.Linear, rows: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Σ_n softmax_N(rows·x_n / √d) layer(x_n) head by head, [B, C]: pooled first, and projected once; and x."""
         dropout = self.attn_drop.p if self.training else 0.0
-        pooled_bhc, weights_bhn = attend(rows, x, bias, self.scale, dropout)
+        pooled_bhc, weights_bhn, x = attend(rows, x, bias, self.scale, dropout)
         pooled_bhd = torch.einsum("bhc,hdc->bhd", pooled_bhc, layer.weight.unflatten(0, (self.num_heads, -1)))
         if layer.bias is not None:
             # Dropout leaves weights that do not sum to 1.
             pooled_bhd = pooled_bhd + weights_bhn.sum(dim=-1, keepdim=True) * self._per_head(layer.bias)
-        return pooled_bhd.flatten(1)
+        return pooled_bhd.flatten(1), x
 
     def _pool(self, tokens_bnc: Tensor, logit_weight: Tensor, bias: Tensor | None) -> Tensor:
         """Σ_n softmax_N(logit(t_n) / √d) t_n head by head, [B, N, C] -> [B, C]."""

@@ -1,7 +1,8 @@
 """Pooling tokens with the softmax weights that a few queries give them, cheap on the way back.
 
 Autograd would write the gradient of the tokens twice, once for the weights and once for the pooling, a tensor of all
-tokens each, and add them up. Here one product of twice the rank writes it once.
+tokens each, and add them up, and then to that of whatever else reads the tokens. Here one product of twice the rank
+adds it to the latter, in place.
 """
 
 from typing import Any
@@ -11,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def attend(rows: Tensor, x: Tensor, bias: Tensor | None, scale: float, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+def attend(
+    rows: Tensor, x: Tensor, bias: Tensor | None, scale: float, dropout: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Σ_n w_n x_n with w = softmax_n(scale · rows·x_n + bias), for few rows.
 
     Args:
@@ -23,7 +26,8 @@ def attend(rows: Tensor, x: Tensor, bias: Tensor | None, scale: float, dropout: 
 
     Returns:
         the pooled tokens [B, H, C], and the weights [B, H, N], which sum to 1 unless some are dropped. The weights
-        may come without a gradient: that of their sum is 0.
+        may come without a gradient: that of their sum is 0. Third, the tokens again, for what reads them next, which
+        must be products or slices: their gradient is written into, and must be nobody else's.
     """
     # A compiler orders the products itself, and autocast chooses the dtype of each one.
     device = x.device.type
@@ -33,7 +37,7 @@ def attend(rows: Tensor, x: Tensor, bias: Tensor | None, scale: float, dropout: 
     if not (left_alone or dropout or (bias is not None and bias.requires_grad)):
         return _Attend.apply(rows, x, bias, scale)
     weights_bhn = F.dropout(weigh(_meet(rows, x), bias, scale), dropout)
-    return weights_bhn @ x, weights_bhn
+    return weights_bhn @ x, weights_bhn, x
 
 
 def weigh(logits_bhn: Tensor, bias: Tensor | None, scale: float) -> Tensor:
@@ -55,24 +59,36 @@ class _Attend(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(rows: Tensor, x: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    def forward(rows: Tensor, x: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         weights_bhn = weigh(_meet(rows, x), bias, scale)
-        return weights_bhn @ x, weights_bhn
+        return weights_bhn @ x, weights_bhn, x.view_as(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         rows, x, bias, ctx.scale = inputs
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(rows, x, bias, output[1])
 
     @staticmethod
-    def backward(ctx: Any, grad_bhc: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(
+        ctx: Any, grad_bhc: Tensor | None, _: None, grad_x: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        if grad_bhc is None:
+            return None, grad_x, None, None
         rows, x, bias, weights_bhn = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradient is to have one itself, and the weights that were kept have none
+        again = torch.is_grad_enabled()  # the gradient is to have one itself
+        if again:  # and the weights that were kept have none
             weights_bhn = weigh(_meet(rows, x), bias, ctx.scale)
         grad_weights = _meet(grad_bhc, x)
         mean = (grad_weights * weights_bhn).sum(dim=-1, keepdim=True)
         grad_logits = weights_bhn * (grad_weights - mean) * ctx.scale
-        factors = torch.cat([rows.expand(len(x), -1, -1), grad_bhc], dim=1)
-        grad_x = torch.cat([grad_logits, weights_bhn], dim=1).mT @ factors
+        factors = (
+            torch.cat([grad_logits, weights_bhn], dim=1).mT,
+            torch.cat([rows.expand(len(x), -1, -1), grad_bhc], dim=1),
+        )
+        if grad_x is None:
+            grad_x = torch.bmm(*factors)
+        else:
+            grad_x = grad_x.baddbmm(*factors) if again else grad_x.baddbmm_(*factors)
         return (grad_logits @ x).sum_to_size(rows.shape), grad_x, None, None
