@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -9,6 +10,7 @@ import pytest
 
 from fvit.run import launch, signals
 from fvit.run.errors import ConfigError, RunError
+from fvit.run.lock import in_use
 from fvit.run.record import read_metrics, write_metrics
 from fvit.run.signals import Stopped
 
@@ -90,6 +92,53 @@ def test_a_rank_that_fails_before_its_record_began_still_tells_why(tmp_path, mon
         launch.run_as_rank(work, {"output_dir": str(tmp_path)})
     saved = read_metrics(tmp_path)
     assert (saved["status"], saved["error"]) == ("failed", "no such hardware")
+
+
+# A process of its own calls `launch`; its ranks each hold a folder, as rank 0 does that of a run.
+LAUNCHES = """
+import sys
+from pathlib import Path
+from fvit.run import launch
+launch.launch("fake_task", {"trainer": {"num_nodes": 1}, "output_dir": sys.argv[1]}, Path(sys.argv[1]), 2)
+"""
+HOLDS = """
+from pathlib import Path
+from fvit.run import launch, lock
+def hold(config):
+    folder = Path(config["output_dir"]) / rank
+    folder.mkdir()
+    with lock.held(folder):
+        open(folder / "ready", "w")
+        time.sleep(120)
+launch.run_as_rank(hold, launch.read_resolved(sys.argv))
+"""
+
+
+def test_ranks_end_with_the_process_that_has_started_them(tmp_path, monkeypatch):
+    _module(tmp_path, monkeypatch, HOLDS)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    started = subprocess.Popen([sys.executable, "-c", LAUNCHES, str(tmp_path)])
+    folders = [tmp_path / "0", tmp_path / "1"]
+    try:
+        while not all((folder / "ready").exists() for folder in folders):
+            assert started.poll() is None
+            time.sleep(0.05)
+    finally:
+        started.kill()
+        started.wait()
+    deadline = time.monotonic() + 30
+    while any(map(in_use, folders)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_rank_whose_launcher_is_gone_before_it_looks_ends_as_well(tmp_path, monkeypatch):
+    _module(tmp_path, monkeypatch, HOLDS)
+    (tmp_path / "resolved.json").write_text(json.dumps({"output_dir": str(tmp_path)}))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    environment |= {"LOCAL_RANK": "0", "FVIT_LAUNCHER": str(os.getppid())}
+    command = [sys.executable, "-m", "fake_task", launch.RESOLVED, str(tmp_path / "resolved.json")]
+    assert subprocess.run(command, env=environment, timeout=60).returncode == 1
 
 
 # Children that end as ranks do when they are told to.

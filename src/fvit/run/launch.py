@@ -3,7 +3,7 @@
 Under Hydra, Lightning's own launcher starts rank 1 on the same command line, ``-m`` and all: each rank then composes,
 or sweeps, for itself. Here every rank is a child that gets the one resolved configuration of the run's folder, and the
 process that composed it only waits. So all ranks hold the same hyperparameters, nothing of a job leaks into the next
-one of a sweep, and a rank that dies takes the others with it.
+one of a sweep, and whoever dies, a rank or the process that waits, takes the others along.
 """
 
 import json
@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -28,6 +29,9 @@ _MEETING = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 RESOLVED = "--resolved"
 """Marks a command line that names a file with a resolved configuration."""
+
+_LAUNCHER = "FVIT_LAUNCHER"
+"""A child's variable with the process that has started it."""
 
 # How a child ends that was told to: by itself, or where no handler was there yet.
 _STOPPED = (signals.EXIT_CODE, -signal.SIGTERM, *([-signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
@@ -76,6 +80,7 @@ def launch(module: str, config: dict[str, Any], folder: Path, processes: int) ->
     command = [sys.executable, "-m", module, RESOLVED, str(resolved)]
     shared = {
         **os.environ,
+        _LAUNCHER: str(os.getpid()),
         "WORLD_SIZE": str(processes * nodes),
         "NODE_RANK": str(node),
         "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
@@ -117,8 +122,11 @@ def read_resolved(argv: list[str]) -> dict[str, Any] | None:
 def run_as_rank(task: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -> None:
     """Be one of several ranks, with a configuration that another process has composed.
 
-    A user's mistake stands in rank 0's metrics.json, which `launch` reads.
+    A user's mistake stands in rank 0's metrics.json, which `launch` reads. A rank that `launch` has started ends with
+    the process that called it, however that ends: else ranks would train on, and hold the run's folder.
     """
+    if _LAUNCHER in os.environ:
+        threading.Thread(target=_end_with, args=(int(os.environ[_LAUNCHER]),), name="launcher", daemon=True).start()
     try:
         with signals.listening():
             task(config)
@@ -137,6 +145,12 @@ def run_as_rank(task: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -
         elif not (read_metrics(folder) or {}).get("error"):  # it failed before its record began
             write_metrics(folder, "failed", {}, error=message)
         sys.exit(1)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:  # false at once, if it has died before this was asked
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _is_first() -> bool:
