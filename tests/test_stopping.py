@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fvit.run import record, signals
 from fvit.run.record import read_metrics
 from fvit.training import Classifier
 
@@ -142,8 +143,11 @@ def test_a_sweep_stops_and_says_so(main, tmp_path):
 
 
 def test_a_job_of_slurm_is_requeued_once(main, tmp_path, monkeypatch):
-    """Lightning, which would requeue in the middle of a step, sees a SLURM job as well."""
-    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    """Also where SIGTERMs come when the checkpoint is saved: srun and torchrun send them to those that are left."""
+    monkeypatch.setattr(signals, "_ECHO_SECONDS", 0.0)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setattr(record, "write_metrics", _told_again(record.write_metrics))
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nkill $PPID\nsleep 0.2\n')
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     job = {"JOB_ID": "7", "JOB_NAME": "fvit", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
@@ -156,6 +160,16 @@ def test_a_job_of_slurm_is_requeued_once(main, tmp_path, monkeypatch):
     assert (tmp_path / "asked").read_text() == "requeue 7\n"
     assert "SLURM has requeued job 7" in done.stderr
     assert [path.name for path in tmp_path.rglob("*.ckpt")] == ["last.ckpt"]
+    assert record.read_metrics(tmp_path / "run")["status"] == "interrupted"
+
+
+def _told_again(write_metrics):
+    def write(folder, status, *args, **kwargs):
+        if status == "interrupted":
+            os.kill(os.getpid(), signal.SIGTERM)
+        write_metrics(folder, status, *args, **kwargs)
+
+    return write
 
 
 def test_an_evaluation_stops_as_well(main, tmp_path, monkeypatch):

@@ -31,10 +31,26 @@ def test_processes_follow_devices(accelerator, devices, strategy, processes, mon
     assert launch.local_processes(trainer) == processes
 
 
-@pytest.mark.parametrize("variable", ["LOCAL_RANK", "SLURM_PROCID"])
-def test_nothing_is_started_where_somebody_else_did(variable, monkeypatch):
-    monkeypatch.setenv(variable, "0")
-    assert launch.local_processes({"accelerator": "cpu", "devices": 2, "strategy": "ddp"}) == 0
+DDP = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"LOCAL_RANK": "0"}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, {"RANK": "0", "WORLD_SIZE": "2"}],
+    ids=["we", "srun", "torchrun"],
+)
+def test_nothing_is_started_where_somebody_else_did(environment, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launch.local_processes(DDP) == 0
+
+
+@pytest.mark.parametrize("tasks", ["1", None])
+def test_a_single_task_of_slurm_starts_its_processes_itself(tasks, monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", tasks) if tasks else monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    assert launch.local_processes(DDP) == 2
 
 
 def _module(tmp_path, monkeypatch, body):
@@ -175,6 +191,18 @@ def test_a_rank_that_was_told_alone_takes_the_others_along(tmp_path, monkeypatch
         launch.launch(_module(tmp_path, monkeypatch, body), CONFIG, tmp_path, 2)
     assert read_metrics(tmp_path)["status"] == "interrupted"
     assert read_metrics(tmp_path)["metrics"] == {"val/acc1": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("executor", "signum", "end"),
+    [(None, signal.SIGUSR1, Stopped), ("slurm", signal.SIGUSR2, Stopped), (None, signal.SIGUSR2, RunError)],
+    ids=["SIGUSR1", "submitit's SIGUSR2", "SIGUSR2 of nobody"],
+)
+def test_a_rank_that_was_told_before_it_listens_has_not_failed(tmp_path, monkeypatch, executor, signum, end):
+    monkeypatch.delenv("SUBMITIT_PREEMPT_SIGNAL", raising=False)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", executor) if executor else monkeypatch.delenv("SUBMITIT_EXECUTOR", False)
+    with pytest.raises(end):
+        launch.launch(_module(tmp_path, monkeypatch, f"os.kill(os.getpid(), {int(signum)})\n"), CONFIG, tmp_path, 2)
 
 
 def test_a_rank_that_does_not_listen_is_killed(tmp_path, monkeypatch):

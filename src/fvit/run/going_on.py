@@ -1,6 +1,5 @@
 """Starting a run again where it was stopped: which folder, with which overrides, from which checkpoint."""
 
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from fvit.run.changes import compare
 from fvit.run.lock import in_use
 from fvit.run.paths import WANDB_ID, conf_dir
 from fvit.run.quiet import QUIET
+from fvit.run.ranks import is_first
 from fvit.run.record import WELL, overrides_of, read_metrics
 
 LAST = "last"
@@ -125,7 +125,7 @@ def _comparable(overrides: Sequence[str]) -> list[str]:
 
 def _afresh(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     # Else W&B would go on with the run that this one replaces.
-    if _is_first():
+    if is_first():
         (folder / WANDB_ID).unlink(missing_ok=True)
     return {**config, "ckpt_path": None}
 
@@ -153,13 +153,8 @@ def _run_dir(folder: Path) -> str:
     return f"hydra.run.dir='{quoted}'"
 
 
-def _is_first() -> bool:
-    """Not a further rank that torchrun, SLURM or we have started."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
-
-
 def _say(line: str) -> None:
     from fvit.run.console import console
 
-    if _is_first():
+    if is_first():
         console.print(line, markup=False, soft_wrap=True)

@@ -22,7 +22,7 @@ from typing import Any
 from fvit.run import signals
 from fvit.run.errors import RunError, explain
 from fvit.run.hardware import local_devices
-from fvit.run.ranks import external_rank
+from fvit.run.ranks import external_rank, is_first
 from fvit.run.record import read_metrics, write, write_metrics
 
 _MEETING = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -33,9 +33,6 @@ RESOLVED = "--resolved"
 _LAUNCHER = "FVIT_LAUNCHER"
 """A child's variable with the process that has started it."""
 
-# How a child ends that was told to: by itself, or where no handler was there yet.
-_STOPPED = (signals.EXIT_CODE, -signal.SIGTERM, *([-signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
-
 # Seconds that ranks get to end by themselves, and then after a further SIGTERM: a cluster kills 30 s after its own.
 _PATIENCE = 20.0
 _GRACE = 8.0
@@ -44,12 +41,12 @@ _GRACE = 8.0
 def local_processes(trainer: dict[str, Any], isolated: bool = False) -> int:
     """How many processes to start; 0 to work in this one.
 
-    That is so without a distributed strategy, unless the run shall be `isolated`, and where somebody (torchrun, SLURM,
+    That is so without a distributed strategy, unless the run shall be `isolated`, and where somebody (torchrun, srun,
     we) has started all ranks already. A distributed strategy gets a process even for a single device, because its
     process group and its environment variables would outlive the job, and the next job of a sweep would take them for
     its own.
     """
-    if "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:
+    if "LOCAL_RANK" in os.environ or external_rank() is not None:
         return 0
     if trainer["strategy"] == "auto":
         return int(isolated)
@@ -140,7 +137,7 @@ def run_as_rank(task: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -
         if message is None:
             raise
         folder = Path(config["output_dir"])
-        if not _is_first():
+        if not is_first():
             print(message, file=sys.stderr)
         elif not (read_metrics(folder) or {}).get("error"):  # it failed before its record began
             write_metrics(folder, "failed", {}, error=message)
@@ -153,11 +150,6 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _is_first() -> bool:
-    rank = external_rank()
-    return os.environ["LOCAL_RANK"] == os.environ.get("NODE_RANK", "0") == "0" if rank is None else rank == 0
-
-
 def _wait(children: list[subprocess.Popen[bytes]]) -> tuple[int | None, bool]:
     """Wait until all have ended well, or one has failed (its rank), or all were told to end.
 
@@ -166,11 +158,10 @@ def _wait(children: list[subprocess.Popen[bytes]]) -> tuple[int | None, bool]:
     told, deadline = 0, float("inf")
     while True:
         codes = [child.poll() for child in children]
-        if any(code and code not in _STOPPED for code in codes):
+        if any(map(_failed, codes)):
             # The other ranks often fail of the same cause; the lowest of them tells it.
             time.sleep(1)
-            codes = [child.poll() for child in children]
-            return next(rank for rank, code in enumerate(codes) if code and code not in _STOPPED), False
+            return [_failed(child.poll()) for child in children].index(True), False
         if all(code is not None for code in codes):
             return None, any(codes) or told > 0
         if signals.told() > told:
@@ -182,6 +173,11 @@ def _wait(children: list[subprocess.Popen[bytes]]) -> tuple[int | None, bool]:
         if told > 1 or time.monotonic() > deadline:
             return None, True
         time.sleep(0.1)
+
+
+def _failed(code: int | None) -> bool:
+    """Whether a child ended otherwise than well or as told, be it by itself or where no handler was there yet."""
+    return bool(code) and code != signals.EXIT_CODE and -code not in (signal.SIGTERM, *signals.heeded())
 
 
 def _await(children: list[subprocess.Popen[bytes]], seconds: float) -> None:
