@@ -11,7 +11,7 @@ from fvit.run.changes import compare
 from fvit.run.lock import in_use
 from fvit.run.paths import WANDB_ID, conf_dir
 from fvit.run.quiet import QUIET
-from fvit.run.ranks import is_first
+from fvit.run.ranks import external_rank, is_first
 from fvit.run.record import WELL, overrides_of, read_metrics
 
 LAST = "last"
@@ -53,12 +53,19 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
     checkpoint are named.
 
     Raises:
-        ValueError: all checkpoints are damaged, a process is at work in the folder, or the model is another one.
+        ValueError: all checkpoints are damaged, a process is at work in the folder, the model is another one, or
+            several machines would each decide for themselves.
     """
     folder = Path(config["output_dir"])
     asked = config["ckpt_path"]
     if asked is None:
         return _afresh(config, folder)
+    if asked == LAST and config["trainer"]["num_nodes"] > 1 and external_rank() is None:
+        raise ValueError(
+            "ckpt_path: several machines would each look for a checkpoint, and may find different ones. Name a file "
+            "that all of them see, ckpt_path=RUN/checkpoints/last.ckpt with hydra.run.dir=RUN; or start with torchrun "
+            "(hardware=torchrun), where the first process decides for all"
+        )
     place = folder if asked == LAST else Path(asked).expanduser()
     if place.is_file():
         checkpoint, run = place, place.parent.parent
