@@ -82,6 +82,24 @@ def test_the_command_composes(line):
             assert expand(config["candidates"])
 
 
+def test_the_script_for_slurm_composes_and_goes_on_after_its_signal(monkeypatch):
+    pages = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("hardware.md", "stopping.md")]
+    [script] = re.findall(r"^```\n(#!.*?)^```", pages[0], flags=re.MULTILINE | re.DOTALL)
+    assert "#SBATCH" not in pages[0].replace(script, "") + pages[1]  # there is but one
+    assert {"--signal=USR1@120", "--requeue"} <= set(script.split())
+    for option in ("nodes", "ntasks-per-node"):
+        [number] = re.findall(rf"^#SBATCH --{option}=(\d+)", script, flags=re.MULTILINE)
+        monkeypatch.setenv({"nodes": "SLURM_NNODES"}.get(option, "SLURM_NTASKS_PER_NODE"), number)
+    [line] = [line for line in script.replace("\\\n", " ").splitlines() if "fvit-train" in line]
+    start, _, overrides = line.partition(" fvit-train ")
+    assert start.startswith("srun ")
+    overrides = shlex.split(overrides.replace("$SLURM_JOB_ID", "77"))
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = validate.check(compose("train", [*FIXED["train"], *overrides]), schema.Train)
+    assert (config["trainer"]["devices"], config["trainer"]["num_nodes"], config["ckpt_path"]) == (8, 2, "last")
+    assert "hydra.run.dir=logs/train/runs/77" in overrides
+
+
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
 def test_files_that_are_named_exist(page):
     for name in re.findall(r"`((?:benchmarks|tests|conf|src)/[\w./]+\.\w+)`", page.read_text(encoding="utf-8")):

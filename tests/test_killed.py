@@ -127,3 +127,11 @@ def test_killed_twice_within_an_epoch_it_ends_with_the_same_bits(
     results = [json.loads((run / "metrics.json").read_text()) for run in (reference, tmp_path / "run")]
     assert results[0]["status"] == results[1]["status"] == "finished"
     assert results[0]["metrics"]["best/val/acc1"] == results[1]["metrics"]["best/val/acc1"]
+
+
+def test_ranks_end_with_the_command_that_alone_was_killed_and_the_same_command_goes_on(sources, tmp_path):
+    command = (tmp_path / "run", [*sources[0]["digits"], "data.num_workers=2"], 2)
+    start(*command, "on_train_batch_start:5:1:launcher")  # returns when no rank holds its output any more
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["status"] == "running"
+    assert "going on from" in start(*command)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["status"] == "finished"

@@ -96,6 +96,16 @@ def test_in_a_grid_under_ddp_all_ranks_train_the_same_one_job_after_another(swee
     assert not (tmp_path / "logs").exists()  # where a second sweep would be
 
 
+@pytest.mark.slow
+def test_a_job_of_submitit_starts_its_ranks(sweep, tmp_path):
+    done = sweep(*SHORT, "hydra/launcher=submitit_local", "hardware=ddp_cpu", "optimizer.lr=1e-3", SPY)
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = [json.loads((tmp_path / "swept" / "0" / f"seen-{rank}.json").read_text()) for rank in (0, 1)]
+    assert [(rank["world"], rank["lr"]) for rank in seen] == [(2, 1e-3)] * 2
+    assert seen[0]["parent"] == seen[1]["parent"]
+    assert _statuses(tmp_path / "swept") == ["finished"]
+
+
 def _bombed(launcher):
     return [*SHORT, f"hydra/launcher={launcher}", SPY, BOMB, "+callbacks.bomb.armed=1,0"]
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fvit.run import record, signals
 from fvit.run.record import read_metrics
 from fvit.training import Classifier
+from tests.run.test_ranks import ON_CPU, free_port
 
 ROOT = Path(__file__).parent.parent
 TINY = ["data=fake", "model.embed_dim=24", "model.depth=1", "global_batch_size=16", "data.eval_batch_size=2"]
@@ -22,14 +24,17 @@ LONG = {
 }
 
 
-class Run:
-    """`python -m fvit.train` in a session of its own."""
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
 
-    def __init__(self, folder, *overrides, **environment):
+
+class Run:
+    """`python -m fvit.train` in a session of its own, maybe `by` another program."""
+
+    def __init__(self, folder, *overrides, by=(), **environment):
         self.folder = folder
         mark = ["+callbacks.mark._target_=tests.moments.Mark", f"+callbacks.mark.folder={folder}"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "fvit.train", *TINY, *mark, *overrides],
+            [sys.executable, "-m", *by, "fvit.train", *TINY, *mark, *overrides],
             cwd=folder,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", **environment},
             stdout=subprocess.PIPE,
@@ -76,8 +81,8 @@ def start(tmp_path):
     """Starts runs; what a failed test leaves of them is killed."""
     runs = []
 
-    def start(*overrides, **environment):
-        runs.append(Run(tmp_path, *overrides, **environment))
+    def start(*overrides, **options):
+        runs.append(Run(tmp_path, *overrides, **options))
         return runs[-1]
 
     yield start
@@ -126,6 +131,70 @@ def test_a_signal_ends_all_processes_with_one_checkpoint(start, tmp_path, hardwa
     _check_end(run, folder, stage, signum)
 
 
+@pytest.mark.slow
+def test_a_sweep_whose_ranks_are_told_leaves_no_process(start, tmp_path):
+    run = start(*LONG["training"], "hydra.mode=MULTIRUN", "seed=0,1", "hardware=ddp_cpu", "hydra.sweep.dir=sweep")
+    run.wait_for("training", rank=1)
+    run.tell("group", signal.SIGTERM)
+    code, seconds, err, left = run.end()
+    assert (code, left) == (143, ""), err
+    assert seconds < 30
+    assert err.strip().splitlines()[-1] == "the sweep stops here: its further jobs were not started"
+    assert read_metrics(tmp_path / "sweep" / "0")["status"] == "interrupted"
+    assert not (tmp_path / "sweep" / "1").exists()
+
+
+@pytest.fixture
+def scontrol(tmp_path):
+    """The variables of a SLURM job in which a scontrol notes what it is asked for, in the file `asked`."""
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    return {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "fvit", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+
+def _check_requeued_once(folder):
+    assert (folder / "asked").read_text() == "requeue 77\n"
+    assert read_metrics(folder / "run")["status"] == "interrupted"
+    assert [path.name for path in (folder / "run").rglob("*.ckpt")] == ["last.ckpt"]
+
+
+@pytest.mark.slow
+def test_two_tasks_of_srun_end_as_one_and_are_requeued_once(start, tmp_path, scontrol):
+    """As with --kill-on-bad-exit: when one has ended, srun tells the other."""
+    job = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2", "SLURM_NODELIST": "127.0.0.1"}
+    job |= {**scontrol, "MASTER_PORT": free_port(), "SLURM_LOCALID": "0"}
+    overrides = [*LONG["training"], "hardware=slurm", *ON_CPU, "hydra.run.dir=run"]
+    tasks = [start(*overrides, **job, SLURM_PROCID=str(i), SLURM_NODEID=str(i)) for i in range(2)]
+    tasks[1].wait_for("training", rank=1)
+    tasks[1].tell("parent", signal.SIGUSR1)
+    while all(task.process.poll() is None for task in tasks):
+        time.sleep(0.05)
+    ended = {task.process.poll() for task in tasks}
+    for task in tasks:
+        task.process.terminate()
+    for task in tasks:
+        code, seconds, err, left = task.end()
+        ended.add(code)
+        assert left == "", err
+        assert seconds < 30
+    # A task that is told while Python already ends is killed by it: a shell calls that 143 as well.
+    assert 143 in ended
+    assert ended <= {None, 143, -signal.SIGTERM}
+    _check_requeued_once(tmp_path)
+
+
+@pytest.mark.slow
+def test_ranks_of_torchrun_end_as_one_and_their_job_is_requeued_once(start, tmp_path, scontrol):
+    task = {**scontrol, "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
+    run = start(*LONG["training"], "hardware=torchrun", *ON_CPU, "hydra.run.dir=run", by=TORCHRUN, **task)
+    run.wait_for("training", rank=1)
+    run.tell("rank1", signal.SIGUSR1)
+    code, _, err, left = run.end()
+    assert (code, left) == (1, ""), err  # torchrun's own code, where a rank ends with any but 0
+    assert "exitcode  : 143" in err
+    _check_requeued_once(tmp_path)
+
+
 SHORT = [*TINY, "data.num_images=64", "debug=limit", "trainer.max_epochs=2"]
 
 
@@ -142,8 +211,11 @@ def test_a_sweep_stops_and_says_so(main, tmp_path):
 
 
 def test_a_job_of_slurm_is_requeued_once(main, tmp_path, monkeypatch):
-    """Lightning, which would requeue in the middle of a step, sees a SLURM job as well."""
-    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    """Also where SIGTERMs come when the checkpoint is saved: srun and torchrun send them to those that are left."""
+    monkeypatch.setattr(signals, "_ECHO_SECONDS", 0.0)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setattr(record, "write_metrics", _told_again(record.write_metrics))
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nkill $PPID\nsleep 0.2\n')
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     job = {"JOB_ID": "7", "JOB_NAME": "fvit", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
@@ -156,6 +228,16 @@ def test_a_job_of_slurm_is_requeued_once(main, tmp_path, monkeypatch):
     assert (tmp_path / "asked").read_text() == "requeue 7\n"
     assert "SLURM has requeued job 7" in done.stderr
     assert [path.name for path in tmp_path.rglob("*.ckpt")] == ["last.ckpt"]
+    assert record.read_metrics(tmp_path / "run")["status"] == "interrupted"
+
+
+def _told_again(write_metrics):
+    def write(folder, status, *args, **kwargs):
+        if status == "interrupted":
+            os.kill(os.getpid(), signal.SIGTERM)
+        write_metrics(folder, status, *args, **kwargs)
+
+    return write
 
 
 def test_an_evaluation_stops_as_well(main, tmp_path, monkeypatch):

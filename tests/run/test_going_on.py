@@ -169,6 +169,20 @@ def test_a_checkpoint_elsewhere_begins_a_folder_of_its_own(compose_config, tmp_p
         assert not going_on.goes_on(settled)
 
 
+def test_machines_that_each_compose_must_be_given_a_file(compose_config, tmp_path, monkeypatch):
+    path = _checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    config = compose_config("hardware=ddp_cpu", "trainer.num_nodes=2", "ckpt_path=last")
+    with pytest.raises(ValueError, match=r"several machines .* Name a file that all of them see"):
+        going_on.settle(config)
+    with monkeypatch.context() as torchrun:
+        torchrun.setenv("RANK", "0")
+        torchrun.setenv("WORLD_SIZE", "4")
+        assert going_on.settle(config)["ckpt_path"] == str(path)
+    settled = going_on.settle({**config, "ckpt_path": str(path)})
+    assert settled["ckpt_path"] == str(path)
+    assert going_on.goes_on(settled)
+
+
 def test_changed_settings_are_named_and_another_model_is_refused(compose_config, tmp_path, capsys):
     fit(compose_config(*FAKE))
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*") if path.is_file()}

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -9,6 +10,7 @@ import pytest
 
 from fvit.run import launch, signals
 from fvit.run.errors import ConfigError, RunError
+from fvit.run.lock import in_use
 from fvit.run.record import read_metrics, write_metrics
 from fvit.run.signals import Stopped
 
@@ -29,10 +31,26 @@ def test_processes_follow_devices(accelerator, devices, strategy, processes, mon
     assert launch.local_processes(trainer) == processes
 
 
-@pytest.mark.parametrize("variable", ["LOCAL_RANK", "SLURM_PROCID"])
-def test_nothing_is_started_where_somebody_else_did(variable, monkeypatch):
-    monkeypatch.setenv(variable, "0")
-    assert launch.local_processes({"accelerator": "cpu", "devices": 2, "strategy": "ddp"}) == 0
+DDP = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"LOCAL_RANK": "0"}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, {"RANK": "0", "WORLD_SIZE": "2"}],
+    ids=["we", "srun", "torchrun"],
+)
+def test_nothing_is_started_where_somebody_else_did(environment, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launch.local_processes(DDP) == 0
+
+
+@pytest.mark.parametrize("tasks", ["1", None])
+def test_a_single_task_of_slurm_starts_its_processes_itself(tasks, monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", tasks) if tasks else monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    assert launch.local_processes(DDP) == 2
 
 
 def _module(tmp_path, monkeypatch, body):
@@ -92,6 +110,53 @@ def test_a_rank_that_fails_before_its_record_began_still_tells_why(tmp_path, mon
     assert (saved["status"], saved["error"]) == ("failed", "no such hardware")
 
 
+# A process of its own calls `launch`; its ranks each hold a folder, as rank 0 does that of a run.
+LAUNCHES = """
+import sys
+from pathlib import Path
+from fvit.run import launch
+launch.launch("fake_task", {"trainer": {"num_nodes": 1}, "output_dir": sys.argv[1]}, Path(sys.argv[1]), 2)
+"""
+HOLDS = """
+from pathlib import Path
+from fvit.run import launch, lock
+def hold(config):
+    folder = Path(config["output_dir"]) / rank
+    folder.mkdir()
+    with lock.held(folder):
+        open(folder / "ready", "w")
+        time.sleep(120)
+launch.run_as_rank(hold, launch.read_resolved(sys.argv))
+"""
+
+
+def test_ranks_end_with_the_process_that_has_started_them(tmp_path, monkeypatch):
+    _module(tmp_path, monkeypatch, HOLDS)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    started = subprocess.Popen([sys.executable, "-c", LAUNCHES, str(tmp_path)])
+    folders = [tmp_path / "0", tmp_path / "1"]
+    try:
+        while not all((folder / "ready").exists() for folder in folders):
+            assert started.poll() is None
+            time.sleep(0.05)
+    finally:
+        started.kill()
+        started.wait()
+    deadline = time.monotonic() + 30
+    while any(map(in_use, folders)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_rank_whose_launcher_is_gone_before_it_looks_ends_as_well(tmp_path, monkeypatch):
+    _module(tmp_path, monkeypatch, HOLDS)
+    (tmp_path / "resolved.json").write_text(json.dumps({"output_dir": str(tmp_path)}))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    environment |= {"LOCAL_RANK": "0", "FVIT_LAUNCHER": str(os.getppid())}
+    command = [sys.executable, "-m", "fake_task", launch.RESOLVED, str(tmp_path / "resolved.json")]
+    assert subprocess.run(command, env=environment, timeout=60).returncode == 1
+
+
 # Children that end as ranks do when they are told to.
 OBEYS = "import signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\nopen('ready-' + rank, 'w')\n"
 
@@ -126,6 +191,18 @@ def test_a_rank_that_was_told_alone_takes_the_others_along(tmp_path, monkeypatch
         launch.launch(_module(tmp_path, monkeypatch, body), CONFIG, tmp_path, 2)
     assert read_metrics(tmp_path)["status"] == "interrupted"
     assert read_metrics(tmp_path)["metrics"] == {"val/acc1": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("executor", "signum", "end"),
+    [(None, signal.SIGUSR1, Stopped), ("slurm", signal.SIGUSR2, Stopped), (None, signal.SIGUSR2, RunError)],
+    ids=["SIGUSR1", "submitit's SIGUSR2", "SIGUSR2 of nobody"],
+)
+def test_a_rank_that_was_told_before_it_listens_has_not_failed(tmp_path, monkeypatch, executor, signum, end):
+    monkeypatch.delenv("SUBMITIT_PREEMPT_SIGNAL", raising=False)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", executor) if executor else monkeypatch.delenv("SUBMITIT_EXECUTOR", False)
+    with pytest.raises(end):
+        launch.launch(_module(tmp_path, monkeypatch, f"os.kill(os.getpid(), {int(signum)})\n"), CONFIG, tmp_path, 2)
 
 
 def test_a_rank_that_does_not_listen_is_killed(tmp_path, monkeypatch):

@@ -87,6 +87,16 @@ def test_tasks_of_srun_train_as_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_single_task_of_slurm_trains_on_all_devices(tmp_path):
+    """As after `srun --pty bash`, or in a script without srun: Lightning would take the task for the whole world."""
+    job = {"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_NODELIST": "127.0.0.1", "SLURM_JOB_ID": "77"}
+    task = {**job, "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_NODEID": "0", "SLURM_LOCALID": "0"}
+    [text] = together(tmp_path, [["fvit.train", "hardware=ddp_cpu", *TINY]], [task])
+    assert "16 images a step = 8 a device × 2 devices" in text
+    assert len(jobs(tmp_path)) == 1
+
+
+@pytest.mark.slow
 def test_machines_that_are_told_of_each_other_train_as_one(tmp_path):
     meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     machines = [{**meet, "NODE_RANK": str(node)} for node in range(2)]

@@ -4,7 +4,8 @@ import pytest
 
 from fvit.run.requeue import requeue
 
-VARIABLES = ("SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_PROCID", "SLURM_ARRAY_JOB_ID", "SUBMITIT_EXECUTOR", "RANK")
+VARIABLES = ("SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_ARRAY_JOB_ID")
+VARIABLES += ("SUBMITIT_EXECUTOR", "RANK", "WORLD_SIZE")
 
 
 @pytest.fixture
@@ -35,13 +36,29 @@ def scontrol(tmp_path, monkeypatch):
             ["requeue 5_2"],
         ),
         (signal.SIGTERM, {"SLURM_JOB_ID": "7"}, []),
-        (signal.SIGUSR1, {"SLURM_JOB_ID": "7", "SLURM_PROCID": "1"}, []),
-        (signal.SIGUSR1, {"SLURM_JOB_ID": "7", "RANK": "3"}, []),
+        (signal.SIGUSR1, {"SLURM_JOB_ID": "7", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, []),
+        (signal.SIGUSR1, {"SLURM_JOB_ID": "7", "RANK": "3", "WORLD_SIZE": "4"}, []),
+        (
+            signal.SIGUSR1,  # torchrun numbers machines as they come
+            {"SLURM_JOB_ID": "7", "RANK": "0", "WORLD_SIZE": "4", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"},
+            ["requeue 7"],
+        ),
         (signal.SIGUSR1, {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "interactive"}, []),
         (signal.SIGUSR1, {"SLURM_JOB_ID": "7", "SUBMITIT_EXECUTOR": "slurm"}, []),
         (signal.SIGUSR1, {}, []),
     ],
-    ids=["batch", "rank 0", "array", "cancelled", "rank 1", "torchrun", "interactive", "submitit", "no SLURM"],
+    ids=[
+        "batch",
+        "rank 0",
+        "array",
+        "cancelled",
+        "rank 1",
+        "torchrun",
+        "torchrun's first",
+        "interactive",
+        "submitit",
+        "no SLURM",
+    ],
 )
 def test_the_first_rank_of_a_batch_job_asks_once(scontrol, monkeypatch, signum, environment, expected):
     asked, _ = scontrol

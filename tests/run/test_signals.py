@@ -53,6 +53,20 @@ def test_a_second_signal_ends_at_once_and_an_echo_does_not(monkeypatch):
     assert codes == [143]
 
 
+def test_once_nothing_is_left_to_save_no_signal_cuts_the_end(monkeypatch):
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setattr(signals, "_ECHO_SECONDS", 0.0)
+    with signals.listening():
+        with signals.deferring():
+            _send(signal.SIGUSR1)
+            signals.ignore_further()
+        _send()
+        assert (codes, signals.received(), signals.told()) == ([], signal.SIGUSR1, 1)
+    with pytest.raises(Stopped), signals.listening():
+        _send()
+
+
 def test_who_handles_a_second_signal_is_told_of_it(monkeypatch):
     monkeypatch.setattr(signals, "_ECHO_SECONDS", 0.0)
     with signals.deferring(handles_second=True):

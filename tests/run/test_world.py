@@ -5,11 +5,6 @@ from fvit.run.errors import RunError
 from fvit.run.world import WorldSizeCheck
 
 
-class _Trainer:
-    def __init__(self, world_size):
-        self.world_size = world_size
-
-
 @pytest.fixture
 def left_over_group(tmp_path):
     """What an earlier job of a sweep may leave behind: a process group of one."""
@@ -20,14 +15,14 @@ def left_over_group(tmp_path):
 
 def test_a_left_over_group_is_noticed(left_over_group):
     with pytest.raises(RunError, match="configured for 2 processes and finds 1"):
-        WorldSizeCheck().setup(_Trainer(2), None, "fit")
+        WorldSizeCheck(2).setup(None, None, "fit")
 
 
 def test_a_group_of_the_right_size_passes(left_over_group):
-    WorldSizeCheck().setup(_Trainer(1), None, "fit")
+    WorldSizeCheck(1).setup(None, None, "fit")
 
 
 def test_no_group_is_a_world_of_one():
-    WorldSizeCheck().setup(_Trainer(1), None, "fit")
+    WorldSizeCheck(1).setup(None, None, "fit")
     with pytest.raises(RunError, match="finds 1"):
-        WorldSizeCheck().setup(_Trainer(2), None, "fit")
+        WorldSizeCheck(2).setup(None, None, "fit")

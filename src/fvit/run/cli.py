@@ -109,22 +109,23 @@ def run(
             signals.raise_received()
         return result
 
-    try:
-        if not _COMPLETION & set(sys.argv):
-            sys.argv[1:] = rewrite(sys.argv[1:])
-        with signals.listening():
+    with signals.listening():
+        try:
+            if not _COMPLETION & set(sys.argv):
+                sys.argv[1:] = rewrite(sys.argv[1:])
             hydra_job()
-    except Exception as error:
-        _report(error, task, show_traceback)
-        failures.append(error)
-    except sweep.Refusal as refusal:
-        _report(refusal.__cause__, task, show_traceback)
-        failures.append(refusal.__cause__)
-    except KeyboardInterrupt as error:
-        interrupted = error
-    if "trainer" in schema.model_fields and ranks.external_rank() == 0:
-        exchange.send(None)
-    _leave(interrupted, bool(failures))
+        except Exception as error:
+            _report(error, task, show_traceback)
+            failures.append(error)
+        except sweep.Refusal as refusal:
+            _report(refusal.__cause__, task, show_traceback)
+            failures.append(refusal.__cause__)
+        except KeyboardInterrupt as error:
+            interrupted = error
+        if "trainer" in schema.model_fields and ranks.external_rank() == 0:
+            exchange.send(None)
+        signals.ignore_further()
+        _leave(interrupted, bool(failures))
 
 
 def _leave(interrupted: KeyboardInterrupt | None, failed: bool) -> None:

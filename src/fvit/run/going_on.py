@@ -1,6 +1,5 @@
 """Starting a run again where it was stopped: which folder, with which overrides, from which checkpoint."""
 
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from fvit.run.changes import compare
 from fvit.run.lock import in_use
 from fvit.run.paths import WANDB_ID, conf_dir
 from fvit.run.quiet import QUIET
+from fvit.run.ranks import external_rank, is_first
 from fvit.run.record import WELL, overrides_of, read_metrics
 
 LAST = "last"
@@ -53,12 +53,19 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
     checkpoint are named.
 
     Raises:
-        ValueError: all checkpoints are damaged, a process is at work in the folder, or the model is another one.
+        ValueError: all checkpoints are damaged, a process is at work in the folder, the model is another one, or
+            several machines would each decide for themselves.
     """
     folder = Path(config["output_dir"])
     asked = config["ckpt_path"]
     if asked is None:
         return _afresh(config, folder)
+    if asked == LAST and config["trainer"]["num_nodes"] > 1 and external_rank() is None:
+        raise ValueError(
+            "ckpt_path: several machines would each look for a checkpoint, and may find different ones. Name a file "
+            "that all of them see, ckpt_path=RUN/checkpoints/last.ckpt with hydra.run.dir=RUN; or start with torchrun "
+            "(hardware=torchrun), where the first process decides for all"
+        )
     place = folder if asked == LAST else Path(asked).expanduser()
     if place.is_file():
         checkpoint, run = place, place.parent.parent
@@ -125,7 +132,7 @@ def _comparable(overrides: Sequence[str]) -> list[str]:
 
 def _afresh(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     # Else W&B would go on with the run that this one replaces.
-    if _is_first():
+    if is_first():
         (folder / WANDB_ID).unlink(missing_ok=True)
     return {**config, "ckpt_path": None}
 
@@ -153,13 +160,8 @@ def _run_dir(folder: Path) -> str:
     return f"hydra.run.dir='{quoted}'"
 
 
-def _is_first() -> bool:
-    """Not a further rank that torchrun, SLURM or we have started."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
-
-
 def _say(line: str) -> None:
     from fvit.run.console import console
 
-    if _is_first():
+    if is_first():
         console.print(line, markup=False, soft_wrap=True)

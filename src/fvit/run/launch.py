@@ -3,7 +3,7 @@
 Under Hydra, Lightning's own launcher starts rank 1 on the same command line, ``-m`` and all: each rank then composes,
 or sweeps, for itself. Here every rank is a child that gets the one resolved configuration of the run's folder, and the
 process that composed it only waits. So all ranks hold the same hyperparameters, nothing of a job leaks into the next
-one of a sweep, and a rank that dies takes the others with it.
+one of a sweep, and whoever dies, a rank or the process that waits, takes the others along.
 """
 
 import json
@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,7 +22,7 @@ from typing import Any
 from fvit.run import disk, signals
 from fvit.run.errors import RunError, explain
 from fvit.run.hardware import local_devices
-from fvit.run.ranks import external_rank
+from fvit.run.ranks import external_rank, is_first
 from fvit.run.record import last_words, note_failure, read_metrics, write, write_metrics
 
 _MEETING = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -29,8 +30,8 @@ _MEETING = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 RESOLVED = "--resolved"
 """Marks a command line that names a file with a resolved configuration."""
 
-# How a child ends that was told to: by itself, or where no handler was there yet.
-_STOPPED = (signals.EXIT_CODE, -signal.SIGTERM, *([-signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+_LAUNCHER = "FVIT_LAUNCHER"
+"""A child's variable with the process that has started it."""
 
 # Seconds that ranks get to end by themselves, and then after a further SIGTERM: a cluster kills 30 s after its own.
 _PATIENCE = 20.0
@@ -40,12 +41,12 @@ _GRACE = 8.0
 def local_processes(trainer: dict[str, Any], isolated: bool = False) -> int:
     """How many processes to start; 0 to work in this one.
 
-    That is so without a distributed strategy, unless the run shall be `isolated`, and where somebody (torchrun, SLURM,
+    That is so without a distributed strategy, unless the run shall be `isolated`, and where somebody (torchrun, srun,
     we) has started all ranks already. A distributed strategy gets a process even for a single device, because its
     process group and its environment variables would outlive the job, and the next job of a sweep would take them for
     its own.
     """
-    if "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:
+    if "LOCAL_RANK" in os.environ or external_rank() is not None:
         return 0
     if trainer["strategy"] == "auto":
         return int(isolated)
@@ -76,6 +77,7 @@ def launch(module: str, config: dict[str, Any], folder: Path, processes: int) ->
     command = [sys.executable, "-m", module, RESOLVED, str(resolved)]
     shared = {
         **os.environ,
+        _LAUNCHER: str(os.getpid()),
         "WORLD_SIZE": str(processes * nodes),
         "NODE_RANK": str(node),
         "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
@@ -117,8 +119,11 @@ def read_resolved(argv: list[str]) -> dict[str, Any] | None:
 def run_as_rank(task: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -> None:
     """Be one of several ranks, with a configuration that another process has composed.
 
-    A user's mistake stands in rank 0's metrics.json, which `launch` reads.
+    A user's mistake stands in rank 0's metrics.json, which `launch` reads. A rank that `launch` has started ends with
+    the process that called it, however that ends: else ranks would train on, and hold the run's folder.
     """
+    if _LAUNCHER in os.environ:
+        threading.Thread(target=_end_with, args=(int(os.environ[_LAUNCHER]),), name="launcher", daemon=True).start()
     try:
         with signals.listening():
             task(config)
@@ -131,14 +136,15 @@ def run_as_rank(task: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -
         message = explain(error)
         if message is None:
             raise
-        if not (_is_first() and note_failure(Path(config["output_dir"]), message)):
+        if not (is_first() and note_failure(Path(config["output_dir"]), message)):
             print(message, file=sys.stderr)
         sys.exit(1)
 
 
-def _is_first() -> bool:
-    rank = external_rank()
-    return os.environ["LOCAL_RANK"] == os.environ.get("NODE_RANK", "0") == "0" if rank is None else rank == 0
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:  # false at once, if it has died before this was asked
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _wait(children: list[subprocess.Popen[bytes]]) -> tuple[int | None, bool]:
@@ -149,11 +155,10 @@ def _wait(children: list[subprocess.Popen[bytes]]) -> tuple[int | None, bool]:
     told, deadline = 0, float("inf")
     while True:
         codes = [child.poll() for child in children]
-        if any(code and code not in _STOPPED for code in codes):
+        if any(map(_failed, codes)):
             # The other ranks often fail of the same cause; the lowest of them tells it.
             time.sleep(1)
-            codes = [child.poll() for child in children]
-            return next(rank for rank, code in enumerate(codes) if code and code not in _STOPPED), False
+            return [_failed(child.poll()) for child in children].index(True), False
         if all(code is not None for code in codes):
             return None, any(codes) or told > 0
         if signals.told() > told:
@@ -165,6 +170,11 @@ def _wait(children: list[subprocess.Popen[bytes]]) -> tuple[int | None, bool]:
         if told > 1 or time.monotonic() > deadline:
             return None, True
         time.sleep(0.1)
+
+
+def _failed(code: int | None) -> bool:
+    """Whether a child ended otherwise than well or as told, be it by itself or where no handler was there yet."""
+    return bool(code) and code != signals.EXIT_CODE and -code not in (signal.SIGTERM, *signals.heeded())
 
 
 def _await(children: list[subprocess.Popen[bytes]], seconds: float) -> None:

@@ -1,7 +1,7 @@
-"""Processes that somebody else has started, torchrun or srun: one composes the configuration, the others get it.
+"""Which of a run's processes this one is, and who has started them: we, or somebody else, torchrun or srun.
 
-Each would otherwise compose for itself, in a folder of its own, and a sweep with a sampler would give each other
-hyperparameters.
+Of somebody else's processes one composes the configuration, and the others get it. Each would otherwise compose for
+itself, in a folder of its own, and a sweep with a sampler would give each other hyperparameters.
 """
 
 import json
@@ -23,6 +23,14 @@ def external_rank() -> int | None:
         if rank in os.environ and int(os.environ.get(world, "1")) > 1:
             return int(os.environ[rank])
     return None
+
+
+def is_first() -> bool:
+    """Whether this is the first of a run's processes, or the only one: it speaks for all of them."""
+    rank = external_rank()
+    if rank is None:  # `launch` numbers machines and their processes
+        return all(os.environ.get(name, "0") == "0" for name in ("NODE_RANK", "LOCAL_RANK"))
+    return rank == 0
 
 
 def check_world(trainer: dict[str, Any]) -> None:

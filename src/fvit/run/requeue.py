@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 
+from fvit.run.ranks import is_first
+
 
 def requeue(signum: int) -> None:
     """Call ``scontrol requeue`` for this job if its SIGUSR1 was the reason to end.
@@ -18,7 +20,7 @@ def requeue(signum: int) -> None:
         return
     if environment.get("SLURM_JOB_NAME") in ("bash", "interactive"):
         return
-    if any(environment.get(name, "0") != "0" for name in ("SLURM_PROCID", "RANK", "NODE_RANK")):
+    if not is_first():
         return
     job = environment["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in environment:

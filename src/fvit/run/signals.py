@@ -39,6 +39,7 @@ class _State:
     listening = False
     deferred = False
     handles_second = False
+    ending = False
 
 
 _state = _State()
@@ -54,8 +55,8 @@ def listening() -> Iterator[None]:
     if _state.listening or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _state.signum, _state.told, _state.listening = None, 0, True
-    before = {signum: signal.signal(signum, _handle) for signum in _heeded()}
+    _state.signum, _state.told, _state.listening, _state.ending = None, 0, True, False
+    before = {signum: signal.signal(signum, _handle) for signum in heeded()}
     try:
         yield
     finally:
@@ -92,6 +93,14 @@ def told() -> int:
     return _state.told
 
 
+def ignore_further() -> None:
+    """Let no signal cut what is left to do: with the checkpoint saved, that is W&B's end, the record, and requeueing.
+
+    Where one rank has ended, srun and torchrun send the others a SIGTERM, however the first one came to end.
+    """
+    _state.ending = True
+
+
 def raise_received() -> None:
     """Raise `Stopped` if a signal was noted and nobody has acted on it."""
     if _state.signum is not None:
@@ -99,6 +108,8 @@ def raise_received() -> None:
 
 
 def _handle(signum: int, frame: FrameType | None) -> None:
+    if _state.ending:
+        return
     now = time.monotonic()
     first = _state.signum is None
     if not first and now - _state.last < _ECHO_SECONDS:
@@ -111,8 +122,11 @@ def _handle(signum: int, frame: FrameType | None) -> None:
         raise Stopped(signum)
 
 
-def _heeded() -> list[signal.Signals]:
-    """submitit ignores SIGTERM and has a signal of its own for what SIGUSR1 means elsewhere."""
+def heeded() -> list[signal.Signals]:
+    """Those by which a process is told to end.
+
+    submitit ignores SIGTERM and has a signal of its own for what SIGUSR1 means elsewhere.
+    """
     if "SUBMITIT_EXECUTOR" in os.environ:
         names = ["SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")]
     else:

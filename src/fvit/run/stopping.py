@@ -89,6 +89,7 @@ class Stopping(Callback):
         """Save, if this is the end that was agreed on."""
         if isinstance(exception, SIGTERMException):
             self.stopped = Stopped(self._signum, self._tell(trainer, self._save(trainer)))
+            signals.ignore_further()
         self._deferring.close()
 
     def _is_due(self, trainer: Trainer) -> bool:

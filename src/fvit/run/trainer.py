@@ -9,6 +9,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 from lightning import LightningDataModule, Trainer
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 
@@ -24,6 +25,7 @@ from fvit.run.guard import NonFiniteGuard
 from fvit.run.hardware import check_devices, local_devices
 from fvit.run.progress import RunProgress
 from fvit.run.random_states import RandomStates
+from fvit.run.ranks import external_rank
 from fvit.run.resume import ResumePoint
 from fvit.run.signals import Stopped
 from fvit.run.skipped import SkippedImages
@@ -60,16 +62,20 @@ def build(config: dict[str, Any]) -> Trainer:
     quiet_lightning()
     options = instantiate(config["trainer"], _convert_="all")
     check_devices(options)
+    processes = local_devices(options) * options["num_nodes"]
+    if external_rank() is None:
+        # Lightning would take a single task of SLURM's for the whole world, or the tasks of a job for ranks.
+        options.setdefault("plugins", LightningEnvironment())
     if options["strategy"] == "fsdp":
         # One file with whole weights, as on one device, which any hardware loads.
         options["strategy"] = ModelParallelStrategy(
-            data_parallel_size=local_devices(options) * options["num_nodes"],
+            data_parallel_size=processes,
             tensor_parallel_size=1,
             save_distributed_checkpoint=False,
         )
     loggers = [instantiate(logger) for logger in config["logger"].values()]
     callbacks = [instantiate(callback) for callback in config["callbacks"].values()]
-    callbacks += [WorldSizeCheck(), ResumePoint(), SkippedImages(), RunProgress(), NonFiniteGuard()]
+    callbacks += [WorldSizeCheck(processes), ResumePoint(), SkippedImages(), RunProgress(), NonFiniteGuard()]
     callbacks += [DataWait(), GradNorm(), Usage(), CurveStart(), RandomStates()]
     callbacks += [stopping.Stopping()]  # last: what others do after a batch belongs into its checkpoint
     trainer = Trainer(
