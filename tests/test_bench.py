@@ -114,6 +114,15 @@ def test_a_size_that_does_not_divide_is_a_row(run):
     assert "take res=32" in done.out
 
 
+def test_options_that_do_not_fit_together_are_a_row(run):
+    done = run("model=vit_tiny", "model.embed_dim=96,100", "model.depth=1", "res=32", "what=params")
+    assert done.code == 0
+    fits, does_not = lines(done.folder)
+    assert (fits["model"], fits["status"], float(fits["params"]) > 0) == ("vit_tiny embed_dim=96", "ok", True)
+    assert (does_not["model"], does_not["params"]) == ("vit_tiny embed_dim=100", "")
+    assert "not divisible by model.num_heads=3; take embed_dim=99" in does_not["status"]
+
+
 def test_a_candidate_without_memory_is_a_row(run, monkeypatch):
     def forward(subject, batch):
         if type(subject.model.blocks[0].attn).__name__ == "Sigmoid":

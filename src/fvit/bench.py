@@ -81,11 +81,13 @@ def build(config: dict[str, Any], cell: Cell, reference: Cell | None, conditions
     """The model of a cell, with 1,000 classes unless it says otherwise, at the cost of `reference` if there is one.
 
     Raises:
-        ValueError: it cannot be built for images of this size, or cannot meet the budget.
+        ValueError: it cannot be, cannot be built for images of this size, or cannot meet the budget.
     """
     from fvit.cost.match import make, match_count, match_latency
     from fvit.cost.measure import Built
 
+    if cell.refusal:
+        raise cell.refusal
     options, classes = cell.options, cell.options["num_classes"] or 1000
     try:
         if reference is None:

@@ -35,6 +35,10 @@ N = 2 * 4 * 8
         (lambda x: x + x, 0),
         (lambda x: x.exp(), 0),
         (lambda x: torch.nn.functional.avg_pool2d(x, (2, 4)), N),
+        (lambda x: torch.nn.functional.adaptive_avg_pool2d(x, (2, 2)), N),
+        (lambda x: torch.nn.functional.adaptive_avg_pool2d(x[0], (2, 2)), N),
+        # Windows of 2, 2 and 2 rows that overlap, and of 3, 4 and 3 columns.
+        (lambda x: torch.nn.functional.adaptive_avg_pool2d(x, 3), 2 * 6 * 10),
         (lambda x: torch.addcmul(x, x, x), N),
         (lambda x: x.flatten(1)[0].dot(x.flatten()), N),
         (lambda x: x[0, 0].mv(x[0, 0, 0]), 4 * 8),

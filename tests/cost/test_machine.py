@@ -34,6 +34,16 @@ def test_what_bears_on_the_figures_is_told(monkeypatch, tmp_path):
     assert machine(CPU)["name"]
 
 
+def test_a_gpu_is_named_with_its_libraries(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Abacus on {device.type}")
+    monkeypatch.setattr(torch.version, "cuda", "99.1")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 99100)
+    found = machine(torch.device("cuda"))
+    assert (found["device"], found["name"]) == ("cuda", "Abacus on cuda")
+    assert (found["cuda"], found["cudnn"]) == ("99.1", 99100)
+    assert not {"cuda", "cudnn"} & set(machine(CPU))
+
+
 def test_a_device_that_is_missing_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert open_device("cpu") == CPU

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -6,6 +8,7 @@ from fvit.cost import count
 from fvit.cost import measure as measuring
 from fvit.cost.measure import WHAT, Built, Candidate, Row, Settings, measure
 from fvit.cost.subject import Conditions, Subject
+from fvit.cost.timing import Timing
 from fvit.models import build
 
 QUICK = Settings(runs=3, seconds=0.01, batch=2)
@@ -43,7 +46,7 @@ def failing(error, runs=0):
 
 
 def test_every_figure_is_found():
-    [row] = measure([candidate()], QUICK)
+    [row] = measure([candidate()], replace(QUICK, runs=6, seconds=99.0))
     assert row.status == "ok"
     assert row.tokens == 16 + 1
     cost = count(vit(), 32)
@@ -54,7 +57,7 @@ def test_every_figure_is_found():
     )
     for name in ("latency_ms", "batch_ms", "train_ms"):
         assert 0 < row.values[f"{name}_low"] <= row.values[name] <= row.values[f"{name}_high"]
-        assert len(row.runs[name].seconds) == 3
+        assert len(row.runs[name].seconds) == row.values[f"{name}_runs"] == 6
     assert row.values["images_per_s"] == pytest.approx(1e3 * row.values["batch"] / row.values["batch_ms"])
     assert row.values["images_per_s_low"] <= row.values["images_per_s"] <= row.values["images_per_s_high"]
     assert row.values["saved_mib"] > 0
@@ -64,16 +67,16 @@ def test_every_figure_is_found():
 @pytest.mark.parametrize("what", WHAT)
 def test_what_is_not_asked_for_is_not_measured(what):
     ends = ("", "_low", "_high")
+    timed = (*ends, "_runs")
     keys = {
         "params": {"params"},
         "macs": {"macs", "macs_paper"},
-        "latency": {"latency_ms" + end for end in ends},
-        "throughput": {"batch"}
-        | {f"{name}{end}" for name in ("batch_ms", "images_per_s") for end in ("", "_low", "_high")},
+        "latency": {"latency_ms" + end for end in timed},
+        "throughput": {"batch"} | {"batch_ms" + end for end in timed} | {"images_per_s" + end for end in ends},
         "memory": {"saved_mib", "peak_mib", "train_peak_mib"},
-        "train": {"train_ms" + end for end in ends},
+        "train": {"train_ms" + end for end in timed},
     }
-    [row] = measure([candidate()], Settings([what], runs=3, seconds=0.01, batch=2))
+    [row] = measure([candidate()], Settings([what], runs=6, seconds=99.0, batch=2))
     assert set(row.values) - {"extra"} == keys[what] - ({"peak_mib", "train_peak_mib"} - set(row.values))
 
 
@@ -138,7 +141,7 @@ def test_the_best_batch_is_one_that_fits(monkeypatch):
                 raise torch.OutOfMemoryError("too many")
             return super().forward(images)
 
-    monkeypatch.setattr(measuring, "best_batch", lambda time_of, sizes: _try_all(time_of, sizes))
+    monkeypatch.setattr(measuring, "best_batch", lambda time_of, sizes, longest: _try_all(time_of, sizes))
 
     def _try_all(time_of, sizes):
         from fvit.cost.timing import best_batch
@@ -147,6 +150,26 @@ def test_the_best_batch_is_one_that_fits(monkeypatch):
 
     [row] = measure([candidate(make=lambda: Built(Narrow(None, 10**6), {}))], Settings(["throughput"], 3, 1.0))
     assert (row.status, row.values["batch"]) == ("ok", 4)
+
+
+@pytest.mark.parametrize("what", [["throughput"], ["throughput", "latency"]])
+def test_the_best_batch_is_one_that_takes_no_longer_than_a_figure(monkeypatch, what):
+    """Whatever was measured before: a large batch takes hours, or all memory."""
+    tried = []
+
+    def timings(steps, *args, **kwargs):
+        for step in steps.values():
+            step()
+        return {name: Timing((tried[-1] ** 0.9,) * 3) for name in steps}  # seconds
+
+    def forward(subject, batch):
+        return lambda: tried.append(batch)
+
+    monkeypatch.setattr(measuring, "time_in_turns", timings)
+    monkeypatch.setattr(Subject, "forward", forward)
+    [row] = measure([candidate()], Settings(what, seconds=10.0))
+    assert (row.status, row.values["batch"]) == ("ok", 8)
+    assert max(tried) == 8
 
 
 def test_those_of_one_size_and_manner_take_turns(monkeypatch):
@@ -168,6 +191,66 @@ def test_progress_counts_the_figures():
     told = []
     measure([candidate(), candidate(size=16), failing(ValueError("no"))], Settings(["params", "latency"]), told.append)
     assert sum(told) == 3 * 2
+
+
+def test_progress_moves_while_many_take_turns(monkeypatch):
+    """As many figures are told as the share of the rounds that is done."""
+    told = []
+    rounds = []
+
+    def noted(steps, runs, seconds, wait, tell):
+        def one_more(share):
+            tell(share)
+            rounds.append(sum(told))
+
+        return real(steps, runs, 99.0, wait, one_more)
+
+    real = measuring.time_in_turns
+    monkeypatch.setattr(measuring, "time_in_turns", noted)
+    measure([candidate() for _ in range(4)], Settings(["latency"], runs=8), told.append)
+    assert rounds == [0, 1, 1, 2, 2, 3, 3, 4]
+    assert sum(told) == 4
+
+
+class Linear(nn.Module):
+    """A class whose forward pass is one piece of code, whatever the width."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.layer = nn.Linear(3, width)
+
+    def forward(self, images):
+        return self.layer(images.mean((2, 3)))
+
+
+def test_compiled_is_never_eager(monkeypatch):
+    """All of these share the code of one forward pass, which torch compiles 8 times unless it is told otherwise."""
+    ran = []
+    compiled = nn.Module.compile
+
+    def counted(module, **options):
+        def backend(graph, inputs):
+            def run(*inputs):
+                ran.append(module.layer.out_features)
+                return graph(*inputs)
+
+            return run
+
+        compiled(module, **options, backend=backend)
+
+    monkeypatch.setattr(nn.Module, "compile", counted)
+    widths = range(2, 8)
+    candidates = [
+        candidate(size=size, make=lambda width=width: Built(Linear(width), {}), compiled=True)
+        for size in (8, 16)
+        for width in widths
+    ]
+    rows = measure(candidates, Settings(["latency", "memory", "train"], 3, 99.0, 2))
+    assert [row.status for row in rows] == ["ok"] * len(rows)
+    runs = {width: ran.count(width) for width in widths}
+    # At each size 4 of latency and of training, warm-up included; and of memory 1 that is watched, and 2 times 2, or 2
+    # times 1 where the system tells no peak.
+    assert set(runs.values()) in ({2 * (4 + 4 + 5)}, {2 * (4 + 4 + 3)}), runs
 
 
 def test_a_model_without_tokens_has_none():

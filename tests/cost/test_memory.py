@@ -68,6 +68,31 @@ def test_a_peak_ends_where_it_is_reset():
     assert 63 * MIB < peak(CPU) - low < 66 * MIB
 
 
+def test_on_a_gpu_the_peak_is_that_of_the_second_run_above_what_was_in_use(monkeypatch):
+    """An allocator that keeps 100 bytes from call to call, and 1,000 more from the first one on; a step takes 40."""
+    state = {"held": 100, "peak": 0, "waited": True}
+
+    def step():
+        state["held"] = 1100
+        state["peak"] = max(state["peak"], state["held"] + 40)
+        state["waited"] = False
+
+    def read(name):
+        assert state["waited"], "figures are taken once the device is done"
+        return state[name]
+
+    cuda = {
+        "synchronize": lambda device: state.update(waited=True),
+        "memory_allocated": lambda device: read("held"),
+        "max_memory_allocated": lambda device: read("peak"),
+        "reset_peak_memory_stats": lambda device: state.update(peak=read("held")),
+    }
+    for name, function in cuda.items():
+        monkeypatch.setattr(torch.cuda, name, function)
+    state["peak"] = 9999  # of a step before
+    assert peak_of(step, torch.device("cuda")) == 40
+
+
 def test_a_device_that_does_not_tell_has_no_peak():
     assert peak_of(lambda: None, torch.device("meta")) is None
 

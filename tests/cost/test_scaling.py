@@ -23,6 +23,16 @@ def test_the_exponent_of_a_power_law_is_found(power):
     assert found.interval[1] - found.interval[0] < 0.1
 
 
+@pytest.mark.parametrize(("fewest", "told"), [(1, False), (3, False), (5, False), (6, True)])
+def test_an_interval_takes_enough_runs_of_every_size(fewest, told):
+    """Three runs that fell close together would have one that is too narrow."""
+    mine = noisy(lambda n: n)
+    mine[SIZES[-1]] = mine[SIZES[-1]][:fewest]
+    theirs = noisy(lambda n: n**2 / 1000, seed=1)
+    for found in (exponent(mine), crossover(mine, theirs), crossover(theirs, mine)):
+        assert (found.interval is not None) == told
+
+
 def test_one_size_has_no_exponent():
     assert exponent({197: [1.0, 2.0]}) is None
 

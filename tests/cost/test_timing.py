@@ -4,7 +4,7 @@ import random
 import pytest
 import torch
 
-from fvit.cost.timing import Timing, best_batch, time_in_turns
+from fvit.cost.timing import FEWEST, Timing, best_batch, synchroniser, time_in_turns
 
 
 def test_all_take_turns_in_an_order_that_is_reversed():
@@ -37,10 +37,48 @@ def test_the_interval_holds_the_median_in_95_of_100_cases():
 
 
 @pytest.mark.parametrize(
-    ("runs", "interval"), [(1, (0, 0)), (3, (0, 2)), (5, (0, 4)), (6, (0, 5)), (9, (1, 7)), (20, (5, 14))]
+    ("runs", "interval"), [(1, None), (3, None), (5, None), (6, (0, 5)), (9, (1, 7)), (20, (5, 14))]
 )
 def test_the_interval_of_few_runs_is_as_tables_have_it(runs, interval):
     assert Timing(tuple(range(runs))).interval == interval
+
+
+@pytest.mark.parametrize("runs", [FEWEST - 1, FEWEST])
+def test_fewer_runs_have_no_interval_because_their_range_covers_too_little(runs):
+    """The range misses the median where all runs lie on the same side of it."""
+    assert (1 - 2 * 0.5**runs >= 0.95) == (Timing(tuple(range(runs))).interval is not None)
+
+
+def test_after_each_round_the_share_that_is_done_is_told():
+    told = []
+    time_in_turns({"a": lambda: None, "b": lambda: None}, runs=4, tell=told.append)
+    assert told == [0.25, 0.5, 0.75, 1.0]
+    told.clear()
+    time_in_turns({"a": lambda: None}, runs=100, budget=0, tell=told.append)
+    assert told == [1.0] * 3, "the budget is spent"
+
+
+def test_a_gpu_is_waited_for_and_a_cpu_is_not(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append("cuda"))
+    synchroniser(torch.device("cpu"))()
+    assert waited == []
+    synchroniser(torch.device("cuda"))()
+    assert waited == ["cuda"]
+
+
+def test_no_batch_is_tried_that_would_take_too_long():
+    tried = []
+
+    def time_of(size):
+        tried.append(size)
+        return 1 + 0.1 * size  # a larger batch always has the higher rate
+
+    assert best_batch(time_of, [1, 2, 4, 8, 16, 32], longest=3.0)[0] == 8
+    assert tried == [1, 2, 4, 8]
+    tried.clear()
+    best_batch(time_of, [4, 8], longest=0.1)
+    assert tried == [4], "the smallest is, in any case"
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ def test_exponents_and_crossovers_are_those_of_the_laws():
     rows = law("softmax", lambda n: n**2 * 1e-6) + law("linear", lambda n: 700 * n * 1e-6)
     softmax, linear = trends(rows, "softmax")
     assert softmax.name == "vit softmax"
-    assert softmax.tokens == linear.tokens == tuple(SIZES.values())
+    assert softmax.sizes == linear.sizes == tuple(SIZES.values())
+    assert softmax.unit == linear.unit == "tokens"
     for trend, power in ((softmax, 2), (linear, 1)):
         assert trend.forward.value == pytest.approx(power)
         assert trend.training.value == pytest.approx(power)
@@ -66,9 +67,29 @@ def test_another_baseline():
     assert softmax.overtakes.value == math.inf
 
 
-def test_one_size_or_no_tokens_make_no_trend():
+def test_one_size_makes_no_trend():
     assert trends([row("softmax", 224, 1.0)], "softmax") == []
-    assert trends([row("native", res, 1.0, tokens=None) for res in SIZES], "softmax") == []
+
+
+def test_a_model_without_tokens_grows_with_the_pixels():
+    def grown(attention, cost):
+        return [row(attention, res, cost(res**2), tokens=None, saved_mib=res**2 / 10) for res in SIZES]
+
+    native, linear = trends(grown("native", lambda n: n**2 * 1e-9) + grown("linear", lambda n: n * 3e-4), "native")
+    assert native.unit == linear.unit == "pixels"
+    assert native.sizes == tuple(res**2 for res in SIZES)
+    for trend, power in ((native, 2), (linear, 1)):
+        assert (trend.forward.value, trend.saved.value) == (pytest.approx(power), pytest.approx(1))
+    assert linear.overtakes.value == pytest.approx(300_000)
+
+
+def test_peaks_grow_too_and_those_within_a_mib_are_none():
+    rows = [row("softmax", res, 1.0, peak_mib=n / 512, train_peak_mib=n**2 / 100) for res, n in SIZES.items()]
+    [trend] = trends(rows, "softmax")
+    assert (trend.training_peak.value, trend.training_peak.interval) == (pytest.approx(2), None)
+    assert trend.peak.value == pytest.approx(1), "197 tokens take less than a MiB, and are left out"
+    [trend] = trends([row("softmax", res, 1.0, peak_mib=0.0) for res in SIZES], "softmax")
+    assert trend.peak is None
 
 
 def test_what_was_counted_alone_makes_no_trend():

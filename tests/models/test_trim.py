@@ -3,11 +3,13 @@ import pickle
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 
 from fvit.attention import Mechanism, get, names
 from fvit.cost import count
-from fvit.models import build
-from fvit.models.trim import TrimmedBlock, trim, untrimmed, why_not
+from fvit.models import build, exchange
+from fvit.models.layout import TellsLayout
+from fvit.models.trim import TrimmedBlock, Trims, trim, untrimmed, why_not
 
 SMALL = dict(patch_size=8, embed_dim=24, depth=3, num_heads=3, drop_path_rate=0.0)
 
@@ -129,6 +131,7 @@ def test_exported_and_trimmed():
         ("vit_tiny_patch16_224", None, {}, "timm's own; take attention=softmax"),
         ("deit_tiny_distilled_patch16_224", "additive", {}, "Distilled has a head or a forward pass of its own"),
         ("convnext_atto", None, None, "ConvNeXt is no VisionTransformer"),
+        ("fvit_tiny_patch16_224", None, dict(features_only=True), "FeatureGetterNet is no VisionTransformer"),
     ],
 )
 def test_where_it_is_not_exact_it_is_not_done_and_refused_if_asked_for(name, attention, options, reason):
@@ -138,6 +141,31 @@ def test_where_it_is_not_exact_it_is_not_done_and_refused_if_asked_for(name, att
     assert not getattr(model, "trims_last", False)
     with pytest.raises(ValueError, match=f"trim_last has no effect here: .*({reason})"):
         build(name, 32, 5, attention, trim_last=True, **options)
+
+
+class Doubles(VisionTransformer):
+    """A host with a forward pass of its own, which `trim` does not know."""
+
+    def forward(self, x, attn_mask=None):
+        return 2 * super().forward(x, attn_mask=attn_mask)
+
+
+class DoublesOurs(TellsLayout, VisionTransformer):
+    """The same, made of a host of ours."""
+
+    def forward(self, x, attn_mask=None):
+        return 2 * super().forward(x, attn_mask=attn_mask)
+
+
+@pytest.mark.parametrize("kind", [Doubles, DoublesOurs])
+def test_a_forward_pass_of_its_own_is_kept(kind):
+    model = kind(img_size=32, num_classes=5, **SMALL).eval()
+    logits = 2 * VisionTransformer.forward(model, images().float())
+    exchange(model, "softmax", keep=["qkv", "proj"])
+    assert type(model).__mro__.count(Trims) == 1
+    with pytest.raises(ValueError, match="has a head or a forward pass of its own"):
+        trim(model)
+    torch.testing.assert_close(model(images().float()), logits)
 
 
 def test_it_is_done_by_default_where_it_is_exact():

@@ -338,6 +338,16 @@ def test_a_configuration_without_effect_is_refused(compose_config, overrides, me
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("preset", "loss"), [("attention", "attention"), ("features", "features"), ("blocks", "attention")]
+)
+def test_tokens_that_are_left_out_cannot_be_compared(compose_config, preset, loss):
+    trimmed = ("model.trim_last=true", "distillation.teacher.path=here")
+    with pytest.raises(ConfigError, match=rf"trim_last=true leaves out .* what distillation\.{loss}.* set .*=null"):
+        compose_config(f"distillation={preset}", *trimmed)
+    assert compose_config("distillation=deit_soft", *trimmed)["model"]["trim_last"]
+
+
 # Weights of another run.
 
 

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fvit.attention import Mechanism
 from fvit.cost.formulas import FORMULAS
-from fvit.models.trim import Trims
+from fvit.models.trim import untrimmed
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,14 @@ def count(model: nn.Module, input_size: Sequence[int] | int) -> Cost:
 def _as_written(model: nn.Module) -> Iterator[None]:
     """Mechanisms that can be evaluated in several forms take the textbook's, and the last block is computed whole."""
     forms = {m: m.form for m in model.modules() if isinstance(m, Mechanism)}
-    trimmed = [m for m in model.modules() if isinstance(m, Trims) and m.trims_last]
     try:
         for mechanism in forms:
             mechanism.form = "textbook"
-        for host in trimmed:
-            host.trims_last = False
-        yield
+        with untrimmed(*model.modules()):
+            yield
     finally:
         for mechanism, form in forms.items():
             mechanism.form = form
-        for host in trimmed:
-            host.trims_last = True
 
 
 @contextmanager

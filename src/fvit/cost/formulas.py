@@ -50,6 +50,15 @@ def _pooling(x: Tensor, window: Sequence[int], *args: object, out_val: Tensor) -
     return 2 * out_val.numel() * window[0] * window[-1]
 
 
+def _adaptive_pooling(x: Tensor, size: Sequence[int], *args: object, out_val: Tensor) -> int:
+    """The same of windows whose sizes follow from that of the output, and which may overlap."""
+    rows, columns = (
+        sum(-(-(i + 1) * whole // parts) - i * whole // parts for i in range(parts))
+        for whole, parts in zip(x.shape[-2:], size, strict=True)
+    )
+    return 2 * math.prod(x.shape[:-2]) * rows * columns
+
+
 FORMULAS: dict[object, Callable[..., int]] = {
     aten.mul: _elementwise,
     aten.mul_: _elementwise,
@@ -61,6 +70,7 @@ FORMULAS: dict[object, Callable[..., int]] = {
     aten._fft_r2c: _real_transform,
     aten._fft_c2r: _real_transform,
     aten.avg_pool2d: _pooling,
+    aten._adaptive_avg_pool2d: _adaptive_pooling,
 }
 """By operator, for ``FlopCounterMode(custom_mapping=…)``."""
 

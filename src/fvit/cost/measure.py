@@ -11,7 +11,7 @@ from torch import nn
 
 from fvit.cost.count import count
 from fvit.cost.memory import bounded, peak_of, ran_out, saved_for_backward
-from fvit.cost.subject import Conditions, Subject
+from fvit.cost.subject import Conditions, Subject, compiling
 from fvit.cost.timing import Step, Timing, best_batch, synchroniser, time_in_turns
 
 Made = TypeVar("Made")
@@ -80,10 +80,13 @@ class Row:
         return self.status == "ok"
 
     def time(self, name: str, timing: Timing) -> None:
-        """Note the median of a timing, in ms, with its interval."""
-        low, high = timing.interval
+        """Note the median of a timing, in ms, with its interval if it has one, and of how many runs it is."""
         self.runs[name] = timing
-        self.values |= {name: timing.median * 1e3, f"{name}_low": low * 1e3, f"{name}_high": high * 1e3}
+        self.values[name] = timing.median * 1e3
+        if timing.interval is not None:
+            low, high = timing.interval
+            self.values |= {f"{name}_low": low * 1e3, f"{name}_high": high * 1e3}
+        self.values[f"{name}_runs"] = len(timing.seconds)
 
     def attempt(self, work: Callable[[], Made]) -> Made | None:
         """What `work` returns. None if it fails, which the status then says, or if something has failed before."""
@@ -100,6 +103,8 @@ class Row:
 
 
 Pairs = list[tuple[Row, Subject]]
+Tell = Callable[[float], None]
+"""Called with the share of the work in hand that is done, which grows to 1."""
 
 
 def measure(
@@ -112,7 +117,8 @@ def measure(
     Args:
         candidates: what to measure.
         settings: how.
-        tell: called with the number of figures that have become known.
+        tell: called with the number of figures that have become known. Those of candidates that take turns become
+            known together, and are told in proportion to the work that is done.
     """
     rows = [Row(candidate) for candidate in candidates]
     groups: dict[Conditions, list[Row]] = {}
@@ -120,15 +126,36 @@ def measure(
         groups.setdefault(row.candidate.conditions, []).append(row)
     on_cpu = all(candidate.conditions.device.type == "cpu" for candidate in candidates)
     with bounded() if on_cpu else nullcontext():
-        for group in groups.values():
-            pairs = [(row, row.attempt(partial(_prepare, row, settings))) for row in group]
-            for what in settings.what:
-                # Whoever has failed frees its memory.
-                pairs = [(row, subject) for row, subject in pairs if row.alive and subject is not None]
-                if what in _FIGURES:
-                    _FIGURES[what](pairs, settings)
-                tell(len(group))
+        for conditions, group in groups.items():
+            with compiling() if conditions.compiled else nullcontext():
+                _measure_together(group, settings, tell)
     return rows
+
+
+def _measure_together(group: Sequence[Row], settings: Settings, tell: Callable[[int], None]) -> None:
+    """Measure candidates of the same conditions."""
+    pairs = [(row, row.attempt(partial(_prepare, row, settings))) for row in group]
+    for what in settings.what:
+        # Whoever has failed frees its memory.
+        pairs = [(row, subject) for row, subject in pairs if row.alive and subject is not None]
+        reached = _counter(len(group), tell)
+        if what in _FIGURES:
+            _FIGURES[what](pairs, settings, reached)
+        reached(1.0)
+
+
+def _counter(figures: int, tell: Callable[[int], None]) -> Tell:
+    """Tells of so many figures, as the share that is done of them all grows."""
+    told = 0
+
+    def reached(share: float) -> None:
+        nonlocal told
+        new = int(figures * share) - told
+        told += new
+        if new:
+            tell(new)
+
+    return reached
 
 
 def _prepare(row: Row, settings: Settings) -> Subject:
@@ -144,7 +171,13 @@ def _prepare(row: Row, settings: Settings) -> Subject:
     return Subject(model, row.candidate.conditions)
 
 
-def _in_turns(pairs: Pairs, name: str, step_of: Callable[[Row, Subject], Step], settings: Settings) -> None:
+def _in_turns(
+    pairs: Pairs,
+    name: str,
+    step_of: Callable[[Row, Subject], Step],
+    settings: Settings,
+    reached: Tell,
+) -> None:
     """Time a step of each, and note it as `name`."""
     steps: dict[str, Step] = {}
     for number, (row, subject) in enumerate(pairs):
@@ -152,31 +185,38 @@ def _in_turns(pairs: Pairs, name: str, step_of: Callable[[Row, Subject], Step], 
         if step is not None:
             steps[str(number)] = partial(row.attempt, step)
     wait = synchroniser(pairs[0][0].candidate.conditions.device) if pairs else lambda: None
-    timings = time_in_turns(steps, settings.runs, settings.seconds, wait)
+    timings = time_in_turns(steps, settings.runs, settings.seconds, wait, reached)
     for number, (row, _) in enumerate(pairs):
         if row.alive:
             row.time(name, timings[str(number)])
 
 
-def _latency(pairs: Pairs, settings: Settings) -> None:
-    _in_turns(pairs, "latency_ms", lambda _, subject: subject.forward(1), settings)
+def _latency(pairs: Pairs, settings: Settings, reached: Tell) -> None:
+    _in_turns(pairs, "latency_ms", lambda _, subject: subject.forward(1), settings, reached)
 
 
-def _throughput(pairs: Pairs, settings: Settings) -> None:
-    for row, subject in pairs:
-        best = row.attempt(partial(_best_batch, row, subject, settings))
+def _throughput(pairs: Pairs, settings: Settings, reached: Tell) -> None:
+    for number, (row, subject) in enumerate(pairs, 1):
+        best = row.attempt(partial(_best_batch, subject, settings))
         if best is not None:
             row.values["batch"] = best
-    _in_turns(pairs, "batch_ms", lambda row, subject: subject.forward(int(row.values["batch"])), settings)
+        reached(0.5 * number / len(pairs))
+    _in_turns(
+        pairs,
+        "batch_ms",
+        lambda row, subject: subject.forward(int(row.values["batch"])),
+        settings,
+        lambda share: reached(0.5 + 0.5 * share),
+    )
     for row, _ in pairs:
         if row.alive:
             images = 1e3 * row.values["batch"]
-            row.values["images_per_s"] = images / row.values["batch_ms"]
-            row.values["images_per_s_low"] = images / row.values["batch_ms_high"]
-            row.values["images_per_s_high"] = images / row.values["batch_ms_low"]
+            for end, of_time in (("", ""), ("_low", "_high"), ("_high", "_low")):
+                if f"batch_ms{of_time}" in row.values:
+                    row.values[f"images_per_s{end}"] = images / row.values[f"batch_ms{of_time}"]
 
 
-def _best_batch(row: Row, subject: Subject, settings: Settings) -> int:
+def _best_batch(subject: Subject, settings: Settings) -> int:
     wait = synchroniser(subject.conditions.device)
 
     def seconds(batch: int) -> float:
@@ -184,13 +224,13 @@ def _best_batch(row: Row, subject: Subject, settings: Settings) -> int:
         return time_in_turns(steps, runs=3, budget=settings.seconds / 3, synchronise=wait)[""].median
 
     # A batch that takes longer than a figure may take says no more than a smaller one.
-    one = row.values.get("latency_ms", 0.0) / 1e3
-    return best_batch(seconds, [size for size in _BATCHES if size * one <= settings.seconds] or [1])[0]
+    return best_batch(seconds, _BATCHES, longest=settings.seconds)[0]
 
 
-def _memory(pairs: Pairs, settings: Settings) -> None:
-    for row, subject in pairs:
+def _memory(pairs: Pairs, settings: Settings, reached: Tell) -> None:
+    for number, (row, subject) in enumerate(pairs, 1):
         row.values |= row.attempt(partial(_bytes, subject, settings.batch)) or {}
+        reached(number / len(pairs))
 
 
 def _bytes(subject: Subject, batch: int) -> dict[str, float]:
@@ -203,12 +243,12 @@ def _bytes(subject: Subject, batch: int) -> dict[str, float]:
     return {name: number / 2**20 for name, number in found.items() if number is not None}
 
 
-def _train(pairs: Pairs, settings: Settings) -> None:
-    _in_turns(pairs, "train_ms", lambda _, subject: subject.train(settings.batch), settings)
+def _train(pairs: Pairs, settings: Settings, reached: Tell) -> None:
+    _in_turns(pairs, "train_ms", lambda _, subject: subject.train(settings.batch), settings, reached)
 
 
 # What is counted, `_prepare` has done.
-_FIGURES: dict[str, Callable[[Pairs, Settings], None]] = {
+_FIGURES: dict[str, Callable[[Pairs, Settings, Tell], None]] = {
     "latency": _latency,
     "throughput": _throughput,
     "memory": _memory,

@@ -6,15 +6,20 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from fvit.cost.timing import FEWEST
+
 Samples = Mapping[int, Sequence[float]]
-"""Measured values (seconds, bytes) by the number of tokens."""
+"""Measured values (seconds, bytes) by the size of the image, in tokens or pixels."""
 
 DRAWS = 1000
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval, by resampling the measured values; the interval is None without repetitions."""
+    """A value with its 95 % interval, by resampling the measured values.
+
+    The interval is None where some size has fewer than `FEWEST` values, which do not tell how far they scatter.
+    """
 
     value: float
     interval: tuple[float, float] | None
@@ -37,7 +42,7 @@ def exponent(samples: Samples, seed: int = 0) -> Estimate | None:
 
 
 def crossover(ours: Samples, theirs: Samples, seed: int = 0) -> Estimate | None:
-    """The number of tokens from which on `ours` costs less than `theirs`; None for fewer than two sizes in common.
+    """The size from which on `ours` costs less than `theirs`; None for fewer than two sizes in common.
 
     Between the two sizes where the order changes last, interpolated in logarithms. 0 where ours costs less at all sizes
     that both have, infinity where it costs more at the largest: what lies beyond was not measured.
@@ -63,7 +68,7 @@ def crossover(ours: Samples, theirs: Samples, seed: int = 0) -> Estimate | None:
 def _bootstrap(statistic: Callable[..., float], groups: Sequence[Samples], seed: int) -> Estimate:
     """The statistic of all medians, and its 95 % interval over resampled values."""
     value = statistic(*({n: statistics.median(found) for n, found in group.items()} for group in groups))
-    if all(len(found) < 2 for group in groups for found in group.values()):
+    if any(len(found) < FEWEST for group in groups for found in group.values()):
         return Estimate(value, None)
     draw = random.Random(seed)
     drawn = sorted(

@@ -1,7 +1,7 @@
 """A model under one set of conditions: the steps that are timed and watched."""
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from fvit.cost.timing import Step
 
 _CPU = torch.device("cpu")
+# Compiled versions of one function: of all models of a kind, sizes of batches, inference and training.
+_VERSIONS = 1000
 
 
 @dataclass(frozen=True)
@@ -35,18 +37,36 @@ class Conditions:
         return f" {self.precision}" * (self.precision != "float32") + " compiled" * self.compiled
 
 
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Inside, every compiled model runs compiled; what cannot be fails. Afterwards all that was compiled is dropped.
+
+    All models of a class share the code of its forward pass, and torch compiles one piece of code 8 times at most: for
+    whatever model or shape comes later, it would run eagerly from then on, and only log it.
+    """
+    from torch._dynamo import config  # takes a second, for which nothing else is to wait
+
+    limits = {"recompile_limit": _VERSIONS, "accumulated_recompile_limit": _VERSIONS}
+    with config.patch(**limits, fail_on_recompile_limit_hit=True):
+        try:
+            yield
+        finally:
+            torch.compiler.reset()
+
+
 class Subject:
     """A model, ready to run on images of noise.
 
     Args:
-        model: maps images [B, 3, H, W] to logits; is moved to the device and compiled in place.
+        model: maps images [B, 3, H, W] to logits; is moved to the device and compiled in place, anew for each size of
+            batch. Several such models are run inside `compiling`.
         conditions: how it is run.
     """
 
     def __init__(self, model: nn.Module, conditions: Conditions) -> None:
         self.model, self.conditions = model.to(conditions.device), conditions
         if conditions.compiled:
-            self.model.compile()
+            self.model.compile(dynamic=False)
 
     def forward(self, batch: int) -> Step:
         """One batch in inference."""

@@ -12,6 +12,9 @@ from fvit.cost.memory import ran_out
 
 Step = Callable[[], object]
 
+FEWEST = 6
+"""Runs from which on their range holds the true median with at least 95 %: 5 of them do with 94 % (1 - 2 · 0.5^5)."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -25,19 +28,20 @@ class Timing:
         return statistics.median(self.seconds)
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % confidence interval of the median, by order statistics; with fewer than 6 runs, all that was seen.
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % confidence interval of the median, by order statistics; None for fewer than `FEWEST` runs.
 
         The number of runs below the true median is binomial, whatever their distribution.
         """
         runs = sorted(self.seconds)
+        if len(runs) < FEWEST:
+            return None
         below, chance = 0, 0.5 ** len(runs)
         # The largest rank below which the true median lies with a chance of at most 2.5 %.
         while chance <= 0.025 and below < len(runs) // 2:
             below += 1
             chance += math.comb(len(runs), below) * 0.5 ** len(runs)
-        rank = max(0, below - 1)
-        return runs[rank], runs[-1 - rank]
+        return runs[below - 1], runs[-below]
 
 
 def time_in_turns(
@@ -45,7 +49,7 @@ def time_in_turns(
     runs: int = 20,
     budget: float = math.inf,
     synchronise: Callable[[], None] = lambda: None,
-    tell: Callable[[], None] = lambda: None,
+    tell: Callable[[float], None] = lambda share: None,
 ) -> dict[str, Timing]:
     """Time each step `runs` times, or fewer if that takes longer than `budget` seconds a step, but at least 3 times.
 
@@ -57,7 +61,7 @@ def time_in_turns(
         runs: rounds.
         budget: seconds for each candidate, its warm-up left out.
         synchronise: waits until the device is done.
-        tell: called after each round.
+        tell: called after each round, with the share that is done.
     """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
@@ -65,16 +69,17 @@ def time_in_turns(
     synchronise()
     order = list(steps)
     start = time.perf_counter()
-    for number in range(runs):
-        if number >= 3 and time.perf_counter() - start > budget * len(steps):
-            break
+    for number in range(1, runs + 1):
         for name in order:
             begin = time.perf_counter()
             steps[name]()
             synchronise()
             seconds[name].append(time.perf_counter() - begin)
         order.reverse()
-        tell()
+        spent, limit = time.perf_counter() - start, budget * len(steps)
+        tell(min(1.0, max(number / runs, spent / limit if limit else 1.0)))
+        if number >= 3 and spent > limit:
+            break
     return {name: Timing(tuple(found)) for name, found in seconds.items()}
 
 
@@ -83,7 +88,9 @@ def synchroniser(device: torch.device) -> Callable[[], None]:
     return {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, lambda: None)
 
 
-def best_batch(time_of: Callable[[int], float], sizes: Sequence[int], gain: float = 1.02) -> tuple[int, float]:
+def best_batch(
+    time_of: Callable[[int], float], sizes: Sequence[int], gain: float = 1.02, longest: float = math.inf
+) -> tuple[int, float]:
     """The batch with the highest throughput, and that, in images/s.
 
     Batches are tried from small to large, until one that is twice as large brings less than `gain` times the rate, or
@@ -93,12 +100,15 @@ def best_batch(time_of: Callable[[int], float], sizes: Sequence[int], gain: floa
         time_of: seconds that a batch takes.
         sizes: batches to try, growing.
         gain: how much more a larger batch must bring.
+        longest: seconds; a batch is not tried if it would take more than this at the rate of the one before.
 
     Raises:
         What torch raises for want of memory: even the smallest does not fit.
     """
     best, rate = 0, 0.0
     for size in sizes:
+        if best and size / rate > longest:
+            break
         try:
             new = size / time_of(size)
         except Exception as error:

@@ -35,13 +35,21 @@ def why_not(model: nn.Module) -> str | None:
         type(model.blocks[-1]) is Block or isinstance(model.blocks[-1], TrimmedBlock)
     ):
         return f"{type(model).__name__} is no VisionTransformer of plain blocks"
-    if any(getattr(type(model), name) is not getattr(VisionTransformer, name) for name in _PASSES):
+    if _has_own_passes(type(model)):
         return f"{type(model).__name__} has a head or a forward pass of its own"
     if not isinstance(model.blocks[-1].attn, Mechanism):
         return "the attention of its last block is timm's own; take attention=softmax, which is the same"
     if model.global_pool != "token" or model.attn_pool is not None:
         return f"its head reads more than the class token (global_pool={model.global_pool})"
     return None
+
+
+def _has_own_passes(kind: type[VisionTransformer]) -> bool:
+    """Whether a class replaces any method that `_forward` calls, or that it stands in for."""
+    # With `Trims` or without it, the forward pass must be timm's.
+    forwards = {vars(base)["forward"] for base in kind.__mro__ if "forward" in vars(base)} - {Trims.forward}
+    timms = {vars(base)["forward"] for base in VisionTransformer.__mro__ if "forward" in vars(base)}
+    return forwards != timms or any(getattr(kind, name) is not getattr(VisionTransformer, name) for name in _PASSES)
 
 
 def trim(model: nn.Module) -> None:

@@ -111,6 +111,23 @@ def test_what_does_not_fit_together_is_told(overrides, message):
         expand(overrides)
 
 
+def test_one_of_several_that_does_not_fit_together_is_a_cell_that_says_why():
+    good, bad = expand(["model=vit_tiny", "model.embed_dim=96,100"])
+    assert (good.model, good.refusal) == ("vit_tiny embed_dim=96", None)
+    assert (bad.model, bad.attention) == ("vit_tiny embed_dim=100", "additive")
+    assert "take embed_dim=99" in str(bad.refusal)
+    fits, does_not = expand(["attention=additive,softmax", "++model.attention.logits=full"])
+    assert (fits.refusal, does_not.attention) == (None, "softmax")
+    assert "has no option 'logits'" in str(does_not.refusal)
+
+
+def test_where_none_fits_together_that_is_told_at_once():
+    with pytest.raises(ConfigError, match="take embed_dim=99"):
+        expand(["model=vit_tiny", "model.embed_dim=100,101"])
+    with pytest.raises(ConfigError, match=r"model\.name must be given"):
+        expand(["model=timm", "attention=additive,softmax"])
+
+
 @pytest.mark.parametrize("override", ["attention=additiv", "model.embed_dm=3"])
 def test_hydra_refuses_what_it_knows(override):
     with pytest.raises(ConfigCompositionException):

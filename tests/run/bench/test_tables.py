@@ -5,9 +5,10 @@ import pytest
 
 from fvit.cost.published import Published, beside
 from fvit.cost.scaling import Estimate
+from fvit.cost.timing import FEWEST, Timing
 from fvit.cost.trends import trends
 from fvit.run.bench.tables import _three, tables
-from tests.run.bench.found import CONFIG, failed, law, row
+from tests.run.bench.found import CONFIG, TOKENS, failed, law, row
 
 
 def table(found, title):
@@ -99,16 +100,44 @@ def test_growth_is_told_with_its_intervals_and_its_ends():
     assert found.title == "Growth with the tokens N, beside softmax"
     lines = {line[0]: line[1:] for line in found.rows}
     assert lines["vit_tiny softmax"][0].startswith("2.00 (1.9")
-    assert lines["vit_tiny softmax"][4:] == ["1.00", "–", "–"]
-    assert lines["vit_tiny linear"][5].startswith("700 (6")
-    assert lines["vit_tiny fast"][5:] == ["<197", "<197"]
-    assert lines["vit_tiny slow"][5:] == [">4,097", ">4,097"]
+    assert lines["vit_tiny softmax"][4:] == ["1.00", "–", "–", "–"]
+    assert lines["vit_tiny linear"][6].startswith("700 (6")
+    assert lines["vit_tiny fast"][6:] == ["<197", "<197"]
+    assert lines["vit_tiny slow"][6:] == [">4,097", ">4,097"]
+    assert "pixels" not in found.note
+
+
+def test_growth_of_memory_is_told():
+    rows = [row("softmax", res, train_peak_mib=n / 4, saved_mib=n / 2) for res, n in TOKENS.items()]
+    line = cells(tables(rows, trends(rows, "softmax"), [], CONFIG), "Growth", 0)
+    assert (line["saved ∝ N^"], line["training peak ∝ N^"]) == ("1.00", "1.00")
+
+
+def test_growth_with_pixels_says_so():
+    rows = law("native", lambda n: n**2 * 1e-8, model="resnet18")
+    for found in rows:
+        found.tokens = None
+    found = table(tables(rows, trends(rows, "softmax"), [], CONFIG), "Growth")
+    assert found.rows[0][0] == "resnet18 native, in pixels"
+    assert "In pixels: N counts those of an image" in found.note
+
+
+def test_fewer_runs_than_an_interval_takes_have_none_and_the_note_says_how_many_it_takes():
+    few = row("softmax")
+    few.values = {"params": 1.0}
+    few.time("latency_ms", Timing((0.01, 0.02, 0.03)))
+    found = table(tables([few], [], [], CONFIG), "Time")
+    assert found.rows[0][3] == "20.0"
+    assert f"for which it takes {FEWEST} runs" in found.note
+    rows = law("softmax", lambda n: n)
+    found = table(tables(rows, trends(rows, "softmax"), [], CONFIG), "Growth")
+    assert f"for which it takes {FEWEST} runs" in found.note
 
 
 def test_an_open_interval_is_told():
     rows = law("softmax", lambda n: n**2 * 1e-8) + law("linear", lambda n: 700 * n * 1e-8)
     trend = replace(trends(rows, "softmax")[1], overtakes=Estimate(1234.5, (0.0, math.inf)))
-    assert table(tables(rows, [trend], [], CONFIG), "Growth").rows[0][6] == "1,234 (<197 to >4,097)"
+    assert table(tables(rows, [trend], [], CONFIG), "Growth").rows[0][7] == "1,234 (<197 to >4,097)"
 
 
 def test_what_others_printed_is_quoted_as_printed():

@@ -53,18 +53,22 @@ class Cell:
         model: the option of the group `model` or the name given to timm, and what else of it varies over the grid.
         attention: the option of the group `attention`, likewise.
         options: of the model, as under `model` in a training configuration.
+        refusal: why they do not fit together; None if they do.
     """
 
     model: str
     attention: str
     options: dict[str, Any]
+    refusal: ConfigError | None = None
 
 
 def expand(overrides: Sequence[str]) -> list[Cell]:
     """All points of a grid: ``attention=a,b`` and ``model.name=[a,b]`` both mean one after the other.
 
+    A point that does not fit together is a cell with a `refusal`, beside others that do.
+
     Raises:
-        ConfigError: an override is none, or a point does not fit together.
+        ConfigError: an override is none, or no point fits together.
     """
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
@@ -72,33 +76,45 @@ def expand(overrides: Sequence[str]) -> list[Cell]:
         raise ConfigError(f"{' '.join(overrides)}: {error}") from error
     axes = [_choices(override) for override in parsed]
     varying = [len(axis) > 1 for axis in axes]
-    return [
-        compose_cell(point, [text for text, varies in zip(point, varying, strict=True) if varies])
+    cells = [
+        _compose(point, [text for text, varies in zip(point, varying, strict=True) if varies])
         for point in itertools.product(*axes)
     ]
+    if all(cell.refusal for cell in cells):
+        raise cells[0].refusal
+    return cells
 
 
-def compose_cell(overrides: Sequence[str], varying: Sequence[str] = ()) -> Cell:
-    """The checked options of one model.
-
-    Args:
-        overrides: of `fvit-train`, from the groups `model` and `attention`.
-        varying: those of them that its names must tell.
+def compose_cell(overrides: Sequence[str]) -> Cell:
+    """The model of some overrides of `fvit-train`, from the groups `model` and `attention`.
 
     Raises:
         ConfigError: they do not fit together.
     """
+    cell = _compose(overrides, ())
+    if cell.refusal:
+        raise cell.refusal
+    return cell
+
+
+def _compose(overrides: Sequence[str], varying: Sequence[str]) -> Cell:
+    """The cell of some overrides, whose names tell of those that vary."""
     cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
     choices = cfg.hydra.runtime.choices
-    options = validate.check(OmegaConf.masked_copy(cfg, "model"), Candidate)["model"]
+    options, refusal = {}, None
+    try:
+        options = validate.check(OmegaConf.masked_copy(cfg, "model"), Candidate)["model"]
+    except ConfigError as error:
+        refusal = error
     named = choices["model"] == "timm" or any(text.startswith("model.name=") for text in overrides)
-    words = {"model.attention.": [choices["attention"]], "model.": [options["name"] if named else choices["model"]]}
+    model = str(cfg.model.get("name")) if named else choices["model"]
+    words = {"model.attention.": [choices["attention"]], "model.": [model]}
     for text in varying:
         key = text.lstrip("+~")
         owner = next((owner for owner in words if key.startswith(owner)), None)
         if owner is not None and not key.startswith("model.name="):
             words[owner].append(key.removeprefix(owner))
-    return Cell(" ".join(words["model."]), " ".join(words["model.attention."]), options)
+    return Cell(" ".join(words["model."]), " ".join(words["model.attention."]), options, refusal)
 
 
 def _choices(override: Override) -> list[str]:

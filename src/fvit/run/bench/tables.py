@@ -57,7 +57,7 @@ def tables(
     found = [
         _figures("Size and memory", rows, _COUNTED, _counted_note(rows, config)),
         _figures("Time", rows, _TIMED, _timed_note(rows, config, baseline), baseline),
-        Table(grown, _GROWTH, [_trend(trend) for trend in trends], _GROWTH_NOTE),
+        Table(grown, _GROWTH, [_trend(trend) for trend in trends], _growth_note(trends)),
         Table(
             "Published by others, not measured here", _PUBLISHED, [_quote(row) for row in published], _where(published)
         ),
@@ -83,7 +83,7 @@ def _counted_note(rows: Sequence["Row"], config: dict[str, Any]) -> str:
 
 
 def _timed_note(rows: Sequence["Row"], config: dict[str, Any], baseline: str) -> str:
-    parts = ["Median (95 % interval of it)."]
+    parts = ["Median (95 % interval of it, for which it takes 6 runs)."]
     if _any(rows, "latency_ms"):
         parts.append("Latency: of one image.")
     if _any(rows, "train_ms"):
@@ -155,11 +155,17 @@ def _ratio(row: "Row", rows: Sequence["Row"], key: str, baseline: str) -> str:
     return "–"
 
 
-_GROWTH_NOTE = (
-    "Exponents with 95 % intervals: least squares in logarithms over all sizes, what does not grow included; at the "
-    "end: between the two largest sizes. Faster from N on, by interpolation between two sizes; "
-    "<: already at the smallest size; >: not up to the largest."
-)
+def _growth_note(trends: Sequence["Trend"]) -> str:
+    parts = [
+        "Exponents (95 % intervals, for which it takes 6 runs of each size): least squares in logarithms over all "
+        "sizes, what does not grow included; at the end: between the two largest sizes. Faster from N on, by "
+        "interpolation between two sizes; <: already at the smallest size; >: not up to the largest."
+    ]
+    if any(trend.unit == "pixels" for trend in trends):
+        parts.append("In pixels: N counts those of an image, for a model that has no number of tokens of its own.")
+    return " ".join(parts)
+
+
 _GROWTH = [
     "",
     "time ∝ N^",
@@ -167,16 +173,18 @@ _GROWTH = [
     "training ∝ N^",
     "at the end",
     "saved ∝ N^",
+    "training peak ∝ N^",
     "faster from N on",
     "in training",
 ]
 
 
 def _trend(trend: "Trend") -> list[str]:
-    growth = (trend.forward, trend.forward_end, trend.training, trend.training_end, trend.saved)
+    growth = (trend.forward, trend.forward_end, trend.training, trend.training_end, trend.saved, trend.training_peak)
     powers = (_power(estimate) for estimate in growth)
-    crossings = (_crossing(e, trend.tokens) for e in (trend.overtakes, trend.overtakes_in_training))
-    return [trend.name, *powers, *crossings]
+    crossings = (_crossing(e, trend.sizes) for e in (trend.overtakes, trend.overtakes_in_training))
+    name = trend.name if trend.unit == "tokens" else f"{trend.name}, in pixels"
+    return [name, *powers, *crossings]
 
 
 def _power(estimate: "Estimate | None") -> str:
@@ -187,13 +195,13 @@ def _power(estimate: "Estimate | None") -> str:
     return f"{estimate.value:.2f} ({estimate.interval[0]:.2f}–{estimate.interval[1]:.2f})"
 
 
-def _crossing(estimate: "Estimate | None", tokens: Sequence[int]) -> str:
-    """A number of tokens; beyond those that were measured, only that."""
+def _crossing(estimate: "Estimate | None", sizes: Sequence[int]) -> str:
+    """A size; beyond those that were measured, only that."""
 
     def tell(value: float) -> str:
         if value == 0:
-            return f"<{tokens[0]:,}"
-        return f">{tokens[-1]:,}" if math.isinf(value) else f"{value:,.0f}"
+            return f"<{sizes[0]:,}"
+        return f">{sizes[-1]:,}" if math.isinf(value) else f"{value:,.0f}"
 
     if estimate is None:
         return "–"
