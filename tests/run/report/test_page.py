@@ -138,6 +138,18 @@ def test_curves_can_be_of_losses(browser, report):
         assert page.locator("#plot-curves .scatterlayer .trace").count() == 6 * 2 + 1
 
 
+def test_pointing_at_a_category_tells_its_name(browser, tmp_path):
+    for name, accuracy in (("none", 0.5), ("deit", 0.6)):
+        options = dict(overrides=[f"augment={name}"], choices={"augment": name}, data__augment={"x": name})
+        write_run(tmp_path / "logs" / name, accuracy=accuracy, **options)
+    (tmp_path / "report.html").write_text(build(tmp_path / "logs"), encoding="utf-8")
+    with opened(browser, tmp_path / "report.html") as page:
+        draw_all(page)
+        page.evaluate("Plotly.Fx.hover('plot-setting-0', [{ curveNumber: 0, pointNumber: 0 }])")
+        told = page.locator("#plot-setting-0 .hovertext .nums").text_content()
+        assert told == "additive augment=deit60.00 % at deit"
+
+
 def test_two_configurations_are_compared(browser, report):
     with opened(browser, report) as page:
         rows = page.locator("#runs-table tbody tr")
