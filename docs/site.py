@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -22,10 +23,15 @@ GUIDES = "How-to"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Make the navigation definite."""
+    """Make the navigation definite.
+
+    Raises:
+        PluginError: it names a page that is not there.
+    """
     written = {path.name for path in Path(config.docs_dir).glob("*.md")}
-    made = {"index.md", *_made()}
-    nav = _pruned(config.nav, written | made)
+    nav = _filled(config.nav)
+    if missing := set(_targets(nav)) - written - {"index.md", *_made()}:
+        raise PluginError(f"mkdocs.yml names pages that are not in {config.docs_dir}: {', '.join(sorted(missing))}")
     named = set(_targets(nav))
     guides = next(section[GUIDES] for section in nav if GUIDES in section)
     guides += sorted(written - named)
@@ -61,18 +67,17 @@ def _made() -> dict[str, str]:
     )
 
 
-def _pruned(nav: list[dict[str, Any]], known: set[str]) -> list[dict[str, Any]]:
-    """`nav` without pages that are not there, with those of a folder in the place of its name."""
-    kept = []
+def _filled(nav: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`nav` with the pages of a folder in the place of its name."""
+    filled = []
     for entry in nav:
         [(title, target)] = entry.items()
         if isinstance(target, list):
-            kept.append({title: _pruned(target, known)})
+            target = _filled(target)
         elif target.endswith("/"):
-            kept.append({title: [name for name in _made() if name.startswith(target)]})
-        elif target in known:
-            kept.append(entry)
-    return kept
+            target = [name for name in _made() if name.startswith(target)]
+        filled.append({title: target})
+    return filled
 
 
 def _targets(nav: list[Any]) -> Iterator[str]:

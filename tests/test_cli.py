@@ -105,7 +105,7 @@ def test_a_wrong_configuration_is_found_before_torch_is_imported(fvit):
     assert not re.search(r"\| +torch$", done.stderr, flags=re.MULTILINE)
 
 
-def test_help_fits_a_screen(fvit):
+def test_help_fits_a_screen(fvit, compose_config):
     text = fvit("train", "--help").stdout
     lines = text.splitlines()
     assert 24 <= len(lines) <= 50
@@ -117,6 +117,11 @@ def test_help_fits_a_screen(fvit):
         if group.is_dir() and group.name != "hydra"
     }
     assert sum(line.startswith("  fvit-train") for line in lines) == 5
+    often = re.search(r"^Often set\n(.*?)^\n", text, flags=re.MULTILINE | re.DOTALL)[1].split()
+    assert {"trainer.max_epochs", "global_batch_size", "seed", "optimizer.lr", "data.root", "ckpt_path"} <= {
+        override.partition("=")[0] for override in often
+    }
+    assert compose_config("data=folder", *often), "each of them is one"
 
 
 @pytest.mark.parametrize("task", [path.stem for path in sorted(conf_dir().glob("*.yaml"))])

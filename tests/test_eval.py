@@ -8,17 +8,15 @@ import sys
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 from fvit.cost import count
 from fvit.data import ImageDataModule
 from fvit.eval import evaluate
-from fvit.run import schema, validate
+from fvit.run import schema
 from fvit.run.errors import ConfigError
-from fvit.run.paths import conf_dir
-from fvit.train import train
 from fvit.training import Classifier, checkpoint
 from tests.data.pictures import jpeg
+from tests.tasks import checked, trained
 from tests.training.fitting import FAKE
 
 pytestmark = [
@@ -40,16 +38,6 @@ LARGE = (
 TINY = (*DIGITS, "model.depth=1", "model.embed_dim=24", "model.num_heads=3", "trainer.max_epochs=3")
 # Another size, crop and batch than the large one's.
 TINY_EYES = ("data.img_size=16", "data.crop_pct=0.9", "data.mean=[0.4,0.4,0.4]", "data.eval_batch_size=50")
-
-
-def checked(task, model, *overrides):
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return validate.check(compose(task, overrides=list(overrides)), model)
-
-
-def trained(folder, *overrides):
-    train(checked("train", schema.Train, f"output_dir={folder}", "title=test", *overrides))
-    return folder
 
 
 def evaluated(folder, *overrides):

@@ -12,8 +12,8 @@ from fvit.models.export import FORMATS
 from fvit.run.errors import ConfigError
 from fvit.run.schema_export import Export
 from fvit.training import Classifier, checkpoint
-from tests.test_eval import checked
-from tests.test_predict import trained
+from tests.tasks import checked, trained
+from tests.training.fitting import DIGITS
 
 pytestmark = [
     # Lightning 2.6 on torch 2.14: its own use of a deprecated class.
@@ -26,7 +26,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Averaged weights, so far from the newest ones that they cannot be mistaken for them."""
-    return trained(tmp_path_factory.mktemp("run"), "callbacks=[default,ema]", "callbacks.ema.decay=0.9")
+    averaging = ("callbacks=[default,ema]", "callbacks.ema.decay=0.9")
+    return trained(tmp_path_factory.mktemp("run"), "logger=none", *DIGITS, "optimizer.lr=4e-3", *averaging)
 
 
 def exported(run, out, form="safetensors"):
@@ -71,6 +72,14 @@ def test_the_card_tells_recipe_metrics_cost_and_limits(run, tmp_path):
         "* Loading it runs code of fvit",
     ):
         assert expected in text
+
+
+def test_a_card_without_metrics_tells_of_no_measurement(run, tmp_path):
+    content = torch.load(checkpoint.find(run), weights_only=True)
+    del content["metrics"]
+    torch.save(content, tmp_path / "bare.ckpt")
+    text = (exported(tmp_path / "bare.ckpt", tmp_path / "out") / "README.md").read_text()
+    assert text.partition("## Metrics\n\n")[2].startswith("None were recorded.\n\n## Limits")
 
 
 def test_a_graph_goes_with_what_its_images_need(run, tmp_path, capsys):

@@ -1,4 +1,7 @@
-"""docs/own_mechanism.md does what it says: its code runs, its commands train, its line of the suite passes."""
+"""docs/own_mechanism.md does what it says: its code runs, its commands train, its line of the suite passes.
+
+So do the tutorial's code and command, which are the same mechanism's.
+"""
 
 import importlib
 import json
@@ -19,16 +22,17 @@ from fvit.run.errors import ConfigError
 from .test_zoo import load
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXT = (ROOT / "docs" / "own_mechanism.md").read_text(encoding="utf-8")
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+def blocks(language, page="own_mechanism"):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 MINE, USE, REFERENCE, DOCSTRING = blocks("python")
 [CASE] = blocks("text")
 *TRAININGS, SUITE = (line for block in blocks("bash") for line in block.splitlines())
+TUTORIAL = [line for block in blocks("bash", "tutorial") for line in block.splitlines() if "mine:" in line]
 
 
 def run(arguments, folder):
@@ -54,6 +58,10 @@ def test_it_has_ten_lines():
     assert len([line for line in MINE.splitlines() if line.strip()]) == 10
 
 
+def test_the_tutorial_s_is_the_same():
+    assert blocks("python", "tutorial") == [MINE]
+
+
 def test_the_use_in_python_runs(folder, capsys):
     names = {}
     exec(compile(USE, "own_mechanism.md", "exec"), names)
@@ -62,9 +70,10 @@ def test_the_use_in_python_runs(folder, capsys):
     assert kinds == ["Squared"] * 8 + ["Softmax"] * 4
 
 
-@pytest.mark.parametrize("line", TRAININGS)
+@pytest.mark.parametrize("line", [*TRAININGS, *TUTORIAL])
 def test_the_command_builds_its_model(folder, compose_config, line):
-    options = compose_config(*(word for word in shlex.split(line) if "=" in word))["model"]
+    words = [word for word in shlex.split(line) if "=" in word and not word.startswith("seed=")]
+    options = compose_config(*words)["model"]
     attention = attention_spec(options.pop("attention"))
     model = build(**{**options, "num_classes": 10}, img_size=32, attention=attention)
     assert type(model.blocks[0].attn).__name__ == "Squared"

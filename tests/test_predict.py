@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 
@@ -15,13 +16,11 @@ from fvit.data.sources import load
 from fvit.data.stream import Seen, stream
 from fvit.models.maps import attention_maps
 from fvit.predict import drawing, predict
-from fvit.run import schema
 from fvit.run.errors import ConfigError, RunError
 from fvit.run.schema_predict import Predict
-from fvit.train import train
 from fvit.training import Classifier, checkpoint
 from tests.models.small import attending_to_brightness, bright
-from tests.test_eval import checked
+from tests.tasks import checked, trained
 from tests.training.fitting import DIGITS
 
 pytestmark = [
@@ -32,15 +31,12 @@ pytestmark = [
 ]
 
 
-def trained(folder, *overrides):
-    common = (f"output_dir={folder}", "title=test", "logger=none", *DIGITS, "optimizer.lr=4e-3")
-    train(checked("train", schema.Train, *common, *overrides))
-    return folder
+TRAINING = ("logger=none", *DIGITS, "optimizer.lr=4e-3")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("run"), "+trainer.limit_train_batches=6")
+    return trained(tmp_path_factory.mktemp("run"), *TRAINING, "+trainer.limit_train_batches=6")
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +133,7 @@ def test_the_picture_is_bright_where_the_image_is_that_is_attended_to(tmp_path, 
 
 
 def test_attention_without_maps_of_its_own_is_probed(tmp_path_factory, photos, tmp_path):
-    linear = trained(tmp_path_factory.mktemp("linear"), "attention=linear", "+trainer.limit_train_batches=1")
+    linear = trained(tmp_path_factory.mktemp("linear"), *TRAINING, "attention=linear", "+trainer.limit_train_batches=1")
     image = sorted(photos.glob("*.png"))[0]
     predicted(tmp_path, linear, image, "maps=true")
     assert [path.name for path in (tmp_path / "maps").iterdir()] == [f"{image.name}.jacobian.png"]
@@ -187,4 +183,10 @@ def test_the_command_line_says_what_it_skipped_and_ends_well(run, photos, tmp_pa
     assert done.returncode == 0, done.stderr
     assert "skipped" in done.stdout
     assert done.stderr == ""
+    for file, probabilities in directly(run, photos)[0].items():
+        [line] = [line for line in done.stdout.splitlines() if line.startswith(file)]
+        told = [(int(digit), float(share)) for digit, share in re.findall(r"(\d)  ([\d.]+) %", line)]
+        assert [digit for digit, _ in told] == probabilities.argsort(descending=True)[:5].tolist()
+        for digit, share in told:
+            assert share == pytest.approx(100 * probabilities[digit].item(), abs=0.06)
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"], "nothing else is left in the folder"

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from mkdocs.exceptions import PluginError
 
 from fvit.run.paths import conf_dir
 
@@ -94,15 +95,22 @@ def test_links_lead_somewhere_on_github_too(page):
         assert target.startswith("https://") or (page.parent / target).is_file(), target
 
 
-def test_pages_that_come_and_go_need_no_change_of_the_navigation(tmp_path):
+def test_new_pages_need_no_change_of_the_navigation(tmp_path):
     for name in ("data", "something_new"):
         (tmp_path / f"{name}.md").write_text(f"# {name}")
-    nav = [{"Overview": "index.md"}, {"How-to": [{"Data": "data.md"}, {"Gone": "gone.md"}]}, {"Python": "api/"}]
+    nav = [{"Overview": "index.md"}, {"How-to": [{"Data": "data.md"}]}, {"Python": "api/"}]
     assert site.on_config(SimpleNamespace(docs_dir=str(tmp_path), nav=nav)).nav == [
         {"Overview": "index.md"},
         {"How-to": [{"Data": "data.md"}, "something_new.md"]},
         {"Python": [f"api/{package}.md" for package in site.PACKAGES]},
     ]
+
+
+def test_a_page_that_is_named_and_not_there_is_an_error(tmp_path):
+    (tmp_path / "data.md").write_text("# Data")
+    nav = [{"How-to": [{"Data": "data.md"}, {"Going on": "resmue.md"}]}]
+    with pytest.raises(PluginError, match=r"names pages that are not in .*: resmue\.md$"):
+        site.on_config(SimpleNamespace(docs_dir=str(tmp_path), nav=nav))
 
 
 def test_a_list_behind_a_paragraph_is_one():

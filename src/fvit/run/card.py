@@ -89,9 +89,7 @@ def card(facts: Facts) -> str:
         "",
         "## Metrics",
         "",
-        *(_table({name: f"{value:.6g}" for name, value in metrics.items()}) if metrics else ["None were recorded."]),
-        "",
-        "Measured on the validation images of the data above when the checkpoint was saved: one run, one seed.",
+        *_measured(metrics),
         "",
         "## Limits",
         "",
@@ -108,6 +106,13 @@ def card(facts: Facts) -> str:
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _measured(metrics: Mapping[str, float]) -> list[str]:
+    if not metrics:
+        return ["None were recorded."]
+    where = "Measured on the validation images of the data above when the checkpoint was saved: one run, one seed."
+    return [*_table({name: f"{value:.6g}" for name, value in metrics.items()}), "", where]
 
 
 def _shape(model: Mapping[str, Any]) -> dict[str, str]:

@@ -113,6 +113,21 @@ def test_a_program_holds_what_asks_for_the_number_of_images(tmp_path, options):
     assert FORMATS["torch_export"](one, tmp_path) < 1e-5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("patch_size", "form"), [(8, "factored"), (4, "folded")], ids=["17 tokens", "65 tokens"])
+def test_additive_attention_is_folded_in_onnx_where_tokens_outnumber_channels(tmp_path, patch_size, form):
+    import onnx
+
+    one = subject(attention={"name": "additive"}, patch_size=patch_size)
+    assert one.model.blocks[0].attn.cheapest_form((32 // patch_size) ** 2 + 1) == form
+    assert FORMATS["onnx"](one, tmp_path) < 1e-5
+    torch.testing.assert_close(answer_of("onnx", tmp_path), logits(one.original), rtol=1e-4, atol=1e-5)
+    values = onnx.load(tmp_path / "model.onnx").graph.value_info
+    shapes = [[size.dim_value for size in value.type.tensor_type.shape.dim] for value in values]
+    # Of width × width an image there is what tokens are multiplied by, and only in the folded form.
+    assert ([24, 24] in [shape[1:] for shape in shapes if len(shape) == 3]) == (form == "folded")
+
+
 def test_a_graph_of_one_number_of_images_is_refused():
     one = of("additive")
 
@@ -202,7 +217,7 @@ def test_a_mechanism_that_no_graph_can_hold_is_refused_by_name(tmp_path, form):
     assert FORMATS["safetensors"](one, tmp_path) < 1e-5
 
 
-@pytest.mark.parametrize("form", ["torch_export", "safetensors"])
+@pytest.mark.parametrize("form", [pytest.param("onnx", marks=pytest.mark.slow), "torch_export", "safetensors"])
 def test_a_file_that_disagrees_is_refused(tmp_path, form):
     one, other = of("additive"), of("additive")
     for parameter in other.original.parameters():

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from fvit.run.report.curves import average, curves, read_history
@@ -62,6 +64,15 @@ def test_runs_that_did_not_finish_show_how_far_they_got_unless_others_did(tmp_pa
     write_run(tmp_path / "1", seed=1, curve=[0.5, 0.6])
     [curve] = curves(group(gather([tmp_path]), "softmax"))["val/acc1"]
     assert (curve["y"], curve["n"]) == ([50, 60], 1)
+
+
+def test_a_seed_that_failed_twice_is_one_seed_without_a_band(tmp_path):
+    for name, curve, touched in (("again", [0.3, 0.4], 2000), ("first", [0.1, 0.2], 1000)):
+        folder = write_run(tmp_path / name, status="failed", curve=curve)
+        for path in (folder, *folder.rglob("*")):
+            os.utime(path, (touched, touched))
+    [curve] = curves(group(gather([tmp_path]), "softmax"))["val/acc1"]
+    assert (curve["y"], curve["n"], curve.keys() & {"low", "high"}) == ([30, 40], 1, set())
 
 
 def test_long_curves_are_thinned_to_their_ends(tmp_path):

@@ -57,10 +57,33 @@ def test_it_renders_without_errors_requests_or_overflow(browser, report, width, 
         )
         bright = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper)]
         assert (bright[0] > bright[1]) == (scheme == "dark")
-        tick = page.locator("#plot-curves .xtick text").first.evaluate("(text) => getComputedStyle(text).fill")
-        assert contrast(tick, paper) > 4.5
+        told = page.evaluate(TEXTS)
+        for selector in (".note", ".half", ".status.failed", ".status.running", "th button", "nav a", ".xtick text"):
+            assert any(selector in matched for _, matched, _, _ in told), selector
+        assert [one for one in told if contrast(*one[2:]) < 4.5] == []
         for line in page.locator("#plot-curves .scatterlayer .js-line").all():
             assert contrast(line.evaluate("(line) => getComputedStyle(line).stroke"), paper) > 2.1
+
+
+# Each text that is seen, which selectors it matches, its colour and that of what lies behind it.
+TEXTS = """() => {
+  const selectors = [".note", ".half", ".status.failed", ".status.running", "th button", "nav a", ".xtick text"];
+  const behind = (element) => {
+    const { backgroundColor } = getComputedStyle(element);
+    return backgroundColor === "rgba(0, 0, 0, 0)" ? behind(element.parentElement) : backgroundColor;
+  };
+  const own = (element) => [...element.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE)
+    .map((node) => node.textContent.trim()).join("");
+  const texts = [...document.body.querySelectorAll(":not(script, style)")].filter((e) => own(e) && e.checkVisibility());
+  const told = texts.map((element) => {
+    const { color, fill } = getComputedStyle(element);
+    return [own(element), selectors.filter((selector) => element.matches(selector)),
+      element instanceof SVGElement ? fill : color, behind(element)];
+  });
+  const boxes = [...document.querySelectorAll("input[placeholder]")];
+  return told.concat(boxes.map((box) =>
+    [box.placeholder, ["placeholder"], getComputedStyle(box, "::placeholder").color, behind(box)]));
+}"""
 
 
 def contrast(one, other):
@@ -136,6 +159,18 @@ def test_curves_can_be_of_losses(browser, report):
         page.wait_for_function(f"{title} === 'Training loss'")
         # Seven rows have a curve: bands for the six of three seeds, none for the single one that runs.
         assert page.locator("#plot-curves .scatterlayer .trace").count() == 6 * 2 + 1
+
+
+def test_pointing_at_a_category_tells_its_name(browser, tmp_path):
+    for name, accuracy in (("none", 0.5), ("deit", 0.6)):
+        options = dict(overrides=[f"augment={name}"], choices={"augment": name}, data__augment={"x": name})
+        write_run(tmp_path / "logs" / name, accuracy=accuracy, **options)
+    (tmp_path / "report.html").write_text(build(tmp_path / "logs"), encoding="utf-8")
+    with opened(browser, tmp_path / "report.html") as page:
+        draw_all(page)
+        page.evaluate("Plotly.Fx.hover('plot-setting-0', [{ curveNumber: 0, pointNumber: 0 }])")
+        told = page.locator("#plot-setting-0 .hovertext .nums").text_content()
+        assert told == "additive augment=deit60.00 % at deit"
 
 
 def test_two_configurations_are_compared(browser, report):

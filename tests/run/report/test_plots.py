@@ -72,7 +72,9 @@ def test_options_are_categories(tmp_path):
         write_run(tmp_path / name, **options)
     figure = scatter(rows(tmp_path))["augment"]
     assert figure["layout"]["xaxis"]["type"] == "category"
-    assert sorted(figure["data"][0]["x"]) == ["deit", "none"]
+    [trace] = figure["data"]
+    assert sorted(trace["x"]) == ["deit", "none"]
+    assert "%{x}" in trace["hovertemplate"], "a format makes NaN of a name"
 
 
 def test_nothing_varied_nothing_drawn(tmp_path):
@@ -99,6 +101,26 @@ def test_parallel_coordinates(tmp_path):
         *("softmax", "additive", "0.001", "0.003", "50.00", "90.00"),
         *("<b>attention</b>", "<b>lr</b>", "<b>accuracy, %</b>"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("rates", "heights", "texts"),
+    [
+        ([1e-4, 1e-3, 3e-3, 1e-2], [0, 0.5, 0.7386, 1], ["0.0001", "0.01", "0.001", "0.003"]),
+        # A text at 1.1e-4 would cover the end's; of many values powers of ten are told.
+        ([1e-4, 1.1e-4, 1e-2], [0, 0.0207, 1], ["0.0001", "0.01"]),
+        ([2e-4 * 2**i for i in range(10)], [i / 9 for i in range(10)], ["0.0002", "0.1024", "0.001", "0.01"]),
+    ],
+)
+def test_parallel_coordinates_over_decades_are_logarithmic(tmp_path, rates, heights, texts):
+    for number, lr in enumerate(rates):
+        options = dict(overrides=[f"optimizer.lr={lr}"], optimizer__lr=lr, accuracy=0.5 + number / 100)
+        write_run(tmp_path / str(number), "softmax" if number else "additive", **options)
+    figure = parallel(rows(tmp_path))
+    places = [trace["y"][i + 1] for trace in figure["data"] for i in range(0, len(trace["y"]), 4)]
+    assert sorted(places) == pytest.approx(heights, abs=1e-3)
+    notes = [note["text"] for note in figure["layout"]["annotations"] if note["x"] == 1]
+    assert notes[:-1] == texts
 
 
 def test_colours_are_of_attentions_and_dashes_tell_rows_apart(tmp_path):

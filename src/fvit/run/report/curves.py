@@ -48,8 +48,7 @@ def curves(groups: Sequence[Group]) -> dict[str, list[dict[str, Any] | None]]:
     """For each metric a curve a row, None where it has none: ``x``, ``y`` and with several seeds ``low``, ``high``."""
     found: dict[str, list[dict[str, Any] | None]] = {metric: [] for metric, _, _ in METRICS}
     for one in groups:
-        # A row of which nothing has finished shows how far it got.
-        histories = [read_history(run) for run in one.counted.values() or one.runs]
+        histories = [read_history(run) for run in one.drawn.values()]
         for metric, _, factor in METRICS:
             found[metric].append(average([history[metric] for history in histories], factor))
     return found

@@ -35,8 +35,12 @@ class Group:
     @cached_property
     def counted(self) -> dict[int, Run]:
         """The finished run of each seed; of several the one that was written last."""
-        finished = sorted((run for run in self.runs if run.finished), key=lambda run: run.touched)
-        return {run.seed: run for run in finished}
+        return _newest(run for run in self.runs if run.finished)
+
+    @property
+    def drawn(self) -> dict[int, Run]:
+        """The run of each seed whose curve is shown: one that counts, or, where none has finished, the newest."""
+        return self.counted or _newest(self.runs)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -99,6 +103,11 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
             tail for tail in tails if tail == key or not any(f".{o}".endswith(f".{tail}") for o in keys if o != key)
         )
     return short
+
+
+def _newest(runs: Iterable[Run]) -> dict[int, Run]:
+    """By seed: a seed that was run again tells nothing of how seeds differ."""
+    return {run.seed: run for run in sorted(runs, key=lambda run: run.touched)}
 
 
 def group(runs: Iterable[Run], baseline: str) -> list[Group]:

@@ -3,14 +3,18 @@
 Plotly's own kind needs WebGL, which not every browser has at hand; these are lines as any other plot's.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fvit.run.report.flat import show
 from fvit.run.report.groups import ACCURACY, Group, short_names
+from fvit.run.report.plots import are_numbers, is_logarithmic
 
 # From the least accurate to the most: cividis, which reads the same to the colour-blind; its end is darker, for paper.
 _SCALE = ("#00326E", "#3E4E6C", "#666970", "#8A8678", "#B3A76F", "#CDB44E", "#E0B400")
+# More values than these have no text each; texts that are closer, as a share of the axis, cover each other.
+_TICKS, _ROOM = 8, 0.06
 
 
 def parallel(groups: Sequence[Group]) -> dict[str, Any] | None:
@@ -24,7 +28,7 @@ def parallel(groups: Sequence[Group]) -> dict[str, Any] | None:
     if len(columns) < 2 or min(accuracy) == max(accuracy):
         return None
     axes = [_axis(values) for values in columns.values()]
-    axes.append(_axis(accuracy, "{:.2f}"))
+    axes.append(_linear(accuracy, "{:.2f}".format))
     short = short_names(columns)
     heads = [*short.values(), "accuracy, %"]
     traces = _lines(shown, accuracy, [places for places, _ in axes])
@@ -81,12 +85,29 @@ def _text(place: int, height: float, text: str, to_left: bool, shift: int) -> di
     return {"x": place, "y": height, "text": text, "showarrow": False, "font": {"size": 11.5}, **side}
 
 
-def _axis(values: Sequence[Any], form: str = "") -> tuple[list[float], dict[str, float]]:
+def _axis(values: Sequence[Any]) -> tuple[list[float], dict[str, float]]:
     """Each value's place from 0 to 1, and the texts beside the axis with theirs."""
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        low, high = min(values), max(values)
-        ends = {form.format(value) if form else show(value): (value - low) / (high - low) for value in (low, high)}
-        return [(value - low) / (high - low) for value in values], ends
+    if are_numbers(values):
+        return _logarithmic(values) if is_logarithmic(values) else _linear(values, show)
     names = list(dict.fromkeys(map(show, values)))
     heights = {name: index / (len(names) - 1) for index, name in enumerate(names)}
     return [heights[show(value)] for value in values], heights
+
+
+def _linear(values: Sequence[float], text: Callable[[float], str]) -> tuple[list[float], dict[str, float]]:
+    low, high = min(values), max(values)
+    return [(value - low) / (high - low) for value in values], {text(low): 0.0, text(high): 1.0}
+
+
+def _logarithmic(values: Sequence[float]) -> tuple[list[float], dict[str, float]]:
+    """The texts are both ends and, where there is room, the values between them, or powers of ten for many."""
+    low, high = min(values), max(values)
+    place = {value: math.log(value / low) / math.log(high / low) for value in values}
+    tens = [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
+    between = sorted(place) if len(place) <= _TICKS else tens
+    heights = {show(low): 0.0, show(high): 1.0}
+    for value in between:
+        height = math.log(value / low) / math.log(high / low)
+        if all(abs(height - other) >= _ROOM for other in heights.values()):
+            heights[show(value)] = height
+    return [place[value] for value in values], heights

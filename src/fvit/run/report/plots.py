@@ -1,6 +1,6 @@
 """Accuracy against cost with the front that nobody beats, and against what a sweep varied, as plotly's figures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fvit.run.report.flat import show
@@ -103,7 +103,7 @@ def _front(best: list[tuple[Group, float]], names: list[str] | None, middle: flo
 
 
 def _scatter(groups: Sequence[Group], shown: list[tuple[Group, Any]], key: str, joined: bool) -> Figure:
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for _, value in shown)
+    numbers = are_numbers([value for _, value in shown])
     if numbers:
         shown.sort(key=lambda pair: pair[1])
         values = list(dict.fromkeys(value for _, value in shown))
@@ -127,6 +127,8 @@ def _figure(traces: list[dict[str, Any]], axis: dict[str, Any]) -> Figure:
 
 def _points(groups: Sequence[Group], shown: Sequence[tuple[Group, Any]], title: str) -> list[dict[str, Any]]:
     """A trace an attention and model, with error bars where there are intervals."""
+    # Plotly takes the name of a category for a number where a format asks for one, and shows NaN.
+    place = "%{x:.4~g}" if are_numbers([x for _, x in shown]) else "%{x}"
     style = {id(one): found for one, found in zip(groups, styles(groups), strict=True)}
     several = len({one.model for one in groups}) > 1
     traces: dict[str, dict[str, Any]] = {}
@@ -144,7 +146,7 @@ def _points(groups: Sequence[Group], shown: Sequence[tuple[Group, Any]], title: 
                 "text": [],
                 "error_y": {"type": "data", "array": [], "thickness": 1, "width": 3},
                 "marker": {"color": style[id(one)]["colour"], "symbol": style[id(one)]["symbol"], "size": 9},
-                "hovertemplate": f"%{{text}}<br>%{{y:.2f}} % at %{{x:.4~g}}<extra>{title}</extra>",
+                "hovertemplate": f"%{{text}}<br>%{{y:.2f}} % at {place}<extra>{title}</extra>",
             },
         )
         trace["x"].append(x)
@@ -154,7 +156,16 @@ def _points(groups: Sequence[Group], shown: Sequence[tuple[Group, Any]], title: 
     return list(traces.values())
 
 
-def _scale(values: Sequence[float]) -> dict[str, Any]:
-    """Logarithmic where the largest is many times the smallest."""
+def are_numbers(values: Iterable[Any]) -> bool:
+    """Whether they make a scale; otherwise they are categories."""
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def is_logarithmic(values: Sequence[float]) -> bool:
+    """Whether a scale is to be: the largest is many times the smallest."""
     low, high = min(values), max(values)
-    return {"type": "log", "dtick": "D2"} if low > 0 and high / low >= 8 else {"type": "linear"}
+    return low > 0 and high / low >= 8
+
+
+def _scale(values: Sequence[float]) -> dict[str, Any]:
+    return {"type": "log", "dtick": "D2"} if is_logarithmic(values) else {"type": "linear"}
