@@ -2,7 +2,7 @@
 
     python benchmarks/additive.py                   every row of the table, some minutes
     python benchmarks/additive.py --rows 1 4 7      some of them
-    python benchmarks/additive.py --json FILE       also as JSON
+    python benchmarks/additive.py --json FILE       JSON goes there, and not to logs/benchmarks/additive.json
 
 Whole models with a class token, float32, in one process; contenders take turns, and a ratio is the median of the
 rounds' ratios, with the interval that holds the middle half of them. Freed memory is kept, as `fvit-train` does: what
@@ -22,11 +22,13 @@ from pathlib import Path
 
 import timm
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from fvit.attention import Mechanism
+from fvit.cost.machine import fix_threads, machine
 from fvit.cost.memory import saved_for_backward
 from fvit.cost.timing import Step, time_in_turns
 from fvit.models import build
@@ -37,7 +39,6 @@ SHAPES = {
     "S": dict(embed_dim=384, num_heads=6),
     "Ti": dict(embed_dim=192, num_heads=3),
 }
-OURS: dict = dict(attention="additive")
 TEXTBOOK = dict(attention={"name": "additive", "form": "textbook"}, trim_last=False)
 
 
@@ -48,11 +49,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--whole", action="store_true", help="let our last block be computed whole, as the others' are")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, default=Path("logs/benchmarks/additive.json"))
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    fix_threads(options.threads)
     keep_freed_memory()
-    OURS["trim_last"] = not options.whole
+    ours = dict(attention="additive", trim_last=not options.whole)
     console = Console(width=120)
     results = []
     for number in options.rows:
@@ -61,32 +62,30 @@ def main() -> None:
             console.print(f"{number}  {name}: left out, pip install fast-transformer-pytorch")
             continue
         with console.status(f"{number}  {name}"):
-            found = measure(*arguments, rounds=options.rounds)
+            found = measure(ours, *arguments, rounds=options.rounds)
         low, middle, high = statistics.quantiles(found, n=4) if len(found) > 1 else found * 3
         results.append(dict(row=number, name=name, target=target, median=middle, low=low, high=high))
         console.print(f"{number}  {name}: {middle:.2f}")
     print_table(console, results)
-    if options.json:
-        machine = dict(processor=platform.processor() or platform.machine(), threads=options.threads)
-        versions = dict(torch=torch.__version__, timm=timm.__version__, python=platform.python_version())
-        options.json.write_text(json.dumps(dict(results=results, machine=machine, versions=versions), indent=2) + "\n")
+    on = machine(torch.device("cpu")) | dict(timm=timm.__version__, python=platform.python_version())
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(dict(results=results, machine=on), indent=2) + "\n", encoding="utf-8")
+    console.print(f"written to {options.json}")
 
 
 def print_table(console: Console, results: list[dict]) -> None:
-    """A row a ratio."""
-    table = Table(
-        "", "against, what", "target", "ratio", "middle half", title="Additive attention", title_justify="left"
-    )
+    """A row a ratio, in Markdown."""
+    table = Table("row", "against, what", "target", "ratio", "middle half", box=box.MARKDOWN)
     for r in results:
         table.add_row(str(r["row"]), r["name"], r["target"], f"{r['median']:.2f}", f"{r['low']:.2f} to {r['high']:.2f}")
     console.print(table)
 
 
 def vit(shape: str, size: int, **options: object) -> nn.Module:
-    """A ViT of 12 blocks with patches of 16 px and a class token; `attention` is additive unless given."""
+    """A ViT of 12 blocks with patches of 16 px and a class token."""
     torch.manual_seed(0)
     name = "vit_base_patch16_224"
-    return build(name, size, 1000, **{**OURS, "depth": 12, **SHAPES[shape], **options})
+    return build(name, size, 1000, **{"depth": 12, **SHAPES[shape], **options})
 
 
 def ratios(rounds: int, ours: Step, other: Step) -> list[float]:
@@ -119,11 +118,11 @@ def training(model: nn.Module, images: Tensor) -> Step:
 
 
 def against(
-    other: dict, mode: Callable[[nn.Module, Tensor], Step], shape: str, size: int, batch: int, rounds: int
+    ours: dict, other: dict, mode: Callable[[nn.Module, Tensor], Step], shape: str, size: int, batch: int, rounds: int
 ) -> list[float]:
     """Our model against the same with other options."""
     images = torch.randn(batch, 3, size, size)
-    return ratios(rounds, mode(vit(shape, size), images), mode(vit(shape, size, **other), images))
+    return ratios(rounds, mode(vit(shape, size, **ours), images), mode(vit(shape, size, **other), images))
 
 
 class OneLayer(Mechanism):
@@ -142,17 +141,19 @@ class OneLayer(Mechanism):
         return self.layer(x[:, :count])
 
 
-def ceiling(mode: Callable[[nn.Module, Tensor], Step], shape: str, size: int, batch: int, rounds: int) -> list[float]:
+def ceiling(
+    ours: dict, mode: Callable[[nn.Module, Tensor], Step], shape: str, size: int, batch: int, rounds: int
+) -> list[float]:
     """The same model with one linear layer for its attention, against the textbook form."""
     images = torch.randn(batch, 3, size, size)
-    least = vit(shape, size)
+    least = vit(shape, size, **ours)
     for block in least.blocks:
         block.attn = OneLayer(least.embed_dim, SHAPES[shape]["num_heads"])
     return ratios(rounds, mode(least, images), mode(vit(shape, size, **TEXTBOOK), images))
 
 
 def against_library(
-    mode: Callable[[nn.Module, Tensor], Step], shape: str, size: int, batch: int, rounds: int
+    ours: dict, mode: Callable[[nn.Module, Tensor], Step], shape: str, size: int, batch: int, rounds: int
 ) -> list[float]:
     """Our model against the same with the attention of fast-transformer-pytorch, which wants a mask."""
     from fast_transformer_pytorch.fast_transformer_pytorch import FastAttention
@@ -169,20 +170,20 @@ def against_library(
     other = vit(shape, size, **SOFTMAX)
     for block in other.blocks:
         block.attn = Theirs(other.embed_dim, SHAPES[shape]["num_heads"])
-    return ratios(rounds, mode(vit(shape, size), images), mode(other, images))
+    return ratios(rounds, mode(vit(shape, size, **ours), images), mode(other, images))
 
 
-def memory(shape: str, size: int, batch: int, rounds: int) -> list[float]:
+def memory(ours: dict, shape: str, size: int, batch: int, rounds: int) -> list[float]:
     """Bytes saved for the backward pass, ours to the textbook form's; weights are not counted."""
     images = torch.randn(batch, 3, size, size)
-    models = vit(shape, size).train(), vit(shape, size, **TEXTBOOK).train()
-    ours, textbook = (saved_for_backward(lambda m=model: m(images), model.parameters()) for model in models)
-    return [ours / textbook]
+    models = vit(shape, size, **ours).train(), vit(shape, size, **TEXTBOOK).train()
+    least, textbook = (saved_for_backward(lambda m=model: m(images), model.parameters()) for model in models)
+    return [least / textbook]
 
 
-def share_of_products(shape: str, size: int, batch: int, rounds: int) -> list[float]:
+def share_of_products(ours: dict, shape: str, size: int, batch: int, rounds: int) -> list[float]:
     """The time of the model's large matrix products alone, to that of the model."""
-    model = vit(shape, size, trim_last=False)
+    model = vit(shape, size, **{**ours, "trim_last": False})
     images = torch.randn(batch, 3, size, size)
     tokens = torch.randn(batch * ((size // 16) ** 2 + 1), SHAPES[shape]["embed_dim"])
     chain = nn.Sequential(
