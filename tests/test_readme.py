@@ -56,7 +56,7 @@ def _image_folder(folder):
 
 def test_readme_shows_what_was_asked_for():
     assert COMMANDS[:2] == ["make train", "make test"]
-    assert len(FVIT) == 17
+    assert len(FVIT) == 18
     assert len(ROWS) == 4
 
 
