@@ -49,6 +49,7 @@ def test_what_is_counted(model, attention, res, params, macs, paper, saved, peak
     assert found == [float(params), float(macs), float(paper)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "attention", "res", "width", "error", "params", "macs", "paper"), MATCHED)
 def test_what_meets_the_budget(model, attention, res, width, error, params, macs, paper):
     found = match_count(cell(model, attention), cell("vit_small", "softmax"), int(res), 1000, "macs")

@@ -147,6 +147,7 @@ def photos(folder, num_val, damaged=()):
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_of_unequal_shares_find_the_same(large, tiny, tmp_path):
     """Of 23 images the ranks hold 11 and 12, in batches of 5, and one image is damaged."""
     root = photos(tmp_path / "photos", 23, damaged=[4])

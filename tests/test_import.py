@@ -52,11 +52,10 @@ def test_attention_loads_torch_and_nothing_of_the_framework():
 @pytest.mark.parametrize(
     "imports",
     [
-        "import fvit\nimport timm",
-        "import timm\nimport fvit",
-        "from fvit.models import FViT\nimport timm",
+        pytest.param("import fvit\nimport timm", id="fvit first", marks=pytest.mark.slow),
+        pytest.param("import timm\nimport fvit", id="timm first"),
+        pytest.param("from fvit.models import FViT\nimport timm", id="fvit.models first", marks=pytest.mark.slow),
     ],
-    ids=["fvit first", "timm first", "fvit.models first"],
 )
 def test_timm_knows_our_names_in_every_order(imports):
     run(imports + USES_TIMM)

@@ -56,6 +56,7 @@ def fail(missing, text):
     pytest.fail(f"docs/zoo.md is out of step with {missing}; write it anew: make zoo\n" + "\n".join(added))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", zoo.mechanisms())
 def test_the_page_says_of_a_mechanism_what_its_class_does(key):
     entry = zoo.entry(key)

@@ -35,6 +35,7 @@ def module_and_tokens(variant, options):
     return randomise(module, std=0.3), torch.randn(2, prefix + rows * columns, 24, dtype=torch.float64)
 
 
+@pytest.mark.slow
 @exhibits("output", "mask", "gradient")
 def test_without_its_fault_it_passes(exhibit):
     """An exhibit is rejected for its fault and not for the way in which it is written."""

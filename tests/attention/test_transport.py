@@ -82,6 +82,7 @@ def test_export_agrees_with_eager(case):
     torch.testing.assert_close(exported(x), module(x))
 
 
+@pytest.mark.slow
 @every_case
 def test_the_compiler_captures_it_whole(case):
     """As one graph; run without generated code, which takes half a minute a case."""

@@ -67,6 +67,7 @@ def test_a_budget_may_be_a_measurement():
     assert len(widths) == len(set(widths)) < 8, "each is measured once"
 
 
+@pytest.mark.slow
 def test_the_paper_sized_search_takes_seconds():
     base = dict(name="vit_small_patch16_224", embed_dim=384, depth=12, num_heads=6, attention={"name": "softmax"})
     budget = COUNTED["macs"](make(base, 224, 1000, on_meta=True), 224)

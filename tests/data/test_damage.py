@@ -225,6 +225,7 @@ def test_mutants_give_pixels_or_a_reason(decoder):
     survive(decoder, 1500)
 
 
+@pytest.mark.slow
 @needs_turbo
 def test_mutants_do_not_bring_turbo_down():
     """In a process of its own: a fault in a library that is called by ctypes would end this one."""

@@ -155,6 +155,7 @@ def test_workers_change_nothing(options):
         assert assert_exact(2, workers=workers, **options) == alone
 
 
+@pytest.mark.slow
 def test_shards_behind_a_url_in_a_cache_that_holds_a_few(tmp_path):
     """Windows: the machine cannot hold all shards, and two machines share them out."""
     root = tmp_path / "root"

@@ -206,6 +206,7 @@ def test_workers_change_nothing():
         assert_same(batches(num_workers), expected)
 
 
+@pytest.mark.slow
 def test_spawned_workers_change_nothing():
     """Each holds a decompressor of its own."""
     assert_same(batches(1, multiprocessing_context="spawn"), batches(0))

@@ -39,8 +39,10 @@ EVERY = "callbacks.last.every_n_train_steps"
 @pytest.mark.parametrize(
     "overrides",
     [
-        pytest.param([f"{EVERY}=3"], id="before validation"),
-        pytest.param([f"{EVERY}=2", "micro_batch_size=32", "++trainer.limit_train_batches=12"], id="accumulating"),
+        pytest.param([f"{EVERY}=3"], id="before validation", marks=slow),
+        pytest.param(
+            [f"{EVERY}=2", "micro_batch_size=32", "++trainer.limit_train_batches=12"], id="accumulating", marks=slow
+        ),
         pytest.param([f"{EVERY}=2", "+trainer.val_check_interval=3"], id="validation within"),
         pytest.param([f"{EVERY}=1"], id="each step", marks=slow),
         pytest.param([], id="each epoch", marks=slow),

@@ -172,6 +172,7 @@ def test_a_loaded_model_takes_another_head(tmp_path):
     assert torch.equal(model.blocks[0].attn.q.weight, trained.blocks[0].attn.q.weight)
 
 
+@pytest.mark.slow
 def test_a_model_of_timm_s_is_loaded_where_there_is_no_fvit(tmp_path):
     one = subject(attention={"name": "softmax"}, qk_norm=True)
     assert FORMATS["timm"](one, tmp_path) < 1e-5

@@ -60,6 +60,7 @@ def test_parameters_come_from_the_space_and_reach_the_jobs(toy, trials, tmp_path
     assert (tmp_path / "sweep" / "study.html").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("direction", "sign"), [("maximize", 1), ("minimize", -1)])
 def test_the_search_learns_from_its_results(toy, trials, direction, sign):
     options = ["hydra.sweeper.n_trials=16", "hydra.sweeper.n_startup_trials=6", f"hydra.sweeper.direction={direction}"]
