@@ -124,7 +124,9 @@ def test_an_isolated_job_that_is_killed_takes_no_other_along(sweep, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["isolated", "joblib", "submitit_local"])
+@pytest.mark.parametrize(
+    "launcher", ["isolated", pytest.param("joblib", marks=pytest.mark.exhaustive), "submitit_local"]
+)
 def test_a_killed_job_goes_on_when_the_sweep_is_started_again(sweep, tmp_path, launcher):
     folder = tmp_path / "swept"
     _check_one_was_killed(sweep(*_bombed(launcher)), folder)
@@ -141,7 +143,7 @@ def test_a_killed_job_goes_on_when_the_sweep_is_started_again(sweep, tmp_path, l
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", [pytest.param("joblib", marks=pytest.mark.exhaustive), "submitit_local"])
 def test_jobs_that_fail_elsewhere_are_told_here(sweep, tmp_path, launcher):
     done = sweep(*SHORT, f"hydra/launcher={launcher}", "attention=additive,softmax", "model.num_classes=null,5")
     assert done.returncode == 1

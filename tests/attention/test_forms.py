@@ -116,6 +116,7 @@ def test_an_exported_form_agrees(form, options):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("form", CHOICES)
 @every_option
 def test_a_captured_form_agrees_in_values_and_gradients(form, options):

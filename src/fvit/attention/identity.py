@@ -41,4 +41,4 @@ class Identity(Mechanism):
 
     def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
         """As `Mechanism.weights`: the ``map``, in which each token has itself alone."""
-        return {"map": torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(len(x), 1, -1, -1)}
+        return {"map": torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(x.shape[0], 1, -1, -1)}

@@ -69,7 +69,7 @@ class Linformer(FixedLength, Projected):
         self.refuse_causal(is_causal)
         self.check_length(x)
         bias = self.key_bias(attn_mask, x)
-        presence = 1 if bias is None else bias.exp().expand(len(x), -1, -1)
+        presence = 1 if bias is None else bias.exp().expand(x.shape[0], -1, -1)
         q_weight, k_weight, v_weight = self.qkv.weight.chunk(3)
         q_bias, k_bias, v_bias = (None, None, None) if self.qkv.bias is None else self.qkv.bias.chunk(3)
         q = F.linear(x, q_weight, q_bias)

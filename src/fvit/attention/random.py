@@ -57,7 +57,7 @@ class Random(FixedLength):
     def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
         """As `Mechanism.weights`: the ``map``, of one head."""
         self.refuse_causal(is_causal)
-        return {"map": self._map(x, attn_mask).expand(len(x), -1, -1).unsqueeze(1)}
+        return {"map": self._map(x, attn_mask).expand(x.shape[0], -1, -1).unsqueeze(1)}
 
     def _map(self, x: Tensor, attn_mask: Tensor | None) -> Tensor:
         """softmax(R), [N, N] or, under a mask, [B, N, N]."""

@@ -106,7 +106,7 @@ class Synthesizer(FixedLength):
     def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
         """As `Mechanism.weights`: the ``map``."""
         self.refuse_causal(is_causal)
-        return {"map": self._map(x, attn_mask).expand(len(x), -1, -1, -1)}
+        return {"map": self._map(x, attn_mask).expand(x.shape[0], -1, -1, -1)}
 
     def _attend(self, x: Tensor, v: Tensor, attn_mask: Tensor | None) -> Tensor:
         """softmax(ReLU(q) W + b) v without a map, [B, H, N, d]."""
@@ -117,7 +117,7 @@ class Synthesizer(FixedLength):
         k = torch.cat([self.logit_weight, self.logit_bias.unsqueeze(1)], dim=1).mT.contiguous()
         out = F.scaled_dot_product_attention(
             q,
-            k.expand(len(x), -1, -1, -1),
+            k.expand(x.shape[0], -1, -1, -1),
             F.pad(v, (0, 1)),
             attn_mask=None if bias is None else bias.unsqueeze(1),
             dropout_p=self.attn_drop.p if self.training else 0.0,
