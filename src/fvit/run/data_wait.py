@@ -22,11 +22,11 @@ class DataWait(Callback):
     Args:
         limit: share from which on it is warned.
         warmup: batches left out.
-        least_steps, least_seconds: of the run that must have been measured before a warning: in a run of seconds it
-            is worth nothing.
+        least_steps, least_seconds: of the run that must have been measured before a warning: in a run of a minute
+            it is worth nothing.
     """
 
-    def __init__(self, limit: float = 0.1, warmup: int = 2, least_steps: int = 20, least_seconds: float = 30.0) -> None:
+    def __init__(self, limit: float = 0.1, warmup: int = 2, least_steps: int = 20, least_seconds: float = 60.0) -> None:
         self.limit, self.warmup = limit, warmup
         self.least_steps, self.least_seconds = least_steps, least_seconds
         self.waited, self.seconds, self.steps = 0.0, 0.0, 0
