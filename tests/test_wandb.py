@@ -107,6 +107,7 @@ def test_a_job_that_fails_is_one_that_failed_and_the_next_is_another_run(tmp_pat
 def test_all_ranks_are_one_run(tmp_path):
     done = start(tmp_path, *SHORT, "hardware=ddp_cpu", "logger=wandb", "data.num_images=65")
     assert done.returncode == 0, done.stderr
+    assert "sync_dist" not in done.stdout + done.stderr, "what Lightning says where ranks log different figures"
     [run] = runs(tmp_path / "logs" / "wandb")
     assert (run.summed["state"], run.summed["exit_code"]) == ("finished", 0)
     summary = run.summed["summary"]

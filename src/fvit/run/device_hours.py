@@ -36,12 +36,12 @@ class DeviceHours(Callback):
         """Log beside the accuracies."""
         if trainer.state.fn == TrainerFn.FITTING:
             self._count(trainer)
-            module.log(_NAME, self._hours)
+            module.log(_NAME, self._hours, sync_dist=True)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Log beside the epoch's figures, and for the run's results."""
         self._count(trainer)
-        module.log(_NAME, self._hours)
+        module.log(_NAME, self._hours, sync_dist=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The hours so far."""

@@ -70,7 +70,7 @@ class Throughput(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Log beside the accuracies what they can be drawn over."""
         if trainer.state.fn == TrainerFn.FITTING:
-            module.log(_SEEN, float(trainer.global_step * self.images_per_step))
+            module.log(_SEEN, float(trainer.global_step * self.images_per_step), sync_dist=True)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Leave out the time since the last training batch."""
@@ -79,7 +79,7 @@ class Throughput(Callback):
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Note where the run stands, and its mean, for its results."""
         for name, value in self._progress(trainer).items():
-            module.log(name, value, logger=None if name == _SEEN else False)
+            module.log(name, value, logger=None if name == _SEEN else False, sync_dist=True)
         if self.seconds:
             module.log("throughput/images_per_s", self.images_per_s, logger=False, sync_dist=True)
 

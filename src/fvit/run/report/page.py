@@ -22,7 +22,7 @@ Section = tuple[str, str, str] | None
 
 _HERE = Path(__file__).parent
 _PARETO = {"macs": "Multiply-accumulates", "params": "Parameters", "throughput": "Throughput", "memory": "Memory"}
-_MEMORY_NOTE = " Memory on a CPU is that of the whole process, which the jobs of a sweep share."
+_MEMORY_NOTE = " Memory on a CPU is that of the whole process, at its height during the run."
 _UNFINISHED_NOTE = "How far they got is in the curves; nothing of them counts in the leaderboard."
 
 
