@@ -28,6 +28,7 @@ def start(tmp_path, *arguments):
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_two_jobs_of_a_sweep_are_two_runs_that_say_all_there_is_to_know(tmp_path):
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     (tmp_path / ".gitignore").write_text("logs\n")
