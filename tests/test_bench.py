@@ -176,6 +176,7 @@ def test_compiled_is_measured_beside_eager(run):
     assert found[0]["macs"] == found[2]["macs"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["params", "macs", "latency"])
 def test_all_get_the_budget_of_one_model(run, metric):
     done = run(

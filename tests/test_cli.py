@@ -63,6 +63,7 @@ def test_a_mistake_ends_in_one_message(main, tmp_path, overrides, message, monke
     assert finished == []
 
 
+@pytest.mark.slow
 def test_the_traceback_is_one_variable_away(fvit):
     done = fvit("train", "data=folder", HYDRA_FULL_ERROR="1")
     assert done.returncode == 1

@@ -61,6 +61,7 @@ def test_timm_knows_our_names_in_every_order(imports):
     run(imports + USES_TIMM)
 
 
+@pytest.mark.slow
 def test_a_lookup_leaves_the_import_hook_and_an_import_removes_it():
     """Libraries look whether timm is there without importing it; and nothing of the hook may cling to timm later."""
     run(

@@ -177,6 +177,7 @@ def test_a_mistake_is_found_before_anything_is_read(override, message):
         checked("predict", Predict, "ckpt_path=a", "images=b", "output_dir=c", override)
 
 
+@pytest.mark.slow
 def test_the_command_line_says_what_it_skipped_and_ends_well(run, photos, tmp_path):
     command = [sys.executable, "-m", "fvit.predict", f"ckpt_path={run}", f"images={photos}", "out=out.csv"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)

@@ -106,6 +106,7 @@ class UnderEachMask(nn.Module):
         return torch.stack([self.module(x, attn_mask=mask) for mask in masks])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", CHOICES)
 @every_option
 def test_an_exported_form_agrees(form, options):

@@ -12,6 +12,7 @@ from .test_masks import KINDS, mask_over_keys
 short_floats = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 
 
+@pytest.mark.slow
 @short_floats
 @every_case
 def test_stays_near_the_float64_result(case, dtype):

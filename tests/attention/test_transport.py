@@ -74,6 +74,7 @@ def test_a_copy_does_the_same_and_shares_nothing(case, copied):
     assert torch.equal(module(x), expected)
 
 
+@pytest.mark.slow
 @every_case
 def test_export_agrees_with_eager(case):
     module = build(case, dtype=torch.float32).eval()

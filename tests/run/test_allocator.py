@@ -30,6 +30,7 @@ def faults(*arguments):
     return int(done.stdout)
 
 
+@pytest.mark.slow
 def test_kept_memory_is_not_fetched_again():
     # 80 MiB in each of ten steps, in pages of 4 KiB, or of 2 MiB where the system gives huge ones.
     assert faults("keep") < faults("as it is") / 4

@@ -77,6 +77,7 @@ def test_a_slow_loader_is_warned_of_once_with_its_settings(compose_config, monke
     assert max(shares) <= 1.0
 
 
+@pytest.mark.slow
 def test_a_fast_loader_is_not_warned_of(compose_config, monkeypatch, caplog):
     """The step is made slow instead."""
     step = torch.optim.AdamW.step

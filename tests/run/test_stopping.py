@@ -99,6 +99,7 @@ def test_a_signal_in_the_last_batch_of_all_comes_too_late_to_cut_anything(compos
     assert read_metrics(tmp_path / "run")["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_lightnings_handlers_are_not_there(compose_config, monkeypatch):
     seen = []
     monkeypatch.setattr(Tell, "on_train_start", lambda *_: seen.append(signal.getsignal(signal.SIGTERM)))

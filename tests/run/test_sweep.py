@@ -67,6 +67,7 @@ def test_a_sweep_ends_with_a_table_and_survives_failing_jobs(main, tmp_path):
     assert done.stderr.count("error: ") == 4
 
 
+@pytest.mark.slow
 def test_the_same_command_skips_what_is_done(main):
     command = ["train", "-m", *SHORT, "seed=0,1", AGAIN]
     assert main(*command).returncode == 0

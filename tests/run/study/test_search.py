@@ -141,6 +141,7 @@ def test_a_launcher_that_dies_takes_its_batch_alone(toy, trials, tmp_path, monke
     assert found[3].user_attrs["error"] == "RuntimeError: a worker was killed"
 
 
+@pytest.mark.slow
 def test_a_study_that_was_interrupted_goes_on_as_if_it_had_not_been(toy, trials, tmp_path):
     toy(parabola, LINE, "hydra.sweeper.n_trials=6", "hydra.sweeper.n_startup_trials=2", "hydra.sweep.dir=whole")
     jobs = []
