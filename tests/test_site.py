@@ -83,7 +83,8 @@ def test_a_browser_finds_no_fault_and_searches(tmp_path):
         for name in ("index", "tutorial", "zoo", "reference/attention", "api/models"):
             page.goto(f"{address}/{name}.html")
             assert page.evaluate("document.documentElement.scrollWidth") <= 1280
-        page.fill("input[name=query]", "linformer")
+        # By keys: the page listens to those, and not to a value that is put there.
+        page.locator("input[name=query]").press_sequentially("linformer")
         page.locator(".md-search-result__item").first.wait_for(timeout=30_000)
         assert not complaints
 
