@@ -83,7 +83,7 @@ def test_every_command_runs(line, tmp_path):
     elif "fvit-bench" in line:
         line += " runs=3 seconds=0.1"
     elif "train" in line and "--cfg" not in line and "debug=" not in line:
-        line += " debug=limit"
+        line += " debug=limit global_batch_size=16"
     output = _run(_arguments(line), tmp_path)
     assert output
 

@@ -110,15 +110,13 @@ def _check_end(run, folder, stage, signum):
 
 
 def _combinations():
-    quick = [("cpu", "group", "training", 2, signal.SIGTERM)]
-    slow = [
-        ("ddp_cpu", target, stage, 2, (signal.SIGTERM, signal.SIGUSR1)[(index + stage_index) % 2])
-        for index, target in enumerate(("rank0", "rank1", "group", "parent"))
-        for stage_index, stage in enumerate(("training", "validation"))
-    ]
-    for marks, cases in (((), quick), (pytest.mark.slow, slow)):
-        for case in cases:
-            yield pytest.param(*case, marks=marks, id="-".join([*map(str, case[:4]), case[4].name]))
+    """On one process; on two each target in each stage, of which half hold every target, both stages and signals."""
+    yield pytest.param("cpu", "group", "training", 2, signal.SIGTERM, id="cpu-group-training")
+    for index, target in enumerate(("rank0", "rank1", "group", "parent")):
+        for stage_index, stage in enumerate(("training", "validation")):
+            signum = (signal.SIGTERM, signal.SIGUSR1)[index // 2 ^ stage_index]
+            marks = [pytest.mark.slow, *([pytest.mark.exhaustive] if (index + stage_index) % 2 else [])]
+            yield pytest.param("ddp_cpu", target, stage, 2, signum, marks=marks, id=f"{target}-{stage}-{signum.name}")
 
 
 @pytest.mark.parametrize(("hardware", "target", "stage", "workers", "signum"), list(_combinations()))
