@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fvit.run.fields import Strict
+from fvit.run.fields import Strict, WandbProject
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -13,7 +13,7 @@ class Dashboard(Strict):
     """The keys of conf/dashboard.yaml."""
 
     entity: str | None
-    project: Text
+    project: WandbProject
     name: Annotated[str, Field(min_length=1, max_length=128)]
     group_by: Text
     settings: Annotated[list[Text], Field(min_length=1)]
