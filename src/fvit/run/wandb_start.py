@@ -1,6 +1,7 @@
 """Beginning a run of W&B: at the server where it takes it, else here, and one line says why."""
 
 import os
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -57,10 +58,10 @@ def _begin(arguments: dict[str, Any], save_dir: Path, kept_here: bool) -> "wandb
     if run is None:
         run = wandb.init(**arguments, mode=mode, settings=wandb.Settings(silent=True))
         if mode == "offline":
-            place = os.path.relpath(Path(run.dir).parent)
+            place, all_runs = (shlex.quote(os.path.relpath(path)) for path in (Path(run.dir).parent, folder))
             _say(
                 f"W&B: {reason}, so this run stays offline in {place}; "
-                f"look at it with `wandb leet {os.path.relpath(folder)}`, send it with `wandb sync {place}`"
+                f"look at it with `wandb leet {all_runs}`, send it with `wandb sync {place}`"
             )
     # What curves are drawn over, if nobody chooses progress/images_seen, progress/device_hours or epoch.
     run.define_metric("trainer/global_step")
