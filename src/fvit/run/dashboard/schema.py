@@ -4,9 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fvit.run.fields import Strict, WandbProject
-
-Text = Annotated[str, Field(min_length=1)]
+from fvit.run.fields import Strict, Text, WandbProject
 
 
 class Dashboard(Strict):
