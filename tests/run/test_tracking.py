@@ -218,8 +218,11 @@ def test_what_wandb_refuses_stops_the_run_before_it_begins(tmp_path, monkeypatch
 
 def test_an_old_name_of_offline_is_offline_and_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_MODE", "dryrun")
-    logger(tmp_path, tmp_path / "run").experiment.finish()
-    assert "W&B's mode is offline, so this run stays offline in" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    RunLogger("my logs", "fvit", "a", "run").experiment.finish()
+    told = capsys.readouterr().out
+    assert "W&B's mode is offline, so this run stays offline in 'my logs/wandb/offline-run-" in told
+    assert "look at it with `wandb leet 'my logs/wandb'`" in told, "to be copied"
 
 
 KILL_CORE = """

@@ -29,7 +29,7 @@ _GAP, _LEAST, _FRAMED = 3, 12, 100
 def print_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
     """A line a fact, its name in front; a long path or command is left whole, to be copied."""
     width = max(len(name) for name, _ in facts)
-    console.print(f"[italic]{title}[/italic]")
+    console.print(title, style="italic", markup=False)
     for name, value in facts:
         console.print(f" {name:<{width}}  {value}", markup=False, soft_wrap=True)
 
