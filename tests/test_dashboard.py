@@ -109,6 +109,7 @@ def test_a_server_that_does_not_answer_is_no_error(run, tmp_path, monkeypatch):
         (["grup_by=title"], "unknown key grup_by, did you mean group_by"),
         (["settings=[]"], "settings=[]"),
         (["project=''"], "project=''"),
+        (["project=team/vits"], "project=team/vits: W&B allows none of"),
     ],
 )
 def test_a_mistake_ends_in_one_message_and_leaves_nothing(run, tmp_path, arguments, message):

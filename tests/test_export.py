@@ -118,6 +118,13 @@ def test_a_folder_that_holds_something_is_left_alone(run, tmp_path):
     assert (exported(run, tmp_path / "empty") / "model.safetensors").is_file()
 
 
+def test_the_current_folder_is_no_new_one(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"out=\. has no name; name a new folder"):
+        exported(run, ".")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_exported_is_what_the_checkpoint_says(run):
     path = checkpoint.find(run)
     subject = load(path, checkpoint.read(path))
@@ -132,6 +139,7 @@ def test_what_is_exported_is_what_the_checkpoint_says(run):
         (["format=onx", "out=a"], "format='onx': input should be 'onnx', 'torch_export', 'safetensors' or 'timm'"),
         (["out=a"], "format must be given"),
         (["format=onnx"], "out must be given"),
+        (["format=onnx", "out=''"], "out='': string should have at least 1 character"),
     ],
 )
 def test_a_mistake_is_found_before_anything_is_read(overrides, message):

@@ -154,6 +154,21 @@ def test_a_file_that_was_there_stays_whole_where_it_fails(run, photos, tmp_path)
     assert (tmp_path / "out.csv").read_text() == "mine"
 
 
+def test_a_model_that_answers_with_no_numbers_is_an_error(run, photos, tmp_path):
+    content = torch.load(checkpoint.find(run), weights_only=True)
+    content["state_dict"]["model.head.weight"].fill_(float("nan"))
+    torch.save(content, tmp_path / "diverged.ckpt")
+    with pytest.raises(RunError, match=r"logits of .*00_\d\.png are not finite: it diverged"):
+        predicted(tmp_path, tmp_path / "diverged.ckpt", photos, f"out={tmp_path / 'out.csv'}")
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_folder_in_the_place_of_the_file_is_found_before_any_image_is_read(run, photos, tmp_path):
+    (tmp_path / "out.csv").mkdir()
+    with pytest.raises(ConfigError, match=r"out.csv is a folder"):
+        predicted(tmp_path, run, photos, f"out={tmp_path / 'out.csv'}")
+
+
 def test_a_checkpoint_without_names_numbers_its_classes(run, photos, tmp_path):
     content = torch.load(checkpoint.find(run), weights_only=True)
     assert content.pop("classes") == [str(digit) for digit in range(10)]
@@ -167,6 +182,7 @@ def test_a_checkpoint_without_names_numbers_its_classes(run, photos, tmp_path):
     ("override", "message"),
     [
         ("out=a.txt", r"out=a.txt must end in .csv, .json, .jsonl"),
+        ("images=''", "images='': string should have at least 1 character"),
         ("batch_size=0", "batch_size=0: input should be greater than or equal to 1"),
         ("device=gpu", "device='gpu'"),
         ("+imges=a", "unknown key imges='a', did you mean images"),

@@ -73,8 +73,10 @@ def check_new(out: Path) -> Path:
     """Refuse a folder that holds something.
 
     Raises:
-        ValueError: it does, or is no folder.
+        ValueError: it does, or is no folder, or the current one.
     """
+    if not out.name:
+        raise ValueError(f"out={out} has no name; name a new folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"out={out} is there already; name a new folder, or remove that one")
     return out

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fvit.run import cli
-from fvit.run.errors import RunError
+from fvit.run.errors import ConfigError, RunError
 from fvit.run.schema_predict import Predict
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def predict(config: dict[str, Any]) -> dict[str, float]:
     batches = stream(found, content["datamodule_hyper_parameters"], *options)
     if config["maps"]:
         batches = drawing(batches, module.model, Path(config["output_dir"]), found.root)
-    out = Path(config["out"]).expanduser() if config["out"] else None
+    out = _file(config["out"]) if config["out"] else None
     tally, start = Tally(), time.monotonic()
     with ExitStack() as stack:
         take = [tally.note]
@@ -69,6 +69,14 @@ def predict(config: dict[str, Any]) -> dict[str, float]:
     return {}
 
 
+def _file(path: str) -> Path:
+    """Where to write, found out before thousands of images are looked at."""
+    out = Path(path).expanduser()
+    if out.is_dir():
+        raise ConfigError(f"out={path} is a folder; name a file")
+    return out
+
+
 def answers(model: "nn.Module", names: list[str], batches: Iterable["Seen"]) -> Iterator["Prediction"]:
     """A prediction an image; those that could not be read come behind the others of their batch."""
     import torch
@@ -79,6 +87,9 @@ def answers(model: "nn.Module", names: list[str], batches: Iterable["Seen"]) -> 
         if batch.files:
             with torch.no_grad():
                 probabilities = model(batch.images).float().softmax(dim=1)
+            if not probabilities.isfinite().all():
+                worst = batch.files[int((~probabilities.isfinite()).any(dim=1).nonzero()[0])]
+                raise RunError(f"the checkpoint's logits of {worst} are not finite: it diverged, or was damaged")
             values, places = (part.tolist() for part in probabilities.topk(min(_RANKS, len(names))))
             for file, row, indices in zip(batch.files, values, places, strict=True):
                 yield Prediction(file, [(names[index], p) for index, p in zip(indices, row, strict=True)])

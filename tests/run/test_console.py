@@ -36,6 +36,18 @@ def test_an_exchange_is_passed_over_where_there_were_none(capsys, model, rows):
     assert capsys.readouterr().out == ""
 
 
+def test_a_title_is_no_markup(capsys):
+    console.print_facts("Dashboard of vits [red]", [("a", "b")])
+    assert capsys.readouterr().out.startswith("Dashboard of vits [red]\n")
+
+
+def test_a_folder_with_a_space_is_told_as_it_can_be_copied(capsys, tmp_path):
+    (tmp_path / "my runs" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "my runs" / "checkpoints" / "last.ckpt").touch()
+    console.print_results("a", {}, 1.0, tmp_path / "my runs")
+    assert f"""fvit-eval "ckpt_path='{tmp_path}/my runs'"\n""" in capsys.readouterr().out
+
+
 TABLE = """
 from fvit.run.console import print_facts, print_rows
 from fvit.run.counting import counting

@@ -44,6 +44,9 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         ("trainer.max_epoch=1", "unknown key trainer.max_epoch, did you mean max_epochs"),
         ("data.root=DIR", "unknown key data.root: the chosen option of data has no root, which another one may have"),
         ("experimnt=quickstart", "unknown key experimnt, did you mean experiment"),
+        ("attention=", "attention= is no option; known: additive, "),
+        ("logger=null", "logger=null: logger takes the name of one of its options, which `fvit-train --help` lists"),
+        ("model=3", "model=3: model takes the name of one of its options"),
     ],
 )
 def test_hydras_errors_name_the_nearest(override, message):
@@ -54,6 +57,22 @@ def test_hydras_errors_name_the_nearest(override, message):
     explained = explain(_caught(make))
     assert message in explained
     assert "+" not in explained
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("title=Größe", "title=Größe cannot be read as KEY=VALUE in Hydra's grammar; if the value is a text or a path"),
+        ("ckpt_path=a=b", "write \"ckpt_path='a=b'\""),
+        ("additive", "'additive' is no override: write KEY=VALUE"),
+    ],
+)
+def test_what_hydra_cannot_read_is_answered_with_how_to_quote_it(override, message):
+    def make():
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            compose("train", overrides=[override])
+
+    assert message in explain(_caught(make))
 
 
 def test_a_launcher_that_is_not_installed_is_named_with_the_extra_that_brings_it(monkeypatch):

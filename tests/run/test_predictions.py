@@ -30,6 +30,16 @@ def test_a_table_has_a_row_an_image():
     assert float(rows[2]["probability1"]) == pytest.approx(2 / 3, abs=1e-6)
 
 
+@pytest.mark.parametrize("form", [".csv", ".json", ".jsonl"])
+def test_a_name_that_is_no_utf_8_is_escaped_and_stops_nothing(form):
+    name = b"caf\xe9.jpg".decode(errors="surrogateescape")
+    text = written(form, [Prediction(name, [("x", 1.0), ("y", 0.0)]), GIVEN[2]])
+    assert "caf\\udce9.jpg" in text
+    assert "d.jpg" in text
+    if form == ".json":
+        assert json.loads(text)[0]["file"] == name
+
+
 @pytest.mark.parametrize("form", [".json", ".jsonl"])
 def test_objects_are_a_list_or_a_line_each(form):
     text = written(form)

@@ -9,6 +9,8 @@ from fvit.run.errors import ConfigError
         ("logger.wandb.artifacts=worst", "logger.wandb.artifacts='worst': input should be 'off', 'best' or 'all'"),
         ("logger.wandb.media=-1", "logger.wandb.media=-1"),
         ("+logger.wandb.entiti=me", "logger.wandb has no option 'entiti', did you mean entity or"),
+        ("logger.wandb.project=a/b", "project=a/b: W&B allows none of / \\ # ? % : in it; leave / out"),
+        ("logger.wandb.project=''", "logger.wandb.project='': string should have at least 1 character"),
         ("+logger.wandb.mode=online", "logger.wandb has no option 'mode'"),
     ],
 )

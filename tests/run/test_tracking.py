@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from fvit.run.errors import ConfigError
 from fvit.run.going_on import settle
 from fvit.run.tracking import RunLogger
 from tests.run.test_resume import CutAt
@@ -200,11 +201,28 @@ def test_what_wandb_refuses_is_told_and_the_run_goes_on(tmp_path, monkeypatch, c
     assert (run.rows[0]["a"], run.summed["state"]) == (1.0, "finished")
 
 
-def test_options_that_wandb_refuses_stop_the_run_before_it_begins(tmp_path):
-    import wandb
+@pytest.mark.parametrize(
+    ("mode", "options", "message"),
+    [
+        ("offline", {"id": "a/b"}, "logger.wandb: Run ID cannot contain the characters"),
+        ("offline", {"entity": ["me"]}, r"W&B does not take entity=\['me'\]: input should be a valid string"),
+        ("somehow", {}, "WANDB_MODE=somehow must be online, offline or disabled"),
+        ("shared", {}, "WANDB_MODE=shared must be"),
+    ],
+)
+def test_what_wandb_refuses_stops_the_run_before_it_begins(tmp_path, monkeypatch, mode, options, message):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    with pytest.raises(ConfigError, match=message):
+        logger(tmp_path, tmp_path / "run", **options).log_metrics({"a": 1.0}, 0)
 
-    with pytest.raises(wandb.errors.UsageError, match="Run ID"):
-        logger(tmp_path, tmp_path / "run", id="a/b").log_metrics({"a": 1.0}, 0)
+
+def test_an_old_name_of_offline_is_offline_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    monkeypatch.chdir(tmp_path)
+    RunLogger("my logs", "fvit", "a", "run").experiment.finish()
+    told = capsys.readouterr().out
+    assert "W&B's mode is offline, so this run stays offline in 'my logs/wandb/offline-run-" in told
+    assert "look at it with `wandb leet 'my logs/wandb'`" in told, "to be copied"
 
 
 KILL_CORE = """

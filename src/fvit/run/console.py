@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fvit.run.grammar import argument
 from fvit.run.quiet import is_quiet
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _GAP, _LEAST, _FRAMED = 3, 12, 100
 def print_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
     """A line a fact, its name in front; a long path or command is left whole, to be copied."""
     width = max(len(name) for name, _ in facts)
-    console.print(f"[italic]{title}[/italic]")
+    console.print(title, style="italic", markup=False)
     for name, value in facts:
         console.print(f" {name:<{width}}  {value}", markup=False, soft_wrap=True)
 
@@ -114,8 +115,8 @@ def print_results(name: str, metrics: dict[str, float], seconds: float, folder: 
     print_rows("Results", ("run", *HEAD), [(name, *figures(metrics, seconds))])
     facts = [("lies in", str(folder))]
     if (folder / "checkpoints" / "last.ckpt").is_file():
-        facts.append(("measure it", f"fvit-eval ckpt_path={folder}"))
-        facts.append(("go on from it", f"fvit-train ckpt_path={folder} trainer.max_epochs=…"))
+        facts.append(("measure it", f"fvit-eval {argument('ckpt_path', folder)}"))
+        facts.append(("go on from it", f"fvit-train {argument('ckpt_path', folder)} trainer.max_epochs=…"))
     facts.append(("compare", "fvit-train -m attention=additive,softmax,linear seed=0,1,2"))
     print_facts("", facts)
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fvit.run.errors import RunError
+from fvit.run.grammar import argument
 
 FULL = {
     errno.ENOSPC: "the disk is full",
@@ -38,7 +39,7 @@ def _explain(reason: str, folder: Path) -> str:
         return f"{text}; no checkpoint was saved yet. Make room, or set hydra.run.dir=DIR on another disk"
     return (
         f"{text}, and a checkpoint takes {_size(saved[0].stat().st_size)}. The last good checkpoint is {saved[0]}: "
-        f"make room, and go on with ckpt_path={folder}"
+        f"make room, and go on with {argument('ckpt_path', folder)}"
     )
 
 

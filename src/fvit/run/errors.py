@@ -39,11 +39,13 @@ def explain(error: BaseException, task: str = "train") -> str | None:
         error: what was raised.
         task: the command's name without ``fvit-``, for advice.
     """
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
 
     from fvit.run.disk import FULL
 
+    if isinstance(error, OverrideParseException):
+        return _explain_grammar(error.override)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_hydra(error, task)
     if isinstance(error, RunError | ConfigError):
@@ -52,6 +54,8 @@ def explain(error: BaseException, task: str = "train") -> str | None:
     raised_here = bool(frames) and _PACKAGE in Path(frames[-1].filename).parents
     if isinstance(error, ValueError | FileNotFoundError) and raised_here:
         return str(error)
+    if group := _misused_group(error):
+        return group
     if isinstance(error, OSError) and error.filename is not None:
         advice = ". If the run cannot be written there, set hydra.run.dir=DIR" if task in _WITH_A_FOLDER else ""
         return f"cannot use {error.filename}: {error.strerror}{advice}"
@@ -65,13 +69,37 @@ def describe(error: BaseException) -> str:
     return explain(error) or f"{type(error).__name__}: {error}"
 
 
+def _misused_group(error: BaseException) -> str | None:
+    """Of logger=null or attention=3, which Hydra answers with an error that does not say where."""
+    from hydra.core.override_parser.types import Override
+
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    override = trace and trace.tb_frame.f_locals.get("override")
+    if not (isinstance(error, ValueError) and isinstance(override, Override)):
+        return None
+    name = override.key_or_group
+    return f"{override.input_line}: {name} takes the name of one of its options, which `fvit-train --help` lists"
+
+
+def _explain_grammar(override: str) -> str:
+    from fvit.run.grammar import argument
+
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override!r} is no override: write KEY=VALUE"
+    advice = f"; if the value is a text or a path, write {argument(key, value)}" if value else ""
+    return f"{override} cannot be read as KEY=VALUE in Hydra's grammar{advice}"
+
+
 def _explain_hydra(error: BaseException, task: str) -> str:
     """Hydra's own message, with the nearest name in place of its advice to add a key that nobody reads."""
     text = str(error)
     if cause := error.__cause__:
         text += f"\n{cause}"
     # "Could not find 'attention/additiv'\n\nAvailable options in 'attention':\n\tadditive\n\t…"
-    if match := re.search(r"Could not (?:find|load) '(?P<group>[\w/]+)/(?P<option>[\w.-]+)'", text):
+    if match := re.search(r"Could not (?:find|load) '(?P<group>[\w/]+)/(?P<option>[\w.-]*)'", text):
         if match["group"] == "hydra/launcher" and match["option"] in _LAUNCHERS:
             extra = _LAUNCHERS[match["option"]]
             return f"hydra/launcher={match['option']} needs a package that is not there: pip install 'fvit[{extra}]'"

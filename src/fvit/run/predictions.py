@@ -94,7 +94,8 @@ def writing(file: BinaryIO, form: str, ranks: int) -> Iterator[Callable[[Predict
     Yields:
         To be called with each.
     """
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    # A file's name may be no UTF-8; escaped, JSON's readers give it back.
+    text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
     if form == ".csv":
         columns = [column for rank in range(1, ranks + 1) for column in (f"class{rank}", f"probability{rank}")]
         table = csv.writer(text, lineterminator="\n")

@@ -2,11 +2,11 @@
 
 from typing import Literal
 
-from fvit.run.fields import Strict
+from fvit.run.fields import Strict, Text
 
 
 class Export(Strict):
-    ckpt_path: str
+    ckpt_path: Text
     format: Literal["onnx", "torch_export", "safetensors", "timm"]
-    out: str
+    out: Text
     quiet: bool

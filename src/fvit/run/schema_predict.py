@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
-from fvit.run.fields import Count, Positive, Strict
+from fvit.run.fields import Count, Positive, Strict, Text
 
 FORMS = (".csv", ".json", ".jsonl")
 
@@ -17,11 +17,11 @@ def _known_form(out: str) -> str:
 
 
 class Predict(Strict):
-    ckpt_path: str
-    images: str
+    ckpt_path: Text
+    images: Text
     out: Annotated[str, AfterValidator(_known_form)] | None
     maps: bool
-    output_dir: str
+    output_dir: Text
     batch_size: Positive
     num_workers: Count | None
     device: Literal["cpu", "cuda", "mps"]

@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from fvit.run.fields import Count, Open
+from fvit.run.fields import Count, Open, WandbProject
 from fvit.run.signature import signature
 from fvit.run.validate import check_options
 
 
 class Wandb(Open):
-    project: str
+    project: WandbProject
     name: str
     group: str | None
     job_type: str

@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from fvit.run import signals
+from fvit.run.grammar import argument
 from fvit.run.last import LastCheckpoint
 from fvit.run.signals import Stopped
 
@@ -131,7 +132,7 @@ class Stopping(Callback):
         what = f"stopped by {signal.Signals(self._signum).name} {self._where} (epoch {trainer.current_epoch + 1})"
         if path is None:
             return f"{what}; no checkpoint was saved, because no callback keeps any"
-        return f"{what}; saved {path}, to go on from with ckpt_path={trainer.default_root_dir}"
+        return f"{what}; saved {path}, to go on from with {argument('ckpt_path', trainer.default_root_dir)}"
 
 
 class _NoHandlers(_SignalConnector):

@@ -1,10 +1,31 @@
-"""Whether a W&B server is there and takes our key, within seconds."""
+"""Whether W&B is to be asked, and whether its server is there and takes our key, within seconds."""
 
+import os
 import threading
 import urllib.error
 import urllib.request
 
+from fvit.run.errors import ConfigError
+
+_MODES = ("online", "offline", "disabled")
+_ALIASES = {"dryrun": "offline", "run": "online"}  # W&B's old names
 _PATIENCE = 5.0  # seconds
+
+
+def asked_mode() -> str:
+    """Whether W&B is asked to be ``online``, ``offline`` or ``disabled``.
+
+    Raises:
+        ConfigError: it is asked to be something else.
+    """
+    import wandb
+
+    # What `wandb offline` has set for the folder is no variable.
+    mode = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode
+    mode = _ALIASES.get(mode, mode)
+    if mode not in _MODES:  # wandb's "shared" is for several processes that write one run
+        raise ConfigError(f"WANDB_MODE={mode} must be {', '.join(_MODES[:-1])} or {_MODES[-1]}")
+    return mode
 
 
 def has_key() -> bool:

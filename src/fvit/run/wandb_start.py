@@ -1,13 +1,17 @@
 """Beginning a run of W&B: at the server where it takes it, else here, and one line says why."""
 
 import os
+import shlex
 import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from fvit.run.console import console
-from fvit.run.wandb_server import first_line, has_key
+from fvit.run.errors import ConfigError
+from fvit.run.wandb_server import asked_mode, first_line, has_key
 
 if TYPE_CHECKING:
     import wandb
@@ -23,7 +27,23 @@ def begin(arguments: dict[str, Any], save_dir: Path, kept_here: bool) -> "wandb.
         arguments: of `wandb.init`.
         save_dir: holds the folder wandb/ with its runs.
         kept_here: whether to ask no server, even if there is a key.
+
+    Raises:
+        ConfigError: W&B refuses an option.
     """
+    import wandb
+
+    try:
+        return _begin(arguments, save_dir, kept_here)
+    except wandb.errors.UsageError as error:
+        raise ConfigError(f"logger.wandb: {first_line(error)}") from error
+    except ValidationError as error:  # also of what W&B takes from the environment
+        [*_, fault] = error.errors()
+        name, message = ".".join(map(str, fault["loc"])), fault["msg"]
+        raise ConfigError(f"W&B does not take {name}={fault['input']}: {message[0].lower()}{message[1:]}") from error
+
+
+def _begin(arguments: dict[str, Any], save_dir: Path, kept_here: bool) -> "wandb.Run":
     import wandb
 
     save_dir.mkdir(parents=True, exist_ok=True)
@@ -38,10 +58,10 @@ def begin(arguments: dict[str, Any], save_dir: Path, kept_here: bool) -> "wandb.
     if run is None:
         run = wandb.init(**arguments, mode=mode, settings=wandb.Settings(silent=True))
         if mode == "offline":
-            place = os.path.relpath(Path(run.dir).parent)
+            place, all_runs = (shlex.quote(os.path.relpath(path)) for path in (Path(run.dir).parent, folder))
             _say(
                 f"W&B: {reason}, so this run stays offline in {place}; "
-                f"look at it with `wandb leet {os.path.relpath(folder)}`, send it with `wandb sync {place}`"
+                f"look at it with `wandb leet {all_runs}`, send it with `wandb sync {place}`"
             )
     # What curves are drawn over, if nobody chooses progress/images_seen, progress/device_hours or epoch.
     run.define_metric("trainer/global_step")
@@ -72,13 +92,9 @@ def _begin_online(arguments: dict[str, Any], folder: Path, patience: float) -> t
 
 def _mode(kept_here: bool) -> tuple[str, str]:
     """W&B's mode, and the reason if that is offline; within 16 seconds."""
-    import wandb
-
     if kept_here:
         return "offline", "logger.wandb.offline=true"
-    # What `wandb offline` has set for the folder is no variable.
-    asked = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode
-    if asked != "online":
+    if (asked := asked_mode()) != "online":
         return asked, f"W&B's mode is {asked}"
     try:
         return ("online", "") if has_key() else ("offline", "no API key")

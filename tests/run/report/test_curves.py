@@ -27,6 +27,13 @@ def test_what_was_measured_again_and_what_was_cut_off(tmp_path):
     assert history["val/acc1"] == {640: 0.1, 1280: 0.3}
 
 
+def test_a_damaged_line_hides_no_other(tmp_path):
+    folder = write_run(tmp_path / "a", curve=[0.1, 0.2])
+    with (folder / "csv" / "metrics.csv").open("ab") as file:
+        file.write(b"\x00\xff,\xfe,29,,0.9\xff,\n3,,39,,0.3,1.5\n")
+    assert read_history(gather([tmp_path])[0])["val/acc1"] == {640: 0.1, 1280: 0.2, 2560: 0.3}
+
+
 def test_without_a_file_there_is_no_history(tmp_path):
     write_run(tmp_path / "a")
     assert not any(read_history(gather([tmp_path])[0]).values())

@@ -54,7 +54,19 @@ def test_a_run_that_never_began(tmp_path):
     assert (run.status, run.config, run.metrics, run.seed) == ("not started", {}, {}, None)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"metrics": {}}', '{"status": "finished", "metrics": {"a": "b"}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"metrics": {}}',
+        '{"status": "finished", "metrics": {"a": "b"}}',
+        '{"status": "finished", "metrics": {"a": 1%s}}' % ("0" * 400),
+        '{"status": null, "metrics": {}}',
+        '{"status": "failed", "error": 5, "metrics": {}}',
+    ],
+)
 def test_a_damaged_record_is_told_and_stops_nothing(tmp_path, content):
     write_run(tmp_path / "good")
     (write_run(tmp_path / "bad") / "metrics.json").write_text(content)
@@ -70,6 +82,15 @@ def test_a_damaged_configuration_is_none(tmp_path):
     (folder / "environment.json").write_text("{")
     [run] = gather([tmp_path])
     assert (run.status, run.config, run.environment) == ("finished", {}, {})
+
+
+def test_what_somebody_else_wrote_under_our_names_stops_nothing(tmp_path):
+    folder = write_run(tmp_path / "a")
+    (folder / "config.yaml").write_text("{model: mine, data: digits, trainer: 3, seed: 0}")
+    for written in ("hydra: [1]", "hydra: {overrides: x, runtime: y}"):
+        (folder / ".hydra" / "hydra.yaml").write_text(written)
+        [run] = gather([tmp_path])
+        assert (run.status, run.config, run.overrides, run.choices) == ("finished", {"seed": 0}, (), {})
 
 
 def test_what_is_not_finite_is_no_metric(tmp_path):

@@ -100,6 +100,13 @@ def test_what_never_wrote_its_configuration_or_only_measured_is_in_no_row(tmp_pa
     assert rows(tmp_path) == []
 
 
+def test_attention_may_be_a_word_where_hydra_told_nothing(tmp_path):
+    folder = write_run(tmp_path / "a", model__attention="softmax")
+    (folder / ".hydra" / "hydra.yaml").unlink()
+    [one] = group(gather([tmp_path]), "softmax")
+    assert one.attention == "softmax"
+
+
 def test_names_are_as_short_as_they_can_be():
     keys = ["optimizer.lr", "scheduler.min_lr", "model.depth", "a.x.name", "b.x.name", "name"]
     expected = ["lr", "min_lr", "depth", "a.x.name", "b.x.name", "name"]

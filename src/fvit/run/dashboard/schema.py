@@ -4,16 +4,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fvit.run.fields import Strict
-
-Text = Annotated[str, Field(min_length=1)]
+from fvit.run.fields import Strict, Text, WandbProject
 
 
 class Dashboard(Strict):
     """The keys of conf/dashboard.yaml."""
 
     entity: str | None
-    project: Text
+    project: WandbProject
     name: Annotated[str, Field(min_length=1, max_length=128)]
     group_by: Text
     settings: Annotated[list[Text], Field(min_length=1)]

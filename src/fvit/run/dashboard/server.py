@@ -1,6 +1,5 @@
 """Saving a workspace and a report to W&B, where there is a server that takes a key of ours."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -11,18 +10,14 @@ import wandb_workspaces.workspaces as ws
 from fvit.run.dashboard import costs
 from fvit.run.errors import RunError
 from fvit.run.report.costs import Benchmark
-from fvit.run.wandb_server import has_key
+from fvit.run.wandb_server import asked_mode, has_key
 
 T = TypeVar("T")
 
 
 def why_not() -> str | None:
     """The reason for which nothing can be saved, and the remedy; None if it can."""
-    import wandb
-
-    # What `wandb offline` has set for the folder is no variable.
-    mode = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode
-    if mode != "online":
+    if (mode := asked_mode()) != "online":
         return f"W&B's mode is {mode}; WANDB_MODE=online changes it"
     try:
         return None if has_key() else "no API key; `wandb login` asks for it, then give this command again"

@@ -24,14 +24,14 @@ History = dict[str, dict[int, float]]
 def read_history(run: Run) -> History:
     """Each metric's values by the number of images seen. What a resumed run measured again counts.
 
-    Lightning counts optimizer steps from 0. A last line that was cut off is left out.
+    Lightning counts optimizer steps from 0. Lines that were cut off or are damaged are left out.
     """
     path = run.folder / "csv" / "metrics.csv"
     batch = run.config.get("global_batch_size")
     history: History = {metric: {} for metric, _, _ in METRICS}
     if batch is None or not path.is_file():
         return history
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
         for row in csv.DictReader(file):
             for metric, values in history.items():
                 if text := row.get(metric):

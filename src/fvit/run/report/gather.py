@@ -15,6 +15,7 @@ from fvit.run.record import outcome
 # Lines of each log that are kept of a run that did not finish.
 _LINES = 15
 _NEVER_A_RUN = {"wandb", "checkpoints", "csv"}
+_GROUPS = ("model", "data", "trainer")
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def _natural(folder: Path) -> list[tuple[int, str]]:
 
 def _read(folder: Path, name: str) -> Run:
     status, error, seconds, metrics = _record(folder)
-    hydra = _yaml(folder / ".hydra" / "hydra.yaml").get("hydra") or {}
+    config = _yaml(folder / "config.yaml")
+    hydra = _mapping(_yaml(folder / ".hydra" / "hydra.yaml").get("hydra"))
     written = [folder / "metrics.json", folder / "csv" / "metrics.csv"]
     return Run(
         name=name,
@@ -111,9 +113,10 @@ def _read(folder: Path, name: str) -> Run:
         error=error,
         seconds=seconds,
         metrics=metrics,
-        config=_yaml(folder / "config.yaml"),
-        overrides=tuple((hydra.get("overrides") or {}).get("task") or ()),
-        choices=(hydra.get("runtime") or {}).get("choices") or {},
+        # What should be a group and is none was written by somebody else.
+        config={key: value for key, value in config.items() if key not in _GROUPS or isinstance(value, dict)},
+        overrides=tuple(_mapping(hydra.get("overrides")).get("task") or ()),
+        choices=_mapping(_mapping(hydra.get("runtime")).get("choices")),
         environment=_json(folder / "environment.json"),
         touched=max((path.stat().st_mtime for path in (folder, *written) if path.exists()), default=0.0),
         log=() if status == "finished" else tuple(_last_lines(folder)),
@@ -128,7 +131,9 @@ def _record(folder: Path) -> tuple[str, str | None, float, dict[str, float]]:
             return "not started", None, 0.0, {}
         metrics = {name: float(value) for name, value in content["metrics"].items()}
         told = content["status"], content.get("error"), float(content.get("seconds", 0.0))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if not isinstance(told[0], str) or not isinstance(told[1], str | None):
+            raise TypeError(f"status {told[0]!r}, error {told[1]!r}")
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         return "unreadable", f"metrics.json is damaged or none of a run ({type(error).__name__}: {error})", 0.0, {}
     return *told, {name: value for name, value in metrics.items() if math.isfinite(value)}
 
@@ -139,7 +144,7 @@ def _yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (FileNotFoundError, yaml.YAMLError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return _mapping(content)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -147,7 +152,11 @@ def _json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return _mapping(content)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _last_lines(folder: Path) -> Iterator[str]:

@@ -50,7 +50,8 @@ class Group:
     @property
     def attention(self) -> str:
         """The option of its group, or what the configuration says."""
-        return str(self._choice("attention") or self._model.get("attention", {}).get("name", "–"))
+        told = self._model.get("attention")
+        return str(self._choice("attention") or (told.get("name") if isinstance(told, dict) else told) or "–")
 
     @property
     def model(self) -> str:
