@@ -168,6 +168,7 @@ def test_half_precision_is_measured_beside_the_whole(run, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_compiled_is_measured_beside_eager(run):
     done = run("attention=additive,softmax", "res=32", "compile=false,true", "what=macs,latency,train", *QUICK)
     assert done.code == 0

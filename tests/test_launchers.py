@@ -125,7 +125,8 @@ def test_an_isolated_job_that_is_killed_takes_no_other_along(sweep, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "launcher", ["isolated", pytest.param("joblib", marks=pytest.mark.exhaustive), "submitit_local"]
+    "launcher",
+    ["isolated", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("joblib", "submitit_local"))],
 )
 def test_a_killed_job_goes_on_when_the_sweep_is_started_again(sweep, tmp_path, launcher):
     folder = tmp_path / "swept"

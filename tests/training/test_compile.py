@@ -15,7 +15,7 @@ pytestmark = [
 TINY = ("data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=2", "global_batch_size=16", "debug=limit")
 
 
-@pytest.mark.parametrize("attention", ["additive", "softmax"])
+@pytest.mark.parametrize("attention", ["additive", pytest.param("softmax", marks=pytest.mark.exhaustive)])
 def test_a_compiled_run_learns_what_an_eager_one_learns(compose_config, tmp_path, attention):
     results = {}
     for compile_ in ("false", "true"):

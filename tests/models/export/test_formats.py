@@ -83,12 +83,18 @@ def answer_of(form, folder):
     return logits(timm.create_model(f"local-dir:{folder}", pretrained=True).eval())
 
 
+def _marks(name):
+    """A mechanism of each kind of operations: products, SDPA, features, landmarks, convolutions, windows, FFT."""
+    kinds = ("softmax", "linear", "performer", "nystrom", "mlla", "window", "gfnet", "synthesizer")
+    return [pytest.mark.slow, *([] if name in kinds else [pytest.mark.exhaustive])]
+
+
 @pytest.mark.parametrize(
     ("form", "attention"),
     [
         ("onnx", "additive"),
         *(("torch_export", name) for name in ("additive", "focused", "window")),
-        *(pytest.param("onnx", name, marks=pytest.mark.slow) for name in names() if name != "additive"),
+        *(pytest.param("onnx", name, marks=_marks(name)) for name in names() if name != "additive"),
     ],
 )
 def test_a_graph_gives_the_logits_for_any_number_of_images(tmp_path, form, attention):
