@@ -62,6 +62,20 @@ def test_with_a_budget_nothing_grows_and_nothing_is_quoted(shown):
     assert json.loads((folder / "bench.json").read_text())["growth"] == []
 
 
+@pytest.mark.parametrize(
+    ("candidates", "quoted"),
+    [
+        (["model=vit_tiny", "attention=softmax"], True),
+        (["model=timm", "model.name=[vit_tiny]"], True),
+        (["model=vit_tiny", "model.depth=4"], False),
+        (["++model.attention.qk_norm=true"], False),
+    ],
+)
+def test_others_are_quoted_beside_models_that_are_as_named(shown, candidates, quoted):
+    text, _ = shown([row()], candidates=candidates)
+    assert ("Published by others" in text) is quoted
+
+
 def test_without_matplotlib_a_line_says_how(shown, monkeypatch):
     monkeypatch.setattr(report, "find_spec", lambda name: None)
     text, folder = shown([row()])
