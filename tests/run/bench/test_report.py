@@ -13,8 +13,8 @@ from tests.run.bench.found import CONFIG, MACHINE, failed, law, row
 def shown(tmp_path):
     def show(rows, **config):
         with console.capture() as capture:
-            report.show(rows, {**CONFIG, **config}, MACHINE, tmp_path / "out")
-        return capture.get(), tmp_path / "out"
+            report.show(rows, {**CONFIG, **config}, MACHINE, tmp_path)
+        return capture.get(), tmp_path
 
     return show
 

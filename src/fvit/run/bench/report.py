@@ -34,7 +34,6 @@ def show(rows: Sequence["Row"], config: dict[str, Any], machine: dict[str, Any],
         print_rows(table.title, table.head, table.rows)
         console.print(table.note, markup=False, style="dim")
     console.print(on := told(machine), markup=False)
-    folder.mkdir(parents=True, exist_ok=True)
     write(folder / "bench.csv", _csv(rows))
     content = {"config": config, "machine": machine, "environment": environment()}
     content |= {"rows": [_plain(row) for row in rows], "growth": [_finite(asdict(trend)) for trend in growth]}
