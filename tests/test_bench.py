@@ -106,6 +106,14 @@ def test_a_mistake_ends_in_one_message_and_leaves_nothing(run, arguments, messag
     assert done.folder is None
 
 
+def test_a_folder_that_cannot_be_is_told_before_anything_is_measured(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "measure", lambda *_: pytest.fail("measured for nothing"))
+    (tmp_path / "file").touch()
+    done = run("attention=softmax", "output_dir=file/x", "what=params", *QUICK)
+    assert done.code == 1
+    assert "error: cannot use file/x: Not a directory" in done.err
+
+
 def test_a_size_that_does_not_divide_is_a_row(run):
     done = run("attention=softmax", "res=30,32", "what=params", *QUICK)
     assert done.code == 0

@@ -39,9 +39,11 @@ def bench(config: dict[str, Any]) -> dict[str, float]:
     fix_threads(config["threads"])
     found = candidates(config, cells, reference, device)
     settings = Settings(config["what"], config["runs"], config["seconds"], config["batch"])
+    folder = Path(config["output_dir"])
+    folder.mkdir(parents=True, exist_ok=True)  # before what may take hours, for a folder that cannot be
     with counting("figures", len(found) * len(settings.what), 0) as advance:
         rows = measure(found, settings, advance)
-    report.show(rows, config, machine(device), Path(config["output_dir"]))
+    report.show(rows, config, machine(device), folder)
     if not any(row.alive for row in rows):
         raise RunError("no candidate could be measured to the end; the table says why")
     return {}

@@ -153,6 +153,16 @@ def test_a_graph_that_is_captured_multiplies_its_weights(monkeypatch):
             assert cache.get(lambda made=expected: made, weight) == expected
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.* is deprecated", "ignore::torch.jit.TracerWarning")
+def test_a_trace_multiplies_its_weights():
+    module = folded()
+    with torch.no_grad():
+        module(tokens())
+        traced = torch.jit.trace(module, (tokens(),))
+        load(module)
+        torch.testing.assert_close(traced(tokens()), module(tokens()))
+
+
 def test_what_was_made_for_other_weights_is_not_returned():
     cache, weight = WeightCache(), torch.ones(2, 2)
     with torch.no_grad():

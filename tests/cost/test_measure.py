@@ -109,6 +109,23 @@ def test_one_that_fails_says_so_in_its_row_and_the_others_are_measured(error, st
     assert len(found[1].values) < len(found[0].values)
 
 
+class Fixed(nn.Module):
+    """Multiplies by a MiB of numbers that it does not learn, and needs them on the way back."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 1))
+        self.register_buffer("features", torch.ones(1, 2**18))
+
+    def forward(self, images):
+        return images.mean((2, 3)) @ self.weight @ self.features
+
+
+def test_what_a_model_holds_without_learning_it_is_not_kept_for_its_backward_pass():
+    [row] = measure([candidate(make=lambda: Built(Fixed(), {}))], Settings(["memory"], batch=1))
+    assert 1 < row.values["saved_mib"] < 2, "the logits alone, which logsumexp keeps"
+
+
 def test_one_that_cannot_be_built_says_so():
     def refuse():
         raise ValueError("no such model")

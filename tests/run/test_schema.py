@@ -34,6 +34,7 @@ def test_defaults_are_the_quickstart(compose_config):
         (["model.match=macs", "attention=native"], "model.match=macs has no effect with attention=native"),
         (["+model.match=macs", "model=clip_vit", "attention=additive"], "does not say model.embed_dim"),
         (["+model.img_size=64"], "model.img_size=64: a model is built for the size of its images; set data.img_size"),
+        (["+model.in_chans=1"], "model.in_chans=1: images have 3 channels, gray ones 3 that are equal; take 3"),
         (["scheduler.warmup_epochs=70"], "take scheduler.warmup_epochs=4"),
         (["trainer.devices=2"], "several devices need hardware=ddp"),
         (["loss.label_smoothing=1"], "label_smoothing=1"),

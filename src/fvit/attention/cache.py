@@ -16,8 +16,9 @@ class WeightCache:
     enough: callbacks that swap averaged weights in write through ``.data``, which no counter sees. So this pays for
     products of weights, D³, whose factors are read in D². On a GPU the host waits for the answer, once each time.
 
-    Nothing is kept while gradients are recorded, on the meta device, or while a compiler or a CUDA graph records what
-    is computed, which could neither wait nor see the weights change; a copy of the module starts without it.
+    Nothing is kept while gradients are recorded, on the meta device, or while a compiler, a trace or a CUDA graph
+    records what is computed, which could neither wait nor see the weights change; a copy of the module starts without
+    it.
     """
 
     def __init__(self) -> None:
@@ -43,7 +44,9 @@ class WeightCache:
 
 def _recorded() -> bool:
     """Whether operations are recorded, to be run again with other weights."""
-    return torch.compiler.is_compiling() or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def _same(kept: Sequence[Tensor | None], weights: Sequence[Tensor | None]) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import NamedTuple, TypeVar
 
 from torch import nn
@@ -234,9 +235,9 @@ def _memory(pairs: Pairs, settings: Settings, reached: Tell) -> None:
 
 
 def _bytes(subject: Subject, batch: int) -> dict[str, float]:
-    device = subject.conditions.device
+    device, model = subject.conditions.device, subject.model
     found = {
-        "saved_mib": saved_for_backward(subject.loss(batch), subject.model.parameters()),
+        "saved_mib": saved_for_backward(subject.loss(batch), chain(model.parameters(), model.buffers())),
         "peak_mib": peak_of(subject.forward(batch), device),
         "train_peak_mib": peak_of(subject.backward(batch), device),
     }

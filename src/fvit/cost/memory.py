@@ -13,14 +13,14 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _MACHINE, _CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
-def saved_for_backward(forward: Callable[[], object], parameters: Iterable[Tensor] = ()) -> int:
+def saved_for_backward(forward: Callable[[], object], present: Iterable[Tensor] = ()) -> int:
     """Bytes that autograd keeps between `forward` and its backward pass, each storage once.
 
     Args:
         forward: runs with gradients recorded, and returns what they are recorded in.
-        parameters: what is there anyway, and is not counted.
+        present: what is there anyway, such as weights, and is not counted.
     """
-    known = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+    known = {tensor.untyped_storage().data_ptr() for tensor in present}
     # The tensors themselves are kept, so that no address is used twice.
     kept: dict[int, Tensor] = {}
 

@@ -60,10 +60,13 @@ class Model(Open):
         return self
 
     @model_validator(mode="after")
-    def _size_is_the_datas(self) -> "Model":
-        if "img_size" in (self.model_extra or {}):
-            size = self.model_extra["img_size"]
+    def _images_are_the_datas(self) -> "Model":
+        extra = self.model_extra or {}
+        if "img_size" in extra:
+            size = extra["img_size"]
             raise ValueError(f"model.img_size={size}: a model is built for the size of its images; set data.img_size")
+        if (channels := extra.get("in_chans", 3)) != 3:
+            raise ValueError(f"model.in_chans={channels}: images have 3 channels, gray ones 3 that are equal; take 3")
         return self
 
     @model_validator(mode="after")

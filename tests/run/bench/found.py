@@ -4,7 +4,7 @@ from fvit.cost.measure import Candidate, Row
 from fvit.cost.subject import Conditions
 from fvit.cost.timing import Timing
 
-CONFIG = dict(batch=4, baseline="softmax", match=None, to=None)
+CONFIG = dict(candidates=[], batch=4, baseline="softmax", match=None, to=None)
 TOKENS = {224: 197, 384: 577, 1024: 4097}
 MACHINE = dict(device="cpu", name="Abacus", threads=2, cpus=4, torch="2.0")
 

@@ -78,6 +78,10 @@ def test_what_else_varies_stands_in_the_names():
     assert names("model.depth=range(2,5,2)") == [("vit_atto depth=2", "additive"), ("vit_atto depth=4", "additive")]
 
 
+def test_a_glob_spans_the_options_that_it_fits():
+    assert names("attention=glob(additive*)") == [("vit_atto", "additive"), ("vit_atto", "additive_fastformer")]
+
+
 def test_a_cell_holds_the_options_of_the_model():
     cell = compose_cell(["model=vit_tiny", "attention=softmax", "model.depth=3", "+model.fc_norm=true"])
     assert cell.options["depth"] == 3
@@ -104,6 +108,9 @@ def test_the_size_of_images_does_not_bear_on_it():
         (["+model.img_size=64"], "set data.img_size"),
         (["model.depth=-1"], "model.depth=-1"),
         (["attention=[additive"], r"attention=\[additive"),
+        (["attention=[]"], r"attention=\[\] gives nothing to measure; name one at least"),
+        (["model=timm", "model.name=[]"], r"model\.name=\[\] gives nothing to measure"),
+        (["attention=glob(nosuch*)"], r"attention=glob\(nosuch\*\) gives nothing to measure"),
     ],
 )
 def test_what_does_not_fit_together_is_told(overrides, message):

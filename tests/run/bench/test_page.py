@@ -43,6 +43,15 @@ def test_curves_are_logarithmic_with_intervals(curves):
     assert traces[0]["error_y"]["visible"] is False
 
 
+def test_an_axis_of_less_than_a_decade_is_not_held_to_1_2_and_5():
+    def axis(cost):
+        [*_, layout], *_ = plots(page("", "", charts(points(law("softmax", cost)), CONFIG), []))
+        return layout["yaxis"]
+
+    assert axis(lambda n: 1e-3 * n)["dtick"] == "D2"
+    assert "dtick" not in axis(lambda n: 1e-3 * n**0.5)
+
+
 def test_bars_are_drawn_for_one_size():
     rows = [row("softmax"), row("additive", seconds=0.005)]
     [name, traces, _], *_ = plots(page("", "", charts(points(rows), CONFIG), []))

@@ -13,8 +13,8 @@ from tests.run.bench.found import CONFIG, MACHINE, failed, law, row
 def shown(tmp_path):
     def show(rows, **config):
         with console.capture() as capture:
-            report.show(rows, {**CONFIG, **config}, MACHINE, tmp_path / "out")
-        return capture.get(), tmp_path / "out"
+            report.show(rows, {**CONFIG, **config}, MACHINE, tmp_path)
+        return capture.get(), tmp_path
 
     return show
 
@@ -60,6 +60,20 @@ def test_with_a_budget_nothing_grows_and_nothing_is_quoted(shown):
     assert "Growth" not in text
     assert "Published" not in text
     assert json.loads((folder / "bench.json").read_text())["growth"] == []
+
+
+@pytest.mark.parametrize(
+    ("candidates", "quoted"),
+    [
+        (["model=vit_tiny", "attention=softmax"], True),
+        (["model=timm", "model.name=[vit_tiny]"], True),
+        (["model=vit_tiny", "model.depth=4"], False),
+        (["++model.attention.qk_norm=true"], False),
+    ],
+)
+def test_others_are_quoted_beside_models_that_are_as_named(shown, candidates, quoted):
+    text, _ = shown([row()], candidates=candidates)
+    assert ("Published by others" in text) is quoted
 
 
 def test_without_matplotlib_a_line_says_how(shown, monkeypatch):

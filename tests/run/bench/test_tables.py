@@ -70,6 +70,12 @@ def test_what_varies_has_a_column():
     ]
 
 
+def test_what_is_unusual_has_a_column_even_where_it_does_not_vary():
+    found = tables([row(precision="bf16"), row("additive", precision="bf16")], [], [], CONFIG)
+    assert table(found, "Size and memory").head[2:5] == ["res", "precision", "params, M"]
+    assert table(tables([row(), row("additive")], [], [], CONFIG), "Time").head[2:4] == ["res", "latency, ms"]
+
+
 def test_a_failure_is_told_once():
     found = tables([row(), failed(status="images do not divide")], [], [], CONFIG)
     size, time = found

@@ -34,9 +34,12 @@ def _curves(chart: Chart) -> dict[str, Any]:
     ]
     ticks = {x: text.replace("\n", "<br>") for x, text in chart.ticks.items()}
     form = "~s" if chart.unit == "images/s" else "~g"
+    drawn = [y for series in chart.series for y in (*series.low, *series.high)]
+    # Within a decade 1, 2 and 5 may be a single tick, or none: there plotly chooses.
+    ticks_y = {"dtick": "D2"} if max(drawn) > 10 * min(drawn) else {}
     layout = {
         "xaxis": {"type": "log", "title": chart.axis, "tickvals": list(ticks), "ticktext": list(ticks.values())},
-        "yaxis": {"type": "log", "title": chart.unit, "dtick": "D2", "tickformat": form},
+        "yaxis": {"type": "log", "title": chart.unit, "tickformat": form, **ticks_y},
         "hovermode": "x unified",
         "showlegend": True,
     }

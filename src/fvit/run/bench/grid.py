@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
@@ -68,10 +69,10 @@ def expand(overrides: Sequence[str]) -> list[Cell]:
     A point that does not fit together is a cell with a `refusal`, beside others that do.
 
     Raises:
-        ConfigError: an override is none, or no point fits together.
+        ConfigError: an override is none or gives nothing to choose from, or no point fits together.
     """
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(list(overrides))
     except Exception as error:  # Hydra's parser raises what its grammar's library raises
         raise ConfigError(f"{' '.join(overrides)}: {error}") from error
     axes = [_choices(override) for override in parsed]
@@ -120,7 +121,11 @@ def _compose(overrides: Sequence[str], varying: Sequence[str]) -> Cell:
 def _choices(override: Override) -> list[str]:
     key = override.get_key_element()
     if override.is_sweep_override():
-        return [f"{key}={value}" for value in override.sweep_string_iterator()]
-    if override.key_or_group in ("model", "attention", "model.name") and isinstance(override.value(), list):
-        return [f"{key}={value}" for value in override.value()]
-    return [override.input_line]
+        values = list(override.sweep_string_iterator())
+    elif override.key_or_group in ("model", "attention", "model.name") and isinstance(override.value(), list):
+        values = override.value()
+    else:
+        return [override.input_line]
+    if not values:
+        raise ConfigError(f"{override.input_line} gives nothing to measure; name one at least")
+    return [f"{key}={value}" for value in values]

@@ -25,22 +25,27 @@ if TYPE_CHECKING:
 
 def show(rows: Sequence["Row"], config: dict[str, Any], machine: dict[str, Any], folder: Path) -> None:
     """Print the tables, and write bench.csv, bench.json, bench.html and, with matplotlib, bench.png."""
-    # With a budget the width changes from size to size: what grows is not one model, nor one that others know.
-    as_named = config["match"] is None
-    growth = trends(rows, config["baseline"]) if as_named else []
-    quoted = beside({(row.candidate.model, row.candidate.attention) for row in rows}) if as_named else []
+    # With a budget the width changes from size to size: what grows is not one model.
+    growth = trends(rows, config["baseline"]) if config["match"] is None else []
+    names = {(row.candidate.model, row.candidate.attention) for row in rows}
+    quoted = beside(names) if _known_to_others(config) else []
     found = tables(rows, growth, quoted, config)
     for table in found:
         print_rows(table.title, table.head, table.rows)
         console.print(table.note, markup=False, style="dim")
     console.print(on := told(machine), markup=False)
-    folder.mkdir(parents=True, exist_ok=True)
     write(folder / "bench.csv", _csv(rows))
     content = {"config": config, "machine": machine, "environment": environment()}
     content |= {"rows": [_plain(row) for row in rows], "growth": [_finite(asdict(trend)) for trend in growth]}
     write(folder / "bench.json", json.dumps(content, indent=2, allow_nan=False))
     facts = [("table", str(folder / "bench.csv")), ("all runs", str(folder / "bench.json"))]
     print_facts("", facts + _draw(charts(points(rows), config), found, on, folder))
+
+
+def _known_to_others(config: dict[str, Any]) -> bool:
+    """Whether the models are what their names say: with a depth or width of its own a ViT-Ti is none."""
+    keys = {override.lstrip("+~").partition("=")[0] for override in config["candidates"]}
+    return config["match"] is None and not any(key.startswith("model.") for key in keys - {"model.name"})
 
 
 def _draw(drawn: Sequence[Chart], found: Sequence[Table], on: str, folder: Path) -> list[tuple[str, str]]:

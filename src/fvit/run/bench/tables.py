@@ -30,6 +30,8 @@ _TIMED = (
     ("batch", "at batch", 1),
     ("train_ms", "training step, ms", 1),
 )
+# How a model is run, and what goes without saying.
+_WAYS = (("precision", "float32"), ("compiled", False))
 # The others are told by three digits that count.
 _EXACT = {"embed_dim": ",.0f", "depth": ".0f", "batch": ",.0f", "match_error": "+.1f"}
 # Those beside which the ratio to the baseline stands.
@@ -101,7 +103,7 @@ def _figures(
     title: str, rows: Sequence["Row"], columns: Sequence[tuple[str, str, float]], note: str, baseline: str = ""
 ) -> Table:
     columns = [column for column in columns if _any(rows, column[0])]
-    ways = [key for key in ("precision", "compiled") if len({getattr(r.candidate.conditions, key) for r in rows}) > 1]
+    ways = [key for key, usual in _WAYS if {getattr(row.candidate.conditions, key) for row in rows} != {usual}]
     head = [*_NAMES, *ways]
     for key, name, _ in columns:
         head += [name, "×"] if baseline and key in _COMPARED else [name]
