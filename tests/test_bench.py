@@ -66,6 +66,24 @@ def test_a_grid_is_measured_and_told(run):
     assert len(content["growth"]) == 2
 
 
+def test_ctrl_c_leaves_what_was_measured_before(run, monkeypatch):
+    together = measuring._measure_together
+
+    def interrupted(group, *further):
+        if group[0].candidate.conditions.res == 64:
+            raise KeyboardInterrupt
+        together(group, *further)
+
+    monkeypatch.setattr(measuring, "_measure_together", interrupted)
+    done = run("attention=additive", "res=32,64", *QUICK)
+    assert (done.code, done.err.strip()) == (130, "interrupted")
+    assert "interrupted" in done.out
+    assert [(line["res"], line["status"], bool(line["latency_ms"])) for line in lines(done.folder)] == [
+        ("32", "ok", True),
+        ("64", "interrupted", False),
+    ]
+
+
 def test_models_of_timm_are_measured(run):
     done = run("model=timm", "model.name=[test_vit,test_convnext]", "what=[params,macs,latency]", "res=160", "runs=3")
     assert (done.code, done.err) == (0, "")

@@ -29,7 +29,7 @@ def bench(config: dict[str, Any]) -> dict[str, float]:
     reference = compose_cell([f"model={config['to']}", "attention=softmax"]) if config["to"] else None
     # Imported here, because composing, --help and a wrong override must not wait for torch.
     from fvit.cost.machine import fix_threads, machine, open_device
-    from fvit.cost.measure import Settings, measure
+    from fvit.cost.measure import Row, Settings, measure
     from fvit.run.allocator import keep_freed_memory
     from fvit.run.bench import report
     from fvit.run.counting import counting
@@ -41,9 +41,16 @@ def bench(config: dict[str, Any]) -> dict[str, float]:
     settings = Settings(config["what"], config["runs"], config["seconds"], config["batch"])
     folder = Path(config["output_dir"])
     folder.mkdir(parents=True, exist_ok=True)  # before what may take hours, for a folder that cannot be
-    with counting("figures", len(found) * len(settings.what), 0) as advance:
-        rows = measure(found, settings, advance)
-    report.show(rows, config, machine(device), folder)
+    rows = [Row(candidate) for candidate in found]
+    show = partial(report.show, rows, config, machine(device), folder)
+    try:
+        with counting("figures", len(rows) * len(settings.what), 0) as advance:
+            measure(rows, settings, advance)
+    except KeyboardInterrupt:
+        if any(row.values for row in rows):  # of hours, perhaps
+            show()
+        raise
+    show()
     if not any(row.alive for row in rows):
         raise RunError("no candidate could be measured to the end; the table says why")
     return {}

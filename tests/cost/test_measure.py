@@ -25,6 +25,12 @@ def candidate(attention="softmax", size=32, make=None, **conditions):
     )
 
 
+def measured(candidates, *options):
+    rows = [Row(candidate) for candidate in candidates]
+    measure(rows, *options)
+    return rows
+
+
 class Fails(nn.Module):
     """Fails after so many runs."""
 
@@ -46,7 +52,7 @@ def failing(error, runs=0):
 
 
 def test_every_figure_is_found():
-    [row] = measure([candidate()], replace(QUICK, runs=6, seconds=99.0))
+    [row] = measured([candidate()], replace(QUICK, runs=6, seconds=99.0))
     assert row.status == "ok"
     assert row.tokens == 16 + 1
     cost = count(vit(), 32)
@@ -76,12 +82,12 @@ def test_what_is_not_asked_for_is_not_measured(what):
         "memory": {"saved_mib", "peak_mib", "train_peak_mib"},
         "train": {"train_ms" + end for end in timed},
     }
-    [row] = measure([candidate()], Settings([what], runs=6, seconds=99.0, batch=2))
+    [row] = measured([candidate()], Settings([what], runs=6, seconds=99.0, batch=2))
     assert set(row.values) - {"extra"} == keys[what] - ({"peak_mib", "train_peak_mib"} - set(row.values))
 
 
 def test_more_is_kept_for_a_backward_pass_of_more_images():
-    saved = [measure([candidate()], Settings(["memory"], batch=batch))[0].values["saved_mib"] for batch in (2, 4)]
+    saved = [measured([candidate()], Settings(["memory"], batch=batch))[0].values["saved_mib"] for batch in (2, 4)]
     assert saved[1] == pytest.approx(2 * saved[0], rel=0.05)
 
 
@@ -101,12 +107,22 @@ def test_more_is_kept_for_a_backward_pass_of_more_images():
 @pytest.mark.parametrize("runs", [0, 2, 6, 21])
 def test_one_that_fails_says_so_in_its_row_and_the_others_are_measured(error, status, runs):
     """It may fail in its first run, among the timed ones, or in training."""
-    found = measure([candidate(), failing(error, runs), candidate("additive")], QUICK)
+    found = measured([candidate(), failing(error, runs), candidate("additive")], QUICK)
     assert [row.status == "ok" for row in found] == [True, False, True]
     assert found[1].status.startswith(status)
     assert set(found[0].values) == set(found[2].values)
     assert {"params", "macs"} <= set(found[1].values), "what was found before stays"
     assert len(found[1].values) < len(found[0].values)
+
+
+def test_who_interrupts_has_what_was_measured_before():
+    rows = [Row(one) for one in (candidate(size=16), candidate(), failing(KeyboardInterrupt(), 2), candidate(size=64))]
+    with pytest.raises(KeyboardInterrupt):
+        measure(rows, QUICK)
+    assert [row.status for row in rows] == ["ok", "interrupted", "interrupted", "interrupted"]
+    assert "train_ms" in rows[0].values
+    assert {"macs"} < set(rows[1].values) < set(rows[0].values)
+    assert rows[3].values == {}
 
 
 class Fixed(nn.Module):
@@ -122,7 +138,7 @@ class Fixed(nn.Module):
 
 
 def test_what_a_model_holds_without_learning_it_is_not_kept_for_its_backward_pass():
-    [row] = measure([candidate(make=lambda: Built(Fixed(), {}))], Settings(["memory"], batch=1))
+    [row] = measured([candidate(make=lambda: Built(Fixed(), {}))], Settings(["memory"], batch=1))
     assert 1 < row.values["saved_mib"] < 2, "the logits alone, which logsumexp keeps"
 
 
@@ -130,7 +146,7 @@ def test_one_that_cannot_be_built_says_so():
     def refuse():
         raise ValueError("no such model")
 
-    found = measure([candidate(make=refuse)], QUICK)
+    found = measured([candidate(make=refuse)], QUICK)
     assert (found[0].status, found[0].values, found[0].tokens) == ("no such model", {}, None)
 
 
@@ -147,7 +163,7 @@ def test_memory_that_is_not_there_is_a_status_and_not_the_end(monkeypatch):
                 torch.ones(2**30 // 4).sum()
             return super().forward(images)
 
-    found = measure([candidate(), candidate(make=lambda: Built(Greedy(None, 99), {}))], QUICK)
+    found = measured([candidate(), candidate(make=lambda: Built(Greedy(None, 99), {}))], QUICK)
     assert [row.status for row in found] == ["ok", "out of memory"]
 
 
@@ -165,7 +181,7 @@ def test_the_best_batch_is_one_that_fits(monkeypatch):
 
         return best_batch(lambda size: time_of(size) and 1.0, sizes)  # each batch takes as long: more is better
 
-    [row] = measure([candidate(make=lambda: Built(Narrow(None, 10**6), {}))], Settings(["throughput"], 3, 1.0))
+    [row] = measured([candidate(make=lambda: Built(Narrow(None, 10**6), {}))], Settings(["throughput"], 3, 1.0))
     assert (row.status, row.values["batch"]) == ("ok", 4)
 
 
@@ -184,7 +200,7 @@ def test_the_best_batch_is_one_that_takes_no_longer_than_a_figure(monkeypatch, w
 
     monkeypatch.setattr(measuring, "time_in_turns", timings)
     monkeypatch.setattr(Subject, "forward", forward)
-    [row] = measure([candidate()], Settings(what, seconds=10.0))
+    [row] = measured([candidate()], Settings(what, seconds=10.0))
     assert (row.status, row.values["batch"]) == ("ok", 8)
     assert max(tried) == 8
 
@@ -199,14 +215,14 @@ def test_those_of_one_size_and_manner_take_turns(monkeypatch):
     real = measuring.time_in_turns
     monkeypatch.setattr(measuring, "time_in_turns", noted)
     candidates = [candidate(size=size, precision=p) for size in (32, 16) for p in ("float32", "bf16") for _ in range(3)]
-    rows = measure(candidates, Settings(["latency"], 3, 0.01))
+    rows = measured(candidates, Settings(["latency"], 3, 0.01))
     assert groups == [3] * 4
     assert [row.candidate for row in rows] == candidates, "in their order"
 
 
 def test_progress_counts_the_figures():
     told = []
-    measure([candidate(), candidate(size=16), failing(ValueError("no"))], Settings(["params", "latency"]), told.append)
+    measured([candidate(), candidate(size=16), failing(ValueError("no"))], Settings(["params", "latency"]), told.append)
     assert sum(told) == 3 * 2
 
 
@@ -224,7 +240,7 @@ def test_progress_moves_while_many_take_turns(monkeypatch):
 
     real = measuring.time_in_turns
     monkeypatch.setattr(measuring, "time_in_turns", noted)
-    measure([candidate() for _ in range(4)], Settings(["latency"], runs=8), told.append)
+    measured([candidate() for _ in range(4)], Settings(["latency"], runs=8), told.append)
     assert rounds == [0, 1, 1, 2, 2, 3, 3, 4]
     assert sum(told) == 4
 
@@ -262,7 +278,7 @@ def test_compiled_is_never_eager(monkeypatch):
         for size in (8, 16)
         for width in widths
     ]
-    rows = measure(candidates, Settings(["latency", "memory", "train"], 3, 99.0, 2))
+    rows = measured(candidates, Settings(["latency", "memory", "train"], 3, 99.0, 2))
     assert [row.status for row in rows] == ["ok"] * len(rows)
     runs = {width: ran.count(width) for width in widths}
     # At each size 4 of latency and of training, warm-up included; and of memory 1 that is watched, and 2 times 2, or 2
@@ -271,7 +287,7 @@ def test_compiled_is_never_eager(monkeypatch):
 
 
 def test_a_model_without_tokens_has_none():
-    [row] = measure([candidate(make=lambda: Built(build("resnet18", 32, 10), {}))], Settings(["params"]))
+    [row] = measured([candidate(make=lambda: Built(build("resnet18", 32, 10), {}))], Settings(["params"]))
     assert (row.status, row.tokens) == ("ok", None)
 
 
@@ -316,7 +332,7 @@ def test_a_training_step_trains_and_a_forward_step_does_not():
 
 @pytest.mark.slow
 def test_a_compiled_model_is_compiled_and_counted_all_the_same():
-    eager, compiled = measure([candidate(), candidate(compiled=True)], QUICK)
+    eager, compiled = measured([candidate(), candidate(compiled=True)], QUICK)
     assert compiled.status == "ok"
     assert compiled.values["macs"] == eager.values["macs"]
     assert compiled.candidate.label == "vit softmax 32 px compiled"

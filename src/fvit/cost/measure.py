@@ -108,29 +108,34 @@ Tell = Callable[[float], None]
 """Called with the share of the work in hand that is done, which grows to 1."""
 
 
-def measure(
-    candidates: Sequence[Candidate], settings: Settings, tell: Callable[[int], None] = lambda _: None
-) -> list[Row]:
-    """Measure all candidates, those of the same conditions in turns. A row each, in their order.
+def measure(rows: Sequence[Row], settings: Settings, tell: Callable[[int], None] = lambda _: None) -> None:
+    """Measure the candidates of all rows, those of the same conditions in turns.
 
-    A candidate that fails is measured no further, and its row's status says why.
+    A candidate that fails is measured no further, and its row's status says why; so says that of all that have not been
+    measured to the end when somebody interrupts.
 
     Args:
-        candidates: what to measure.
+        rows: to be filled in.
         settings: how.
         tell: called with the number of figures that have become known. Those of candidates that take turns become
             known together, and are told in proportion to the work that is done.
     """
-    rows = [Row(candidate) for candidate in candidates]
     groups: dict[Conditions, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.candidate.conditions, []).append(row)
-    on_cpu = all(candidate.conditions.device.type == "cpu" for candidate in candidates)
-    with bounded() if on_cpu else nullcontext():
-        for conditions, group in groups.items():
-            with compiling() if conditions.compiled else nullcontext():
-                _measure_together(group, settings, tell)
-    return rows
+    on_cpu = all(row.candidate.conditions.device.type == "cpu" for row in rows)
+    left = dict(groups)
+    try:
+        with bounded() if on_cpu else nullcontext():
+            for conditions, group in groups.items():
+                with compiling() if conditions.compiled else nullcontext():
+                    _measure_together(group, settings, tell)
+                del left[conditions]
+    except KeyboardInterrupt:
+        for row in chain.from_iterable(left.values()):
+            if row.alive:
+                row.status = "interrupted"
+        raise
 
 
 def _measure_together(group: Sequence[Row], settings: Settings, tell: Callable[[int], None]) -> None:

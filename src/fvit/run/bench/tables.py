@@ -59,7 +59,7 @@ def tables(
     found = [
         _figures("Size and memory", rows, _COUNTED, _counted_note(rows, config)),
         _figures("Time", rows, _TIMED, _timed_note(rows, config, baseline), baseline),
-        Table(grown, _GROWTH, [_trend(trend) for trend in trends], _growth_note(trends)),
+        _known(Table(grown, _GROWTH, [_trend(trend) for trend in trends], _growth_note(trends))),
         Table(
             "Published by others, not measured here", _PUBLISHED, [_quote(row) for row in published], _where(published)
         ),
@@ -179,6 +179,12 @@ _GROWTH = [
     "faster from N on",
     "in training",
 ]
+
+
+def _known(table: Table) -> Table:
+    """Without the columns in which no row has anything."""
+    kept = [i for i in range(len(table.head)) if any(row[i] != "–" for row in table.rows)]
+    return replace(table, head=[table.head[i] for i in kept], rows=[[row[i] for i in kept] for row in table.rows])
 
 
 def _trend(trend: "Trend") -> list[str]:
