@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
 from fvit.run.changes import compare
+from fvit.run.grammar import quoted
 from fvit.run.lock import in_use
 from fvit.run.paths import WANDB_ID, conf_dir
 from fvit.run.quiet import QUIET
@@ -30,20 +32,24 @@ def rewrite(argv: Sequence[str]) -> list[str]:
     that is not finished. ``ckpt_path=FOLDER`` goes on in that folder, with the overrides that it was begun with and
     those given now. Jobs of a sweep have folders of their own, and are left as they are.
     """
-    given = {_key(argument): argument.partition("=")[2].strip("'\"") for argument in argv if _is_override(argument)}
+    parsed = get_args_parser().parse_known_args(list(argv))[0]
+    overrides = parsed.overrides
+    given = {_key(override): override.partition("=")[2].strip("'\"") for override in overrides}
     path = given.get("ckpt_path", "null")
-    sweeps = any(argument in ("-m", "--multirun") for argument in argv) or given.get("hydra.mode") == "MULTIRUN"
+    sweeps = parsed.multirun or given.get("hydra.mode") == "MULTIRUN" or given.get("sweep", "null") != "null"
     if path == "null" or sweeps or "hydra.run.dir" in given:
         return list(argv)
+    # Flags first: Hydra takes no overrides on both sides of one.
+    flags = [argument for argument in argv if argument not in overrides]
     if path == LAST:
-        folder = _unfinished([argument for argument in argv if _is_override(argument)])
-        return [*argv, *([] if folder is None else [_run_dir(folder)])]
+        folder = _unfinished(overrides)
+        return list(argv) if folder is None else [*flags, *overrides, _run_dir(folder)]
     folder = Path(path).expanduser()
     if not (recorded := overrides_of(folder)):
         return list(argv)
     kept = [override for override in recorded if _key(override) not in given]
-    others = [argument for argument in argv if _key(argument) != "ckpt_path"]
-    return [*kept, *others, f"ckpt_path={LAST}", _run_dir(folder)]
+    others = [override for override in overrides if _key(override) != "ckpt_path"]
+    return [*flags, *kept, *others, f"ckpt_path={LAST}", _run_dir(folder)]
 
 
 def settle(config: dict[str, Any]) -> dict[str, Any]:
@@ -147,17 +153,12 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _is_override(argument: str) -> bool:
-    return not argument.startswith("-")
-
-
 def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
 def _run_dir(folder: Path) -> str:
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return f"hydra.run.dir='{quoted}'"
+    return f"hydra.run.dir={quoted(str(folder))}"
 
 
 def _say(line: str) -> None:
