@@ -189,6 +189,16 @@ def test_a_checkpoint_elsewhere_begins_a_folder_of_its_own(compose_config, tmp_p
         assert not going_on.goes_on(settled)
 
 
+def test_a_run_does_not_begin_among_the_checkpoints_of_another(compose_config, tmp_path):
+    """Killed before its own first one, it would go on from the other's, and have the other's results."""
+    _checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    other = _checkpoint(tmp_path / "other" / "checkpoints" / "last.ckpt")
+    for overrides in ([], [f"ckpt_path={other}"]):
+        with pytest.raises(ValueError, match=r"run holds checkpoints .* \(best.ckpt\): .* ckpt_path=last"):
+            going_on.settle(compose_config(*overrides))
+    assert going_on.settle(compose_config(f"ckpt_path={tmp_path / 'run'}"))["ckpt_path"] is not None
+
+
 def test_machines_that_each_compose_must_be_given_a_file(compose_config, tmp_path, monkeypatch):
     path = _checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
     config = compose_config("hardware=ddp_cpu", "trainer.num_nodes=2", "ckpt_path=last")

@@ -59,12 +59,13 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
     checkpoint are named.
 
     Raises:
-        ValueError: all checkpoints are damaged, a process is at work in the folder, the model is another one, or
-            several machines would each decide for themselves.
+        ValueError: all checkpoints are damaged, a process is at work in the folder, the model is another one, several
+            machines would each decide for themselves, or another run's checkpoints lie where this one's would.
     """
     folder = Path(config["output_dir"])
     asked = config["ckpt_path"]
     if asked is None:
+        _check_unused(folder)
         return _afresh(config, folder)
     if asked == LAST and config["trainer"]["num_nodes"] > 1 and external_rank() is None:
         raise ValueError(
@@ -90,7 +91,10 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
         recorded = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
         if differing := compare(recorded, config, run):
             _say(f"with other settings than before: {', '.join(differing)}")
-    return {**config, "ckpt_path": str(checkpoint)}
+    settled = {**config, "ckpt_path": str(checkpoint)}
+    if not goes_on(settled):
+        _check_unused(folder)
+    return settled
 
 
 def newest(folder: Path) -> Path | None:
@@ -134,6 +138,15 @@ def _unfinished(overrides: Sequence[str]) -> Path | None:
 
 def _comparable(overrides: Sequence[str]) -> list[str]:
     return sorted(text for text in overrides if _key(text) not in _BESIDE and not text.startswith("hydra"))
+
+
+def _check_unused(folder: Path) -> None:
+    """Refuse a folder with checkpoints: killed before its first one, this run would go on from another run's."""
+    if found := [name for name in CANDIDATES if (folder / "checkpoints" / name).is_file()]:
+        raise ValueError(
+            f"{folder} holds checkpoints of a run that is there already ({', '.join(found)}): go on from them with "
+            "ckpt_path=last, begin in another folder (hydra.run.dir=DIR, or without it), or remove them"
+        )
 
 
 def _afresh(config: dict[str, Any], folder: Path) -> dict[str, Any]:
