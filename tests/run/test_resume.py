@@ -44,6 +44,11 @@ EVERY = "callbacks.last.every_n_train_steps"
             [f"{EVERY}=2", "micro_batch_size=32", "++trainer.limit_train_batches=12"], id="accumulating", marks=slow
         ),
         pytest.param([f"{EVERY}=2", "+trainer.val_check_interval=3"], id="validation within"),
+        pytest.param(
+            ["micro_batch_size=32", "++trainer.limit_train_batches=12", "+trainer.val_check_interval=0.25"],
+            id="validation within, accumulating",
+            marks=slow,
+        ),
         pytest.param([f"{EVERY}=1"], id="each step", marks=slow),
         pytest.param([], id="each epoch", marks=slow),
         pytest.param([f"{EVERY}=2", "+trainer.check_val_every_n_epoch=2"], id="validation at times", marks=slow),
