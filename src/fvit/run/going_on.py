@@ -13,7 +13,7 @@ from fvit.run.grammar import quoted
 from fvit.run.lock import in_use
 from fvit.run.paths import WANDB_ID, conf_dir
 from fvit.run.quiet import QUIET
-from fvit.run.ranks import external_rank, is_first
+from fvit.run.ranks import each_decides, is_first
 from fvit.run.record import WELL, overrides_of, read_metrics
 
 LAST = "last"
@@ -67,7 +67,7 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
     if asked is None:
         _check_unused(folder)
         return _afresh(config, folder)
-    if asked == LAST and config["trainer"]["num_nodes"] > 1 and external_rank() is None:
+    if asked == LAST and each_decides(config["trainer"]):
         raise ValueError(
             "ckpt_path: several machines would each look for a checkpoint, and may find different ones. Name a file "
             "that all of them see, ckpt_path=RUN/checkpoints/last.ckpt with hydra.run.dir=RUN; or start with torchrun "

@@ -70,8 +70,9 @@ def launch(module: str, config: dict[str, Any], folder: Path, processes: int) ->
         )
     node = int(os.environ.get("NODE_RANK", "0"))
     before = read_metrics(folder) or {}
-    # Until rank 0 has imported torch; and an error of the attempt before must not pass for one of this.
-    write_metrics(folder, "running", before.get("metrics", {}), before.get("seconds", 0.0))
+    if node == 0:  # whose rank 0 will say how it ended
+        # Until it has imported torch; and an error of the attempt before must not pass for one of this.
+        write_metrics(folder, "running", before.get("metrics", {}), before.get("seconds", 0.0))
     resolved = folder / "resolved.json"
     write(resolved, json.dumps(config))
     command = [sys.executable, "-m", module, RESOLVED, str(resolved)]
