@@ -1,6 +1,7 @@
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from lightning import Trainer
 
 from fvit import attention
 from fvit.run.errors import ConfigError, RunError, explain
@@ -22,6 +23,10 @@ def test_our_own_value_error_is_a_message():
 @pytest.mark.parametrize("kind", [ConfigError, RunError])
 def test_our_error_classes_are_messages(kind):
     assert explain(kind("what to do")) == "what to do"
+
+
+def test_what_lightning_calls_a_misconfiguration_is_a_message():
+    assert "should be an int" in explain(_caught(lambda: Trainer(check_val_every_n_epoch=0.5)))
 
 
 def test_a_value_error_of_somebody_else_is_a_bug():

@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from fvit.run import going_on
@@ -50,6 +51,7 @@ def test_last_is_the_newest_unfinished_run_of_the_same_command(runs):
         ["seed=1", "ckpt_path=last", "hydra.run.dir=here"],
         ["-m", "seed=1", "ckpt_path=last"],
         ["seed=1", "ckpt_path=last", "--multirun"],
+        ["sweep=seeds", "seed=1", "ckpt_path=logs/train/runs/a"],  # a preset sweeps without -m
         ["seed=1", "ckpt_path=logs/train/runs/a/checkpoints/last.ckpt"],
         ["seed=1", "ckpt_path=absent"],
         ["seed=1", "ckpt_path=logs/train/runs/a", "hydra.run.dir=elsewhere"],
@@ -72,6 +74,24 @@ def test_a_folder_goes_on_with_what_it_was_begun_with_and_what_is_given_now(runs
         "ckpt_path=last",
         "hydra.run.dir='logs/train/runs/it\\'s'",
     ]
+
+
+def test_flags_and_their_words_are_no_overrides(runs):
+    flags = ["--config-dir", "mine"]
+    recorded = ["experiment=own", "seed=1"]
+    folder = _made(runs / "a", recorded, "running")
+    last = going_on.rewrite([*flags, *recorded, "ckpt_path=last"])
+    assert last == [*flags, *recorded, "ckpt_path=last", "hydra.run.dir='logs/train/runs/a'"]
+    # Hydra takes no overrides on both sides of a flag.
+    for argv in ([*flags, "seed=2", f"ckpt_path={folder}"], ["seed=2", f"ckpt_path={folder}", *flags]):
+        resumed = going_on.rewrite(argv)
+        assert resumed == [*flags, "experiment=own", "seed=2", "ckpt_path=last", f"hydra.run.dir='{folder}'"]
+
+
+def test_a_folder_of_any_name_is_found_again(runs):
+    folder = _made(runs / "a\\b, c's\\", ["seed=1"], "running")
+    run_dir = going_on.rewrite(["seed=1", "ckpt_path=last"])[-1]
+    assert OverridesParser.create().parse_override(run_dir).value() == "logs/train/runs/" + folder.name
 
 
 @pytest.fixture
@@ -167,6 +187,16 @@ def test_a_checkpoint_elsewhere_begins_a_folder_of_its_own(compose_config, tmp_p
         settled = going_on.settle(compose_config(f"ckpt_path={given}"))
         assert settled["ckpt_path"] == str(path)
         assert not going_on.goes_on(settled)
+
+
+def test_a_run_does_not_begin_among_the_checkpoints_of_another(compose_config, tmp_path):
+    """Killed before its own first one, it would go on from the other's, and have the other's results."""
+    _checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    other = _checkpoint(tmp_path / "other" / "checkpoints" / "last.ckpt")
+    for overrides in ([], [f"ckpt_path={other}"]):
+        with pytest.raises(ValueError, match=r"run holds checkpoints .* \(best.ckpt\): .* ckpt_path=last"):
+            going_on.settle(compose_config(*overrides))
+    assert going_on.settle(compose_config(f"ckpt_path={tmp_path / 'run'}"))["ckpt_path"] is not None
 
 
 def test_machines_that_each_compose_must_be_given_a_file(compose_config, tmp_path, monkeypatch):

@@ -93,6 +93,21 @@ def test_a_killed_rank_is_named_with_its_signal(tmp_path, monkeypatch):
         launch.launch(_module(tmp_path, monkeypatch, body), CONFIG, tmp_path, 2)
 
 
+def test_a_folder_at_work_keeps_what_its_run_has_written(tmp_path):
+    write_metrics(tmp_path, "running", {"val/acc1": 0.5})
+    written = (tmp_path / "metrics.json").read_bytes()
+    hold = f"import pathlib\nfrom fvit.run.lock import held\nwith held(pathlib.Path({str(tmp_path)!r})): input(print())"
+    other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        with pytest.raises(RunError, match="another process is at work in this run"):
+            launch.launch("fvit.train", CONFIG, tmp_path, 2)
+    finally:
+        other.communicate(b"\n", timeout=60)
+    assert (tmp_path / "metrics.json").read_bytes() == written
+    assert not (tmp_path / "resolved.json").exists()
+
+
 def test_a_command_line_without_a_resolved_file_is_hydras():
     assert launch.read_resolved(["fvit-train", "seed=1"]) is None
     assert launch.read_resolved([sys.argv[0]]) is None

@@ -105,6 +105,7 @@ def test_machines_that_are_told_of_each_other_train_as_one(tmp_path):
     assert "16 images a step = 8 a device × 2 devices" in texts[0]
     assert (tmp_path / "a" / "checkpoints" / "last.ckpt").is_file()
     assert not (tmp_path / "b" / "checkpoints").exists()
+    assert not (tmp_path / "b" / "metrics.json").exists()  # nobody would write there how it ended
 
 
 def test_configurations_arrive_in_order_until_there_is_none(monkeypatch):

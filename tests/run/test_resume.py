@@ -44,9 +44,15 @@ EVERY = "callbacks.last.every_n_train_steps"
             [f"{EVERY}=2", "micro_batch_size=32", "++trainer.limit_train_batches=12"], id="accumulating", marks=slow
         ),
         pytest.param([f"{EVERY}=2", "+trainer.val_check_interval=3"], id="validation within"),
+        pytest.param(
+            ["micro_batch_size=32", "++trainer.limit_train_batches=12", "+trainer.val_check_interval=0.25"],
+            id="validation within, accumulating",
+            marks=slow,
+        ),
         pytest.param([f"{EVERY}=1"], id="each step", marks=slow),
         pytest.param([], id="each epoch", marks=slow),
         pytest.param([f"{EVERY}=2", "+trainer.check_val_every_n_epoch=2"], id="validation at times", marks=slow),
+        pytest.param(["+trainer.max_steps=20"], id="so many steps", marks=slow),
     ],
 )
 def test_cut_off_anywhere_it_ends_with_the_same_bits(compose_config, tmp_path, overrides):
@@ -75,6 +81,20 @@ def test_cut_off_anywhere_it_ends_with_the_same_bits(compose_config, tmp_path, o
     assert probe.losses == []  # nothing was left but the end
     assert differences(last(tmp_path / "whole"), last(tmp_path / "cut")) == []
     assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "steps", [pytest.param(12, id="at the end of an epoch", marks=slow), pytest.param(15, id="within an epoch")]
+)
+def test_a_run_that_was_ended_goes_on_with_more_steps(compose_config, tmp_path, steps):
+    def run(name, steps):
+        going_on = [f"output_dir={tmp_path / name}", "ckpt_path=last", f"+trainer.max_steps={steps}"]
+        return fit(compose_config(*RUN, "scheduler=constant", *going_on))
+
+    run("whole", 20)
+    run("ended", steps)
+    assert len(run("ended", 20).losses) == 20 - steps
+    assert differences(last(tmp_path / "whole"), last(tmp_path / "ended")) == []
 
 
 FEW = (*EPOCH, "trainer.max_epochs=2", f"{EVERY}=2")

@@ -120,6 +120,13 @@ def test_folders_by_another_name_than_their_number_are_refused(main, tmp_path):
     assert not (tmp_path / "swept").exists()
 
 
+def test_machines_that_each_compose_do_not_sweep(main):
+    done = main("train", "-m", *SHORT, "hardware=ddp_cpu", "trainer.num_nodes=2", "seed=0,1")
+    assert done.returncode == 1
+    assert done.stderr.count("each machine would sweep for itself") == 2
+    assert "start it with torchrun" in done.stderr
+
+
 def test_a_configuration_that_was_edited_since_is_refused(main, finished):
     path = Path("swept/1/.hydra/config.yaml")
     noted = yaml.safe_load(path.read_text())

@@ -32,8 +32,8 @@ def did_you_mean(name: str, known: list[str]) -> str:
 def explain(error: BaseException, task: str = "train") -> str | None:
     """The message for a user's mistake; None for anything else, which deserves its traceback.
 
-    A mistake is: what Hydra says of an override, what our own code raises as ValueError, OSError or RunError, and
-    a folder that cannot be written.
+    A mistake is: what Hydra says of an override, what our own code raises as ValueError, OSError or RunError, what
+    Lightning calls a misconfiguration, and a folder that cannot be written.
 
     Args:
         error: what was raised.
@@ -48,7 +48,8 @@ def explain(error: BaseException, task: str = "train") -> str | None:
         return _explain_grammar(error.override)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_hydra(error, task)
-    if isinstance(error, RunError | ConfigError):
+    # Lightning's is known by its name, because it brings torch.
+    if isinstance(error, RunError | ConfigError) or type(error).__name__ == "MisconfigurationException":
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)
     raised_here = bool(frames) and _PACKAGE in Path(frames[-1].filename).parents

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
 from fvit.run.changes import compare
+from fvit.run.grammar import quoted
 from fvit.run.lock import in_use
 from fvit.run.paths import WANDB_ID, conf_dir
 from fvit.run.quiet import QUIET
-from fvit.run.ranks import external_rank, is_first
+from fvit.run.ranks import each_decides, is_first
 from fvit.run.record import WELL, overrides_of, read_metrics
 
 LAST = "last"
@@ -30,20 +32,24 @@ def rewrite(argv: Sequence[str]) -> list[str]:
     that is not finished. ``ckpt_path=FOLDER`` goes on in that folder, with the overrides that it was begun with and
     those given now. Jobs of a sweep have folders of their own, and are left as they are.
     """
-    given = {_key(argument): argument.partition("=")[2].strip("'\"") for argument in argv if _is_override(argument)}
+    parsed = get_args_parser().parse_known_args(list(argv))[0]
+    overrides = parsed.overrides
+    given = {_key(override): override.partition("=")[2].strip("'\"") for override in overrides}
     path = given.get("ckpt_path", "null")
-    sweeps = any(argument in ("-m", "--multirun") for argument in argv) or given.get("hydra.mode") == "MULTIRUN"
+    sweeps = parsed.multirun or given.get("hydra.mode") == "MULTIRUN" or given.get("sweep", "null") != "null"
     if path == "null" or sweeps or "hydra.run.dir" in given:
         return list(argv)
+    # Flags first: Hydra takes no overrides on both sides of one.
+    flags = [argument for argument in argv if argument not in overrides]
     if path == LAST:
-        folder = _unfinished([argument for argument in argv if _is_override(argument)])
-        return [*argv, *([] if folder is None else [_run_dir(folder)])]
+        folder = _unfinished(overrides)
+        return list(argv) if folder is None else [*flags, *overrides, _run_dir(folder)]
     folder = Path(path).expanduser()
     if not (recorded := overrides_of(folder)):
         return list(argv)
     kept = [override for override in recorded if _key(override) not in given]
-    others = [argument for argument in argv if _key(argument) != "ckpt_path"]
-    return [*kept, *others, f"ckpt_path={LAST}", _run_dir(folder)]
+    others = [override for override in overrides if _key(override) != "ckpt_path"]
+    return [*flags, *kept, *others, f"ckpt_path={LAST}", _run_dir(folder)]
 
 
 def settle(config: dict[str, Any]) -> dict[str, Any]:
@@ -53,14 +59,15 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
     checkpoint are named.
 
     Raises:
-        ValueError: all checkpoints are damaged, a process is at work in the folder, the model is another one, or
-            several machines would each decide for themselves.
+        ValueError: all checkpoints are damaged, a process is at work in the folder, the model is another one, several
+            machines would each decide for themselves, or another run's checkpoints lie where this one's would.
     """
     folder = Path(config["output_dir"])
     asked = config["ckpt_path"]
     if asked is None:
+        _check_unused(folder)
         return _afresh(config, folder)
-    if asked == LAST and config["trainer"]["num_nodes"] > 1 and external_rank() is None:
+    if asked == LAST and each_decides(config["trainer"]):
         raise ValueError(
             "ckpt_path: several machines would each look for a checkpoint, and may find different ones. Name a file "
             "that all of them see, ckpt_path=RUN/checkpoints/last.ckpt with hydra.run.dir=RUN; or start with torchrun "
@@ -84,7 +91,10 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
         recorded = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
         if differing := compare(recorded, config, run):
             _say(f"with other settings than before: {', '.join(differing)}")
-    return {**config, "ckpt_path": str(checkpoint)}
+    settled = {**config, "ckpt_path": str(checkpoint)}
+    if not goes_on(settled):
+        _check_unused(folder)
+    return settled
 
 
 def newest(folder: Path) -> Path | None:
@@ -130,6 +140,15 @@ def _comparable(overrides: Sequence[str]) -> list[str]:
     return sorted(text for text in overrides if _key(text) not in _BESIDE and not text.startswith("hydra"))
 
 
+def _check_unused(folder: Path) -> None:
+    """Refuse a folder with checkpoints: killed before its first one, this run would go on from another run's."""
+    if found := [name for name in CANDIDATES if (folder / "checkpoints" / name).is_file()]:
+        raise ValueError(
+            f"{folder} holds checkpoints of a run that is there already ({', '.join(found)}): go on from them with "
+            "ckpt_path=last, begin in another folder (hydra.run.dir=DIR, or without it), or remove them"
+        )
+
+
 def _afresh(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     # Else W&B would go on with the run that this one replaces.
     if is_first():
@@ -147,17 +166,12 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _is_override(argument: str) -> bool:
-    return not argument.startswith("-")
-
-
 def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
 def _run_dir(folder: Path) -> str:
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return f"hydra.run.dir='{quoted}'"
+    return f"hydra.run.dir={quoted(str(folder))}"
 
 
 def _say(line: str) -> None:

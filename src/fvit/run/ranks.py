@@ -33,6 +33,11 @@ def is_first() -> bool:
     return rank == 0
 
 
+def each_decides(trainer: dict[str, Any]) -> bool:
+    """Whether several machines take part, of which each composes for itself (NODE_RANK)."""
+    return trainer["num_nodes"] > 1 and external_rank() is None
+
+
 def check_world(trainer: dict[str, Any]) -> None:
     """Hold the number of processes that were started against what is configured.
 

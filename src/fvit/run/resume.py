@@ -15,19 +15,30 @@ class ResumePoint(Callback):
 
     A validation that was due, or cut off, is done from its beginning. Lightning would take one that had not begun for
     done, and one that had would be short of the batches that it had seen.
+
+    An epoch has ended with its last batch. Lightning would take one that was left within it (by `max_steps`,
+    `max_time`, a callback) for ended and, where `max_steps` is set, one that had ended for one to be ended again, and
+    leave out the epoch after it.
     """
 
     def __init__(self) -> None:
         self._validated = -1  # batches trained when a validation last ended
         self._validates_first = False
 
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Have `max_steps` say when a run ends, and no more."""
+        trainer.fit_loop._iteration_based_training = _not_even_then
+
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Note that nothing is due after this batch."""
         self._validated = trainer.fit_loop.total_batch_idx
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note whether a validation comes next."""
+        """Note whether a validation comes next, and whether the epoch has ended."""
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        if 0 < progress.ready < trainer.fit_loop.max_batches:
+            for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
+                counts["processed"] = counts["completed"] = counts["ready"] - 1
         checkpoint[_KEY] = (
             progress.processed == progress.ready > 0
             and self._validated != trainer.fit_loop.total_batch_idx
@@ -66,6 +77,10 @@ class ResumePoint(Callback):
         current.started += ahead
         current.processed += ahead
         current.completed += ahead
+
+
+def _not_even_then() -> bool:
+    return False
 
 
 def is_followed_by_validation(trainer: Trainer) -> bool:

@@ -1,8 +1,8 @@
 """What the group `hardware` may hold: the Trainer's devices, and how they compute."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from fvit.run.fields import NonNegative, Open, Positive, Strict
 from fvit.run.signature import trainer_signature
@@ -13,12 +13,14 @@ class Trainer(Open):
     accelerator: Literal["cpu", "gpu", "mps"]
     devices: Positive | Literal["auto"] | list[int] | None
     num_nodes: Positive | None
-    strategy: str
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"]
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"]
     max_epochs: Positive | None = None
     max_steps: int = -1
     gradient_clip_val: NonNegative | None = None
     log_every_n_steps: Positive = 50
+    # Not by the clock, as Lightning also takes it: ranks' clocks differ.
+    val_check_interval: Positive | Annotated[float, Field(gt=0, le=1)] | None = None
 
     @property
     def world_size(self) -> int | None:
@@ -43,6 +45,19 @@ class Trainer(Open):
                 "`torchrun --nproc-per-node=N -m fvit.train …`, hardware=slurm for those of `srun fvit-train …` in a "
                 "job with --nodes and --ntasks-per-node. Take hardware=ddp to have them started"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _numbers_are_gpus(self) -> "Trainer":
+        if not isinstance(self.devices, list):
+            return self
+        if self.accelerator != "gpu":
+            raise ValueError(
+                f"trainer.devices={self.devices} names GPUs; on {self.accelerator} say how many processes there are: "
+                f"trainer.devices={max(1, len(self.devices))}"
+            )
+        if not self.devices or min(self.devices) < 0 or len(set(self.devices)) < len(self.devices):
+            raise ValueError(f"trainer.devices={self.devices} must name GPUs by their numbers, each once: [0,2]")
         return self
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fvit.run.errors import ConfigError
 from fvit.run.quiet import QUIET
+from fvit.run.ranks import each_decides
 from fvit.run.record import WELL, outcome, overrides_of, read_metrics
 
 
@@ -90,7 +91,17 @@ def done(folder: Path) -> dict[str, float] | None:
 
 
 def go_on(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The configuration of a job that goes on where an earlier attempt was cut, if that left a checkpoint."""
+    """The configuration of a job that goes on where an earlier attempt was cut, if that left a checkpoint.
+
+    Raises:
+        ValueError: several machines would each decide which jobs there are, and which of them go on.
+    """
+    if each_decides(config["trainer"]):
+        raise ValueError(
+            f"trainer.num_nodes={config['trainer']['num_nodes']}: each machine would sweep for itself, and they may "
+            "differ in what is done already; start it with torchrun (hardware=torchrun), where the first "
+            "process decides for all, or through hydra/launcher=submitit_slurm"
+        )
     if any((folder / "checkpoints").glob("*.ckpt")):
         return {**config, "ckpt_path": str(folder)}
     return config

@@ -94,15 +94,40 @@ def build(config: dict[str, Any]) -> Trainer:
 
 
 def apply_plan(trainer: Trainer, plan: BatchPlan, images: int) -> None:
-    """Set what depends on the number of devices, which the Trainer alone knows, and of training images."""
+    """Set what depends on the number of devices, which the Trainer alone knows, and of training images.
+
+    Raises:
+        ValueError: validations would come within an optimizer step, or never.
+    """
     trainer.accumulate_grad_batches = plan.accumulate
     # An epoch shorter than the logging interval would log no training loss.
     limit = trainer.limit_train_batches
     batches = images // plan.global_batch * plan.accumulate
     shortest = max(1, min(batches, limit) if isinstance(limit, int) else int(batches * limit))
     trainer.log_every_n_steps = min(trainer.log_every_n_steps, shortest)
+    _validate_after_steps(trainer, plan.accumulate, shortest)
     # First: what they log of a step belongs into that step's checkpoint.
     trainer.callbacks[:0] = [Throughput(plan.global_batch, plan.accumulate), DeviceHours()]
+
+
+def _validate_after_steps(trainer: Trainer, accumulate: int, batches: int) -> None:
+    """Have no validation cut an optimizer step in two: the checkpoint that follows it holds no gradients."""
+    interval = trainer.val_check_interval
+    if isinstance(interval, float):
+        if interval < 1:
+            trainer.val_check_interval = min(batches, max(1, int(batches * interval) // accumulate) * accumulate)
+        return
+    if interval % accumulate:
+        below, above = interval // accumulate * accumulate, (interval // accumulate + 1) * accumulate
+        raise ValueError(
+            f"trainer.val_check_interval={interval} batches end within an optimizer step, which takes {accumulate}; "
+            f"take {f'{below} or {above}' if below else above}"
+        )
+    if interval > batches and trainer.check_val_every_n_epoch is not None:
+        raise ValueError(
+            f"trainer.val_check_interval={interval} is more than the {batches} batches of an epoch; "
+            "to count on over epochs, add +trainer.check_val_every_n_epoch=null"
+        )
 
 
 def log_beginning(trainer: Trainer, config: dict[str, Any], cost: Cost, data: LightningDataModule) -> None:
