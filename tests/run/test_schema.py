@@ -36,6 +36,7 @@ def test_defaults_are_the_quickstart(compose_config):
         (["+model.img_size=64"], "model.img_size=64: a model is built for the size of its images; set data.img_size"),
         (["+model.in_chans=1"], "model.in_chans=1: images have 3 channels, gray ones 3 that are equal; take 3"),
         (["scheduler.warmup_epochs=70"], "take scheduler.warmup_epochs=4"),
+        (["trainer.max_epochs=null"], "without a length; add +trainer.max_steps=N"),
         (["hardware=ddp_cpu", "trainer.devices=[0,1]"], "on cpu say how many processes there are: trainer.devices=2"),
         (["hardware=ddp_cpu", "trainer.devices=[]"], "trainer.devices=[] names GPUs; on cpu"),
         (["hardware=ddp", "trainer.devices=[]"], "trainer.devices=[] must name GPUs by their numbers"),

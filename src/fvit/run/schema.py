@@ -190,11 +190,10 @@ class Train(Hardware):
                 f"take data.img_size={max(1, round(size / patch)) * patch}"
             )
         epochs = self.trainer.max_epochs
-        if (
-            epochs
-            and self.scheduler.warmup_epochs >= epochs
-            and not (self.trainer.model_extra or {}).get("fast_dev_run")
-        ):
+        whole = not (self.trainer.model_extra or {}).get("fast_dev_run")
+        if whole and epochs is None and self.trainer.max_steps == -1:  # Lightning would take 1,000 epochs
+            raise ValueError("trainer.max_epochs=null leaves the run without a length; add +trainer.max_steps=N")
+        if whole and epochs and self.scheduler.warmup_epochs >= epochs:
             raise ValueError(
                 f"scheduler.warmup_epochs={self.scheduler.warmup_epochs:g} leaves nothing of "
                 f"trainer.max_epochs={epochs}; take scheduler.warmup_epochs={epochs // 10}"
