@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from fvit.run import going_on
+from fvit.run.errors import RunError
 from fvit.run.lock import held
 from fvit.run.record import write_metrics
 from tests.training.fitting import FAKE, fit
@@ -125,7 +126,7 @@ def test_a_run_at_work_is_left_alone(runs, at_work, compose_config):
     process = at_work(_made(runs / "new", argv, "running"))
     assert going_on.rewrite(argv)[-1] == "hydra.run.dir='logs/train/runs/old'"
     config = compose_config("ckpt_path=last", f"output_dir={runs / 'new'}")
-    with pytest.raises(ValueError, match="new: another process is at work in this run"):
+    with pytest.raises(RunError, match="new: another process is at work in this run"):
         going_on.settle(config)
     process.kill()
     process.join()

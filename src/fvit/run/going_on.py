@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from fvit.run.changes import compare
 from fvit.run.grammar import quoted
-from fvit.run.lock import in_use
+from fvit.run.lock import check_free, in_use
 from fvit.run.paths import WANDB_ID, conf_dir
 from fvit.run.quiet import QUIET
 from fvit.run.ranks import each_decides, is_first
@@ -59,8 +59,9 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
     checkpoint are named.
 
     Raises:
-        ValueError: all checkpoints are damaged, a process is at work in the folder, the model is another one, several
-            machines would each decide for themselves, or another run's checkpoints lie where this one's would.
+        RunError: another process is at work in the folder.
+        ValueError: all checkpoints are damaged, the model is another one, several machines would each decide for
+            themselves, or another run's checkpoints lie where this one's would.
     """
     folder = Path(config["output_dir"])
     asked = config["ckpt_path"]
@@ -79,8 +80,7 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
     else:
         checkpoint, run = newest(place), place
     if asked == LAST:
-        if in_use(folder):
-            raise ValueError(f"{folder}: another process is at work in this run; wait for its end, or end it")
+        check_free(folder)
         if checkpoint is None:
             _say(f"ckpt_path=last: {folder} holds no checkpoint, so training begins afresh")
             return _afresh(config, folder)

@@ -22,7 +22,7 @@ from typing import Any
 from fvit.run import disk, signals
 from fvit.run.errors import RunError, explain
 from fvit.run.hardware import local_devices
-from fvit.run.lock import in_use
+from fvit.run.lock import check_free
 from fvit.run.ranks import external_rank, is_first
 from fvit.run.record import last_words, note_failure, read_metrics, write, write_metrics
 
@@ -73,8 +73,7 @@ def launch(module: str, config: dict[str, Any], folder: Path, processes: int) ->
     node = int(os.environ.get("NODE_RANK", "0"))
     before = read_metrics(folder) or {}
     if node == 0:  # whose rank 0 will say how it ended
-        if in_use(folder):  # rank 0 would find it too, after the other run's files were written over
-            raise RunError(f"{folder}: another process is at work in this run; wait for its end, or end it")
+        check_free(folder)  # rank 0 would find it too, after the other run's files were written over
         # Until it has imported torch; and an error of the attempt before must not pass for one of this.
         write_metrics(folder, "running", before.get("metrics", {}), before.get("seconds", 0.0))
     resolved = folder / "resolved.json"

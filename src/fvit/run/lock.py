@@ -20,11 +20,21 @@ def held(folder: Path) -> Iterator[None]:
     # A record lock: unlike flock's it is this process's alone, and loader workers that outlive it do not keep it.
     with (folder / _NAME).open("a") as file:
         if not _try(file):
-            raise RunError(f"{folder}: another process is at work in this run; wait for its end, or end it")
+            raise _taken(folder)
         try:
             yield
         finally:
             (folder / _NAME).unlink(missing_ok=True)
+
+
+def check_free(folder: Path) -> None:
+    """Look, without holding it.
+
+    Raises:
+        RunError: another process holds the folder.
+    """
+    if in_use(folder):
+        raise _taken(folder)
 
 
 def in_use(folder: Path) -> bool:
@@ -33,6 +43,10 @@ def in_use(folder: Path) -> bool:
         return False
     with (folder / _NAME).open("a") as file:
         return not _try(file)
+
+
+def _taken(folder: Path) -> RunError:
+    return RunError(f"{folder}: another process is at work in this run; wait for its end, or end it")
 
 
 def _try(file: object) -> bool:
