@@ -31,7 +31,7 @@ from .attention.cases import CASES
 TAUGHT = ("deit_soft", "deit_hard", "attention", "features", "blocks", "digits_distilled")
 SHAPES = {
     "mixed": "model.attention.layers=[additive*2,softmax*2]",
-    "own": "model.attention.name=fvit.attention.linear:Linear",
+    "own": "model.attention.name=fvit.attention.zoo.linear:Linear",
     "timm": "model.name=convnextv2_atto",
     "vip_small7": "data.img_size=28",
     "optuna": "~callbacks.pruning",  # its trial is Hydra's job, which there is none of here

@@ -66,8 +66,8 @@ def test_the_site_builds_without_a_warning_and_is_whole(tmp_path):
         anchors = " ".join(filter(None, pages[f"api/{package}.html"].anchors))
         for name in module.__all__:
             assert re.search(rf"\bfvit\.{package}\.[\w.]*\b{name}\b", anchors), name
-    assert "fvit.attention.xca" in pages["api/attention.html"].anchors  # where the zoo links to
-    assert 'href="api/attention.html#fvit.attention.xca"' in (folder / "zoo.html").read_text(encoding="utf-8")
+    assert "fvit.attention.zoo.xca" in pages["api/attention.html"].anchors  # where the zoo links to
+    assert 'href="api/attention.html#fvit.attention.zoo.xca"' in (folder / "zoo.html").read_text(encoding="utf-8")
     assert not list(folder.rglob("*.py*"))
 
 

@@ -63,7 +63,7 @@ def test_register_refuses_a_taken_name():
 
 
 def test_a_class_can_be_named_by_where_it_is():
-    assert get("fvit.attention.additive:Additive") is Additive
+    assert get("fvit.attention.zoo.additive:Additive") is Additive
 
 
 @pytest.mark.parametrize("name", ["additive:", ":Additive", "a b:Additive", ".additive:Additive", "a:b:c"])
@@ -94,7 +94,7 @@ def test_what_a_module_itself_lacks_is_its_own_error(tmp_path, monkeypatch):
 )
 def test_a_class_that_is_no_mechanism_is_told(name, message):
     with pytest.raises(ValueError, match=message):
-        get(f"fvit.attention.linear:{name}")
+        get(f"fvit.attention.zoo.linear:{name}")
 
 
 def test_bind_gives_a_subclass_with_its_name():

@@ -16,7 +16,7 @@ SPECS = {
     "a list of names": (["additive", "softmax", "identity"], ["Additive", "Softmax", "Identity"]),
     "a tuple of names": (("additive", "softmax", "identity"), ["Additive", "Softmax", "Identity"]),
     "counts": (["additive*2", "softmax"], ["Additive", "Additive", "Softmax"]),
-    "places": (["fvit.attention.linear:Linear × 2", "softmax"], ["Linear", "Linear", "Softmax"]),
+    "places": (["fvit.attention.zoo.linear:Linear × 2", "softmax"], ["Linear", "Linear", "Softmax"]),
     "counts with ×": (["additive", "softmax×2"], ["Additive", "Softmax", "Softmax"]),
     "counts with spaces": (["additive * 1", " softmax × 2 "], ["Additive", "Softmax", "Softmax"]),
     "a mixture": ([{"name": "linear", "qkv_bias": False}, Softmax, "identity*1"], ["Linear", "Softmax", "Identity"]),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fvit.attention import Mechanism
 from fvit.attention.base import Size
-from fvit.attention.probe import sensitivity
+from fvit.attention.saliency import sensitivity
 from fvit.models.hosts import Site, sites
 from fvit.models.trim import untrimmed
 

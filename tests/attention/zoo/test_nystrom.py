@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fvit.attention import Nystrom
-from fvit.attention.nystrom import _pinv, _segment_means, _segment_weights
+from fvit.attention.zoo.nystrom import _pinv, _segment_means, _segment_weights
 
 from .suite import randomise
 

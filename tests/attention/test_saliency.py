@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fvit.attention import get, names
-from fvit.attention.probe import sensitivity
+from fvit.attention.saliency import sensitivity
 
 
 def draw(*shape, seed=0):
