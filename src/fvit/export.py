@@ -25,7 +25,7 @@ def export(config: dict[str, Any]) -> dict[str, float]:
     from fvit.cost import count
     from fvit.models.export import FORMATS
     from fvit.models.export.timm_folder import needs_fvit
-    from fvit.run.card import Facts, card
+    from fvit.models.export.card import Facts, card
     from fvit.run.console import print_facts
     from fvit.training import checkpoint
 

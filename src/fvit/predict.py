@@ -103,7 +103,7 @@ def drawing(batches: Iterable["Seen"], model: "nn.Module", folder: Path, root: s
     They lie under `folder` as the images under `root`.
     """
     from fvit.models.maps import attention_maps
-    from fvit.run.overlay import draw
+    from fvit.models.overlay import draw
 
     for batch in batches:
         for row, file in enumerate(batch.files):

@@ -3,7 +3,7 @@
 import pytest
 
 from fvit.models import block_indices
-from fvit.models.keep import NAMES
+from fvit.models.transfer import NAMES
 from fvit.run.surgery import KEEP, check_blocks, check_keep
 
 

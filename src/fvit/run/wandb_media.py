@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from fvit.run.overlay import sheet
+from fvit.models.overlay import sheet
 from fvit.run.tracking import RunLogger
 
 log = logging.getLogger(__name__)

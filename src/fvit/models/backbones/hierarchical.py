@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
-from fvit.models.windows import GroupAttention, Size, merge, offsets, partition
+from fvit.models.backbones.windows import GroupAttention, Size, merge, offsets, partition
 
 POSITION_WIDTH = 512
 

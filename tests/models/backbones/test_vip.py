@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fvit.cost import count
-from fvit.models.vip import PermuteMlp, VisionPermutator
+from fvit.models.backbones.vip import PermuteMlp, VisionPermutator
 
 HEIGHT, WIDTH, DIM, SEGMENT = 3, 5, 12, 4
 SMALL = dict(embed_dims=(16, 32), depths=(1, 1), segment_dims=(4, 8), num_classes=5)

@@ -28,9 +28,9 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.vision_transformer import init_weights_vit_timm
 from torch import Tensor, nn
 
-from fvit.models.backbone import Backbone, check_stages
-from fvit.models.stage import Stage
-from fvit.models.windows import GroupAttention, Size, merge, offsets, partition
+from fvit.models.backbones.backbone import Backbone, check_stages
+from fvit.models.backbones.stage import Stage
+from fvit.models.backbones.windows import GroupAttention, Size, merge, offsets, partition
 
 PATCH_SIZES = (4, 8, 16, 32)
 MERGE_SIZES = (2, 4)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fvit.run.overlay import draw, overlay
+from fvit.models.overlay import draw, overlay
 
 
 def lightness(pixels):

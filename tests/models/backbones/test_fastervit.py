@@ -5,8 +5,8 @@ from torch import nn
 
 from fvit.cost import count
 from fvit.models import FasterViT
-from fvit.models.fastervit import AttentionStage
-from fvit.models.hierarchical import HierarchicalBlock, LogOffsetBias, PositionEmbedding, WindowBlock
+from fvit.models.backbones.fastervit import AttentionStage
+from fvit.models.backbones.hierarchical import HierarchicalBlock, LogOffsetBias, PositionEmbedding, WindowBlock
 
 
 def on_meta(**options):

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from fvit.models.stage import Stage
+from fvit.models.backbones.stage import Stage
 
 
 def test_downsamples_and_then_runs_the_blocks_in_order():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fvit.models.windows import GroupAttention, merge, offsets, pairs, partition
+from fvit.models.backbones.windows import GroupAttention, merge, offsets, pairs, partition
 
 # grid, size of a group, step: divided, padded below, at the right, both, and with groups that are all padding
 CUTS = [

@@ -5,7 +5,7 @@ the paper leaves open follows the authors' code for `faster_vit_0_224` (https://
 README has the printed figures.
 
 Stages 1 and 2 are residual convolutions. Stages 3 and 4 attend inside windows of at most 7×7 tokens; in stage 3 each
-window has 2×2 carrier tokens (`fvit.models.hierarchical`).
+window has 2×2 carrier tokens (`fvit.models.backbones.hierarchical`).
 
 The authors' code for this size leaves out the paper's last step of a stage, where carriers are added to the map; so do
 we. It also leaves out carriers where stage 3 has but one window. Here they stay, so that parameters do not depend on
@@ -27,10 +27,10 @@ from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs,
 from timm.models.vision_transformer import init_weights_vit_timm
 from torch import Tensor, nn
 
-from fvit.models.backbone import Backbone, check_stages
-from fvit.models.hierarchical import CarrierTokens, HierarchicalBlock, WindowBlock
-from fvit.models.stage import Stage
-from fvit.models.windows import merge, partition
+from fvit.models.backbones.backbone import Backbone, check_stages
+from fvit.models.backbones.hierarchical import CarrierTokens, HierarchicalBlock, WindowBlock
+from fvit.models.backbones.stage import Stage
+from fvit.models.backbones.windows import merge, partition
 
 WINDOW_SIZE = 7
 CARRIERS = 2

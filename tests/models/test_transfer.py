@@ -6,7 +6,7 @@ from torch import nn
 
 from fvit.attention import get, names
 from fvit.models import exchange
-from fvit.models.keep import available, parameters
+from fvit.models.transfer import available, parameters
 
 from .small import host_of, small_host
 

@@ -25,8 +25,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.vision_transformer import init_weights_vit_timm
 from torch import Tensor, nn
 
-from fvit.models.backbone import Backbone, check_stages
-from fvit.models.stage import Stage
+from fvit.models.backbones.backbone import Backbone, check_stages
+from fvit.models.backbones.stage import Stage
 
 Size = tuple[int, int]
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fvit.models.hierarchical import CarrierTokens, HierarchicalBlock, LogOffsetBias, PositionEmbedding
-from fvit.models.windows import partition
+from fvit.models.backbones.hierarchical import CarrierTokens, HierarchicalBlock, LogOffsetBias, PositionEmbedding
+from fvit.models.backbones.windows import partition
 
 DIM, HEADS = 8, 2
 # grid, window, carriers of a window: four windows; two that do not divide the grid; one window

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from fvit.cost import count
 from fvit.models import CasViT
-from fvit.models.casvit import AdditiveMixer, Block
+from fvit.models.backbones.casvit import AdditiveMixer, Block
 
 DIM, HEIGHT, WIDTH = 6, 4, 5
 SMALL = dict(embed_dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_classes=5)
