@@ -32,11 +32,11 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from fvit.data import decode
-from fvit.data.find import find_images
+from fvit.data.formats import decode
+from fvit.data.formats.find import find_images
 from fvit.data.loading import Loaded, collate
 from fvit.data.sampler import Block
-from fvit.data.transforms import EvalTransform
+from fvit.data.transforms.image import EvalTransform
 from fvit.predict import predict
 from fvit.run import schema, validate
 from fvit.run.console import console

@@ -16,9 +16,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fvit.data.decode import choose
+from fvit.data.formats.decode import choose
 from fvit.data.prepare.encode import encode
-from fvit.data.transforms import EvalTransform, resize
+from fvit.data.transforms.image import EvalTransform, resize
 
 SIZES = (None, 512, 320, 256)
 SIDE_PIXELS = 224

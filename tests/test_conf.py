@@ -16,8 +16,8 @@ from timm.scheduler import create_scheduler_v2
 
 from fvit import attention
 from fvit.data import ImageDataModule
-from fvit.data.batch import Erase, Mix
-from fvit.data.transforms import TrainTransform
+from fvit.data.transforms.batch import Erase, Mix
+from fvit.data.transforms.image import TrainTransform
 from fvit.run import execution
 from fvit.run import trainer as trainers
 from fvit.run.batches import plan_batches

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fvit.data.find import find_images
+from fvit.data.formats.find import find_images
 from fvit.data.sources import load
 from fvit.data.stream import Seen, stream
 from fvit.models.maps import attention_maps

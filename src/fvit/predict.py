@@ -29,8 +29,8 @@ def predict(config: dict[str, Any]) -> dict[str, float]:
     """Name the five most probable classes of each image; write them to ``config["out"]``, and maps, if asked for."""
     # Imported here, because composing, --help and a wrong override must not wait for torch.
     from fvit.cost.machine import open_device
-    from fvit.data.atomic import replacing
-    from fvit.data.find import find_images
+    from fvit.data.storage.atomic import replacing
+    from fvit.data.formats.find import find_images
     from fvit.data.names import readable
     from fvit.data.stream import stream
     from fvit.run.counting import counting

@@ -31,7 +31,7 @@ def prepare(config: dict[str, Any]) -> dict[str, float]:
 def _write(config: dict[str, Any], out: Path, workers: int) -> None:
     # Imported here, because --help and a wrong override must not wait for torch.
     from fvit.data import sources
-    from fvit.data.place import redact
+    from fvit.data.storage.place import redact
     from fvit.data.prepare.write import Settings, write
     from fvit.run.counting import counting
 
@@ -89,7 +89,8 @@ def _verify(folder: Path, workers: int) -> None:
 
 
 def _bench(config: dict[str, Any], cores: int) -> None:
-    from fvit.data import decode, sources
+    from fvit.data import sources
+    from fvit.data.formats import decode
     from fvit.data.prepare.bench import measure
     from fvit.run.console import print_speed
     from fvit.run.counting import waiting

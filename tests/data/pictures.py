@@ -9,7 +9,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from fvit.data import turbo
+from fvit.data.formats import turbo
 
 SUBSAMPLINGS = ("444", "422", "420", "440", "411", "Gray")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

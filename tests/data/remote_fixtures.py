@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fvit.data.cache import Cache
-from fvit.data.place import File
-from fvit.data.remote import Remote
+from fvit.data.storage.cache import Cache
+from fvit.data.storage.place import File
+from fvit.data.storage.remote import Remote
 from tests.data.remote_server import FaultyServer
 
 SHARD = bytes(range(256)) * 512

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fvit.data.decode import choose
+from fvit.data.formats.decode import choose
 from fvit.data.images import BadImage
-from fvit.data.transforms import TrainTransform
+from fvit.data.transforms.image import TrainTransform
 from tests.data.pictures import DECODERS, jpeg, needs_turbo, photo, saved, specimen
 
 quick = settings(deadline=None, derandomize=True, database=None, max_examples=150)

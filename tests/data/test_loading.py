@@ -8,14 +8,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from fvit.data import faults
-from fvit.data.decode import Decoder, choose
+from fvit.data.formats.decode import Decoder, choose
 from fvit.data.faults import Fault
 from fvit.data.images import BadImage, DataError, Images
 from fvit.data.loading import Loaded, Sample, collate, heed_parent_alone
 from fvit.data.sampler import Draws, Layout, Shuffle
 from fvit.data.seeding import Draw
 from fvit.data.sources.fake import fake
-from fvit.data.transforms import EvalTransform, TrainTransform
+from fvit.data.transforms.image import EvalTransform, TrainTransform
 from tests.data.pictures import jpeg
 
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"

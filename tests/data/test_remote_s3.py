@@ -11,10 +11,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from fvit.data.cache import Cache
+from fvit.data.storage.cache import Cache
 from fvit.data.images import DataError
-from fvit.data.place import File
-from fvit.data.remote import Remote
+from fvit.data.storage.place import File
+from fvit.data.storage.remote import Remote
 from tests.data.remote_fixtures import SHARD, Open, forks, manifest, server, shard, succeeds_in_a_fork, wait_for
 from tests.data.remote_server import FaultyServer
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from fvit.data.decode import Decoder
+from fvit.data.formats.decode import Decoder
 from fvit.data.loading import Loaded
 from fvit.data.seeding import Draw, generator, global_generators
 from fvit.data.sources.fake import fake
-from fvit.data.transforms import TrainTransform
+from fvit.data.transforms.image import TrainTransform
 
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 

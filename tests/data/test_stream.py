@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fvit.data import ImageDataModule
-from fvit.data.find import find_images
+from fvit.data.formats.find import find_images
 from fvit.data.stream import stream
 from tests.data.pictures import jpeg
 

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from fvit.data.transforms import TrainTransform
+from fvit.data.transforms.image import TrainTransform
 from fvit.run.data_wait import DataWait
 from tests.training.fitting import FAKE, fit
 

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from fvit.data.batch import BatchTransform
+from fvit.data.transforms.batch import BatchTransform
 from fvit.models import build
 from fvit.run import execution
 

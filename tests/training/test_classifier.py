@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fvit.data.decode import choose
-from fvit.data.transforms import EvalTransform
+from fvit.data.formats.decode import choose
+from fvit.data.transforms.image import EvalTransform
 from fvit.training import Classifier
 
 from .fitting import BARE, DIGITS, FAKE, Probe, fit

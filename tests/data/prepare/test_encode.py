@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fvit.data import decode
+from fvit.data.formats import decode
 from fvit.data.images import BadImage
 from fvit.data.prepare.encode import encode
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fvit.data import decode
+from fvit.data.formats import decode
 from fvit.data.images import DataError
-from fvit.data.place import Folder
+from fvit.data.storage.place import Folder
 from fvit.data.prepare import write as writing
 from fvit.data.prepare.write import _mixed
-from fvit.data.shards import open_shards
+from fvit.data.formats.shards import open_shards
 from fvit.data.sources import Source
 from tests.data.prepare.folders import CLASSES, Encoded, contents, pixels, prepared, source
 from tests.data.tars import noise, write_set

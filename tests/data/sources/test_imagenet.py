@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from fvit.data.files import FileImages
+from fvit.data.formats.files import FileImages
 from fvit.data.images import DataError
-from fvit.data.parquet import ParquetImages
+from fvit.data.formats.parquet import ParquetImages
 from fvit.data.sources import load
-from fvit.data.tar import TarImages
+from fvit.data.formats.tar import TarImages
 from tests.data.sources.conftest import GREY, found, write
 
 CLASSES = ["ant", "bee", "cow"]

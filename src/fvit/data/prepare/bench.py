@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from fvit.data.decode import Box, Decoder
+from fvit.data.formats.decode import Box, Decoder
 from fvit.data.images import Images
 from fvit.data.loading import Loaded, collate
 from fvit.data.sampler import Draws, Layout, Shuffle
 from fvit.data.seeding import Draw, generator
-from fvit.data.transforms import TrainTransform, random_box, resize
+from fvit.data.transforms.image import TrainTransform, random_box, resize
 
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 _BATCH = 32

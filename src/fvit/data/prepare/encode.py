@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from fvit.data.decode import Decoder
+from fvit.data.formats.decode import Decoder
 
 
 def encode(image: bytes | np.ndarray, decoder: Decoder, resize: int | None, quality: int) -> tuple[bytes, str]:

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from fvit.data import decode
-from fvit.data.atomic import replacing
+from fvit.data.formats import decode
+from fvit.data.storage.atomic import replacing
 from fvit.data.images import BadImage, DataError, Images
 from fvit.data.pool import Advance
 from fvit.data.prepare.encode import encode
@@ -85,7 +85,7 @@ class ShardWriter:
         source: Images = getattr(self.source, task.split)
         if source.shard_sizes is not None:
             source.ahead(_shards(task.indices, source.shard_sizes))
-        entries: list[tuple[int, int, int, int]] = []  # as in fvit.data.tar.ENTRY
+        entries: list[tuple[int, int, int, int]] = []  # as in fvit.data.formats.tar.ENTRY
         skipped: list[dict[str, str]] = []
         bytes_in = 0
         with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:

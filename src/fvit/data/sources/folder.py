@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fvit.data.files import FileImages, list_tree
+from fvit.data.formats.files import FileImages, list_tree
 from fvit.data.sources.base import Source, existing_folder
 
 

@@ -1,0 +1,149 @@
+import ctypes
+import pickle
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fvit.data.formats import turbo
+from fvit.data.formats.decode import Decoder
+from fvit.data.images import BadImage
+from tests.data.pictures import SUBSAMPLINGS, jpeg, needs_turbo, photo, saved
+
+quick = settings(deadline=None, derandomize=True, database=None, max_examples=400)
+SIDES = st.integers(1, 100)
+
+
+@pytest.fixture
+def looked_up_anew():
+    """`library` remembers what it found."""
+    turbo.library.cache_clear()
+    yield
+    turbo.library.cache_clear()
+
+
+def boxes(width, height):
+    """Any box within an image: x, y, width, height."""
+    left = st.integers(0, width - 1).flatmap(lambda x: st.tuples(st.just(x), st.integers(1, width - x)))
+    upper = st.integers(0, height - 1).flatmap(lambda y: st.tuples(st.just(y), st.integers(1, height - y)))
+    return st.tuples(left, upper).map(lambda both: (both[0][0], both[1][0], both[0][1], both[1][1]))
+
+
+def assert_crop_is_part_of_the_whole(data, box):
+    x, y, width, height = box
+    decoder = Decoder("turbo")
+    crop = decoder(data, lambda *_: box)
+    assert crop.shape == (height, width, 3)
+    assert np.array_equal(crop, decoder(data)[y : y + height, x : x + width])
+
+
+@needs_turbo
+@quick
+@given(subsampling=st.sampled_from(SUBSAMPLINGS), width=SIDES, height=SIDES, draw=st.data())
+def test_a_crop_decode_is_that_part_of_a_full_decode(subsampling, width, height, draw):
+    assert_crop_is_part_of_the_whole(jpeg(width, height, subsampling, quality=95), draw.draw(boxes(width, height)))
+
+
+@needs_turbo
+@quick
+@given(
+    progressive=st.booleans(),
+    subsampling=st.sampled_from(["4:4:4", "4:2:2", "4:2:0"]),
+    restart=st.integers(0, 3),
+    width=SIDES,
+    height=SIDES,
+    draw=st.data(),
+)
+def test_so_it_is_in_progressive_files_and_over_restart_markers(progressive, subsampling, restart, width, height, draw):
+    options = dict(progressive=progressive, subsampling=subsampling, restart_marker_blocks=restart)
+    assert_crop_is_part_of_the_whole(saved(photo(width, height), **options), draw.draw(boxes(width, height)))
+
+
+@needs_turbo
+@pytest.mark.parametrize("factors", [0x11, 0x21, 0x12, 0x22, 0x41, 0x44])
+def test_sampling_factors_of_one_component_mean_nothing(factors):
+    data = bytearray(jpeg(131, 77, "Gray"))
+    data[data.index(b"\xff\xc0") + 11] = factors
+    assert np.array_equal(Decoder("turbo")(bytes(data)), Decoder("pil")(jpeg(131, 77, "Gray")))
+    for box in ((0, 0, 1, 1), (40, 30, 20, 10), (100, 70, 31, 7), (130, 76, 1, 1)):
+        assert_crop_is_part_of_the_whole(bytes(data), box)
+
+
+@needs_turbo
+@pytest.mark.parametrize("kept", [20, 100, 200, 400, 600, 2000])
+def test_a_damaged_image_leaves_no_trace(kept):
+    """An error within a header stays with a libjpeg-turbo decompressor: all later images would fail as well."""
+    decoder, data = turbo.Turbo(), jpeg()
+    whole = decoder.decode(data, None, 16)
+    for box in (None, (4, 4, 30, 20)):
+        with pytest.raises(ValueError, match=r"[a-z]{4}"):
+            decoder.decode(data[:kept], box, 16)
+        assert np.array_equal(decoder.decode(data, None, 16), whole)
+
+
+@needs_turbo
+def test_a_box_leaves_no_trace():
+    decoder, data = turbo.Turbo(), jpeg(90, 70)
+    whole = decoder.decode(data, None, 16)
+    decoder.decode(data, (20, 20, 9, 9), 16)
+    assert np.array_equal(decoder.decode(data, None, 16), whole)
+    decoder.decode(jpeg(200, 200), (150, 150, 40, 40), 16)
+    assert np.array_equal(decoder.decode(data, None, 16), whole)
+
+
+@needs_turbo
+@pytest.mark.parametrize("box", [(70, 0, 20, 10), (0, 50, 10, 20), (90, 0, 5, 5), (0, 70, 5, 5)])
+def test_a_box_outside_of_the_image_is_refused_or_cut(box):
+    """It writes into no memory of others: rows and columns that do not exist are not given."""
+    try:
+        pixels = Decoder("turbo")(jpeg(80, 60), lambda *_: box)
+    except (BadImage, ValueError):
+        return
+    x, y, width, height = box
+    assert np.array_equal(pixels, Decoder("pil")(jpeg(80, 60))[y : y + height, x : x + width])
+
+
+@needs_turbo
+def test_a_decoder_goes_to_a_spawned_worker():
+    decoder = pickle.loads(pickle.dumps(Decoder("turbo")))
+    assert np.array_equal(decoder(jpeg()), Decoder("turbo")(jpeg()))
+
+
+# Which library.
+
+
+@pytest.mark.usefixtures("looked_up_anew")
+def test_no_library(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    assert turbo.library() is None
+    with pytest.raises(OSError, match="no libjpeg-turbo of version 3 or later was found"):
+        turbo.Turbo()
+
+
+@pytest.mark.usefixtures("looked_up_anew")
+@pytest.mark.parametrize("name", ["libturbojpeg.so.0", "libturbojpeg.dylib"])
+def test_a_file_that_is_no_library_is_passed_over(monkeypatch, tmp_path, name):
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / name).write_bytes(b"no library")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    assert turbo.library() is None
+
+
+@pytest.mark.usefixtures("looked_up_anew")
+def test_a_library_of_version_2_is_passed_over(monkeypatch, tmp_path):
+    """It lacks the functions whose names begin with tj3, as any other library does."""
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None if name == "turbojpeg" else "")
+    assert turbo.library() is None
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: real_library_without_tj3())
+    assert turbo.library() is None
+
+
+def real_library_without_tj3():
+    import _ctypes
+
+    return _ctypes.__file__

@@ -1,0 +1,280 @@
+"""The cache: bounded, shared by processes, never half a file."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fvit.data.storage.cache import Ahead, Cache, cache_dir
+from fvit.data.images import DataError
+from fvit.data.storage.place import File
+
+KIB = 2**10
+fork = multiprocessing.get_context("fork")
+forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # as loader workers are
+
+
+def kib(size: float) -> float:
+    return size * KIB / 2**30
+
+
+def key(name: str) -> str:
+    return name.encode().hex().rjust(32, "0")
+
+
+def writes(content: bytes) -> Callable[[Path], None]:
+    return lambda partial: partial.write_bytes(content) and None
+
+
+def put(cache: Cache, name: str, size: int = KIB, used: bool = True) -> Path:
+    path = cache.get(key(name), name, size, writes(name.encode() * (size // len(name))), used=used)
+    time.sleep(0.005)  # the next one is seen to be later, however coarse the file system's clock
+    return path
+
+
+def names(cache: Cache) -> list[str]:
+    return sorted(path.name.split("-", 2)[2] for path in cache.folder.glob("*-*"))
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_the_folder_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FVIT_CACHE", str(tmp_path))
+    assert cache_dir() == tmp_path
+    monkeypatch.delenv("FVIT_CACHE")
+    assert cache_dir() == Path.home() / ".cache" / "fvit"
+
+
+def test_a_file_is_fetched_once(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, kib(4))
+    path = put(cache, "a")
+    assert path.read_bytes() == b"a" * KIB
+    assert put(cache, "a") == path
+    assert cache.get(key("a"), "a", KIB, lambda partial: pytest.fail("fetched again")) == path
+
+
+def test_a_cached_file_of_the_wrong_size_is_fetched_again(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, kib(4))
+    put(cache, "a").write_bytes(b"cut")
+    assert put(cache, "a").read_bytes() == b"a" * KIB
+
+
+def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, kib(3))
+    for name in "abc":
+        put(cache, name)
+    put(cache, "a")
+    put(cache, "d")
+    assert names(cache) == ["a", "c", "d"]
+    put(cache, "e", 2 * KIB)
+    assert names(cache) == ["d", "e"]
+
+
+def test_what_is_not_the_caches_own_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.tar").write_bytes(bytes(64 * KIB))
+    cache = Cache(tmp_path, kib(2))
+    for name in "abc":
+        put(cache, name)
+    assert (tmp_path / "mine.tar").stat().st_size == 64 * KIB
+    assert names(cache) == ["b", "c"]
+
+
+def test_a_file_above_the_bound_names_the_option(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.cache_gib is .* raise it"):
+        put(Cache(tmp_path, kib(1)), "a", 2 * KIB)
+
+
+def test_a_file_fetched_ahead_is_spared_until_it_is_used(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, kib(3))
+    put(cache, "ahead", used=False)
+    put(cache, "b")
+    put(cache, "c")
+    put(cache, "d")
+    assert names(cache) == ["ahead", "c", "d"]
+    put(cache, "ahead")
+    for name in "efg":
+        put(cache, name)
+    assert names(cache) == ["e", "f", "g"]
+
+
+def test_files_ahead_take_no_more_than_half_until_they_are_used(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, kib(4))
+    ahead = Ahead(cache, lambda file: put(cache, file.name, file.size, used=False))
+    ahead.replace([File(name, KIB) for name in "abcdef"])
+    wait_for(lambda: len(names(cache)) == 2)
+    time.sleep(0.2)
+    assert names(cache) == ["a", "b"]
+    put(cache, "a")
+    wait_for(lambda: names(cache) == ["a", "b", "c"])
+    ahead.replace([File("z", KIB)])
+    put(cache, "b")
+    wait_for(lambda: "z" in names(cache))
+    put(cache, "c")
+    time.sleep(0.2)
+    assert "d" not in names(cache)
+
+
+def test_a_killed_runs_files_ahead_are_spared_for_a_while_only(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, kib(2))
+    old = put(cache, "old", used=False)
+    assert not cache.takes_ahead(KIB)
+    hours_ago = time.time_ns() - 2 * 3600 * 10**9
+    os.utime(old, ns=(0, hours_ago))
+    assert cache.takes_ahead(KIB)
+
+
+def test_a_failed_fetch_leaves_nothing_and_can_be_repeated(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, kib(4))
+
+    def fails(partial: Path) -> None:
+        partial.write_bytes(b"half")
+        raise DataError("the host is down")
+
+    for _ in range(2):
+        with pytest.raises(DataError, match="the host is down"):
+            cache.get(key("a"), "a", KIB, fails)
+        assert names(cache) == []
+    assert put(cache, "a").read_bytes() == b"a" * KIB
+
+
+def test_who_waits_for_a_fetch_shares_its_failure(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, kib(4))
+    calls, started = [], threading.Event()
+
+    def fails(partial: Path) -> None:
+        calls.append(partial)
+        started.set()
+        time.sleep(0.3)
+        raise DataError("the host is down")
+
+    def get() -> None:
+        with pytest.raises(DataError, match="the host is down"):
+            cache.get(key("a"), "a", KIB, fails)
+
+    threads = [threading.Thread(target=get) for _ in range(4)]
+    threads[0].start()
+    started.wait()
+    for thread in threads[1:]:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+
+    def fills(partial: Path) -> None:
+        with open("/dev/full", "wb") as disk:
+            disk.write(bytes(KIB))
+
+    with pytest.raises(DataError, match=r"no space left in .*data\.cache_gib.*data\.cache_dir"):
+        Cache(tmp_path, kib(4)).get(key("a"), "a", KIB, fills)
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataError, match=r"cannot be used .*set data\.cache_dir"):
+        put(Cache(tmp_path / "file", kib(4)), "a")
+
+
+@forks
+def test_several_processes_fetch_a_file_once_and_see_it_whole(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", kib(64))
+    log = tmp_path / "log"
+
+    def slowly(partial: Path) -> None:
+        with log.open("a") as lines:
+            lines.write("fetched\n")
+        with partial.open("wb") as target:
+            for _ in range(16):
+                target.write(b"a" * KIB)
+                target.flush()
+                time.sleep(0.02)
+
+    def read() -> None:
+        content = cache.get(key("a"), "a", 16 * KIB, slowly).read_bytes()
+        os._exit(0 if content == b"a" * 16 * KIB else 1)
+
+    processes = [fork.Process(target=read) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert log.read_text() == "fetched\n"
+
+
+@forks
+def test_a_file_can_be_evicted_while_another_process_reads_it(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, kib(2))
+    path = put(cache, "a")
+    here, there = fork.Pipe()
+
+    def read() -> None:
+        with path.open("rb") as file:
+            there.send("open")
+            there.recv()
+            there.send(file.read())
+
+    process = fork.Process(target=read)
+    process.start()
+    assert here.recv() == "open"
+    put(cache, "b")
+    put(cache, "c")
+    assert not path.exists()
+    here.send("read")
+    assert here.recv() == b"a" * KIB
+    process.join()
+
+
+@forks
+def test_a_killed_fetch_leaves_no_lock_no_file_and_no_reservation(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, kib(2))
+
+    def halfway(partial: Path) -> None:
+        partial.write_bytes(b"a" * 100)
+        time.sleep(60)
+
+    process = fork.Process(target=lambda: cache.get(key("a"), "a", 2 * KIB, halfway))
+    process.start()
+    wait_for(lambda: any(path.stat().st_size == 100 for path in tmp_path.glob("*.partial")))
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert names(cache) == ["a.partial"]
+    put(cache, "b", 2 * KIB)
+    assert names(cache) == ["b"]
+    assert put(cache, "a", 2 * KIB).read_bytes() == b"a" * 2 * KIB
+
+
+def test_fetches_at_one_time_keep_the_bound_together(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, kib(4))
+    most = []
+
+    def slowly(partial: Path) -> None:
+        most.append(len(list(tmp_path.glob("*-*"))))
+        time.sleep(0.05)
+        partial.write_bytes(bytes(KIB))
+
+    threads = [
+        threading.Thread(target=cache.get, args=(key(str(number)), str(number), KIB, slowly)) for number in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert len(most) == 12
+    assert max(most) <= 4
+    assert len(names(cache)) == 4
