@@ -21,8 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t
 
-from fvit.run import schema, validate
-from fvit.run.paths import conf_dir
+from fvit.config.schemas import train as schema
+from fvit.config import validation as validate
+from fvit.config.paths import conf_dir
 from fvit.train import train
 
 ARMS = {

@@ -40,8 +40,9 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from fvit.data import ImageDataModule
-from fvit.run import schema, validate
-from fvit.run.paths import conf_dir
+from fvit.config.schemas import train as schema
+from fvit.config import validation as validate
+from fvit.config.paths import conf_dir
 from fvit.train import train
 from fvit.training import build_loss
 

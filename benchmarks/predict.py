@@ -38,10 +38,11 @@ from fvit.data.loading import Loaded, collate
 from fvit.data.sampler import Block
 from fvit.data.transforms.image import EvalTransform
 from fvit.predict import predict
-from fvit.run import schema, validate
+from fvit.config.schemas import train as schema
+from fvit.config import validation as validate
 from fvit.run.console import console
-from fvit.run.paths import conf_dir
-from fvit.run.schema_predict import Predict
+from fvit.config.paths import conf_dir
+from fvit.config.schemas.predict import Predict
 from fvit.train import train
 from fvit.training import checkpoint
 

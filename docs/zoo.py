@@ -23,7 +23,7 @@ from fvit.attention import Mechanism, get, names
 from fvit.attention.base import HOST_OPTIONS
 from fvit.cost import Cost, count
 from fvit.models import exchange
-from fvit.run.paths import conf_dir
+from fvit.config.paths import conf_dir
 
 PAGE = Path(__file__).resolve().with_name("zoo.md")
 SIZES = (224, 384)

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from fvit.run import schema, validate
-from fvit.run.paths import conf_dir
+from fvit.config.schemas import train as schema
+from fvit.config import validation as validate
+from fvit.config.paths import conf_dir
 
 Compose = Callable[..., dict[str, Any]]
 

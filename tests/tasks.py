@@ -2,8 +2,9 @@
 
 from hydra import compose, initialize_config_dir
 
-from fvit.run import schema, validate
-from fvit.run.paths import conf_dir
+from fvit.config.schemas import train as schema
+from fvit.config import validation as validate
+from fvit.config.paths import conf_dir
 from fvit.train import train
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from fvit.cost import count
 from fvit.models import attention_spec, build
-from fvit.run.paths import conf_dir
+from fvit.config.paths import conf_dir
 from fvit.train import train
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "baselines.md").read_text(encoding="utf-8")

@@ -20,8 +20,8 @@ from fvit.data.transforms.batch import Erase, Mix
 from fvit.data.transforms.image import TrainTransform
 from fvit.run import execution
 from fvit.run import trainer as trainers
-from fvit.run.batches import plan_batches
-from fvit.run.paths import conf_dir
+from fvit.config.batch_plan import plan_batches
+from fvit.config.paths import conf_dir
 from fvit.training import Classifier, build_loss
 from fvit.training.distillation import TokenMatch, Weight, soft_loss
 from fvit.training.sharding import blocks

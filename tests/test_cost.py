@@ -10,7 +10,7 @@ from fvit.cost import count
 from fvit.cost.match import make, match_count
 from fvit.cost.published import SOURCES, published
 from fvit.run.bench.grid import compose_cell
-from fvit.run.paths import conf_dir
+from fvit.config.paths import conf_dir
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "cost.md").read_text(encoding="utf-8")
 NUMBER = r"([\d.,]+)"

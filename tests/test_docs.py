@@ -9,14 +9,15 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from fvit.run import schema, validate
+from fvit.config.schemas import train as schema
+from fvit.config import validation as validate
 from fvit.run.bench.grid import expand, gather
-from fvit.run.bench.schema import Bench
-from fvit.run.dashboard.schema import Dashboard
-from fvit.run.paths import conf_dir
-from fvit.run.report.schema import Report, gather_folders
-from fvit.run.schema_export import Export
-from fvit.run.schema_predict import Predict
+from fvit.config.schemas.bench import Bench
+from fvit.config.schemas.dashboard import Dashboard
+from fvit.config.paths import conf_dir
+from fvit.config.schemas.report import Report, gather_folders
+from fvit.config.schemas.export import Export
+from fvit.config.schemas.predict import Predict
 from fvit.run.sweep import plan
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,8 +12,8 @@ import torch
 from fvit.cost import count
 from fvit.data import ImageDataModule
 from fvit.eval import evaluate
-from fvit.run import schema
-from fvit.run.errors import ConfigError
+from fvit.config.schemas import train as schema
+from fvit.config.errors import ConfigError
 from fvit.training import Classifier, checkpoint
 from tests.data.pictures import jpeg
 from tests.tasks import checked, trained

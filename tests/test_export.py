@@ -9,8 +9,8 @@ import torch
 
 from fvit.export import export, load
 from fvit.models.export import FORMATS
-from fvit.run.errors import ConfigError
-from fvit.run.schema_export import Export
+from fvit.config.errors import ConfigError
+from fvit.config.schemas.export import Export
 from fvit.training import Classifier, checkpoint
 from tests.tasks import checked, trained
 from tests.training.fitting import DIGITS

@@ -17,7 +17,7 @@ import pytest
 
 from fvit.attention import registry
 from fvit.models import attention_spec, build
-from fvit.run.errors import ConfigError
+from fvit.config.errors import ConfigError
 
 from .test_zoo import load
 

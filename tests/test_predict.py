@@ -16,8 +16,8 @@ from fvit.data.sources import load
 from fvit.data.stream import Seen, stream
 from fvit.models.maps import attention_maps
 from fvit.predict import drawing, predict
-from fvit.run.errors import ConfigError, RunError
-from fvit.run.schema_predict import Predict
+from fvit.config.errors import ConfigError, RunError
+from fvit.config.schemas.predict import Predict
 from fvit.training import Classifier, checkpoint
 from tests.models.small import attending_to_brightness, bright
 from tests.tasks import checked, trained

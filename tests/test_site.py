@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from mkdocs.exceptions import PluginError
 
-from fvit.run.paths import conf_dir
+from fvit.config.paths import conf_dir
 
 from .browser import chromium
 from .serving import served

@@ -10,8 +10,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from fvit.eval import evaluate
-from fvit.run import schema, validate
-from fvit.run.paths import conf_dir
+from fvit.config.schemas import train as schema
+from fvit.config import validation as validate
+from fvit.config.paths import conf_dir
 from tests.run.test_resume import CutAt, CutOff
 from tests.run.wandb_runs import runs
 from tests.training.fitting import FAKE, fit

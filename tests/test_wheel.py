@@ -39,7 +39,7 @@ def test_the_wheel_holds_conf_and_nothing_of_the_checkout(installed):
 def test_one_step_is_trained_from_the_wheel(installed, tmp_path):
     # PYTHONPATH comes before the editable install of the checkout.
     environment = {**os.environ, "PYTHONPATH": str(installed[0]), "OMP_NUM_THREADS": "1"}
-    where = "import fvit, fvit.run.paths as p; print(fvit.__file__); print(p.conf_dir())"
+    where = "import fvit, fvit.config.paths as p; print(fvit.__file__); print(p.conf_dir())"
     printed = subprocess.run(
         [sys.executable, "-c", where], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     ).stdout

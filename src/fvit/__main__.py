@@ -4,7 +4,7 @@ import ast
 import sys
 from pathlib import Path
 
-from fvit.run.errors import did_you_mean
+from fvit.config.errors import did_you_mean
 
 
 def main() -> None:

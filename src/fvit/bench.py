@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from fvit.run import cli
 from fvit.run.bench.grid import Cell, compose_cell, expand, gather
-from fvit.run.bench.schema import Bench
-from fvit.run.errors import ConfigError, RunError, did_you_mean
+from fvit.config.schemas.bench import Bench
+from fvit.config.errors import ConfigError, RunError, did_you_mean
 
 if TYPE_CHECKING:
     import torch

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fvit.run import cli
-from fvit.run.dashboard.schema import Dashboard
-from fvit.run.errors import ConfigError
+from fvit.config.schemas.dashboard import Dashboard
+from fvit.config.errors import ConfigError
 
 if TYPE_CHECKING:
     from fvit.run.report.costs import Benchmark

@@ -4,8 +4,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fvit.run import cli, schema
-from fvit.run.signature import source_signature
+from fvit.run import cli
+from fvit.config.schemas import train as schema
+from fvit.config.signature import source_signature
 
 if TYPE_CHECKING:
     from fvit.cost import Cost

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fvit.run import cli
-from fvit.run.schema_export import Export
+from fvit.config.schemas.export import Export
 
 
 def main() -> None:

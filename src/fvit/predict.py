@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fvit.run import cli
-from fvit.run.errors import ConfigError, RunError
-from fvit.run.schema_predict import Predict
+from fvit.config.errors import ConfigError, RunError
+from fvit.config.schemas.predict import Predict
 
 if TYPE_CHECKING:
     from torch import nn

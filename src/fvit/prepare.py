@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fvit.run import cli, schema
-from fvit.run.errors import RunError
-from fvit.run.signature import source_signature
+from fvit.run import cli
+from fvit.config.schemas import train as schema
+from fvit.config.errors import RunError
+from fvit.config.signature import source_signature
 
 
 def main() -> None:

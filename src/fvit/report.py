@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from fvit.run import cli
-from fvit.run.errors import ConfigError, RunError, did_you_mean
-from fvit.run.report.schema import Report, gather_folders
+from fvit.config.errors import ConfigError, RunError, did_you_mean
+from fvit.config.schemas.report import Report, gather_folders
 
 
 def main() -> None:

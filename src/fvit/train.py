@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fvit.run import cli, going_on, schema
-from fvit.run.batches import plan_batches
+from fvit.run import cli, going_on
+from fvit.config.schemas import train as schema
+from fvit.config.batch_plan import plan_batches
 
 if TYPE_CHECKING:
     from fvit.data import ImageDataModule
@@ -20,7 +21,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     """Train as `config` says, and return the metrics that also stand in the run's metrics.json.
 
     Args:
-        config: a resolved configuration that `fvit.run.validate.check` has passed.
+        config: a resolved configuration that `fvit.config.validation.check` has passed.
     """
     # Imported here, because composing, --help and a wrong override must not wait for torch.
     from lightning import seed_everything
@@ -33,7 +34,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     from fvit.run import console, disk, execution
     from fvit.run import trainer as trainers
     from fvit.run.allocator import keep_freed_memory
-    from fvit.run.budget import meet_budget
+    from fvit.config.budget import meet_budget
     from fvit.run.record import Record
     from fvit.run.wandb_media import add_media
     from fvit.training import CollectAnswers, checkpoint

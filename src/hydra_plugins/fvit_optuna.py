@@ -12,7 +12,7 @@ class OptunaSweeper(Sweeper):
     """`hydra/sweeper=fvit_optuna`: has Optuna choose each job's parameters from the results of those before it.
 
     Args:
-        options: `fvit.run.schema_study.Options`.
+        options: `fvit.config.schemas.study.Options`.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -28,7 +28,7 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Search, beginning where an earlier call in the same folder stopped."""
-        from fvit.run.errors import RunError
+        from fvit.config.errors import RunError
 
         try:
             import optuna  # noqa: F401

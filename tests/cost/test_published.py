@@ -7,7 +7,7 @@ import torch
 from fvit import attention
 from fvit.cost import count
 from fvit.cost.published import SOURCES, beside, published
-from fvit.run.paths import conf_dir
+from fvit.config.paths import conf_dir
 
 ROWS = published()
 

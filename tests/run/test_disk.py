@@ -11,7 +11,7 @@ import torch
 from lightning import Callback
 
 from fvit.run import disk, launch
-from fvit.run.errors import RunError, explain
+from fvit.config.errors import RunError, explain
 from fvit.run.record import Record, read_metrics
 from fvit.run.signals import Stopped
 from fvit.train import train

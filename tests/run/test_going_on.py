@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from fvit.run import going_on
-from fvit.run.errors import RunError
+from fvit.config.errors import RunError
 from fvit.run.lock import held
 from fvit.run.record import write_metrics
 from tests.training.fitting import FAKE, fit

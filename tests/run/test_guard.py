@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fvit.run.errors import RunError
+from fvit.config.errors import RunError
 from fvit.run.record import read_metrics
 from fvit.train import train
 from fvit.training import Classifier

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from fvit.run import launch, signals
-from fvit.run.errors import ConfigError, RunError
+from fvit.config.errors import ConfigError, RunError
 from fvit.run.lock import in_use
 from fvit.run.record import read_metrics, write_metrics
 from fvit.run.signals import Stopped

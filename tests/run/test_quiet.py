@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from fvit.run import cli, console, quiet, schema
+from fvit.run import cli, console, quiet
+from fvit.config.schemas import train as schema
 from fvit.run.counting import counting, waiting
 
 

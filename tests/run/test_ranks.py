@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from fvit.run import launch, ranks
-from fvit.run.errors import RunError
+from fvit.config.errors import RunError
 
 TINY = (
     *("data=fake", "data.num_images=132", "model.embed_dim=24", "model.depth=1", "global_batch_size=16"),

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fvit.run.errors import RunError
+from fvit.config.errors import RunError
 from fvit.run.record import Record, environment, note_failure, outcome, read_metrics, write_metrics
 
 

@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from fvit.run import sweep
-from fvit.run.paths import conf_dir
+from fvit.config.paths import conf_dir
 from fvit.run.record import read_metrics, write_metrics
 
 SHORT = ["data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "global_batch_size=16"]

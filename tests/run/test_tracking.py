@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fvit.run.errors import ConfigError
+from fvit.config.errors import ConfigError
 from fvit.run.going_on import settle
 from fvit.run.tracking import RunLogger
 from tests.run.test_resume import CutAt

@@ -3,7 +3,7 @@
 import pytest
 from lightning import Trainer
 
-from fvit.run.batches import plan_batches
+from fvit.config.batch_plan import plan_batches
 from fvit.run.trainer import apply_plan
 
 

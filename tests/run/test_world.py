@@ -1,7 +1,7 @@
 import pytest
 import torch.distributed as dist
 
-from fvit.run.errors import RunError
+from fvit.config.errors import RunError
 from fvit.run.world import WorldSizeCheck
 
 

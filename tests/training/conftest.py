@@ -3,8 +3,9 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
-from fvit.run import schema, validate
-from fvit.run.paths import conf_dir
+from fvit.config.schemas import train as schema
+from fvit.config import validation as validate
+from fvit.config.paths import conf_dir
 from fvit.train import train
 
 from .fitting import FAKE

@@ -10,8 +10,9 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from fvit.eval import evaluate
-from fvit.run import schema, validate
-from fvit.run.paths import conf_dir
+from fvit.config.schemas import train as schema
+from fvit.config import validation as validate
+from fvit.config.paths import conf_dir
 from fvit.training import Classifier, checkpoint
 
 from .fitting import DIGITS, FAKE, Probe, fit

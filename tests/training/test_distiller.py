@@ -10,9 +10,11 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from fvit.eval import evaluate
-from fvit.run import launch, schema, validate
-from fvit.run.errors import ConfigError
-from fvit.run.paths import conf_dir
+from fvit.run import launch
+from fvit.config.schemas import train as schema
+from fvit.config import validation as validate
+from fvit.config.errors import ConfigError
+from fvit.config.paths import conf_dir
 from fvit.training import Classifier, Distiller
 from fvit.training import teacher as teachers
 from fvit.training.distillation import hard_loss, soft_loss

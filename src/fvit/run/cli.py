@@ -17,10 +17,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
-from fvit.run import help, launch, quiet, ranks, requeue, signals, sweep, validate
-from fvit.run.errors import describe, explain
+from fvit.run import help, launch, quiet, ranks, requeue, signals, sweep
+from fvit.config import validation as validate
+from fvit.config.errors import describe, explain
 from fvit.run.hardware import check_devices
-from fvit.run.paths import conf_dir
+from fvit.config.paths import conf_dir
 from fvit.run.record import WELL, note_failure
 
 # Here, because a launcher's own processes import this file and resolve the sweep's folder before they call anything.

@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fvit.run.grammar import argument
+from fvit.config.overrides import argument
 from fvit.run.quiet import is_quiet
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
 
     from fvit.cost import Cost
-    from fvit.run.batches import BatchPlan
+    from fvit.config.batch_plan import BatchPlan
     from fvit.run.sweep import Job
 
 _is_terminal = Console().is_terminal

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fvit.run.errors import RunError
-from fvit.run.grammar import argument
+from fvit.config.errors import RunError
+from fvit.config.overrides import argument
 
 FULL = {
     errno.ENOSPC: "the disk is full",

@@ -9,9 +9,9 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
 from fvit.run.changes import compare
-from fvit.run.grammar import quoted
+from fvit.config.overrides import quoted
 from fvit.run.lock import check_free, in_use
-from fvit.run.paths import WANDB_ID, conf_dir
+from fvit.config.paths import WANDB_ID, conf_dir
 from fvit.run.quiet import QUIET
 from fvit.run.ranks import each_decides, is_first
 from fvit.run.record import WELL, overrides_of, read_metrics

@@ -6,7 +6,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from fvit.run.errors import RunError
+from fvit.config.errors import RunError
 
 
 class NonFiniteGuard(Callback):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fvit.run import disk, signals
-from fvit.run.errors import RunError, explain
+from fvit.config.errors import RunError, explain
 from fvit.run.hardware import local_devices
 from fvit.run.lock import check_free
 from fvit.run.ranks import external_rank, is_first

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fvit.run.errors import RunError
+from fvit.config.errors import RunError
 
 _NAME = ".lock"
 

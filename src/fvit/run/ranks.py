@@ -9,7 +9,7 @@ import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from fvit.run.errors import RunError
+from fvit.config.errors import RunError
 
 if TYPE_CHECKING:
     from torch.distributed import Store

@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 import fvit
-from fvit.run.errors import describe, explain
+from fvit.config.errors import describe, explain
 from fvit.run.lock import held
 
 _PACKAGES = ("fvit", "torch", "torchvision", "timm", "lightning", "torchmetrics", "hydra-core", "wandb", "numpy")

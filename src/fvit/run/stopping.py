@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from fvit.run import signals
-from fvit.run.grammar import argument
+from fvit.config.overrides import argument
 from fvit.run.last import LastCheckpoint
 from fvit.run.signals import Stopped
 

@@ -12,7 +12,7 @@ from hydra.core.utils import filter_overrides
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from fvit.run.errors import ConfigError
+from fvit.config.errors import ConfigError
 from fvit.run.quiet import QUIET
 from fvit.run.ranks import each_decides
 from fvit.run.record import WELL, outcome, overrides_of, read_metrics

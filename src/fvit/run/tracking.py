@@ -14,7 +14,7 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from fvit.run import wandb_artifacts
-from fvit.run.paths import WANDB_ID
+from fvit.config.paths import WANDB_ID
 from fvit.run.record import write
 from fvit.run.wandb_server import first_line, reachable
 from fvit.run.wandb_start import begin

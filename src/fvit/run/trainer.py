@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from fvit.cost import Cost
 from fvit.run import stopping
-from fvit.run.batches import BatchPlan
+from fvit.config.batch_plan import BatchPlan
 from fvit.run.checkpoint_io import AtomicCheckpointIO
 from fvit.run.curve import CurveStart
 from fvit.run.data_wait import DataWait

@@ -5,7 +5,7 @@ import threading
 import urllib.error
 import urllib.request
 
-from fvit.run.errors import ConfigError
+from fvit.config.errors import ConfigError
 
 _MODES = ("online", "offline", "disabled")
 _ALIASES = {"dryrun": "offline", "run": "online"}  # W&B's old names

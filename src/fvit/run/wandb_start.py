@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from fvit.run.console import console
-from fvit.run.errors import ConfigError
+from fvit.config.errors import ConfigError
 from fvit.run.wandb_server import asked_mode, first_line, has_key
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 
-from fvit.run.errors import RunError
+from fvit.config.errors import RunError
 
 
 class WorldSizeCheck(Callback):

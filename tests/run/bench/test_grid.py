@@ -3,9 +3,9 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 
 from fvit.run.bench.grid import compose_cell, expand, gather
-from fvit.run.bench.schema import Bench
-from fvit.run.errors import ConfigError
-from fvit.run.paths import conf_dir
+from fvit.config.schemas.bench import Bench
+from fvit.config.errors import ConfigError
+from fvit.config.paths import conf_dir
 
 OWN = Bench.model_fields
 

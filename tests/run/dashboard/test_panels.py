@@ -4,11 +4,12 @@ import pytest
 import wandb_workspaces.reports.v2 as wr
 from hydra import compose, initialize_config_dir
 
-from fvit.run import schema, validate
+from fvit.config.schemas import train as schema
+from fvit.config import validation as validate
 from fvit.run.dashboard import build, costs
 from fvit.run.dashboard.panels import config_key
 from fvit.run.dashboard.specification import specification
-from fvit.run.paths import conf_dir
+from fvit.config.paths import conf_dir
 from fvit.train import train
 from tests.run.dashboard.wanted import wanted
 from tests.run.wandb_runs import runs

@@ -9,7 +9,7 @@ import optuna
 import pytest
 from hydra.core.config_store import ConfigStore
 
-from fvit.run.paths import conf_dir
+from fvit.config.paths import conf_dir
 from fvit.run.study.storage import connected
 
 TOY = {"x": 0.0, "n": 0, "way": "flat"}

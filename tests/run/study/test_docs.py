@@ -12,9 +12,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from optuna.pruners import BasePruner
 
-from fvit.run import schema, validate
-from fvit.run.paths import conf_dir
-from fvit.run.schema_study import Options, Study
+from fvit.config.schemas import train as schema
+from fvit.config import validation as validate
+from fvit.config.paths import conf_dir
+from fvit.config.schemas.study import Options, Study
 from fvit.run.study import space
 
 ROOT = Path(__file__).resolve().parents[3]

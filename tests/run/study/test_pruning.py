@@ -5,7 +5,7 @@ import json
 import optuna
 import pytest
 
-from fvit.run.errors import RunError
+from fvit.config.errors import RunError
 from fvit.run.study.storage import connected
 from fvit.train import train
 

@@ -17,8 +17,8 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from optuna.trial import TrialState
 
-from fvit.run.errors import ConfigError, RunError
-from fvit.run.paths import conf_dir
+from fvit.config.errors import ConfigError, RunError
+from fvit.config.paths import conf_dir
 from fvit.run.record import write_metrics
 
 COMPLETE, FAIL, PRUNED, RUNNING = TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED, TrialState.RUNNING

@@ -4,8 +4,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from fvit.run.errors import ConfigError
-from fvit.run.paths import conf_dir
+from fvit.config.errors import ConfigError
+from fvit.config.paths import conf_dir
 from fvit.run.study import space
 
 

@@ -14,7 +14,7 @@ from fvit.data.sources.imagenette import imagenette
 __all__ = ["SOURCES", "Source", "load"]
 
 # A source's name is the name of its file here and of the function in it, whose parameters are its options:
-# fvit.run.signature reads them without importing anything.
+# fvit.config.signature reads them without importing anything.
 SOURCES: dict[str, Callable[..., Source]] = {
     "digits": digits,
     "folder": folder,

@@ -12,10 +12,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from fvit.run import validate
-from fvit.run.bench.schema import Candidate
-from fvit.run.errors import ConfigError
-from fvit.run.grammar import quoted
+from fvit.config import validation as validate
+from fvit.config.schemas.bench import Candidate
+from fvit.config.errors import ConfigError
+from fvit.config.overrides import quoted
 
 
 def gather(arguments: Sequence[str], own: Collection[str]) -> list[str]:

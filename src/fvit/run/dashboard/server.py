@@ -8,7 +8,7 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 from fvit.run.dashboard import costs
-from fvit.run.errors import RunError
+from fvit.config.errors import RunError
 from fvit.run.report.costs import Benchmark
 from fvit.run.wandb_server import asked_mode, has_key
 

@@ -10,8 +10,8 @@ from optuna.distributions import distribution_to_json
 from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
 
-from fvit.run.errors import RunError
-from fvit.run.schema_study import Options
+from fvit.config.errors import RunError
+from fvit.config.schemas.study import Options
 from fvit.run.study.space import Space
 
 log = logging.getLogger(__name__)

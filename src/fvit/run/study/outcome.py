@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.utils import JobReturn
 from optuna.trial import TrialState
 
-from fvit.run.errors import RunError, did_you_mean
+from fvit.config.errors import RunError, did_you_mean
 from fvit.run.record import read_metrics
 
 

@@ -6,7 +6,7 @@ from lightning import Callback, LightningModule, Trainer
 from optuna.pruners import BasePruner
 
 from fvit.run.console import console
-from fvit.run.errors import RunError
+from fvit.config.errors import RunError
 from fvit.run.study.storage import connected, running_trial
 
 

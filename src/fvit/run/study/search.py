@@ -13,14 +13,14 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
-from fvit.run.errors import RunError, explain
+from fvit.config.errors import RunError, explain
 from fvit.run.record import read_metrics
-from fvit.run.schema_study import Options, Study
+from fvit.config.schemas.study import Options, Study
 from fvit.run.study import report, space
 from fvit.run.study.keep import open_study, sampler
 from fvit.run.study.outcome import MissingObjectiveError, Outcome, of_job, of_record
 from fvit.run.study.storage import connected
-from fvit.run.validate import check
+from fvit.config.validation import check
 
 log = logging.getLogger(__name__)
 

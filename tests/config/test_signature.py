@@ -6,7 +6,7 @@ import pytest
 
 from fvit import attention
 from fvit.data import SOURCES
-from fvit.run.signature import mechanism_signature, source_signature, trainer_signature
+from fvit.config.signature import mechanism_signature, source_signature, trainer_signature
 
 
 def _parameters(callable_):

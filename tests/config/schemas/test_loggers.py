@@ -1,6 +1,6 @@
 import pytest
 
-from fvit.run.errors import ConfigError
+from fvit.config.errors import ConfigError
 
 
 @pytest.mark.parametrize(

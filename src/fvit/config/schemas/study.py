@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from fvit.run.fields import Count, Positive, Strict
+from fvit.config.schemas.fields import Count, Positive, Strict
 
 
 def _as_list(value: Any) -> Any:

@@ -1,7 +1,7 @@
 import pytest
 from hydra.errors import ConfigCompositionException
 
-from fvit.run.errors import ConfigError
+from fvit.config.errors import ConfigError
 
 
 def test_defaults_are_the_quickstart(compose_config):

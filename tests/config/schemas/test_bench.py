@@ -1,11 +1,11 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
-from fvit.run import validate
+from fvit.config import validation as validate
 from fvit.run.bench.grid import gather
-from fvit.run.bench.schema import Bench
-from fvit.run.errors import ConfigError
-from fvit.run.paths import conf_dir
+from fvit.config.schemas.bench import Bench
+from fvit.config.errors import ConfigError
+from fvit.config.paths import conf_dir
 
 
 def check(*overrides, candidates=("attention=additive",)):

@@ -5,7 +5,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ValidationError, create_model
 
-from fvit.run.errors import ConfigError, did_you_mean
+from fvit.config.errors import ConfigError, did_you_mean
 
 
 def check(cfg: DictConfig, schema: type[BaseModel]) -> dict[str, Any]:

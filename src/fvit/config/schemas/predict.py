@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
-from fvit.run.fields import Count, Positive, Strict, Text
+from fvit.config.schemas.fields import Count, Positive, Strict, Text
 
 FORMS = (".csv", ".json", ".jsonl")
 

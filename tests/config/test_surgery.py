@@ -4,7 +4,7 @@ import pytest
 
 from fvit.models import block_indices
 from fvit.models.transfer import NAMES
-from fvit.run.surgery import KEEP, check_blocks, check_keep
+from fvit.config.surgery import KEEP, check_blocks, check_keep
 
 
 def test_what_can_be_kept_is_what_the_models_know():

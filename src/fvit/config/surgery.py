@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from fvit.run.errors import did_you_mean
+from fvit.config.errors import did_you_mean
 
 KEEP = ("qkv", "q", "k", "v", "proj")
 

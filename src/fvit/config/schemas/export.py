@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from fvit.run.fields import Strict, Text
+from fvit.config.schemas.fields import Strict, Text
 
 
 class Export(Strict):

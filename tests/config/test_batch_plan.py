@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fvit.run.batches import plan_batches
+from fvit.config.batch_plan import plan_batches
 
 
 @given(share=st.integers(1, 512), world=st.integers(1, 16), micro=st.none() | st.integers(1, 600))

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from fvit.run.fields import Count, Open, WandbProject
-from fvit.run.signature import signature
-from fvit.run.validate import check_options
+from fvit.config.schemas.fields import Count, Open, WandbProject
+from fvit.config.signature import signature
+from fvit.config.validation import check_options
 
 
 class Wandb(Open):

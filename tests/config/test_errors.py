@@ -4,8 +4,8 @@ from hydra.core.config_store import ConfigStore
 from lightning import Trainer
 
 from fvit import attention
-from fvit.run.errors import ConfigError, RunError, explain
-from fvit.run.paths import conf_dir
+from fvit.config.errors import ConfigError, RunError, explain
+from fvit.config.paths import conf_dir
 
 
 def _caught(function):

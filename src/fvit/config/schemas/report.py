@@ -5,9 +5,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fvit.run.errors import ConfigError
-from fvit.run.fields import Strict
-from fvit.run.grammar import quoted
+from fvit.config.errors import ConfigError
+from fvit.config.schemas.fields import Strict
+from fvit.config.overrides import quoted
 
 _WITH_A_WORD = {"--cfg", "-c", "--info", "-i", "--package", "-p", "--config-dir", "-cd", "--config-name", "-cn"}
 

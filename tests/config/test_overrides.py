@@ -3,7 +3,7 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from fvit.run.grammar import argument
+from fvit.config.overrides import argument
 
 
 def test_a_plain_value_stays_as_it_is():

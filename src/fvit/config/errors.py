@@ -85,7 +85,7 @@ def _misused_group(error: BaseException) -> str | None:
 
 
 def _explain_grammar(override: str) -> str:
-    from fvit.run.grammar import argument
+    from fvit.config.overrides import argument
 
     key, equals, value = override.partition("=")
     if not equals:
@@ -130,7 +130,7 @@ def _nearest_key(key: str, task: str) -> str:
 
 def _keys(task: str) -> set[str]:
     """All keys of a task's configuration, whichever options of its groups are chosen, and the groups."""
-    from fvit.run.paths import conf_dir
+    from fvit.config.paths import conf_dir
 
     words = re.compile(r"^\s*([a-z_0-9]+):", flags=re.MULTILINE)
     own = (conf_dir() / f"{task}.yaml").read_text(encoding="utf-8").partition("\nhydra:\n")[0]

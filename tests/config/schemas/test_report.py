@@ -1,7 +1,7 @@
 import pytest
 
-from fvit.run.errors import ConfigError
-from fvit.run.report.schema import gather_folders
+from fvit.config.errors import ConfigError
+from fvit.config.schemas.report import gather_folders
 
 
 @pytest.mark.parametrize(

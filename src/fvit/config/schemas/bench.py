@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fvit.run.errors import did_you_mean
-from fvit.run.fields import Positive, Strict
-from fvit.run.schema import Model
+from fvit.config.errors import did_you_mean
+from fvit.config.schemas.fields import Positive, Strict
+from fvit.config.schemas.train import Model
 
 What = Literal["params", "macs", "latency", "throughput", "memory", "train"]
 OF_CANDIDATES = ("attention", "model")

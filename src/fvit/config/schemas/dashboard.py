@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fvit.run.fields import Strict, Text, WandbProject
+from fvit.config.schemas.fields import Strict, Text, WandbProject
 
 
 class Dashboard(Strict):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fvit.run.fields import Count, NonNegative, Share, Strict
+from fvit.config.schemas.fields import Count, NonNegative, Share, Strict
 
 
 class Teacher(Strict):

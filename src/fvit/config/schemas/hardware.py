@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from fvit.run.fields import NonNegative, Open, Positive, Strict
-from fvit.run.signature import trainer_signature
-from fvit.run.validate import check_options
+from fvit.config.schemas.fields import NonNegative, Open, Positive, Strict
+from fvit.config.signature import trainer_signature
+from fvit.config.validation import check_options
 
 
 class Trainer(Open):

@@ -8,15 +8,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from fvit.run.batches import plan_batches
-from fvit.run.budget import check_match
-from fvit.run.fields import Count, Decoder, NonNegative, Open, Positive, Rate, Share, Strict
-from fvit.run.schema_distillation import Distillation
-from fvit.run.schema_hardware import Hardware, check_sharding
-from fvit.run.schema_wandb import Loggers
-from fvit.run.signature import mechanism_signature, source_signature
-from fvit.run.surgery import check_blocks, check_effects, check_keep
-from fvit.run.validate import check_options
+from fvit.config.batch_plan import plan_batches
+from fvit.config.budget import check_match
+from fvit.config.schemas.fields import Count, Decoder, NonNegative, Open, Positive, Rate, Share, Strict
+from fvit.config.schemas.distillation import Distillation
+from fvit.config.schemas.hardware import Hardware, check_sharding
+from fvit.config.schemas.loggers import Loggers
+from fvit.config.signature import mechanism_signature, source_signature
+from fvit.config.surgery import check_blocks, check_effects, check_keep
+from fvit.config.validation import check_options
 
 
 class Model(Open):
