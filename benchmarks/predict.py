@@ -40,7 +40,7 @@ from fvit.data.transforms.image import EvalTransform
 from fvit.predict import predict
 from fvit.config.schemas import train as schema
 from fvit.config import validation as validate
-from fvit.run.console import console
+from fvit.launch.console import console
 from fvit.config.paths import conf_dir
 from fvit.config.schemas.predict import Predict
 from fvit.train import train

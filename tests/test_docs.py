@@ -18,7 +18,7 @@ from fvit.config.paths import conf_dir
 from fvit.config.schemas.report import Report, gather_folders
 from fvit.config.schemas.export import Export
 from fvit.config.schemas.predict import Predict
-from fvit.run.sweep import plan
+from fvit.launch.sweep import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMAS = {

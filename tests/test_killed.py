@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.data.tars import noise, write_set
-from tests.run.killed import VARIABLE
-from tests.run.stopped import NOISY, curve, differences, last
+from tests.killed import VARIABLE
+from tests.stopped import NOISY, curve, differences, last
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ RUN = (
     "trainer.max_epochs=2",
     "++trainer.limit_train_batches=6",
     "callbacks.last.every_n_train_steps=2",
-    "+callbacks.kill._target_=tests.run.killed.KillAt",
+    "+callbacks.kill._target_=tests.killed.KillAt",
     "ckpt_path=last",
 )
 

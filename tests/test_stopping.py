@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fvit.run import record, signals
-from fvit.run.record import read_metrics
+from fvit.launch import run_dir as record
+from fvit.launch import signals
+from fvit.launch.run_dir import read_metrics
 from fvit.training import Classifier
-from tests.run.test_ranks import ON_CPU, free_port
+from tests.launch.test_ranks import ON_CPU, free_port
 
 ROOT = Path(__file__).parent.parent
 TINY = ["data=fake", "model.embed_dim=24", "model.depth=1", "global_batch_size=16", "data.eval_batch_size=2"]

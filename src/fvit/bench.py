@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fvit.run import cli
+from fvit.launch import cli
 from fvit.run.bench.grid import Cell, compose_cell, expand, gather
 from fvit.config.schemas.bench import Bench
 from fvit.config.errors import ConfigError, RunError, did_you_mean
@@ -30,9 +30,9 @@ def bench(config: dict[str, Any]) -> dict[str, float]:
     # Imported here, because composing, --help and a wrong override must not wait for torch.
     from fvit.cost.machine import fix_threads, machine, open_device
     from fvit.cost.measure import Row, Settings, measure
-    from fvit.run.allocator import keep_freed_memory
+    from fvit.launch.allocator import keep_freed_memory
     from fvit.run.bench import report
-    from fvit.run.counting import counting
+    from fvit.launch.progress import counting
 
     keep_freed_memory()  # as in training: what is fetched anew at each step depends on chance
     device = open_device(config["device"])

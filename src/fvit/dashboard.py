@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fvit.run import cli
+from fvit.launch import cli
 from fvit.config.schemas.dashboard import Dashboard
 from fvit.config.errors import ConfigError
 
@@ -23,10 +23,10 @@ def dashboard(config: dict[str, Any]) -> dict[str, float]:
     if find_spec("wandb_workspaces") is None:
         raise ConfigError("fvit-dashboard needs wandb-workspaces: pip install 'fvit[dashboard]'")
     # Imported here, because --help and a wrong override need none of it.
-    from fvit.run.console import print_facts
+    from fvit.launch.console import print_facts
     from fvit.run.dashboard import build, server
     from fvit.run.dashboard.specification import specification
-    from fvit.run.record import write
+    from fvit.launch.run_dir import write
 
     benchmark = newest_benchmark(config["bench"])
     reason = server.why_not()

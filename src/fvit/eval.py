@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fvit.run import cli
+from fvit.launch import cli
 from fvit.config.schemas import train as schema
 from fvit.config.signature import source_signature
 
@@ -37,9 +37,10 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     """
     # Imported here, because composing, --help and a wrong override must not wait for torch.
     from fvit.cost import Cascade
-    from fvit.run import cascade_report, console, execution
+    from fvit.run import cascade_report, execution
+    from fvit.launch import console
     from fvit.run import trainer as trainers
-    from fvit.run.record import Record
+    from fvit.launch.run_dir import Record
     from fvit.training import CollectAnswers, checkpoint
 
     paths = [checkpoint.find(config[key], key=key) for key in ("ckpt_path", "tiny") if config[key] is not None]

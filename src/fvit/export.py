@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from fvit.run import cli
+from fvit.launch import cli
 from fvit.config.schemas.export import Export
 
 
@@ -26,7 +26,7 @@ def export(config: dict[str, Any]) -> dict[str, float]:
     from fvit.models.export import FORMATS
     from fvit.models.export.timm_folder import needs_fvit
     from fvit.models.export.card import Facts, card
-    from fvit.run.console import print_facts
+    from fvit.launch.console import print_facts
     from fvit.training import checkpoint
 
     # They tell of every node that is folded or not, and of every file that is opened.

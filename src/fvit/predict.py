@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fvit.run import cli
+from fvit.launch import cli
 from fvit.config.errors import ConfigError, RunError
 from fvit.config.schemas.predict import Predict
 
@@ -33,7 +33,7 @@ def predict(config: dict[str, Any]) -> dict[str, float]:
     from fvit.data.formats.find import find_images
     from fvit.data.names import readable
     from fvit.data.stream import stream
-    from fvit.run.counting import counting
+    from fvit.launch.progress import counting
     from fvit.run.predictions import FEW, Tally, writing
     from fvit.training import Classifier, checkpoint
 

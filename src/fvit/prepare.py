@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fvit.run import cli
+from fvit.launch import cli
 from fvit.config.schemas import train as schema
 from fvit.config.errors import RunError
 from fvit.config.signature import source_signature
@@ -34,7 +34,7 @@ def _write(config: dict[str, Any], out: Path, workers: int) -> None:
     from fvit.data import sources
     from fvit.data.storage.place import redact
     from fvit.data.prepare.write import Settings, write
-    from fvit.run.counting import counting
+    from fvit.launch.progress import counting
 
     start = time.monotonic()
     name = config["data"]["name"]
@@ -50,7 +50,7 @@ def _write(config: dict[str, Any], out: Path, workers: int) -> None:
 
 
 def _summarise(outcome: Any, out: Path, seconds: float) -> None:
-    from fvit.run.console import console, print_facts
+    from fvit.launch.console import console, print_facts
 
     content = outcome.content
     splits = content.by_split()
@@ -78,8 +78,8 @@ def _summarise(outcome: Any, out: Path, seconds: float) -> None:
 
 def _verify(folder: Path, workers: int) -> None:
     from fvit.data.prepare.verify import verify
-    from fvit.run.console import console
-    from fvit.run.counting import counting
+    from fvit.launch.console import console
+    from fvit.launch.progress import counting
 
     problems, files = verify(folder, workers, partial(counting, "files"))
     for problem in problems:
@@ -93,8 +93,8 @@ def _bench(config: dict[str, Any], cores: int) -> None:
     from fvit.data import sources
     from fvit.data.formats import decode
     from fvit.data.prepare.bench import measure
-    from fvit.run.console import print_speed
-    from fvit.run.counting import waiting
+    from fvit.launch.console import print_speed
+    from fvit.launch.progress import waiting
 
     data = config["data"]
     source = sources.load("imagenet", root=config["bench"], cache_dir=data.get("cache_dir"))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fvit.run import cli
+from fvit.launch import cli
 from fvit.config.errors import ConfigError, RunError, did_you_mean
 from fvit.config.schemas.report import Report, gather_folders
 
@@ -16,7 +16,7 @@ def main() -> None:
 def report(config: dict[str, Any]) -> dict[str, float]:
     """Read the runs of `config`'s folders, print the leaderboard, and write the report."""
     # Imported here, because --help and a wrong override need none of it.
-    from fvit.run.record import write
+    from fvit.launch.run_dir import write
     from fvit.run.report import files, tables
     from fvit.run.report.costs import read_benchmarks
     from fvit.run.report.gather import find_benchmarks, gather

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fvit.run import cli, going_on
+from fvit.launch import cli
+from fvit.launch import resume as going_on
 from fvit.config.schemas import train as schema
 from fvit.config.batch_plan import plan_batches
 
@@ -31,11 +32,13 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     from fvit.data import ImageDataModule
     from fvit.models import exchange_rows
     from fvit.models.maps import attention_maps
-    from fvit.run import console, disk, execution
+    from fvit.run import execution
+    from fvit.launch import console
+    from fvit.launch import disk
     from fvit.run import trainer as trainers
-    from fvit.run.allocator import keep_freed_memory
+    from fvit.launch.allocator import keep_freed_memory
     from fvit.config.budget import meet_budget
-    from fvit.run.record import Record
+    from fvit.launch.run_dir import Record
     from fvit.run.wandb_media import add_media
     from fvit.training import CollectAnswers, checkpoint
 

@@ -27,7 +27,7 @@ def printed(monkeypatch):
 
     def report(pair):
         console = Console(width=140, highlight=False, force_terminal=False, record=True)
-        for module in ("fvit.run.console", "fvit.run.cascade_report"):
+        for module in ("fvit.launch.console", "fvit.run.cascade_report"):
             monkeypatch.setattr(f"{module}.console", console)
         cascade_report.print_cascade(pair, Path("FOLDER"))
         return console.export_text()

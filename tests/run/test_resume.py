@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fvit.run.last import LastCheckpoint
-from tests.run.stopped import NOISY, curve, differences, last
+from tests.stopped import NOISY, curve, differences, last
 from tests.training.fitting import Probe, fit
 
 EPOCH = (*NOISY, "data=digits", "++trainer.limit_train_batches=6", "+trainer.limit_val_batches=2")

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fvit.run import signals
-from fvit.run.record import read_metrics
-from fvit.run.signals import Stopped
+from fvit.launch import signals
+from fvit.launch.run_dir import read_metrics
+from fvit.launch.signals import Stopped
 from fvit.run.stopping import Stopping
 from fvit.train import train
 from tests.moments import Tell

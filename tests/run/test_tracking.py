@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from fvit.config.errors import ConfigError
-from fvit.run.going_on import settle
+from fvit.launch.resume import settle
 from fvit.run.tracking import RunLogger
 from tests.run.test_resume import CutAt
 from tests.run.wandb_runs import runs

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fvit.run.record import read_metrics
+from fvit.launch.run_dir import read_metrics
 from fvit.run.usage import Usage
 from tests.cost.test_memory import needs_linux
 from tests.run.test_throughput import Recorder, trainer

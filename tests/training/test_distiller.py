@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from fvit.eval import evaluate
-from fvit.run import launch
+from fvit.launch import processes as launch
 from fvit.config.schemas import train as schema
 from fvit.config import validation as validate
 from fvit.config.errors import ConfigError

@@ -42,7 +42,7 @@ def explain(error: BaseException, task: str = "train") -> str | None:
     from hydra.errors import HydraException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
 
-    from fvit.run.disk import FULL
+    from fvit.launch.disk import FULL
 
     if isinstance(error, OverrideParseException):
         return _explain_grammar(error.override)

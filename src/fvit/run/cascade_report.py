@@ -7,8 +7,8 @@ from pathlib import Path
 
 from fvit.cost.cascade import Cascade, Point
 from fvit.run.cascade_plot import draw, show_threshold, unit
-from fvit.run.console import console, print_facts, print_rows
-from fvit.run.record import write
+from fvit.launch.console import console, print_facts, print_rows
+from fvit.launch.run_dir import write
 
 # Steps in which the table goes from no image that goes on to all of them.
 _STEPS = 10

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple
 
-from fvit.run.console import console, print_facts, print_rows
+from fvit.launch.console import console, print_facts, print_rows
 
 FEW = 20
 """Images of which each gets a row."""

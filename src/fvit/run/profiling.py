@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers.pytorch import RegisterRecordFunction
 from torch.profiler import profile, schedule
 
-from fvit.run.console import print_facts
+from fvit.launch.console import print_facts
 
 
 class Trace(Callback):

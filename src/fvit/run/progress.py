@@ -8,9 +8,9 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fvit.run.console import console
+from fvit.launch.console import console
 from fvit.run.data_wait import DataWait
-from fvit.run.quiet import is_quiet
+from fvit.launch.quiet import is_quiet
 from fvit.run.throughput import Throughput
 
 # Columns of a terminal that has room for a bar beside the figures.

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer, seed_everything
 
-from fvit.run.console import console
+from fvit.launch.console import console
 
 _KEY = "rank_states"
 

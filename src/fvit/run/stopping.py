@@ -13,10 +13,10 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from fvit.run import signals
+from fvit.launch import signals
 from fvit.config.overrides import argument
 from fvit.run.last import LastCheckpoint
-from fvit.run.signals import Stopped
+from fvit.launch.signals import Stopped
 
 # Seconds between two times that ranks tell each other whether one of them has got a signal.
 _PERIOD = 1.0

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from fvit.run import wandb_artifacts
 from fvit.config.paths import WANDB_ID
-from fvit.run.record import write
+from fvit.launch.run_dir import write
 from fvit.run.wandb_server import first_line, reachable
 from fvit.run.wandb_start import begin
 

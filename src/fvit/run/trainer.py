@@ -22,12 +22,12 @@ from fvit.run.data_wait import DataWait
 from fvit.run.device_hours import DeviceHours
 from fvit.run.grad_norm import GradNorm
 from fvit.run.guard import NonFiniteGuard
-from fvit.run.hardware import check_devices, local_devices
+from fvit.launch.devices import check_devices, local_devices
 from fvit.run.progress import RunProgress
 from fvit.run.random_states import RandomStates
-from fvit.run.ranks import external_rank
+from fvit.launch.ranks import external_rank
 from fvit.run.resume import ResumePoint
-from fvit.run.signals import Stopped
+from fvit.launch.signals import Stopped
 from fvit.run.skipped import SkippedImages
 from fvit.run.throughput import Throughput
 from fvit.run.tracking import RunLogger

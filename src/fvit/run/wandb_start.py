@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from fvit.run.console import console
+from fvit.launch.console import console
 from fvit.config.errors import ConfigError
 from fvit.run.wandb_server import asked_mode, first_line, has_key
 

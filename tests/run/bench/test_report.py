@@ -5,7 +5,7 @@ import math
 import pytest
 
 from fvit.run.bench import report
-from fvit.run.console import console
+from fvit.launch.console import console
 from tests.run.bench.found import CONFIG, MACHINE, failed, law, row
 
 

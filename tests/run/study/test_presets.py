@@ -13,9 +13,9 @@ import pytest
 from optuna.trial import TrialState
 
 import fvit
-from fvit.run.record import read_metrics
+from fvit.launch.run_dir import read_metrics
 from fvit.run.study.storage import connected
-from tests.run.killed import VARIABLE
+from tests.killed import VARIABLE
 
 ROOT = Path(__file__).resolve().parents[3]  # for the spy
 TINY = ["data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "global_batch_size=16"]
@@ -70,7 +70,7 @@ def test_both_ranks_train_the_parameters_of_the_trial_and_end_together(fvit_trai
 
 @pytest.mark.slow
 def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(fvit_train, tmp_path):
-    spies = ["+callbacks.spy._target_=tests.run.study.spy.Spy", "+callbacks.kill._target_=tests.run.killed.KillAt"]
+    spies = ["+callbacks.spy._target_=tests.run.study.spy.Spy", "+callbacks.kill._target_=tests.killed.KillAt"]
     command = ["sweep=optuna", *SHORT, *spies, "hydra.sweeper.n_trials=2"]
     killed = fvit_train(*command, **{VARIABLE: "on_train_epoch_end:2:0"})
     assert killed.returncode == -signal.SIGKILL

@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 
 from fvit.config.errors import ConfigError, RunError
 from fvit.config.paths import conf_dir
-from fvit.run.record import write_metrics
+from fvit.launch.run_dir import write_metrics
 
 COMPLETE, FAIL, PRUNED, RUNNING = TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED, TrialState.RUNNING
 LINE = "x=interval(-1,1)"

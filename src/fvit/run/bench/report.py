@@ -16,8 +16,8 @@ from fvit.run.bench.charts import Chart, charts, points
 from fvit.run.bench.page import page
 from fvit.run.bench.picture import picture
 from fvit.run.bench.tables import Table, tables, told
-from fvit.run.console import console, print_facts, print_rows
-from fvit.run.record import environment, write
+from fvit.launch.console import console, print_facts, print_rows
+from fvit.launch.run_dir import environment, write
 
 if TYPE_CHECKING:
     from fvit.cost.measure import Row

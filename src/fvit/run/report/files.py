@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fvit.run.console import console, print_facts, print_rows
+from fvit.launch.console import console, print_facts, print_rows
 from fvit.run.report.gather import Run
 from fvit.run.report.groups import ACCURACY, Group
 from fvit.run.report.statistics import Estimate

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from fvit.run.record import outcome
+from fvit.launch.run_dir import outcome
 
 # Lines of each log that are kept of a run that did not finish.
 _LINES = 15

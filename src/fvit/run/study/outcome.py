@@ -10,7 +10,7 @@ from hydra.core.utils import JobReturn
 from optuna.trial import TrialState
 
 from fvit.config.errors import RunError, did_you_mean
-from fvit.run.record import read_metrics
+from fvit.launch.run_dir import read_metrics
 
 
 @dataclass

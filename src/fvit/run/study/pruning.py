@@ -5,7 +5,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from optuna.pruners import BasePruner
 
-from fvit.run.console import console
+from fvit.launch.console import console
 from fvit.config.errors import RunError
 from fvit.run.study.storage import connected, running_trial
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from fvit.run.console import console, print_facts, print_rows
-from fvit.run.record import write
+from fvit.launch.console import console, print_facts, print_rows
+from fvit.launch.run_dir import write
 
 _PAGE = """<!doctype html>
 <html lang="en">

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from fvit.config.errors import RunError, explain
-from fvit.run.record import read_metrics
+from fvit.launch.run_dir import read_metrics
 from fvit.config.schemas.study import Options, Study
 from fvit.run.study import report, space
 from fvit.run.study.keep import open_study, sampler

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 import fvit
 from fvit.config.errors import describe, explain
-from fvit.run.lock import held
+from fvit.launch.lock import held
 
 _PACKAGES = ("fvit", "torch", "torchvision", "timm", "lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
 _TRACEBACK = "traceback.log"

@@ -5,9 +5,11 @@ import sys
 
 import pytest
 
-from fvit.run import cli, console, quiet
+from fvit.launch import cli
+from fvit.launch import console
+from fvit.launch import quiet
 from fvit.config.schemas import train as schema
-from fvit.run.counting import counting, waiting
+from fvit.launch.progress import counting, waiting
 
 
 @pytest.mark.parametrize("asked", [True, False])

@@ -17,12 +17,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
-from fvit.run import help, launch, quiet, ranks, requeue, signals, sweep
+from fvit.launch import help
+from fvit.launch import processes as launch
+from fvit.launch import quiet
+from fvit.launch import ranks
+from fvit.launch import slurm as requeue
+from fvit.launch import signals
+from fvit.launch import sweep
 from fvit.config import validation as validate
 from fvit.config.errors import describe, explain
-from fvit.run.hardware import check_devices
+from fvit.launch.devices import check_devices
 from fvit.config.paths import conf_dir
-from fvit.run.record import WELL, note_failure
+from fvit.launch.run_dir import WELL, note_failure
 
 # Here, because a launcher's own processes import this file and resolve the sweep's folder before they call anything.
 OmegaConf.register_new_resolver("fvit.hex", lambda: secrets.token_hex(2), use_cache=True, replace=True)
@@ -132,7 +138,7 @@ def run(
 def _leave(interrupted: KeyboardInterrupt | None, failed: bool) -> None:
     """Show what became of a sweep, and exit unless all went well."""
     for begun in sweep.begun:
-        from fvit.run.console import print_sweep
+        from fvit.launch.console import print_sweep
 
         jobs = begun.jobs()
         print_sweep(begun.folder, jobs)

@@ -19,12 +19,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from fvit.run import disk, signals
+from fvit.launch import disk
+from fvit.launch import signals
 from fvit.config.errors import RunError, explain
-from fvit.run.hardware import local_devices
-from fvit.run.lock import check_free
-from fvit.run.ranks import external_rank, is_first
-from fvit.run.record import last_words, note_failure, read_metrics, write, write_metrics
+from fvit.launch.devices import local_devices
+from fvit.launch.lock import check_free
+from fvit.launch.ranks import external_rank, is_first
+from fvit.launch.run_dir import last_words, note_failure, read_metrics, write, write_metrics
 
 _MEETING = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 

@@ -1,7 +1,7 @@
 import pytest
 
-from fvit.run import counting
-from fvit.run.console import console
+from fvit.launch import progress as counting
+from fvit.launch.console import console
 
 
 @pytest.mark.parametrize(("speed", "text"), [(1234.5, "1,234"), (10, "10"), (0.256, "0.26"), (3, "3")])

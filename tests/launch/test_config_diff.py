@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from fvit.run.changes import compare
+from fvit.launch.config_diff import compare
 
 BEFORE = {
     "output_dir": "a",

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 
-from fvit.run.ranks import is_first
+from fvit.launch.ranks import is_first
 
 
 def requeue(signum: int) -> None:

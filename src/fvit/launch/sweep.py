@@ -13,9 +13,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from fvit.config.errors import ConfigError
-from fvit.run.quiet import QUIET
-from fvit.run.ranks import each_decides
-from fvit.run.record import WELL, outcome, overrides_of, read_metrics
+from fvit.launch.quiet import QUIET
+from fvit.launch.ranks import each_decides
+from fvit.launch.run_dir import WELL, outcome, overrides_of, read_metrics
 
 
 @dataclass

@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
-from fvit.run import signals
-from fvit.run.signals import Stopped
+from fvit.launch import signals
+from fvit.launch.signals import Stopped
 
 
 def _send(signum=signal.SIGTERM):

@@ -10,10 +10,11 @@ import pytest
 import torch
 from lightning import Callback
 
-from fvit.run import disk, launch
+from fvit.launch import disk
+from fvit.launch import processes as launch
 from fvit.config.errors import RunError, explain
-from fvit.run.record import Record, read_metrics
-from fvit.run.signals import Stopped
+from fvit.launch.run_dir import Record, read_metrics
+from fvit.launch.signals import Stopped
 from fvit.train import train
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from fvit.run import console
+from fvit.launch import console
 
 ROWS = [("0-3", "Attention → Additive", "q, k", "query_logit, key_logit, transform", "v, proj")]
 
@@ -49,8 +49,8 @@ def test_a_folder_with_a_space_is_told_as_it_can_be_copied(capsys, tmp_path):
 
 
 TABLE = """
-from fvit.run.console import print_facts, print_rows
-from fvit.run.counting import counting
+from fvit.launch.console import print_facts, print_rows
+from fvit.launch.progress import counting
 head = ("job", *(f"figure {n}" for n in range(9)))
 print_rows("Results", head, [("logger=[csv] " + "x" * 60, *("12.34 %",) * 9)])
 print_rows("Few", head[:6], [("logger=[csv] " + "x" * 60, *("12.34 %",) * 5)])

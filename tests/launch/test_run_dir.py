@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from fvit.config.errors import RunError
-from fvit.run.record import Record, environment, note_failure, outcome, read_metrics, write_metrics
+from fvit.launch.run_dir import Record, environment, note_failure, outcome, read_metrics, write_metrics
 
 
 def test_a_finished_run_says_so(tmp_path):
@@ -84,7 +84,7 @@ def test_a_run_whose_process_is_gone_was_cut(tmp_path):
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_process_is_gone_even_before_its_parent_has_noticed(tmp_path, signum):
-    body = f"import time; from fvit.run.record import *; write_metrics(Path({str(tmp_path)!r}), 'running', {{}})"
+    body = f"import time; from fvit.launch.run_dir import *; write_metrics(Path({str(tmp_path)!r}), 'running', {{}})"
     with subprocess.Popen([sys.executable, "-c", f"{body}; print(flush=True); time.sleep(60)"], stdout=-1) as process:
         process.stdout.readline()
         assert outcome(tmp_path)["status"] == "running"
@@ -94,7 +94,7 @@ def test_a_killed_process_is_gone_even_before_its_parent_has_noticed(tmp_path, s
 
 
 def test_without_proc_the_number_of_the_process_decides(tmp_path, monkeypatch):
-    monkeypatch.setattr("fvit.run.record._started", lambda pid: None)
+    monkeypatch.setattr("fvit.launch.run_dir._started", lambda pid: None)
     write_metrics(tmp_path, "running", {})
     assert outcome(tmp_path)["status"] == "running"
     gone = subprocess.Popen([sys.executable, "-c", ""])

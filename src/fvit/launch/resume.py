@@ -8,13 +8,13 @@ from typing import Any
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
-from fvit.run.changes import compare
+from fvit.launch.config_diff import compare
 from fvit.config.overrides import quoted
-from fvit.run.lock import check_free, in_use
+from fvit.launch.lock import check_free, in_use
 from fvit.config.paths import WANDB_ID, conf_dir
-from fvit.run.quiet import QUIET
-from fvit.run.ranks import each_decides, is_first
-from fvit.run.record import WELL, overrides_of, read_metrics
+from fvit.launch.quiet import QUIET
+from fvit.launch.ranks import each_decides, is_first
+from fvit.launch.run_dir import WELL, overrides_of, read_metrics
 
 LAST = "last"
 """As `ckpt_path`: go on in the run's own folder, or begin afresh where it holds no checkpoint."""
@@ -175,7 +175,7 @@ def _run_dir(folder: Path) -> str:
 
 
 def _say(line: str) -> None:
-    from fvit.run.console import console
+    from fvit.launch.console import console
 
     if is_first():
         console.print(line, markup=False, soft_wrap=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fvit.run.quiet import QUIET
+from fvit.launch.quiet import QUIET
 
 # Where things lie and what they are called.
 _NO_MATTER = {"title", "output_dir", QUIET, "ckpt_path", "model.init_from", "model.pretrained"}

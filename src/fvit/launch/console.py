@@ -9,14 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from fvit.config.overrides import argument
-from fvit.run.quiet import is_quiet
+from fvit.launch.quiet import is_quiet
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
 
     from fvit.cost import Cost
     from fvit.config.batch_plan import BatchPlan
-    from fvit.run.sweep import Job
+    from fvit.launch.sweep import Job
 
 _is_terminal = Console().is_terminal
 # Without a terminal rich assumes 80 columns and would fold the rows of a log, which nobody can then search.

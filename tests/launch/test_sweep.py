@@ -14,9 +14,9 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from fvit.run import sweep
+from fvit.launch import sweep
 from fvit.config.paths import conf_dir
-from fvit.run.record import read_metrics, write_metrics
+from fvit.launch.run_dir import read_metrics, write_metrics
 
 SHORT = ["data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "global_batch_size=16"]
 SHORT += ["debug=limit", "trainer.max_epochs=1", "logger=none"]
@@ -162,7 +162,7 @@ def test_a_job_that_still_runs_is_left_alone(main, finished):
 
 def test_a_job_that_was_cut_goes_on_from_its_checkpoint(main, finished, monkeypatch):
     """kill -9 leaves `running` behind, by a process that is no more."""
-    code = "from fvit.run.record import *; write_metrics(Path('swept/1'), 'running', {})"
+    code = "from fvit.launch.run_dir import *; write_metrics(Path('swept/1'), 'running', {})"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert sweep.Sweep(Path("swept"), []).jobs()[1].record["status"] == "cut"
     resumed = []

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fvit.run.console import console
-from fvit.run.quiet import is_quiet
+from fvit.launch.console import console
+from fvit.launch.quiet import is_quiet
 
 # Seconds between two lines.
 _PAUSE = 10.0

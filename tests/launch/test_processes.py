@@ -8,11 +8,12 @@ import time
 
 import pytest
 
-from fvit.run import launch, signals
+from fvit.launch import processes as launch
+from fvit.launch import signals
 from fvit.config.errors import ConfigError, RunError
-from fvit.run.lock import in_use
-from fvit.run.record import read_metrics, write_metrics
-from fvit.run.signals import Stopped
+from fvit.launch.lock import in_use
+from fvit.launch.run_dir import read_metrics, write_metrics
+from fvit.launch.signals import Stopped
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_a_killed_rank_is_named_with_its_signal(tmp_path, monkeypatch):
 def test_a_folder_at_work_keeps_what_its_run_has_written(tmp_path):
     write_metrics(tmp_path, "running", {"val/acc1": 0.5})
     written = (tmp_path / "metrics.json").read_bytes()
-    hold = f"import pathlib\nfrom fvit.run.lock import held\nwith held(pathlib.Path({str(tmp_path)!r})): input(print())"
+    hold = f"import pathlib\nfrom fvit.launch.lock import held\nwith held(pathlib.Path({str(tmp_path)!r})): input(print())"
     other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         other.stdout.readline()
@@ -129,12 +130,13 @@ def test_a_rank_that_fails_before_its_record_began_still_tells_why(tmp_path, mon
 LAUNCHES = """
 import sys
 from pathlib import Path
-from fvit.run import launch
+from fvit.launch import processes as launch
 launch.launch("fake_task", {"trainer": {"num_nodes": 1}, "output_dir": sys.argv[1]}, Path(sys.argv[1]), 2)
 """
 HOLDS = """
 from pathlib import Path
-from fvit.run import launch, lock
+from fvit.launch import processes as launch
+from fvit.launch import lock
 def hold(config):
     folder = Path(config["output_dir"]) / rank
     folder.mkdir()

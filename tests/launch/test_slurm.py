@@ -2,7 +2,7 @@ import signal
 
 import pytest
 
-from fvit.run.requeue import requeue
+from fvit.launch.slurm import requeue
 
 VARIABLES = ("SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_ARRAY_JOB_ID")
 VARIABLES += ("SUBMITIT_EXECUTOR", "RANK", "WORLD_SIZE")

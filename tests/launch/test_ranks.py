@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from fvit.run import launch, ranks
+from fvit.launch import processes as launch
+from fvit.launch import ranks
 from fvit.config.errors import RunError
 
 TINY = (
