@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 from lightning import Callback
 
-from fvit.run import checkpoint_io
+from fvit.training import checkpoint_io
 
 VARIABLE = "KILLED_AT"
 

@@ -18,8 +18,8 @@ from fvit import attention
 from fvit.data import ImageDataModule
 from fvit.data.transforms.batch import Erase, Mix
 from fvit.data.transforms.image import TrainTransform
-from fvit.run import execution
-from fvit.run import trainer as trainers
+from fvit.training import runtime_flags as execution
+from fvit.training import trainer as trainers
 from fvit.config.batch_plan import plan_batches
 from fvit.config.paths import conf_dir
 from fvit.training import Classifier, build_loss

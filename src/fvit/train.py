@@ -32,10 +32,10 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     from fvit.data import ImageDataModule
     from fvit.models import exchange_rows
     from fvit.models.maps import attention_maps
-    from fvit.run import execution
+    from fvit.training import runtime_flags as execution
     from fvit.launch import console
     from fvit.launch import disk
-    from fvit.run import trainer as trainers
+    from fvit.training import trainer as trainers
     from fvit.launch.allocator import keep_freed_memory
     from fvit.config.budget import meet_budget
     from fvit.launch.run_dir import Record

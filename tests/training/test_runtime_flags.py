@@ -9,7 +9,7 @@ from torch import nn
 
 from fvit.data.transforms.batch import BatchTransform
 from fvit.models import build
-from fvit.run import execution
+from fvit.training import runtime_flags as execution
 
 OFF = {"tf32": False, "channels_last": False, "grad_checkpointing": False, "compile": False}
 HOSTS = {

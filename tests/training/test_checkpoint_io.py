@@ -3,8 +3,8 @@ import errno
 import pytest
 import torch
 
-from fvit.run import checkpoint_io
-from fvit.run.checkpoint_io import AtomicCheckpointIO
+from fvit.training import checkpoint_io
+from fvit.training.checkpoint_io import AtomicCheckpointIO
 
 
 def _content(path):

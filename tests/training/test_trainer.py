@@ -4,7 +4,7 @@ import pytest
 from lightning import Trainer
 
 from fvit.config.batch_plan import plan_batches
-from fvit.run.trainer import apply_plan
+from fvit.training.trainer import apply_plan
 
 
 def _planned(micro=16, images=64 * 11, **options):

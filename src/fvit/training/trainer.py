@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from fvit.cost import Cost
 from fvit.run import stopping
 from fvit.config.batch_plan import BatchPlan
-from fvit.run.checkpoint_io import AtomicCheckpointIO
+from fvit.training.checkpoint_io import AtomicCheckpointIO
 from fvit.run.curve import CurveStart
 from fvit.run.data_wait import DataWait
 from fvit.run.device_hours import DeviceHours
