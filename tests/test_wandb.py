@@ -13,7 +13,7 @@ from fvit.eval import evaluate
 from fvit.config.schemas import train as schema
 from fvit.config import validation as validate
 from fvit.config.paths import conf_dir
-from tests.run.test_resume import CutAt, CutOff
+from tests.callbacks.test_resume_state import CutAt, CutOff
 from tests.run.wandb_runs import runs
 from tests.training.fitting import FAKE, fit
 

@@ -10,7 +10,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fvit.data import ImageDataModule
-from fvit.run.resume import ResumePoint
+from fvit.callbacks.resume_state import ResumePoint
 
 IMAGES, GLOBAL_BATCH, EPOCHS = 43, 4, 4
 STEPS = IMAGES // GLOBAL_BATCH

@@ -8,7 +8,7 @@ import pytest
 from fvit.config.errors import ConfigError
 from fvit.launch.resume import settle
 from fvit.run.tracking import RunLogger
-from tests.run.test_resume import CutAt
+from tests.callbacks.test_resume_state import CutAt
 from tests.run.wandb_runs import runs
 from tests.run.wandb_stub import ANSWERS, REFUSALS, serving
 from tests.training.fitting import FAKE, fit

@@ -14,25 +14,25 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from fvit.cost import Cost
-from fvit.run import stopping
+from fvit.callbacks import preemption as stopping
 from fvit.config.batch_plan import BatchPlan
 from fvit.training.checkpoint_io import AtomicCheckpointIO
 from fvit.run.curve import CurveStart
-from fvit.run.data_wait import DataWait
-from fvit.run.device_hours import DeviceHours
-from fvit.run.grad_norm import GradNorm
-from fvit.run.guard import NonFiniteGuard
+from fvit.callbacks.data_wait import DataWait
+from fvit.callbacks.device_hours import DeviceHours
+from fvit.callbacks.grad_norm import GradNorm
+from fvit.callbacks.nonfinite import NonFiniteGuard
 from fvit.launch.devices import check_devices, local_devices
-from fvit.run.progress import RunProgress
-from fvit.run.random_states import RandomStates
+from fvit.callbacks.progress import RunProgress
+from fvit.callbacks.random_states import RandomStates
 from fvit.launch.ranks import external_rank
-from fvit.run.resume import ResumePoint
+from fvit.callbacks.resume_state import ResumePoint
 from fvit.launch.signals import Stopped
-from fvit.run.skipped import SkippedImages
-from fvit.run.throughput import Throughput
+from fvit.callbacks.skipped_images import SkippedImages
+from fvit.callbacks.throughput import Throughput
 from fvit.run.tracking import RunLogger
-from fvit.run.usage import Usage
-from fvit.run.world import WorldSizeCheck
+from fvit.callbacks.usage import Usage
+from fvit.callbacks.world_size import WorldSizeCheck
 
 _KILLED = 255  # to W&B
 

@@ -2,7 +2,7 @@ import pytest
 import torch.distributed as dist
 
 from fvit.config.errors import RunError
-from fvit.run.world import WorldSizeCheck
+from fvit.callbacks.world_size import WorldSizeCheck
 
 
 @pytest.fixture

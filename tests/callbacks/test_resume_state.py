@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from fvit.run.last import LastCheckpoint
+from fvit.callbacks.last_checkpoint import LastCheckpoint
 from tests.stopped import NOISY, curve, differences, last
 from tests.training.fitting import Probe, fit
 

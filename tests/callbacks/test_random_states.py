@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from fvit.run import random_states
+from fvit.callbacks import random_states
 
 CPU = torch.device("cpu")
 

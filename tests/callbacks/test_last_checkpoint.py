@@ -1,6 +1,6 @@
 import pytest
 
-from fvit.run.last import LastCheckpoint
+from fvit.callbacks.last_checkpoint import LastCheckpoint
 from tests.training.fitting import FAKE, Probe, fit
 
 

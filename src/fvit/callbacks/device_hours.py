@@ -6,7 +6,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from fvit.run.logged import ends_logged_step
+from fvit.callbacks.logged import ends_logged_step
 
 _NAME = "progress/device_hours"
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fvit.launch.run_dir import read_metrics
-from fvit.run.usage import Usage
+from fvit.callbacks.usage import Usage
 from tests.cost.test_memory import needs_linux
-from tests.run.test_throughput import Recorder, trainer
+from tests.callbacks.test_throughput import Recorder, trainer
 
 
 def module_on(device):

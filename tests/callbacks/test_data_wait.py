@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fvit.data.transforms.image import TrainTransform
-from fvit.run.data_wait import DataWait
+from fvit.callbacks.data_wait import DataWait
 from tests.training.fitting import FAKE, fit
 
 
@@ -60,9 +60,9 @@ def slow(monkeypatch):
 
 def warnings_of(compose_config, monkeypatch, caplog, *overrides):
     monkeypatch.setattr(DataWait.__init__, "__defaults__", (0.1, 2, 4, 0.1))  # warn after 4 steps and 0.1 s
-    with caplog.at_level(logging.WARNING, logger="fvit.run.data_wait"):
+    with caplog.at_level(logging.WARNING, logger="fvit.callbacks.data_wait"):
         probe = fit(compose_config(*FAKE, "trainer.max_epochs=3", *overrides))
-    return probe, [record.getMessage() for record in caplog.records if record.name == "fvit.run.data_wait"]
+    return probe, [record.getMessage() for record in caplog.records if record.name == "fvit.callbacks.data_wait"]
 
 
 def test_a_slow_loader_is_warned_of_once_with_its_settings(compose_config, monkeypatch, caplog, slow, tmp_path):

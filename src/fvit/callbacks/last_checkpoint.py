@@ -9,7 +9,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from fvit.run.resume import is_followed_by_validation
+from fvit.callbacks.resume_state import is_followed_by_validation
 
 
 class LastCheckpoint(Checkpoint):

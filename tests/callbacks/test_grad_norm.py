@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from fvit.run import grad_norm
+from fvit.callbacks import grad_norm
 from tests.training.fitting import FAKE, fit
 
 

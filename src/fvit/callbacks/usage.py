@@ -7,7 +7,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from fvit.cost.memory import peak, reset_peak
-from fvit.run.logged import ends_logged_step
+from fvit.callbacks.logged import ends_logged_step
 
 log = logging.getLogger(__name__)
 

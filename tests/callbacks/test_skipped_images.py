@@ -8,7 +8,7 @@ from torch import nn
 
 from fvit.data import ImageDataModule
 from fvit.data.images import DataError
-from fvit.run.skipped import SkippedImages
+from fvit.callbacks.skipped_images import SkippedImages
 from tests.data.pictures import jpeg
 
 WHOLE, TRUNCATED = jpeg(24, 24), jpeg(24, 24)[:-200]
@@ -70,7 +70,7 @@ def run(tmp_path, caplog):
 
 
 def told(caplog):
-    return [record.getMessage() for record in caplog.records if record.name == "fvit.run.skipped"]
+    return [record.getMessage() for record in caplog.records if record.name == "fvit.callbacks.skipped_images"]
 
 
 def test_a_run_without_faults_says_nothing(run, caplog):

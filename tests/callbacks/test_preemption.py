@@ -11,7 +11,7 @@ import torch
 from fvit.launch import signals
 from fvit.launch.run_dir import read_metrics
 from fvit.launch.signals import Stopped
-from fvit.run.stopping import Stopping
+from fvit.callbacks.preemption import Stopping
 from fvit.train import train
 from tests.moments import Tell
 
@@ -119,7 +119,7 @@ def test_ranks_ask_each_other_about_once_a_second(monkeypatch):
         asked.append(now[0])
         return [0, max(numbers[1], -20)]
 
-    monkeypatch.setattr("fvit.run.stopping._reduce", reduce)
+    monkeypatch.setattr("fvit.callbacks.preemption._reduce", reduce)
     stopping._reset()
     for _ in range(400):
         now[0] += 0.01

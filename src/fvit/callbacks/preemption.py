@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from fvit.launch import signals
 from fvit.config.overrides import argument
-from fvit.run.last import LastCheckpoint
+from fvit.callbacks.last_checkpoint import LastCheckpoint
 from fvit.launch.signals import Stopped
 
 # Seconds between two times that ranks tell each other whether one of them has got a signal.

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fvit.run.throughput import Throughput
+from fvit.callbacks.throughput import Throughput
 
 
 class Recorder:

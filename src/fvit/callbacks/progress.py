@@ -9,9 +9,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fvit.launch.console import console
-from fvit.run.data_wait import DataWait
+from fvit.callbacks.data_wait import DataWait
 from fvit.launch.quiet import is_quiet
-from fvit.run.throughput import Throughput
+from fvit.callbacks.throughput import Throughput
 
 # Columns of a terminal that has room for a bar beside the figures.
 _WIDE = 120

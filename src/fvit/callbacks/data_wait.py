@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from fvit.run.logged import ends_logged_step
+from fvit.callbacks.logged import ends_logged_step
 
 log = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@ from types import SimpleNamespace
 import pytest
 from lightning.pytorch.trainer.states import TrainerFn
 
-from fvit.run.device_hours import DeviceHours
-from tests.run.test_throughput import Recorder
+from fvit.callbacks.device_hours import DeviceHours
+from tests.callbacks.test_throughput import Recorder
 
 
 def trainer(devices):
