@@ -14,7 +14,7 @@ from fvit.config.schemas import train as schema
 from fvit.config import validation as validate
 from fvit.config.paths import conf_dir
 from tests.callbacks.test_resume_state import CutAt, CutOff
-from tests.run.wandb_runs import runs
+from tests.loggers.wandb_runs import runs
 from tests.training.fitting import FAKE, fit
 
 TINY = ["data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "global_batch_size=16"]

@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import fvit
 from fvit.train import train
-from tests.run.wandb_runs import runs
+from tests.loggers.wandb_runs import runs
 
 FILES = sorted((Path(__file__).resolve().parents[1] / "sweeps").glob("*.yaml"))
 

@@ -39,7 +39,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     from fvit.launch.allocator import keep_freed_memory
     from fvit.config.budget import meet_budget
     from fvit.launch.run_dir import Record
-    from fvit.run.wandb_media import add_media
+    from fvit.loggers.wandb_media import add_media
     from fvit.training import CollectAnswers, checkpoint
 
     keep_freed_memory()

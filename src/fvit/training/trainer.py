@@ -17,7 +17,7 @@ from fvit.cost import Cost
 from fvit.callbacks import preemption as stopping
 from fvit.config.batch_plan import BatchPlan
 from fvit.training.checkpoint_io import AtomicCheckpointIO
-from fvit.run.curve import CurveStart
+from fvit.loggers.csv import CurveStart
 from fvit.callbacks.data_wait import DataWait
 from fvit.callbacks.device_hours import DeviceHours
 from fvit.callbacks.grad_norm import GradNorm
@@ -30,7 +30,7 @@ from fvit.callbacks.resume_state import ResumePoint
 from fvit.launch.signals import Stopped
 from fvit.callbacks.skipped_images import SkippedImages
 from fvit.callbacks.throughput import Throughput
-from fvit.run.tracking import RunLogger
+from fvit.loggers.wandb import RunLogger
 from fvit.callbacks.usage import Usage
 from fvit.callbacks.world_size import WorldSizeCheck
 

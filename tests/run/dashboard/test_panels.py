@@ -12,7 +12,7 @@ from fvit.run.dashboard.specification import specification
 from fvit.config.paths import conf_dir
 from fvit.train import train
 from tests.run.dashboard.wanted import wanted
-from tests.run.wandb_runs import runs
+from tests.loggers.wandb_runs import runs
 
 TINY = ["logger=wandb", "data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "debug=limit"]
 

@@ -10,7 +10,7 @@ import wandb_workspaces.workspaces as ws
 from fvit.run.dashboard import costs
 from fvit.config.errors import RunError
 from fvit.run.report.costs import Benchmark
-from fvit.run.wandb_server import asked_mode, has_key
+from fvit.loggers.wandb_server import asked_mode, has_key
 
 T = TypeVar("T")
 

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from fvit.run import wandb_artifacts
-from fvit.run.tracking import RunLogger
-from tests.run.wandb_runs import runs
+from fvit.loggers import wandb_artifacts
+from fvit.loggers.wandb import RunLogger
+from tests.loggers.wandb_runs import runs
 
 
 def test_copies_are_staged_beside_the_runs_unless_somebody_said_where(tmp_path, monkeypatch):

@@ -13,11 +13,11 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from fvit.run import wandb_artifacts
+from fvit.loggers import wandb_artifacts
 from fvit.config.paths import WANDB_ID
 from fvit.launch.run_dir import write
-from fvit.run.wandb_server import first_line, reachable
-from fvit.run.wandb_start import begin
+from fvit.loggers.wandb_server import first_line, reachable
+from fvit.loggers.wandb_start import begin
 
 if TYPE_CHECKING:
     import wandb
@@ -61,7 +61,7 @@ class RunLogger(WandbLogger):
         group: None for the name of the sweep's folder, where the run is a job of a sweep.
         tags: what to filter by, beside the parts of the name that commas separate.
         offline: keep the run here even if there is a key.
-        media: how often in a run pictures are logged; see `fvit.run.wandb_media`.
+        media: how often in a run pictures are logged; see `fvit.loggers.wandb_media`.
         artifacts: checkpoints to upload at the end: ``off``, ``best``, or ``all``, the last one as well.
         options: further arguments of ``wandb.init``, such as `entity` and `notes`.
     """

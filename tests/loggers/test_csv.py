@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-from fvit.run.curve import CurveLogger
+from fvit.loggers.csv import CurveLogger
 
 
 def logged(folder, begin, rows, newest=()):

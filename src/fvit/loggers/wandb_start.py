@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from fvit.launch.console import console
 from fvit.config.errors import ConfigError
-from fvit.run.wandb_server import asked_mode, first_line, has_key
+from fvit.loggers.wandb_server import asked_mode, first_line, has_key
 
 if TYPE_CHECKING:
     import wandb

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from fvit.training import CollectAnswers
-from tests.run.wandb_runs import runs
+from tests.loggers.wandb_runs import runs
 from tests.training.fitting import DIGITS, Probe, fit
 
 RUN = (*DIGITS, "logger=wandb", "optimizer.lr=5e-3")

@@ -10,7 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from fvit.models.overlay import sheet
-from fvit.run.tracking import RunLogger
+from fvit.loggers.wandb import RunLogger
 
 log = logging.getLogger(__name__)
 

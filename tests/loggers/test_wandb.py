@@ -7,10 +7,10 @@ import pytest
 
 from fvit.config.errors import ConfigError
 from fvit.launch.resume import settle
-from fvit.run.tracking import RunLogger
+from fvit.loggers.wandb import RunLogger
 from tests.callbacks.test_resume_state import CutAt
-from tests.run.wandb_runs import runs
-from tests.run.wandb_stub import ANSWERS, REFUSALS, serving
+from tests.loggers.wandb_runs import runs
+from tests.loggers.wandb_stub import ANSWERS, REFUSALS, serving
 from tests.training.fitting import FAKE, fit
 
 KEY = "0123456789" * 4
@@ -79,7 +79,7 @@ def test_a_run_that_is_stopped_to_go_on_says_so_to_wandb(tmp_path):
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from fvit.run.tracking import RunLogger
+from fvit.loggers.wandb import RunLogger
 logger = RunLogger("logs", "fvit", "test", "run", artifacts="all")
 start = time.monotonic()
 logger.log_metrics({"val/acc1": 0.5}, 3)
@@ -191,7 +191,7 @@ def test_what_wandb_refuses_is_told_and_the_run_goes_on(tmp_path, monkeypatch, c
     def refuse(*arguments, **options):
         raise OSError("no room for a copy")
 
-    monkeypatch.setattr("fvit.run.wandb_artifacts.use_dataset", refuse)
+    monkeypatch.setattr("fvit.loggers.wandb_artifacts.use_dataset", refuse)
     kept = logger(tmp_path, tmp_path / "run")
     kept.log_dataset("digits", {"train_images": 8}, None)
     kept.log_metrics({"a": 1.0}, 0)
