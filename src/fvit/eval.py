@@ -37,7 +37,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     """
     # Imported here, because composing, --help and a wrong override must not wait for torch.
     from fvit.cost import Cascade
-    from fvit.run import cascade_report
+    from fvit.cascade import report as cascade_report
     from fvit.training import runtime_flags as execution
     from fvit.launch import console
     from fvit.training import trainer as trainers

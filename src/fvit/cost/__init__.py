@@ -1,6 +1,6 @@
 """What a model costs: parameters and multiply-accumulates; and what two models cost that share the work."""
 
-from fvit.cost.cascade import Cascade
+from fvit.cascade.cascade import Cascade
 from fvit.cost.count import Cost, count
 
 __all__ = ["Cascade", "Cost", "count"]

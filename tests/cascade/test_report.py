@@ -9,8 +9,8 @@ import torch
 from rich.console import Console
 
 from fvit.cost import Cascade
-from fvit.run import cascade_report
-from fvit.run.cascade_plot import draw, show_threshold, unit
+from fvit.cascade import report as cascade_report
+from fvit.cascade.plot import draw, show_threshold, unit
 
 
 def cascade(images=200, tiny_macs=1_000_000, large_macs=10_000_000):
@@ -27,7 +27,7 @@ def printed(monkeypatch):
 
     def report(pair):
         console = Console(width=140, highlight=False, force_terminal=False, record=True)
-        for module in ("fvit.launch.console", "fvit.run.cascade_report"):
+        for module in ("fvit.launch.console", "fvit.cascade.report"):
             monkeypatch.setattr(f"{module}.console", console)
         cascade_report.print_cascade(pair, Path("FOLDER"))
         return console.export_text()

@@ -3,7 +3,7 @@
 import html
 from typing import Any
 
-from fvit.cost.cascade import Cascade, Point
+from fvit.cascade.cascade import Cascade, Point
 from fvit.run.web.document import document, plot
 from fvit.run.web.palette import COLOURS
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fvit.cost import Cascade
-from fvit.cost.cascade import EVERY_IMAGE
+from fvit.cascade.cascade import EVERY_IMAGE
 
 TINY, LARGE = 3, 100
 

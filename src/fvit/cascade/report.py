@@ -5,8 +5,8 @@ import io
 import json
 from pathlib import Path
 
-from fvit.cost.cascade import Cascade, Point
-from fvit.run.cascade_plot import draw, show_threshold, unit
+from fvit.cascade.cascade import Cascade, Point
+from fvit.cascade.plot import draw, show_threshold, unit
 from fvit.launch.console import console, print_facts, print_rows
 from fvit.launch.run_dir import write
 
