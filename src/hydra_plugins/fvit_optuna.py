@@ -34,6 +34,6 @@ class OptunaSweeper(Sweeper):
             import optuna  # noqa: F401
         except ImportError:
             raise RunError("this sweep needs Optuna: pip install 'fvit[optuna]'") from None
-        from fvit.run.study.search import search
+        from fvit.search.sweeper import search
 
         search(self, self.options, arguments)

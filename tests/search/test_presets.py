@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 import fvit
 from fvit.launch.run_dir import read_metrics
-from fvit.run.study.storage import connected
+from fvit.search.storage import connected
 from tests.killed import VARIABLE
 
 ROOT = Path(__file__).resolve().parents[3]  # for the spy
@@ -47,7 +47,7 @@ def _trials(tmp_path):
 @pytest.mark.slow
 def test_both_ranks_train_the_parameters_of_the_trial_and_end_together(fvit_train, tmp_path):
     """Hyperparameters that differ would show in weights that do. The pruner looks at the learning rate, for once."""
-    ddp = ["hardware=ddp_cpu", "+callbacks.spy._target_=tests.run.study.spy.Spy", "hydra.sweeper.n_trials=2"]
+    ddp = ["hardware=ddp_cpu", "+callbacks.spy._target_=tests.search.spy.Spy", "hydra.sweeper.n_trials=2"]
     pruner = ["hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=4e-3"]
     pruner += ["hydra.sweeper.pruner.n_warmup_steps=0", "callbacks.pruning.monitor=lr"]
     done = fvit_train("sweep=optuna", *SHORT, *ddp, *pruner, "optimizer.lr=1e-3,1e-2")
@@ -70,7 +70,7 @@ def test_both_ranks_train_the_parameters_of_the_trial_and_end_together(fvit_trai
 
 @pytest.mark.slow
 def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(fvit_train, tmp_path):
-    spies = ["+callbacks.spy._target_=tests.run.study.spy.Spy", "+callbacks.kill._target_=tests.killed.KillAt"]
+    spies = ["+callbacks.spy._target_=tests.search.spy.Spy", "+callbacks.kill._target_=tests.killed.KillAt"]
     command = ["sweep=optuna", *SHORT, *spies, "hydra.sweeper.n_trials=2"]
     killed = fvit_train(*command, **{VARIABLE: "on_train_epoch_end:2:0"})
     assert killed.returncode == -signal.SIGKILL

@@ -5,7 +5,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
 
-from fvit.run.study import report
+from fvit.search import report
 
 SPACE = {"x": FloatDistribution(0, 1)}
 

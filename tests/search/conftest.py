@@ -10,7 +10,7 @@ import pytest
 from hydra.core.config_store import ConfigStore
 
 from fvit.config.paths import conf_dir
-from fvit.run.study.storage import connected
+from fvit.search.storage import connected
 
 TOY = {"x": 0.0, "n": 0, "way": "flat"}
 

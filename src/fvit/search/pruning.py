@@ -7,7 +7,7 @@ from optuna.pruners import BasePruner
 
 from fvit.launch.console import console
 from fvit.config.errors import RunError
-from fvit.run.study.storage import connected, running_trial
+from fvit.search.storage import connected, running_trial
 
 
 class Pruning(Callback):

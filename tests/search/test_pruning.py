@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from fvit.config.errors import RunError
-from fvit.run.study.storage import connected
+from fvit.search.storage import connected
 from fvit.train import train
 
 TINY = ["data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "global_batch_size=16"]
@@ -30,7 +30,7 @@ def pruned_run(compose_config, storage):
     def run(*overrides, monitor="val/acc1", **pruner):
         config = compose_config(*THREE_EPOCHS, *overrides)
         config["callbacks"]["pruning"] = {
-            "_target_": "fvit.run.study.pruning.Pruning",
+            "_target_": "fvit.search.pruning.Pruning",
             "monitor": monitor,
             "storage": storage,
             "study_name": "study",

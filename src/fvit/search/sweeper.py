@@ -16,10 +16,11 @@ from optuna.trial import FrozenTrial, TrialState
 from fvit.config.errors import RunError, explain
 from fvit.launch.run_dir import read_metrics
 from fvit.config.schemas.study import Options, Study
-from fvit.run.study import report, space
-from fvit.run.study.keep import open_study, sampler
-from fvit.run.study.outcome import MissingObjectiveError, Outcome, of_job, of_record
-from fvit.run.study.storage import connected
+from fvit.search import report
+from fvit.search import space
+from fvit.search.study import open_study, sampler
+from fvit.search.outcome import MissingObjectiveError, Outcome, of_job, of_record
+from fvit.search.storage import connected
 from fvit.config.validation import check
 
 log = logging.getLogger(__name__)

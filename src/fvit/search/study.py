@@ -12,7 +12,7 @@ from optuna.storages import RDBStorage
 
 from fvit.config.errors import RunError
 from fvit.config.schemas.study import Options
-from fvit.run.study.space import Space
+from fvit.search.space import Space
 
 log = logging.getLogger(__name__)
 

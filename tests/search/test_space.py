@@ -6,7 +6,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from fvit.config.errors import ConfigError
 from fvit.config.paths import conf_dir
-from fvit.run.study import space
+from fvit.search import space
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from fvit.config.schemas import train as schema
 from fvit.config import validation as validate
 from fvit.config.paths import conf_dir
 from fvit.config.schemas.study import Options, Study
-from fvit.run.study import space
+from fvit.search import space
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "docs" / "optuna.md").read_text(encoding="utf-8")
