@@ -9,7 +9,7 @@ from hydra import initialize_config_dir
 from fvit.cost import count
 from fvit.cost.match import make, match_count
 from fvit.cost.published import SOURCES, published
-from fvit.run.bench.grid import compose_cell
+from fvit.reports.bench.grid import compose_cell
 from fvit.config.paths import conf_dir
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "cost.md").read_text(encoding="utf-8")

@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 
 from fvit import dashboard
-from tests.run.dashboard.cloud import OWNER, cloud
-from tests.run.report.folders import write_benchmark
+from tests.reports.dashboard.cloud import OWNER, cloud
+from tests.reports.runs.folders import write_benchmark
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_server_that_does_not_answer_is_no_error(run, tmp_path, monkeypatch):
         raise ConnectionError("https://api.wandb.ai does not answer")
 
     monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setattr("fvit.run.dashboard.server.has_key", ask)
+    monkeypatch.setattr("fvit.reports.dashboard.server.has_key", ask)
     done = run()
     assert done.returncode == 0
     assert "not saved      https://api.wandb.ai does not answer; give this command again when it does" in done.stdout

@@ -11,7 +11,7 @@ from hydra.types import RunMode
 
 from fvit.config.schemas import train as schema
 from fvit.config import validation as validate
-from fvit.run.bench.grid import expand, gather
+from fvit.reports.bench.grid import expand, gather
 from fvit.config.schemas.bench import Bench
 from fvit.config.schemas.dashboard import Dashboard
 from fvit.config.paths import conf_dir

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from tests.run.report.folders import write_benchmark, write_run, write_sweep
+from tests.reports.runs.folders import write_benchmark, write_run, write_sweep
 
 
 @pytest.fixture

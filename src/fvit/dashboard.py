@@ -10,7 +10,7 @@ from fvit.config.schemas.dashboard import Dashboard
 from fvit.config.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fvit.run.report.costs import Benchmark
+    from fvit.reports.runs.costs import Benchmark
 
 
 def main() -> None:
@@ -24,8 +24,9 @@ def dashboard(config: dict[str, Any]) -> dict[str, float]:
         raise ConfigError("fvit-dashboard needs wandb-workspaces: pip install 'fvit[dashboard]'")
     # Imported here, because --help and a wrong override need none of it.
     from fvit.launch.console import print_facts
-    from fvit.run.dashboard import build, server
-    from fvit.run.dashboard.specification import specification
+    from fvit.reports.dashboard import build
+    from fvit.reports.dashboard import server
+    from fvit.reports.dashboard.specification import specification
     from fvit.launch.run_dir import write
 
     benchmark = newest_benchmark(config["bench"])
@@ -47,8 +48,8 @@ def dashboard(config: dict[str, Any]) -> dict[str, float]:
 
 def newest_benchmark(folder: str | None) -> "Benchmark | None":
     """The newest result of `fvit-bench` in and below `folder` that can be read; None if there is none."""
-    from fvit.run.report.costs import read_benchmarks
-    from fvit.run.report.gather import find_benchmarks
+    from fvit.reports.runs.costs import read_benchmarks
+    from fvit.reports.runs.gather import find_benchmarks
 
     found = read_benchmarks(find_benchmarks([Path(folder).expanduser()])) if folder else []
     return next((one for one in found if one.charts), None)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fvit.data.stream import Seen
-    from fvit.run.predictions import Prediction
+    from fvit.reports.predictions import Prediction
 
 _RANKS = 5
 
@@ -34,7 +34,7 @@ def predict(config: dict[str, Any]) -> dict[str, float]:
     from fvit.data.names import readable
     from fvit.data.stream import stream
     from fvit.launch.progress import counting
-    from fvit.run.predictions import FEW, Tally, writing
+    from fvit.reports.predictions import FEW, Tally, writing
     from fvit.training import Classifier, checkpoint
 
     device = open_device(config["device"])
@@ -81,7 +81,7 @@ def answers(model: "nn.Module", names: list[str], batches: Iterable["Seen"]) -> 
     """A prediction an image; those that could not be read come behind the others of their batch."""
     import torch
 
-    from fvit.run.predictions import Prediction
+    from fvit.reports.predictions import Prediction
 
     for batch in batches:
         if batch.files:

@@ -17,11 +17,12 @@ def report(config: dict[str, Any]) -> dict[str, float]:
     """Read the runs of `config`'s folders, print the leaderboard, and write the report."""
     # Imported here, because --help and a wrong override need none of it.
     from fvit.launch.run_dir import write
-    from fvit.run.report import files, tables
-    from fvit.run.report.costs import read_benchmarks
-    from fvit.run.report.gather import find_benchmarks, gather
-    from fvit.run.report.groups import group
-    from fvit.run.report.page import page
+    from fvit.reports.runs import files
+    from fvit.reports.runs import tables
+    from fvit.reports.runs.costs import read_benchmarks
+    from fvit.reports.runs.gather import find_benchmarks, gather
+    from fvit.reports.runs.groups import group
+    from fvit.reports.runs.page import page
 
     roots = [Path(folder).expanduser() for folder in config["runs"]]
     if missing := [str(root) for root in roots if not root.is_dir()]:

@@ -4,8 +4,8 @@ import html
 from typing import Any
 
 from fvit.cascade.cascade import Cascade, Point
-from fvit.run.web.document import document, plot
-from fvit.run.web.palette import COLOURS
+from fvit.reports.web.document import document, plot
+from fvit.reports.web.palette import COLOURS
 
 # Points that are drawn of a curve; more of them are no finer on a screen.
 _DRAWN = 2000

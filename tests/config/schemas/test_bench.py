@@ -2,7 +2,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from fvit.config import validation as validate
-from fvit.run.bench.grid import gather
+from fvit.reports.bench.grid import gather
 from fvit.config.schemas.bench import Bench
 from fvit.config.errors import ConfigError
 from fvit.config.paths import conf_dir
