@@ -31,8 +31,8 @@ from fvit.attention import Mechanism
 from fvit.cost.machine import fix_threads, machine
 from fvit.cost.memory import saved_for_backward
 from fvit.cost.timing import Step, time_in_turns
-from fvit.models import build
 from fvit.launch.allocator import keep_freed_memory
+from fvit.models import build
 
 SHAPES = {
     "B": dict(embed_dim=768, num_heads=12),

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t
 
-from fvit.config.schemas import train as schema
-from fvit.config import validation as validate
+from fvit.config import validation
 from fvit.config.paths import conf_dir
+from fvit.config.schemas.train import Train
 from fvit.train import train
 
 ARMS = {
@@ -72,7 +72,7 @@ def run(folder: Path, seed: int, *overrides: str) -> dict[str, float]:
     """The metrics of one run."""
     fixed = [f"output_dir={folder}", f"title={folder.name}", f"seed={seed}"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = validate.check(compose("train", overrides=[*fixed, *overrides]), schema.Train)
+        config = validation.check(compose("train", overrides=[*fixed, *overrides]), Train)
     return train(config)
 
 

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from fvit.data import SOURCES, ImageDataModule, Source
-from fvit.data.storage.place import Folder
 from fvit.data.formats.tar import ENTRY, TarImages
+from fvit.data.storage.place import Folder
 
 SHARDS, EACH, DISTINCT = 1024, 1250, 50
 EPOCHS, BATCHES, BATCH, WORKERS = 10, 40, 64, 2

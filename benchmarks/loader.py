@@ -34,11 +34,11 @@ from torchvision.transforms import InterpolationMode
 
 from fvit.data import ImageDataModule
 from fvit.data.formats.decode import choose
+from fvit.data.formats.turbo import library
 from fvit.data.prepare.write import Settings, write
-from fvit.data.transforms.rand_augment import posterize
 from fvit.data.sources import load
 from fvit.data.transforms.image import EvalTransform
-from fvit.data.formats.turbo import library
+from fvit.data.transforms.rand_augment import posterize
 
 BATCH = 25
 CROP = {"no_aug": False, "scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3), "hflip": 0.5}

@@ -39,10 +39,10 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
-from fvit.data import ImageDataModule
-from fvit.config.schemas import train as schema
-from fvit.config import validation as validate
+from fvit.config import validation
 from fvit.config.paths import conf_dir
+from fvit.config.schemas.train import Train
+from fvit.data import ImageDataModule
 from fvit.train import train
 from fvit.training import build_loss
 
@@ -134,7 +134,7 @@ def composed(overrides: list[str], steps: int, folder: str) -> dict[str, Any]:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("train", overrides=[*fixed, *overrides])
         cfg.data.num_images = steps * cfg.global_batch_size
-        return validate.check(cfg, schema.Train)
+        return validation.check(cfg, Train)
 
 
 class Turns(Callback):

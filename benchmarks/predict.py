@@ -32,17 +32,17 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
+from fvit.config import validation
+from fvit.config.paths import conf_dir
+from fvit.config.schemas.predict import Predict
+from fvit.config.schemas.train import Train
 from fvit.data.formats import decode
 from fvit.data.formats.find import find_images
 from fvit.data.loading import Loaded, collate
 from fvit.data.sampler import Block
 from fvit.data.transforms.image import EvalTransform
-from fvit.predict import predict
-from fvit.config.schemas import train as schema
-from fvit.config import validation as validate
 from fvit.launch.console import console
-from fvit.config.paths import conf_dir
-from fvit.config.schemas.predict import Predict
+from fvit.predict import predict
 from fvit.train import train
 from fvit.training import checkpoint
 
@@ -86,7 +86,7 @@ def prepare(folder: Path, count: int) -> tuple[Path, tuple[Path, Path]]:
     """A trained run, and folders with a fifth of the images and with all."""
     fake = ["data=fake", "data.img_size=224", "data.num_images=64", "data.image_size=224", "global_batch_size=32"]
     length = ["trainer.max_epochs=1", "scheduler.warmup_epochs=0", "logger=none"]
-    train(composed("train", schema.Train, f"output_dir={folder / 'run'}", "title=predict", *fake, *length, *MODEL))
+    train(composed("train", Train, f"output_dir={folder / 'run'}", "title=predict", *fake, *length, *MODEL))
     (folder / "made").mkdir()
     make_images(folder / "made")
     made = sorted((folder / "made").rglob("*.JPEG"))
@@ -100,7 +100,7 @@ def prepare(folder: Path, count: int) -> tuple[Path, tuple[Path, Path]]:
 def composed(task: str, model: type[BaseModel], *overrides: str) -> dict[str, Any]:
     """The configuration of fvit-TASK."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return validate.check(compose(task, overrides=list(overrides)), model)
+        return validation.check(compose(task, overrides=list(overrides)), model)
 
 
 def take_turns(run: Path, photos: Path, rounds: int) -> list[tuple[Took, Took]]:

@@ -21,9 +21,9 @@ from timm.models.vision_transformer import VisionTransformer
 
 from fvit.attention import Mechanism, get, names
 from fvit.attention.base import HOST_OPTIONS
+from fvit.config.paths import conf_dir
 from fvit.cost import Cost, count
 from fvit.models import exchange
-from fvit.config.paths import conf_dir
 
 PAGE = Path(__file__).resolve().with_name("zoo.md")
 SIZES = (224, 384)

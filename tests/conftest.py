@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from fvit.config.schemas import train as schema
-from fvit.config import validation as validate
+from fvit.config import validation
 from fvit.config.paths import conf_dir
+from fvit.config.schemas.train import Train
 
 Compose = Callable[..., dict[str, Any]]
 
@@ -39,7 +39,7 @@ def compose_config(tmp_path: Path) -> Compose:
     def make(*overrides: str) -> dict[str, Any]:
         fixed = [f"output_dir={tmp_path / 'run'}", "title=test"]
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return validate.check(compose("train", overrides=[*fixed, *overrides]), schema.Train)
+            return validation.check(compose("train", overrides=[*fixed, *overrides]), Train)
 
     return make
 

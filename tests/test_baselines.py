@@ -9,9 +9,9 @@ import torch
 import yaml
 from torch import nn
 
+from fvit.config.paths import conf_dir
 from fvit.cost import count
 from fvit.models import attention_spec, build
-from fvit.config.paths import conf_dir
 from fvit.train import train
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "baselines.md").read_text(encoding="utf-8")

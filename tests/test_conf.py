@@ -15,14 +15,13 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 
 from fvit import attention
+from fvit.config.batch_plan import plan_batches
+from fvit.config.paths import conf_dir
 from fvit.data import ImageDataModule
 from fvit.data.transforms.batch import Erase, Mix
 from fvit.data.transforms.image import TrainTransform
-from fvit.training import runtime_flags as execution
+from fvit.training import Classifier, build_loss, runtime_flags
 from fvit.training import trainer as trainers
-from fvit.config.batch_plan import plan_batches
-from fvit.config.paths import conf_dir
-from fvit.training import Classifier, build_loss
 from fvit.training.distillation import TokenMatch, Weight, soft_loss
 from fvit.training.sharding import blocks
 
@@ -238,13 +237,13 @@ def test_hardware_that_is_not_here_takes_a_step_on_the_meta_device(compose_confi
     assert (plan.per_device, plan.accumulate) == (64, 4096 // 64 // devices)
     module = _meta_classifier(config, num_classes=1000)
     data = SimpleNamespace(batch_transform=SimpleNamespace())
-    execution.set_up(config, module, data)
+    runtime_flags.set_up(config, module, data)
     assert len(blocks(module.model)) == 12
     images = torch.empty(plan.per_device, 3, 384, 384, device="meta", dtype=torch.bfloat16)
     loss = module.to(torch.bfloat16)(images.contiguous(memory_format=data.batch_transform.memory_format)).sum()
     loss.backward()
     assert all(parameter.grad.shape == parameter.shape for parameter in module.model.parameters())
-    execution.set_up(compose_config(), module, data)  # TF32 is off again
+    runtime_flags.set_up(compose_config(), module, data)  # TF32 is off again
 
 
 def test_a_source_in_memory_has_no_workers_on_any_hardware(compose_config):

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from hydra import initialize_config_dir
 
+from fvit.config.paths import conf_dir
 from fvit.cost import count
 from fvit.cost.match import make, match_count
 from fvit.cost.published import SOURCES, published
 from fvit.reports.bench.grid import compose_cell
-from fvit.config.paths import conf_dir
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "cost.md").read_text(encoding="utf-8")
 NUMBER = r"([\d.,]+)"

@@ -9,22 +9,22 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from fvit.config.schemas import train as schema
-from fvit.config import validation as validate
-from fvit.reports.bench.grid import expand, gather
+from fvit.config import validation
+from fvit.config.paths import conf_dir
 from fvit.config.schemas.bench import Bench
 from fvit.config.schemas.dashboard import Dashboard
-from fvit.config.paths import conf_dir
-from fvit.config.schemas.report import Report, gather_folders
 from fvit.config.schemas.export import Export
 from fvit.config.schemas.predict import Predict
+from fvit.config.schemas.report import Report, gather_folders
+from fvit.config.schemas.train import Eval, Prepare, Train
 from fvit.launch.sweep import plan
+from fvit.reports.bench.grid import expand, gather
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMAS = {
-    "train": schema.Train,
-    "eval": schema.Eval,
-    "prepare": schema.Prepare,
+    "train": Train,
+    "eval": Eval,
+    "prepare": Prepare,
     "bench": Bench,
     "predict": Predict,
     "export": Export,
@@ -64,7 +64,7 @@ def test_every_job_of_a_sweep_composes(line):
         jobs = plan(hydra.compose_config(task, overrides, RunMode.MULTIRUN))
         assert len(jobs) > 1
         for job in jobs:
-            assert validate.check(compose(task, ["output_dir=here", "title=test", *job]), SCHEMAS[task])
+            assert validation.check(compose(task, ["output_dir=here", "title=test", *job]), SCHEMAS[task])
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line not in SWEEPS])
@@ -77,7 +77,7 @@ def test_the_command_composes(line):
         overrides = gather_folders(overrides)
     overrides = [*FIXED.get(task, []), *overrides]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = validate.check(compose(task, overrides=overrides), SCHEMAS[task])
+        config = validation.check(compose(task, overrides=overrides), SCHEMAS[task])
         assert config
         if task == "bench":
             assert expand(config["candidates"])
@@ -96,7 +96,7 @@ def test_the_script_for_slurm_composes_and_goes_on_after_its_signal(monkeypatch)
     assert start.startswith("srun ")
     overrides = shlex.split(overrides.replace("$SLURM_JOB_ID", "77"))
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = validate.check(compose("train", [*FIXED["train"], *overrides]), schema.Train)
+        config = validation.check(compose("train", [*FIXED["train"], *overrides]), Train)
     assert (config["trainer"]["devices"], config["trainer"]["num_nodes"], config["ckpt_path"]) == (8, 2, "last")
     assert "hydra.run.dir=logs/train/runs/77" in overrides
 

@@ -9,11 +9,11 @@ import sys
 import pytest
 import torch
 
+from fvit.config.errors import ConfigError
+from fvit.config.schemas.train import Eval
 from fvit.cost import count
 from fvit.data import ImageDataModule
 from fvit.eval import evaluate
-from fvit.config.schemas import train as schema
-from fvit.config.errors import ConfigError
 from fvit.training import Classifier, checkpoint
 from tests.data.pictures import jpeg
 from tests.tasks import checked, trained
@@ -41,7 +41,7 @@ TINY_EYES = ("data.img_size=16", "data.crop_pct=0.9", "data.mean=[0.4,0.4,0.4]",
 
 
 def evaluated(folder, *overrides):
-    return evaluate(checked("eval", schema.Eval, f"output_dir={folder}", *overrides))
+    return evaluate(checked("eval", Eval, f"output_dir={folder}", *overrides))
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_two_processes_of_unequal_shares_find_the_same(large, tiny, tmp_path):
 
 def test_a_tiny_model_needs_a_large_one():
     with pytest.raises(ConfigError, match="ckpt_path must be given"):
-        checked("eval", schema.Eval, "output_dir=here", "tiny=here")
+        checked("eval", Eval, "output_dir=here", "tiny=here")
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import pytest
 import timm
 import torch
 
-from fvit.export import export, load
-from fvit.models.export import FORMATS
 from fvit.config.errors import ConfigError
 from fvit.config.schemas.export import Export
+from fvit.export import export, load
+from fvit.models.export import FORMATS
 from fvit.training import Classifier, checkpoint
 from tests.tasks import checked, trained
 from tests.training.fitting import DIGITS

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from fvit.attention import registry
-from fvit.models import attention_spec, build
 from fvit.config.errors import ConfigError
+from fvit.models import attention_spec, build
 
 from .test_zoo import load
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from fvit.config.errors import ConfigError, RunError
+from fvit.config.schemas.predict import Predict
 from fvit.data.formats.find import find_images
 from fvit.data.sources import load
 from fvit.data.stream import Seen, stream
 from fvit.models.maps import attention_maps
 from fvit.predict import drawing, predict
-from fvit.config.errors import ConfigError, RunError
-from fvit.config.schemas.predict import Predict
 from fvit.training import Classifier, checkpoint
 from tests.models.small import attending_to_brightness, bright
 from tests.tasks import checked, trained

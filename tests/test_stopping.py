@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fvit.launch import run_dir as record
-from fvit.launch import signals
+from fvit.launch import run_dir, signals
 from fvit.launch.run_dir import read_metrics
 from fvit.training import Classifier
 from tests.launch.test_ranks import ON_CPU, free_port
@@ -213,7 +212,7 @@ def test_a_job_of_slurm_is_requeued_once(main, tmp_path, monkeypatch):
     """Also where SIGTERMs come when the checkpoint is saved: srun and torchrun send them to those that are left."""
     monkeypatch.setattr(signals, "_ECHO_SECONDS", 0.0)
     monkeypatch.setattr(os, "_exit", sys.exit)
-    monkeypatch.setattr(record, "write_metrics", _told_again(record.write_metrics))
+    monkeypatch.setattr(run_dir, "write_metrics", _told_again(run_dir.write_metrics))
     (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nkill $PPID\nsleep 0.2\n')
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
@@ -227,7 +226,7 @@ def test_a_job_of_slurm_is_requeued_once(main, tmp_path, monkeypatch):
     assert (tmp_path / "asked").read_text() == "requeue 7\n"
     assert "SLURM has requeued job 7" in done.stderr
     assert [path.name for path in tmp_path.rglob("*.ckpt")] == ["last.ckpt"]
-    assert record.read_metrics(tmp_path / "run")["status"] == "interrupted"
+    assert run_dir.read_metrics(tmp_path / "run")["status"] == "interrupted"
 
 
 def _told_again(write_metrics):

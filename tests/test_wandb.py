@@ -9,10 +9,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from fvit.eval import evaluate
-from fvit.config.schemas import train as schema
-from fvit.config import validation as validate
+from fvit.config import validation
 from fvit.config.paths import conf_dir
+from fvit.config.schemas.train import Eval
+from fvit.eval import evaluate
 from tests.callbacks.test_resume_state import CutAt, CutOff
 from tests.loggers.wandb_runs import runs
 from tests.training.fitting import FAKE, fit
@@ -148,7 +148,7 @@ def test_an_evaluation_is_a_run_of_its_own(compose_config, tmp_path):
     overrides = [f"output_dir={tmp_path / 'eval'}", f"ckpt_path={tmp_path / 'run'}", "logger=wandb_eval"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = compose("eval", overrides=[*overrides, f"logger.wandb.save_dir={tmp_path}"])
-    measured = evaluate(validate.check(composed, schema.Eval))
+    measured = evaluate(validation.check(composed, Eval))
     [run] = runs(tmp_path / "wandb")
     assert (run.run["job_type"], run.summed["state"]) == ("eval", "finished")
     assert {name: run.summed["summary"][name] for name in measured} == pytest.approx(measured)

@@ -29,7 +29,7 @@ def installed(tmp_path_factory):
 
 def test_the_wheel_holds_conf_and_nothing_of_the_checkout(installed):
     names = zipfile.ZipFile(installed[1]).namelist()
-    assert {"fvit/conf/train.yaml", "fvit/run/web/style.css", "fvit/run/report/report.js"} <= set(names)
+    assert {"fvit/conf/train.yaml", "fvit/reports/web/style.css", "fvit/reports/runs/report.js"} <= set(names)
     assert "hydra_plugins/fvit_optuna.py" in names
     for path in (ROOT / "conf").rglob("*.yaml"):
         assert f"fvit/conf/{path.relative_to(ROOT / 'conf')}" in names

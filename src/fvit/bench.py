@@ -4,10 +4,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fvit.config.errors import ConfigError, RunError, did_you_mean
+from fvit.config.schemas.bench import Bench
 from fvit.launch import cli
 from fvit.reports.bench.grid import Cell, compose_cell, expand, gather
-from fvit.config.schemas.bench import Bench
-from fvit.config.errors import ConfigError, RunError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +31,8 @@ def bench(config: dict[str, Any]) -> dict[str, float]:
     from fvit.cost.machine import fix_threads, machine, open_device
     from fvit.cost.measure import Row, Settings, measure
     from fvit.launch.allocator import keep_freed_memory
-    from fvit.reports.bench import report
     from fvit.launch.progress import counting
+    from fvit.reports.bench import report
 
     keep_freed_memory()  # as in training: what is fetched anew at each step depends on chance
     device = open_device(config["device"])

@@ -5,9 +5,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fvit.launch import cli
-from fvit.config.schemas.dashboard import Dashboard
 from fvit.config.errors import ConfigError
+from fvit.config.schemas.dashboard import Dashboard
+from fvit.launch import cli
 
 if TYPE_CHECKING:
     from fvit.reports.runs.costs import Benchmark
@@ -24,10 +24,9 @@ def dashboard(config: dict[str, Any]) -> dict[str, float]:
         raise ConfigError("fvit-dashboard needs wandb-workspaces: pip install 'fvit[dashboard]'")
     # Imported here, because --help and a wrong override need none of it.
     from fvit.launch.console import print_facts
-    from fvit.reports.dashboard import build
-    from fvit.reports.dashboard import server
-    from fvit.reports.dashboard.specification import specification
     from fvit.launch.run_dir import write
+    from fvit.reports.dashboard import build, server
+    from fvit.reports.dashboard.specification import specification
 
     benchmark = newest_benchmark(config["bench"])
     reason = server.why_not()

@@ -4,9 +4,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fvit.launch import cli
-from fvit.config.schemas import train as schema
+from fvit.config.schemas.train import Eval
 from fvit.config.signature import source_signature
+from fvit.launch import cli
 
 if TYPE_CHECKING:
     from fvit.cost import Cost
@@ -27,7 +27,7 @@ class Subject(NamedTuple):
 
 def main() -> None:
     """The command line."""
-    cli.run("eval", evaluate, schema.Eval)
+    cli.run("eval", evaluate, Eval)
 
 
 def evaluate(config: dict[str, Any]) -> dict[str, float]:
@@ -36,13 +36,12 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     With ``config["tiny"]`` also what a cascade does in which that one answers, and the other where it is unsure.
     """
     # Imported here, because composing, --help and a wrong override must not wait for torch.
-    from fvit.cost import Cascade
     from fvit.cascade import report as cascade_report
-    from fvit.training import runtime_flags as execution
+    from fvit.cost import Cascade
     from fvit.launch import console
-    from fvit.training import trainer as trainers
     from fvit.launch.run_dir import Record
-    from fvit.training import CollectAnswers, checkpoint
+    from fvit.training import CollectAnswers, checkpoint, runtime_flags
+    from fvit.training import trainer as trainers
 
     paths = [checkpoint.find(config[key], key=key) for key in ("ckpt_path", "tiny") if config[key] is not None]
     contents = [checkpoint.read(path) for path in paths]
@@ -58,7 +57,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
             model = contents[0]["hyper_parameters"]["model"]
             trainers.log_beginning(trainer, {**config, "model": model}, subjects[0].cost, subjects[0].data)
         for subject in subjects:
-            execution.set_up(config, subject.module, subject.data)
+            runtime_flags.set_up(config, subject.module, subject.data)
             measured += trainer.validate(subject.module, datamodule=subject.data, verbose=False)
             answers.append(collected.answers)
         metrics = dict(measured[0])

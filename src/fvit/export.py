@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from fvit.launch import cli
 from fvit.config.schemas.export import Export
+from fvit.launch import cli
 
 
 def main() -> None:
@@ -23,10 +23,10 @@ def export(config: dict[str, Any]) -> dict[str, float]:
     """
     # Imported here, because composing, --help and a wrong override must not wait for torch.
     from fvit.cost import count
-    from fvit.models.export import FORMATS
-    from fvit.models.export.timm_folder import needs_fvit
-    from fvit.models.export.card import Facts, card
     from fvit.launch.console import print_facts
+    from fvit.models.export import FORMATS
+    from fvit.models.export.card import Facts, card
+    from fvit.models.export.timm_folder import needs_fvit
     from fvit.training import checkpoint
 
     # They tell of every node that is folded or not, and of every file that is opened.

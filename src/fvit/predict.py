@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fvit.launch import cli
 from fvit.config.errors import ConfigError, RunError
 from fvit.config.schemas.predict import Predict
+from fvit.launch import cli
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,9 +29,9 @@ def predict(config: dict[str, Any]) -> dict[str, float]:
     """Name the five most probable classes of each image; write them to ``config["out"]``, and maps, if asked for."""
     # Imported here, because composing, --help and a wrong override must not wait for torch.
     from fvit.cost.machine import open_device
-    from fvit.data.storage.atomic import replacing
     from fvit.data.formats.find import find_images
     from fvit.data.names import readable
+    from fvit.data.storage.atomic import replacing
     from fvit.data.stream import stream
     from fvit.launch.progress import counting
     from fvit.reports.predictions import FEW, Tally, writing

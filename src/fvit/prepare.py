@@ -6,19 +6,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fvit.launch import cli
-from fvit.config.schemas import train as schema
 from fvit.config.errors import RunError
+from fvit.config.schemas.train import Prepare
 from fvit.config.signature import source_signature
+from fvit.launch import cli
 
 
 def main() -> None:
     """The command line."""
-    cli.run("prepare", prepare, schema.Prepare)
+    cli.run("prepare", prepare, Prepare)
 
 
 def prepare(config: dict[str, Any]) -> dict[str, float]:
-    """Do what `config` asks for: exactly one of its keys that are named in `schema.PREPARE_VERBS` is set."""
+    """Do what `config` asks for: exactly one of its keys that are named in `PREPARE_VERBS` is set."""
     workers = config["workers"] if config["workers"] is not None else os.cpu_count() or 1
     if config["out"] is not None:
         _write(config, Path(config["out"]).expanduser(), workers)
@@ -32,8 +32,8 @@ def prepare(config: dict[str, Any]) -> dict[str, float]:
 def _write(config: dict[str, Any], out: Path, workers: int) -> None:
     # Imported here, because --help and a wrong override must not wait for torch.
     from fvit.data import sources
-    from fvit.data.storage.place import redact
     from fvit.data.prepare.write import Settings, write
+    from fvit.data.storage.place import redact
     from fvit.launch.progress import counting
 
     start = time.monotonic()

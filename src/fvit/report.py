@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from fvit.launch import cli
 from fvit.config.errors import ConfigError, RunError, did_you_mean
 from fvit.config.schemas.report import Report, gather_folders
+from fvit.launch import cli
 
 
 def main() -> None:
@@ -17,8 +17,7 @@ def report(config: dict[str, Any]) -> dict[str, float]:
     """Read the runs of `config`'s folders, print the leaderboard, and write the report."""
     # Imported here, because --help and a wrong override need none of it.
     from fvit.launch.run_dir import write
-    from fvit.reports.runs import files
-    from fvit.reports.runs import tables
+    from fvit.reports.runs import files, tables
     from fvit.reports.runs.costs import read_benchmarks
     from fvit.reports.runs.gather import find_benchmarks, gather
     from fvit.reports.runs.groups import group

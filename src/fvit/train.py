@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fvit.config.batch_plan import plan_batches
+from fvit.config.schemas.train import Train
 from fvit.launch import cli
 from fvit.launch import resume as going_on
-from fvit.config.schemas import train as schema
-from fvit.config.batch_plan import plan_batches
 
 if TYPE_CHECKING:
     from fvit.data import ImageDataModule
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """The command line."""
-    cli.run("train", train, schema.Train, going_on.rewrite, going_on.settle)
+    cli.run("train", train, Train, going_on.rewrite, going_on.settle)
 
 
 def train(config: dict[str, Any]) -> dict[str, float]:
@@ -28,19 +28,17 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     from lightning import seed_everything
     from lightning.pytorch.callbacks import LambdaCallback
 
+    from fvit.config.budget import meet_budget
     from fvit.cost import count
     from fvit.data import ImageDataModule
-    from fvit.models import exchange_rows
-    from fvit.models.maps import attention_maps
-    from fvit.training import runtime_flags as execution
-    from fvit.launch import console
-    from fvit.launch import disk
-    from fvit.training import trainer as trainers
+    from fvit.launch import console, disk
     from fvit.launch.allocator import keep_freed_memory
-    from fvit.config.budget import meet_budget
     from fvit.launch.run_dir import Record
     from fvit.loggers.wandb_media import add_media
-    from fvit.training import CollectAnswers, checkpoint
+    from fvit.models import exchange_rows
+    from fvit.models.maps import attention_maps
+    from fvit.training import CollectAnswers, checkpoint, runtime_flags
+    from fvit.training import trainer as trainers
 
     keep_freed_memory()
     if config["ckpt_path"] == going_on.LAST:
@@ -69,7 +67,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
             checkpoint.check_fits(content, resumed, module)
             before = content.get("metrics", {})
             del content
-        execution.set_up(config, module, data)
+        runtime_flags.set_up(config, module, data)
         if trainer.is_global_zero:
             console.print_plan(config, cost, plan, data, [*told, *module.facts()])
             console.print_exchange(config["model"], exchange_rows(module.model))

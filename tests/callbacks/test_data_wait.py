@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from fvit.data.transforms.image import TrainTransform
 from fvit.callbacks.data_wait import DataWait
+from fvit.data.transforms.image import TrainTransform
 from tests.training.fitting import FAKE, fit
 
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fvit.callbacks.preemption import Stopping
 from fvit.launch import signals
 from fvit.launch.run_dir import read_metrics
 from fvit.launch.signals import Stopped
-from fvit.callbacks.preemption import Stopping
 from fvit.train import train
 from tests.moments import Tell
 

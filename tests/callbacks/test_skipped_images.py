@@ -6,9 +6,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
+from fvit.callbacks.skipped_images import SkippedImages
 from fvit.data import ImageDataModule
 from fvit.data.images import DataError
-from fvit.callbacks.skipped_images import SkippedImages
 from tests.data.pictures import jpeg
 
 WHOLE, TRUNCATED = jpeg(24, 24), jpeg(24, 24)[:-200]

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fvit.launch.run_dir import read_metrics
 from fvit.callbacks.usage import Usage
-from tests.cost.test_memory import needs_linux
+from fvit.launch.run_dir import read_metrics
 from tests.callbacks.test_throughput import Recorder, trainer
+from tests.cost.test_memory import needs_linux
 
 
 def module_on(device):

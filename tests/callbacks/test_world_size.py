@@ -1,8 +1,8 @@
 import pytest
 import torch.distributed as dist
 
-from fvit.config.errors import RunError
 from fvit.callbacks.world_size import WorldSizeCheck
+from fvit.config.errors import RunError
 
 
 @pytest.fixture

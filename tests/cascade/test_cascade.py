@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fvit.cost import Cascade
 from fvit.cascade.cascade import EVERY_IMAGE
+from fvit.cost import Cascade
 
 TINY, LARGE = 3, 100
 

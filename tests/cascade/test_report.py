@@ -8,9 +8,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from fvit.cost import Cascade
 from fvit.cascade import report as cascade_report
 from fvit.cascade.plot import draw, show_threshold, unit
+from fvit.cost import Cascade
 
 
 def cascade(images=200, tiny_macs=1_000_000, large_macs=10_000_000):

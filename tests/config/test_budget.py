@@ -1,8 +1,8 @@
 import pytest
 
+from fvit.config.budget import check_match, meet_budget
 from fvit.cost import count
 from fvit.cost.match import make
-from fvit.config.budget import check_match, meet_budget
 
 SMALL = dict(
     name="vit_tiny_patch16_224",

@@ -5,8 +5,8 @@ import lightning
 import pytest
 
 from fvit import attention
-from fvit.data import SOURCES
 from fvit.config.signature import mechanism_signature, source_signature, trainer_signature
+from fvit.data import SOURCES
 
 
 def _parameters(callable_):

@@ -2,9 +2,9 @@
 
 import pytest
 
+from fvit.config.surgery import KEEP, check_blocks, check_keep
 from fvit.models import block_indices
 from fvit.models.transfer import NAMES
-from fvit.config.surgery import KEEP, check_blocks, check_keep
 
 
 def test_what_can_be_kept_is_what_the_models_know():

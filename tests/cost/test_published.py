@@ -5,9 +5,9 @@ import timm
 import torch
 
 from fvit import attention
+from fvit.config.paths import conf_dir
 from fvit.cost import count
 from fvit.cost.published import SOURCES, beside, published
-from fvit.config.paths import conf_dir
 
 ROWS = published()
 

@@ -9,8 +9,8 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from fvit.data import ImageDataModule
 from fvit.callbacks.resume_state import ResumePoint
+from fvit.data import ImageDataModule
 
 IMAGES, GLOBAL_BATCH, EPOCHS = 43, 4, 4
 STEPS = IMAGES // GLOBAL_BATCH

@@ -8,8 +8,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from fvit.data import faults
-from fvit.data.formats.decode import Decoder, choose
 from fvit.data.faults import Fault
+from fvit.data.formats.decode import Decoder, choose
 from fvit.data.images import BadImage, DataError, Images
 from fvit.data.loading import Loaded, Sample, collate, heed_parent_alone
 from fvit.data.sampler import Draws, Layout, Shuffle

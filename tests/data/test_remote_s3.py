@@ -11,8 +11,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from fvit.data.storage.cache import Cache
 from fvit.data.images import DataError
+from fvit.data.storage.cache import Cache
 from fvit.data.storage.place import File
 from fvit.data.storage.remote import Remote
 from tests.data.remote_fixtures import SHARD, Open, forks, manifest, server, shard, succeeds_in_a_fork, wait_for

@@ -10,9 +10,8 @@ import pytest
 import torch
 from lightning import Callback
 
-from fvit.launch import disk
-from fvit.launch import processes as launch
 from fvit.config.errors import RunError, explain
+from fvit.launch import disk, processes
 from fvit.launch.run_dir import Record, read_metrics
 from fvit.launch.signals import Stopped
 from fvit.train import train
@@ -143,7 +142,7 @@ def test_a_full_disk_does_not_hide_why_a_rank_failed(small_disk, monkeypatch, ca
 
     monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(SystemExit) as stop:
-        launch.run_as_rank(fail, {"output_dir": str(small_disk)})
+        processes.run_as_rank(fail, {"output_dir": str(small_disk)})
     assert stop.value.code == 1
     assert capsys.readouterr().err.endswith("\nthe loss is gone\n")
 
@@ -162,7 +161,7 @@ def _launch(folder, tmp_path, monkeypatch, end):
     ]
     (tmp_path / "fake_task.py").write_text("\n".join(lines))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    launch.launch("fake_task", {"trainer": {"num_nodes": 1}}, folder, 1)
+    processes.launch("fake_task", {"trainer": {"num_nodes": 1}}, folder, 1)
 
 
 def test_a_rank_that_could_not_note_its_error_is_named_with_the_last_checkpoint(small_disk, tmp_path, monkeypatch):

@@ -1,17 +1,17 @@
 import pytest
 
-from fvit.launch import progress as counting
+from fvit.launch import progress
 from fvit.launch.console import console
 
 
 @pytest.mark.parametrize(("speed", "text"), [(1234.5, "1,234"), (10, "10"), (0.256, "0.26"), (3, "3")])
 def test_slow_work_has_a_rate_as_well(speed, text):
-    assert counting._rate(speed) == text
+    assert progress._rate(speed) == text
 
 
 def test_without_a_terminal_a_line_tells_the_end(monkeypatch):
-    monkeypatch.setattr(counting.time, "monotonic", iter([0.0, 4.0, 8.0]).__next__)
-    with console.capture() as capture, counting.counting("figures", 2, 0) as advance:
+    monkeypatch.setattr(progress.time, "monotonic", iter([0.0, 4.0, 8.0]).__next__)
+    with console.capture() as capture, progress.counting("figures", 2, 0) as advance:
         advance(1)
         advance(1)
     assert capture.get() == "2 of 2 figures  0.25 figures/s  0 s left\n"

@@ -5,10 +5,8 @@ import sys
 
 import pytest
 
-from fvit.launch import cli
-from fvit.launch import console
-from fvit.launch import quiet
-from fvit.config.schemas import train as schema
+from fvit.config.schemas.train import Train
+from fvit.launch import cli, console, quiet
 from fvit.launch.progress import counting, waiting
 
 
@@ -49,5 +47,5 @@ def test_a_rank_of_its_own_is_quiet_too(monkeypatch, tmp_path):
     (tmp_path / "resolved.json").write_text(json.dumps({"quiet": True, "seed": 1}))
     monkeypatch.setattr(sys, "argv", ["fvit.train", "--resolved", str(tmp_path / "resolved.json")])
     told = []
-    cli.run("train", lambda config: told.append((config, quiet.is_quiet())), schema.Train)
+    cli.run("train", lambda config: told.append((config, quiet.is_quiet())), Train)
     assert told == [({"seed": 1}, True)]

@@ -8,9 +8,8 @@ import sys
 
 import pytest
 
-from fvit.launch import processes as launch
-from fvit.launch import ranks
 from fvit.config.errors import RunError
+from fvit.launch import processes, ranks
 
 TINY = (
     *("data=fake", "data.num_images=132", "model.embed_dim=24", "model.depth=1", "global_batch_size=16"),
@@ -154,4 +153,4 @@ def test_another_number_of_processes_than_configured_is_named_with_the_remedy(mo
 def test_several_machines_must_be_told_where_to_meet(tmp_path):
     config = {"trainer": {"num_nodes": 2}}
     with pytest.raises(RunError, match="NODE_RANK, MASTER_ADDR, MASTER_PORT set"):
-        launch.launch("fvit.train", config, tmp_path, 1)
+        processes.launch("fvit.train", config, tmp_path, 1)

@@ -8,8 +8,8 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from fvit.launch import resume as going_on
 from fvit.config.errors import RunError
+from fvit.launch import resume as going_on
 from fvit.launch.lock import held
 from fvit.launch.run_dir import write_metrics
 from tests.training.fitting import FAKE, fit

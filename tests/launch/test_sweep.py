@@ -14,8 +14,8 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from fvit.launch import sweep
 from fvit.config.paths import conf_dir
+from fvit.launch import sweep
 from fvit.launch.run_dir import read_metrics, write_metrics
 
 SHORT = ["data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "global_batch_size=16"]

@@ -12,13 +12,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from optuna.pruners import BasePruner
 
-from fvit.config.schemas import train as schema
-from fvit.config import validation as validate
+from fvit.config import validation
 from fvit.config.paths import conf_dir
 from fvit.config.schemas.study import Options, Study
+from fvit.config.schemas.train import Train
 from fvit.search import space
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "optuna.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("fvit-train")]
@@ -31,7 +31,7 @@ def _options(hydra, overrides):
     sweeper = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
     assert sweeper.pop("_target_") == "hydra_plugins.fvit_optuna.OptunaSweeper"
     assert sweeper.pop("_recursive_") is False
-    plain = validate.check(OmegaConf.create({"hydra": {"sweeper": sweeper}}), Study)
+    plain = validation.check(OmegaConf.create({"hydra": {"sweeper": sweeper}}), Study)
     return Options.model_validate(plain["hydra"]["sweeper"]), config.hydra.mode
 
 
@@ -45,7 +45,7 @@ def test_the_search_can_be_made(line):
         assert len(found) >= 2
         alone = ["output_dir=here", "title=test", *(["~callbacks.pruning"] if "sweep=optuna" in overrides else [])]
         for trial in space.covering(found):
-            assert validate.check(compose("train", [*alone, *fixed, *trial]), schema.Train)
+            assert validation.check(compose("train", [*alone, *fixed, *trial]), Train)
 
 
 def test_there_are_commands():

@@ -17,7 +17,7 @@ from fvit.launch.run_dir import read_metrics
 from fvit.search.storage import connected
 from tests.killed import VARIABLE
 
-ROOT = Path(__file__).resolve().parents[3]  # for the spy
+ROOT = Path(__file__).resolve().parents[2]  # for the spy
 TINY = ["data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "global_batch_size=16"]
 SHORT = [*TINY, "debug=limit", "logger=none", "hydra.sweep.dir=sweep"]
 

@@ -3,9 +3,9 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
-from fvit.config.schemas import train as schema
-from fvit.config import validation as validate
+from fvit.config import validation
 from fvit.config.paths import conf_dir
+from fvit.config.schemas.train import Train
 from fvit.train import train
 
 from .fitting import FAKE
@@ -19,5 +19,5 @@ def teacher_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose("train", overrides=[f"output_dir={folder}", "title=teacher", *TEACHER])
-    train(validate.check(config, schema.Train))
+    train(validation.check(config, Train))
     return folder

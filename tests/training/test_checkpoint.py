@@ -9,10 +9,10 @@ import timm
 import torch
 from hydra import compose, initialize_config_dir
 
-from fvit.eval import evaluate
-from fvit.config.schemas import train as schema
-from fvit.config import validation as validate
+from fvit.config import validation
 from fvit.config.paths import conf_dir
+from fvit.config.schemas.train import Eval
+from fvit.eval import evaluate
 from fvit.training import Classifier, checkpoint
 
 from .fitting import DIGITS, FAKE, Probe, fit
@@ -56,7 +56,7 @@ def leaves(value):
 def evaluation(path, folder, *overrides):
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose("eval", overrides=[f"ckpt_path={path}", f"output_dir={folder}", *overrides])
-    return evaluate(validate.check(config, schema.Eval))
+    return evaluate(validation.check(config, Eval))
 
 
 # What a run writes.

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from fvit.eval import evaluate
-from fvit.launch import processes as launch
-from fvit.config.schemas import train as schema
-from fvit.config import validation as validate
+from fvit.config import validation
 from fvit.config.errors import ConfigError
 from fvit.config.paths import conf_dir
+from fvit.config.schemas.train import Eval
+from fvit.eval import evaluate
+from fvit.launch import processes
 from fvit.training import Classifier, Distiller
 from fvit.training import teacher as teachers
 from fvit.training.distillation import hard_loss, soft_loss
@@ -225,7 +225,7 @@ def test_a_checkpoint_is_the_student_s_alone(distilled, tmp_path, preset, callba
     assert all(torch.equal(loaded.state_dict()[name], weight) for name, weight in content["state_dict"].items())
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose("eval", overrides=[f"ckpt_path={path}", f"output_dir={tmp_path / 'eval'}"])
-    metrics = evaluate(validate.check(config, schema.Eval))
+    metrics = evaluate(validation.check(config, Eval))
     assert metrics["val/loss"] == content["metrics"]["val/loss"]
 
 
@@ -290,7 +290,7 @@ def test_two_processes_learn_what_one_does(distilled, tmp_path):
     one = fit(distilled("blocks", *recipe, *rest, base=SAVED))
     two = distilled("blocks", *recipe, *rest, "hardware=ddp_cpu", f"output_dir={tmp_path / 'two'}", base=SAVED)
     (tmp_path / "two").mkdir()
-    launch.launch("fvit.train", two, tmp_path / "two", processes=2)
+    processes.launch("fvit.train", two, tmp_path / "two", processes=2)
     content = torch.load(tmp_path / "two" / "checkpoints" / "last.ckpt", weights_only=True)
     for name, weight in one.module.state_dict().items():
         torch.testing.assert_close({**content["state_dict"], **content["matches"]}[name], weight, rtol=0, atol=1e-5)

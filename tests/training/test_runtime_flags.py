@@ -9,7 +9,7 @@ from torch import nn
 
 from fvit.data.transforms.batch import BatchTransform
 from fvit.models import build
-from fvit.training import runtime_flags as execution
+from fvit.training import runtime_flags
 
 OFF = {"tf32": False, "channels_last": False, "grad_checkpointing": False, "compile": False}
 HOSTS = {
@@ -36,7 +36,7 @@ def learn(name, **settings):
     """Loss, gradients, and the bytes that are kept between the passes."""
     torch.manual_seed(0)
     module, data = Module(build(name, 64, 10, **HOSTS[name])), Data()
-    execution.set_up({**OFF, **settings}, module, data)
+    runtime_flags.set_up({**OFF, **settings}, module, data)
     images = torch.randn(4, 3, 64, 64).contiguous(memory_format=data.batch_transform.memory_format)
     kept = {}
 
@@ -67,7 +67,7 @@ def test_loss_and_gradients_stay(name, setting):
 
 def test_a_convolution_sees_channels_last_from_the_batch_on():
     module, data = Module(build("convnextv2_atto", 32, 10, **HOSTS["convnextv2_atto"])), Data()
-    execution.set_up({**OFF, "channels_last": True}, module, data)
+    runtime_flags.set_up({**OFF, "channels_last": True}, module, data)
     assert module.model.stem[0].weight.is_contiguous(memory_format=torch.channels_last)
     batch = type("Batch", (), {"images": torch.zeros(2, 32, 32, 3, dtype=torch.uint8), "labels": torch.zeros(2)})
     images, _ = data.batch_transform(batch, train=False, dtype=torch.float32)
@@ -76,13 +76,13 @@ def test_a_convolution_sees_channels_last_from_the_batch_on():
 
 def test_channels_last_without_maps_is_told(caplog):
     with caplog.at_level(logging.WARNING):
-        execution.set_up({**OFF, "channels_last": True}, Module(timm.create_model("vit_tiny_patch16_224")), Data())
+        runtime_flags.set_up({**OFF, "channels_last": True}, Module(timm.create_model("vit_tiny_patch16_224")), Data())
     assert "next to no effect on VisionTransformer" in caplog.text
 
 
 def test_batch_normalisation_is_told_of(caplog):
     with caplog.at_level(logging.WARNING):
-        execution.set_up({**OFF, "grad_checkpointing": True}, Module(timm.create_model("fastvit_t8")), Data())
+        runtime_flags.set_up({**OFF, "grad_checkpointing": True}, Module(timm.create_model("fastvit_t8")), Data())
     assert "running statistics" in caplog.text
 
 
@@ -93,13 +93,13 @@ def test_a_model_that_cannot_compute_again_is_refused():
 
     for model in (Refuses(), nn.Linear(2, 2)):
         with pytest.raises(ValueError, match="set grad_checkpointing=false"):
-            execution.set_up({**OFF, "grad_checkpointing": True}, Module(model), Data())
+            runtime_flags.set_up({**OFF, "grad_checkpointing": True}, Module(model), Data())
 
 
 def test_tf32_is_switched_on_and_off_again():
-    execution.set_up({**OFF, "tf32": True}, Module(nn.Linear(2, 2)), Data())
+    runtime_flags.set_up({**OFF, "tf32": True}, Module(nn.Linear(2, 2)), Data())
     assert torch.get_float32_matmul_precision() == "high"
     assert torch.backends.cudnn.allow_tf32
-    execution.set_up(OFF, Module(nn.Linear(2, 2)), Data())
+    runtime_flags.set_up(OFF, Module(nn.Linear(2, 2)), Data())
     assert torch.get_float32_matmul_precision() == "highest"
     assert not torch.backends.cudnn.allow_tf32

@@ -1,10 +1,12 @@
 """The zoo: attention mechanisms under one contract. This folder imports torch and nothing else."""
 
+from fvit.attention.base import Mechanism
+from fvit.attention.projected import Projected
+from fvit.attention.registry import bind, get, names, register
 from fvit.attention.zoo.additive import Additive
 from fvit.attention.zoo.aft_full import AftFull
 from fvit.attention.zoo.aft_simple import AftSimple
 from fvit.attention.zoo.agent import Agent
-from fvit.attention.base import Mechanism
 from fvit.attention.zoo.catm import Catm
 from fvit.attention.zoo.cosformer import Cosformer
 from fvit.attention.zoo.differential import Differential
@@ -27,9 +29,7 @@ from fvit.attention.zoo.performer import Performer
 from fvit.attention.zoo.permute_mlp import PermuteMlp
 from fvit.attention.zoo.pola import Pola
 from fvit.attention.zoo.pool import Pool
-from fvit.attention.projected import Projected
 from fvit.attention.zoo.random import Random
-from fvit.attention.registry import bind, get, names, register
 from fvit.attention.zoo.relu import Relu
 from fvit.attention.zoo.relu_linear import ReluLinear
 from fvit.attention.zoo.separable import Separable

@@ -13,9 +13,9 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from fvit.launch import signals
-from fvit.config.overrides import argument
 from fvit.callbacks.last_checkpoint import LastCheckpoint
+from fvit.config.overrides import argument
+from fvit.launch import signals
 from fvit.launch.signals import Stopped
 
 # Seconds between two times that ranks tell each other whether one of them has got a signal.

@@ -8,10 +8,10 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fvit.launch.console import console
 from fvit.callbacks.data_wait import DataWait
-from fvit.launch.quiet import is_quiet
 from fvit.callbacks.throughput import Throughput
+from fvit.launch.console import console
+from fvit.launch.quiet import is_quiet
 
 # Columns of a terminal that has room for a bar beside the figures.
 _WIDE = 120

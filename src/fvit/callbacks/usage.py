@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from fvit.cost.memory import peak, reset_peak
 from fvit.callbacks.logged import ends_logged_step
+from fvit.cost.memory import peak, reset_peak
 
 log = logging.getLogger(__name__)
 

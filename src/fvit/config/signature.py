@@ -59,7 +59,7 @@ def mechanism_signature(name: str) -> dict[str, Any] | None:
             return signature(_file_of(module), cls)
         except (LookupError, ValueError):
             return None
-    path = Path(__file__).parents[1] / "attention" / f"{name}.py"
+    path = Path(__file__).parents[1] / "attention" / "zoo" / f"{name}.py"
     if not path.is_file():
         return None
     for node in _parse(path).body:

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fvit.data import sources
-from fvit.data.formats import decode
-from fvit.data.transforms.batch import BatchTransform
 from fvit.data.faults import FaultLog
+from fvit.data.formats import decode
 from fvit.data.images import DataError
 from fvit.data.loading import Batch, Loaded, collate, heed_parent_alone
 from fvit.data.sampler import Block, Draws, Layout, Shuffle, Windows, shards_in_order
 from fvit.data.seeding import Draw
+from fvit.data.transforms.batch import BatchTransform
 from fvit.data.transforms.image import EvalTransform, TrainTransform
 
 log = logging.getLogger(__name__)

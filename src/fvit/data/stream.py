@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fvit.data.formats import decode
-from fvit.data.transforms.batch import BatchTransform
 from fvit.data.faults import Fault
+from fvit.data.formats import decode
 from fvit.data.images import Images
 from fvit.data.loading import Loaded, collate
 from fvit.data.sampler import Block
+from fvit.data.transforms.batch import BatchTransform
 from fvit.data.transforms.image import EvalTransform
 
 _MANY = 4  # batches, from which on processes are worth their start

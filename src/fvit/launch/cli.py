@@ -17,17 +17,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
-from fvit.launch import help
-from fvit.launch import processes as launch
-from fvit.launch import quiet
-from fvit.launch import ranks
-from fvit.launch import slurm as requeue
-from fvit.launch import signals
-from fvit.launch import sweep
-from fvit.config import validation as validate
+from fvit.config import validation
 from fvit.config.errors import describe, explain
-from fvit.launch.devices import check_devices
 from fvit.config.paths import conf_dir
+from fvit.launch import help, processes, quiet, ranks, signals, slurm, sweep
+from fvit.launch.devices import check_devices
 from fvit.launch.run_dir import WELL, note_failure
 
 # Here, because a launcher's own processes import this file and resolve the sweep's folder before they call anything.
@@ -60,14 +54,14 @@ def run(
         alone: the task has the machine to itself, and so its threads may spin while they wait.
     """
     work = quiet.heeded(work)
-    resolved = launch.read_resolved(sys.argv)
+    resolved = processes.read_resolved(sys.argv)
     if resolved is not None:
-        launch.run_as_rank(work, resolved)
+        processes.run_as_rank(work, resolved)
         return
     exchange = ranks.Exchange()
     if "trainer" in schema.model_fields and ranks.external_rank():
         while (config := exchange.receive()) is not None:
-            launch.run_as_rank(work, config)
+            processes.run_as_rank(work, config)
         return
     load_dotenv()
     if not alone:
@@ -98,7 +92,7 @@ def run(
                 if swept and (result := sweep.done(folder)) is not None:
                     print(f"job {settings.job.num} is done")
                     return result
-                config = validate.check(cfg, schema)
+                config = validation.check(cfg, schema)
                 config = settle(sweep.go_on(config, folder) if swept else config)
                 result = _start(task, work, config, isolated, exchange)
             except Exception as error:
@@ -147,7 +141,7 @@ def _leave(interrupted: KeyboardInterrupt | None, failed: bool) -> None:
         print(interrupted, file=sys.stderr)
         if sweep.begun:
             print("the sweep stops here: its further jobs were not started", file=sys.stderr)
-        requeue.requeue(interrupted.signum)
+        slurm.requeue(interrupted.signum)
         sys.exit(signals.EXIT_CODE)
     if interrupted is not None:
         print("interrupted", file=sys.stderr)
@@ -158,16 +152,16 @@ def _leave(interrupted: KeyboardInterrupt | None, failed: bool) -> None:
 
 def _start(task: str, work: Work, config: dict[str, Any], isolated: bool, exchange: ranks.Exchange) -> dict[str, float]:
     """Work here, or in a process a device where there is a trainer that has some."""
-    processes = launch.local_processes(config["trainer"], isolated) if "trainer" in config else 0
+    count = processes.local_processes(config["trainer"], isolated) if "trainer" in config else 0
     if "trainer" in config and (rank := ranks.external_rank()) is not None:
         ranks.check_world(config["trainer"])
         if rank == 0:
             exchange.send(config)
         else:  # it has composed all the same: a task of submitit
             config = exchange.receive()
-    if processes:
+    if count:
         check_devices(config["trainer"])
-        return launch.launch(f"fvit.{task}", config, Path(config["output_dir"]), processes)
+        return processes.launch(f"fvit.{task}", config, Path(config["output_dir"]), count)
     return work(config)
 
 

@@ -14,8 +14,8 @@ from fvit.launch.quiet import is_quiet
 if TYPE_CHECKING:
     from lightning import LightningDataModule
 
-    from fvit.cost import Cost
     from fvit.config.batch_plan import BatchPlan
+    from fvit.cost import Cost
     from fvit.launch.sweep import Job
 
 _is_terminal = Console().is_terminal

@@ -19,9 +19,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from fvit.launch import disk
-from fvit.launch import signals
 from fvit.config.errors import RunError, explain
+from fvit.launch import disk, signals
 from fvit.launch.devices import local_devices
 from fvit.launch.lock import check_free
 from fvit.launch.ranks import external_rank, is_first

@@ -8,10 +8,10 @@ from typing import Any
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
-from fvit.launch.config_diff import compare
 from fvit.config.overrides import quoted
-from fvit.launch.lock import check_free, in_use
 from fvit.config.paths import WANDB_ID, conf_dir
+from fvit.launch.config_diff import compare
+from fvit.launch.lock import check_free, in_use
 from fvit.launch.quiet import QUIET
 from fvit.launch.ranks import each_decides, is_first
 from fvit.launch.run_dir import WELL, overrides_of, read_metrics

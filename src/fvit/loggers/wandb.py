@@ -13,9 +13,9 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from fvit.loggers import wandb_artifacts
 from fvit.config.paths import WANDB_ID
 from fvit.launch.run_dir import write
+from fvit.loggers import wandb_artifacts
 from fvit.loggers.wandb_server import first_line, reachable
 from fvit.loggers.wandb_start import begin
 

@@ -9,8 +9,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from fvit.models.overlay import sheet
 from fvit.loggers.wandb import RunLogger
+from fvit.models.overlay import sheet
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from fvit.launch.console import console
 from fvit.config.errors import ConfigError
+from fvit.launch.console import console
 from fvit.loggers.wandb_server import asked_mode, first_line, has_key
 
 if TYPE_CHECKING:

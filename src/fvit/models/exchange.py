@@ -8,10 +8,10 @@ from fvit.attention import Mechanism
 from fvit.models import hosts
 from fvit.models.adapters import Adapter
 from fvit.models.hosts import Site
-from fvit.models.transfer import available, carry, parameters, projections
 from fvit.models.layout import make_telling
 from fvit.models.report import BlockReport
 from fvit.models.spec import AttentionSpec, BlockSpec, block_indices, expand
+from fvit.models.transfer import available, carry, parameters, projections
 
 
 def exchange(

@@ -5,8 +5,8 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from optuna.pruners import BasePruner
 
-from fvit.launch.console import console
 from fvit.config.errors import RunError
+from fvit.launch.console import console
 from fvit.search.storage import connected, running_trial
 
 

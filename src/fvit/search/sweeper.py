@@ -14,14 +14,13 @@ from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from fvit.config.errors import RunError, explain
-from fvit.launch.run_dir import read_metrics
 from fvit.config.schemas.study import Options, Study
-from fvit.search import report
-from fvit.search import space
-from fvit.search.study import open_study, sampler
+from fvit.config.validation import check
+from fvit.launch.run_dir import read_metrics
+from fvit.search import report, space
 from fvit.search.outcome import MissingObjectiveError, Outcome, of_job, of_record
 from fvit.search.storage import connected
-from fvit.config.validation import check
+from fvit.search.study import open_study, sampler
 
 log = logging.getLogger(__name__)
 

@@ -13,26 +13,26 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 
-from fvit.cost import Cost
-from fvit.callbacks import preemption as stopping
-from fvit.config.batch_plan import BatchPlan
-from fvit.training.checkpoint_io import AtomicCheckpointIO
-from fvit.loggers.csv import CurveStart
+from fvit.callbacks import preemption
 from fvit.callbacks.data_wait import DataWait
 from fvit.callbacks.device_hours import DeviceHours
 from fvit.callbacks.grad_norm import GradNorm
 from fvit.callbacks.nonfinite import NonFiniteGuard
-from fvit.launch.devices import check_devices, local_devices
 from fvit.callbacks.progress import RunProgress
 from fvit.callbacks.random_states import RandomStates
-from fvit.launch.ranks import external_rank
 from fvit.callbacks.resume_state import ResumePoint
-from fvit.launch.signals import Stopped
 from fvit.callbacks.skipped_images import SkippedImages
 from fvit.callbacks.throughput import Throughput
-from fvit.loggers.wandb import RunLogger
 from fvit.callbacks.usage import Usage
 from fvit.callbacks.world_size import WorldSizeCheck
+from fvit.config.batch_plan import BatchPlan
+from fvit.cost import Cost
+from fvit.launch.devices import check_devices, local_devices
+from fvit.launch.ranks import external_rank
+from fvit.launch.signals import Stopped
+from fvit.loggers.csv import CurveStart
+from fvit.loggers.wandb import RunLogger
+from fvit.training.checkpoint_io import AtomicCheckpointIO
 
 _KILLED = 255  # to W&B
 
@@ -77,7 +77,7 @@ def build(config: dict[str, Any]) -> Trainer:
     callbacks = [instantiate(callback) for callback in config["callbacks"].values()]
     callbacks += [WorldSizeCheck(processes), ResumePoint(), SkippedImages(), RunProgress(), NonFiniteGuard()]
     callbacks += [DataWait(), GradNorm(), Usage(), CurveStart(), RandomStates()]
-    callbacks += [stopping.Stopping()]  # last: what others do after a batch belongs into its checkpoint
+    callbacks += [preemption.Stopping()]  # last: what others do after a batch belongs into its checkpoint
     trainer = Trainer(
         **options,
         default_root_dir=config["output_dir"],
@@ -167,7 +167,7 @@ def closing(trainer: Trainer) -> Iterator[None]:
         raise
     except SystemExit as stop:
         # What Lightning makes of Ctrl-C, and how it ends when told to.
-        told = stopping.why(trainer)
+        told = preemption.why(trainer)
         preempted = told is not None
         code = 1 if preempted else _KILLED
         raise told or KeyboardInterrupt from stop

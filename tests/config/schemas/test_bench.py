@@ -1,17 +1,17 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
-from fvit.config import validation as validate
-from fvit.reports.bench.grid import gather
-from fvit.config.schemas.bench import Bench
+from fvit.config import validation
 from fvit.config.errors import ConfigError
 from fvit.config.paths import conf_dir
+from fvit.config.schemas.bench import Bench
+from fvit.reports.bench.grid import gather
 
 
 def check(*overrides, candidates=("attention=additive",)):
     arguments = gather(["output_dir=here", *candidates, *overrides], Bench.model_fields)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return validate.check(compose("bench", overrides=arguments), Bench)
+        return validation.check(compose("bench", overrides=arguments), Bench)
 
 
 def test_the_defaults_pass_and_are_all_there_is():

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from fvit.data.formats import parquet
-from fvit.data.images import BadImage, DataError
 from fvit.data.formats.parquet import open_parquet
+from fvit.data.images import BadImage, DataError
 from fvit.data.storage.place import Folder, Place
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

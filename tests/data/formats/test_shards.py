@@ -7,9 +7,9 @@ import pytest
 
 from fvit.data import pool
 from fvit.data.formats import index
+from fvit.data.formats.shards import class_names, open_shards, splits
 from fvit.data.images import DataError
 from fvit.data.storage.place import Folder
-from fvit.data.formats.shards import class_names, open_shards, splits
 from tests.data.tars import noise, sample, write_set, write_tar
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fvit.data.formats import tar as tars_of_images
+from fvit.data.formats.tar import ENTRY, TarImages, load_index
 from fvit.data.images import BadImage, DataError
 from fvit.data.storage.place import File, Folder
-from fvit.data.formats.tar import ENTRY, TarImages, load_index
 from tests.data.tars import flip, write_tar
 
 CONTENTS = [[b"first", b"second!", b""], [b"third" * 1000], [b"4", b"55"]]

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
+from fvit.data.formats.shards import open_shards
 from fvit.data.images import DataError
 from fvit.data.storage.place import Folder
-from fvit.data.formats.shards import open_shards
 from tests.data.prepare.folders import prepared
 from tests.data.tars import flip
 

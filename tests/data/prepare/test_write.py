@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from fvit.data.formats import decode
+from fvit.data.formats.shards import open_shards
 from fvit.data.images import DataError
-from fvit.data.storage.place import Folder
 from fvit.data.prepare import write as writing
 from fvit.data.prepare.write import _mixed
-from fvit.data.formats.shards import open_shards
 from fvit.data.sources import Source
+from fvit.data.storage.place import Folder
 from tests.data.prepare.folders import CLASSES, Encoded, contents, pixels, prepared, source
 from tests.data.tars import noise, write_set
 

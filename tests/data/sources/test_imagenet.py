@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from fvit.data.formats.files import FileImages
-from fvit.data.images import DataError
 from fvit.data.formats.parquet import ParquetImages
-from fvit.data.sources import load
 from fvit.data.formats.tar import TarImages
+from fvit.data.images import DataError
+from fvit.data.sources import load
 from tests.data.sources.conftest import GREY, found, write
 
 CLASSES = ["ant", "bee", "cow"]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fvit.data.storage.cache import Ahead, Cache, cache_dir
 from fvit.data.images import DataError
+from fvit.data.storage.cache import Ahead, Cache, cache_dir
 from fvit.data.storage.place import File
 
 KIB = 2**10

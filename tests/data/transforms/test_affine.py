@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from timm.data import auto_augment
 
-from fvit.data.transforms.image import rand_augment
+from fvit.data.transforms import rand_augment
 from fvit.data.transforms.affine import transform_columns, transform_rows
 
 from .pictures import photo

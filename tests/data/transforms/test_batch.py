@@ -12,9 +12,9 @@ from timm.data import Mixup
 from timm.data.mixup import cutmix_bbox_and_lam
 from timm.data.random_erasing import RandomErasing
 
-from fvit.data.transforms.batch import BatchTransform, Blend, Erase, Mix
 from fvit.data.loading import Batch
 from fvit.data.sampler import Layout
+from fvit.data.transforms.batch import BatchTransform, Blend, Erase, Mix
 from tests.data.pictures import MEAN, STD
 
 quick = settings(deadline=None, derandomize=True, database=None, max_examples=100)

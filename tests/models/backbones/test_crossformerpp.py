@@ -6,7 +6,13 @@ from torch import nn
 
 from fvit.cost import count
 from fvit.models import CrossFormer, build
-from fvit.models.backbones.crossformerpp import AmplitudeCooling, Block, CrossScaleEmbed, DynamicPositionBias, PatchMerging
+from fvit.models.backbones.crossformerpp import (
+    AmplitudeCooling,
+    Block,
+    CrossScaleEmbed,
+    DynamicPositionBias,
+    PatchMerging,
+)
 
 
 def on_meta(**options):

@@ -2,10 +2,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 
-from fvit.reports.bench.grid import compose_cell, expand, gather
-from fvit.config.schemas.bench import Bench
 from fvit.config.errors import ConfigError
 from fvit.config.paths import conf_dir
+from fvit.config.schemas.bench import Bench
+from fvit.reports.bench.grid import compose_cell, expand, gather
 
 OWN = Bench.model_fields
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from fvit.reports.bench import report
 from fvit.launch.console import console
+from fvit.reports.bench import report
 from tests.reports.bench.found import CONFIG, MACHINE, failed, law, row
 
 

@@ -4,16 +4,15 @@ import pytest
 import wandb_workspaces.reports.v2 as wr
 from hydra import compose, initialize_config_dir
 
-from fvit.config.schemas import train as schema
-from fvit.config import validation as validate
-from fvit.reports.dashboard import build
-from fvit.reports.dashboard import costs
+from fvit.config import validation
+from fvit.config.paths import conf_dir
+from fvit.config.schemas.train import Train
+from fvit.reports.dashboard import build, costs
 from fvit.reports.dashboard.panels import config_key
 from fvit.reports.dashboard.specification import specification
-from fvit.config.paths import conf_dir
 from fvit.train import train
-from tests.reports.dashboard.wanted import wanted
 from tests.loggers.wandb_runs import runs
+from tests.reports.dashboard.wanted import wanted
 
 TINY = ["logger=wandb", "data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "debug=limit"]
 
@@ -34,7 +33,7 @@ def trained(tmp_path_factory):
     """Configuration, summary and history of a run of `fvit-train`."""
     folder = tmp_path_factory.mktemp("trained")
     places = [f"output_dir={folder / 'run'}", f"logger.wandb.save_dir={folder}", "logger.wandb.media=0"]
-    train(validate.check(composed("train", *TINY, *places, "title=test"), schema.Train))
+    train(validation.check(composed("train", *TINY, *places, "title=test"), Train))
     [kept] = runs(folder / "wandb")
     return kept.logged
 

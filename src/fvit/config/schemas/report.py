@@ -6,8 +6,8 @@ from typing import Annotated
 from pydantic import Field
 
 from fvit.config.errors import ConfigError
-from fvit.config.schemas.fields import Strict
 from fvit.config.overrides import quoted
+from fvit.config.schemas.fields import Strict
 
 _WITH_A_WORD = {"--cfg", "-c", "--info", "-i", "--package", "-p", "--config-dir", "-cd", "--config-name", "-cn"}
 

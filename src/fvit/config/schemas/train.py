@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from fvit.config.batch_plan import plan_batches
 from fvit.config.budget import check_match
-from fvit.config.schemas.fields import Count, Decoder, NonNegative, Open, Positive, Rate, Share, Strict
 from fvit.config.schemas.distillation import Distillation
+from fvit.config.schemas.fields import Count, Decoder, NonNegative, Open, Positive, Rate, Share, Strict
 from fvit.config.schemas.hardware import Hardware, check_sharding
 from fvit.config.schemas.loggers import Loggers
 from fvit.config.signature import mechanism_signature, source_signature

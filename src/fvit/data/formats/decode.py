@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from fvit.data.images import BadImage
 from fvit.data.formats.turbo import Turbo, library
+from fvit.data.images import BadImage
 
 Box = tuple[int, int, int, int]
 """x, y, width and height of a part of an image, in pixels."""

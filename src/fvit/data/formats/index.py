@@ -14,10 +14,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from fvit.data import pool
-from fvit.data.storage.atomic import replacing
-from fvit.data.storage.place import File, Folder, Place
 from fvit.data.formats.scan import scan
 from fvit.data.formats.tar import load_index
+from fvit.data.storage.atomic import replacing
+from fvit.data.storage.place import File, Folder, Place
 
 _log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fvit.data.storage.atomic import replacing
 from fvit.data.images import DataError
+from fvit.data.storage.atomic import replacing
 
 NAME = "manifest.json"
 FORMAT = "fvit-shards"

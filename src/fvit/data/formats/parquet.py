@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from filelock import FileLock
 
-from fvit.data.storage.atomic import replacing
-from fvit.data.images import BadImage, DataError, Images
-from fvit.data.storage.place import File, Folder, Place
 from fvit.data.formats.shards import class_names, splits
+from fvit.data.images import BadImage, DataError, Images
+from fvit.data.storage.atomic import replacing
+from fvit.data.storage.place import File, Folder, Place
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,8 +9,8 @@ from typing import BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 
-from fvit.data.images import DataError
 from fvit.data.formats.tar import ENTRY
+from fvit.data.images import DataError
 
 IMAGES = frozenset(("jpg", "jpeg", "png", "webp", "bmp", "gif", "ppm", "tif", "tiff"))
 """Extensions of members that are images, in lower case."""

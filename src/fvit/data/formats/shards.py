@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fvit.data.formats import index
-from fvit.data.formats import manifest
+from fvit.data.formats import index, manifest
+from fvit.data.formats.tar import TarImages
 from fvit.data.images import DataError
 from fvit.data.storage.place import File, Place
-from fvit.data.formats.tar import TarImages
 
 _log = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fvit.data.formats import decode
-from fvit.data.storage.atomic import replacing
 from fvit.data.images import BadImage, DataError, Images
 from fvit.data.pool import Advance
 from fvit.data.prepare.encode import encode
 from fvit.data.sources import Source
+from fvit.data.storage.atomic import replacing
 
 GO_ON = "The same command goes on where this one stopped"
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from fvit.data import pool
 from fvit.data.formats import manifest
-from fvit.data.images import DataError
-from fvit.data.storage.place import Folder
-from fvit.data.prepare.write import Progress
 from fvit.data.formats.scan import scan
 from fvit.data.formats.tar import load_index
+from fvit.data.images import DataError
+from fvit.data.prepare.write import Progress
+from fvit.data.storage.place import Folder
 
 
 def verify(folder: Path, workers: int, progress: Progress) -> tuple[list[str], int]:

@@ -13,13 +13,12 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from fvit.data import pool
-from fvit.data.formats import decode
-from fvit.data.formats import manifest
-from fvit.data.storage.atomic import PARTIAL, replacing
+from fvit.data.formats import decode, manifest
+from fvit.data.formats.tar import ENTRY
 from fvit.data.images import DataError, Images
 from fvit.data.prepare.shard import GO_ON, ShardWriter, Task, read_note
 from fvit.data.sources import Source
-from fvit.data.formats.tar import ENTRY
+from fvit.data.storage.atomic import PARTIAL, replacing
 
 Progress = Callable[[int, int], AbstractContextManager[pool.Advance]]
 """Opened with how many there are in all and how many are done already."""

@@ -5,15 +5,15 @@ import re
 from pathlib import Path
 
 from fvit.data.formats import manifest
-from fvit.data.storage.cache import cache_dir as default_cache_dir
 from fvit.data.formats.files import FileImages, image_names, listing
-from fvit.data.images import DataError
 from fvit.data.formats.parquet import open_parquet
-from fvit.data.storage.place import Folder, Place, place
 from fvit.data.formats.shards import open_shards
+from fvit.data.images import DataError
 from fvit.data.sources.base import Source, existing_folder
 from fvit.data.sources.folder import class_folders, labelled_tree, tree
 from fvit.data.sources.ground_truth import DEVKIT, ground_truth
+from fvit.data.storage.cache import cache_dir as default_cache_dir
+from fvit.data.storage.place import Folder, Place, place
 
 _TRAIN = ("train", "Data/CLS-LOC/train", "ILSVRC/Data/CLS-LOC/train", "ILSVRC2012_img_train")
 _VAL = ("val", "Data/CLS-LOC/val", "ILSVRC/Data/CLS-LOC/val", "ILSVRC2012_img_val")

@@ -109,7 +109,7 @@ def place(root: str, cache_dir: str | None, cache_gib: float) -> Place:
 
     Args:
         root: a path or file://, s3://, gs://, http(s)://, hf://datasets/owner/name[@revision][/folder].
-        cache_dir: what is fetched goes into its folder `shards`; None for the default, `fvit.data.storage.cache.cache_dir`.
+        cache_dir: what is fetched goes into its folder `shards`; None: `fvit.data.storage.cache.cache_dir`.
         cache_gib: the bound of that folder, in GiB.
 
     Raises:

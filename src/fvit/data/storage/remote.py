@@ -21,8 +21,8 @@ import fsspec.asyn
 from fsspec.callbacks import Callback
 
 from fvit.data.formats import manifest
-from fvit.data.storage.cache import Ahead, Cache
 from fvit.data.images import DataError
+from fvit.data.storage.cache import Ahead, Cache
 from fvit.data.storage.place import File, Place, redact
 from fvit.data.storage.retry import DeniedError, MissingError, Retry
 

@@ -13,9 +13,9 @@ from timm.data import create_transform
 from timm.data.constants import IMAGENET_DEFAULT_MEAN
 from torch import Tensor
 
-from fvit.data.transforms.image import rand_augment
 from fvit.data.formats.decode import Box, Decoder
 from fvit.data.seeding import global_generators
+from fvit.data.transforms import rand_augment
 
 
 class TrainTransform:

@@ -12,10 +12,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from fvit.config import validation as validate
-from fvit.config.schemas.bench import Candidate
+from fvit.config import validation
 from fvit.config.errors import ConfigError
 from fvit.config.overrides import quoted
+from fvit.config.schemas.bench import Candidate
 
 
 def gather(arguments: Sequence[str], own: Collection[str]) -> list[str]:
@@ -104,7 +104,7 @@ def _compose(overrides: Sequence[str], varying: Sequence[str]) -> Cell:
     choices = cfg.hydra.runtime.choices
     options, refusal = {}, None
     try:
-        options = validate.check(OmegaConf.masked_copy(cfg, "model"), Candidate)["model"]
+        options = validation.check(OmegaConf.masked_copy(cfg, "model"), Candidate)["model"]
     except ConfigError as error:
         refusal = error
     named = choices["model"] == "timm" or any(text.startswith("model.name=") for text in overrides)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from fvit.cost.published import beside
 from fvit.cost.trends import trends
+from fvit.launch.console import console, print_facts, print_rows
+from fvit.launch.run_dir import environment, write
 from fvit.reports.bench.charts import Chart, charts, points
 from fvit.reports.bench.page import page
 from fvit.reports.bench.picture import picture
 from fvit.reports.bench.tables import Table, tables, told
-from fvit.launch.console import console, print_facts, print_rows
-from fvit.launch.run_dir import environment, write
 
 if TYPE_CHECKING:
     from fvit.cost.measure import Row

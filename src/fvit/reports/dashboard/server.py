@@ -7,10 +7,10 @@ from typing import TypeVar
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
-from fvit.reports.dashboard import costs
 from fvit.config.errors import RunError
-from fvit.reports.runs.costs import Benchmark
 from fvit.loggers.wandb_server import asked_mode, has_key
+from fvit.reports.dashboard import costs
+from fvit.reports.runs.costs import Benchmark
 
 T = TypeVar("T")
 
