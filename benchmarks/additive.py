@@ -6,9 +6,8 @@
 
 Whole models with a class token, float32, in one process; contenders take turns, and a ratio is the median of the
 rounds' ratios, with the interval that holds the middle half of them. Freed memory is kept, as `fvit-train` does: what
-the C library gives back and fetches anew depends on the order of blocks and not on the contender. Ours computes of its
-last block what the head reads, which is part of what it brings (`--whole` leaves that out). A ceiling is what the least
-that any exact form can compute would bring. Rows against other people's attention need
+the C library gives back and fetches anew depends on the order of blocks and not on the contender. A ceiling is what the
+least that any exact form can compute would bring. Rows against other people's attention need
 ``pip install fast-transformer-pytorch``, and are left out without it.
 """
 
@@ -39,7 +38,7 @@ SHAPES = {
     "S": dict(embed_dim=384, num_heads=6),
     "Ti": dict(embed_dim=192, num_heads=3),
 }
-TEXTBOOK = dict(attention={"name": "additive", "form": "textbook"}, trim_last=False)
+TEXTBOOK = dict(attention={"name": "additive", "form": "textbook"})
 
 
 def main() -> None:
@@ -48,12 +47,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=range(len(ROWS)), help="numbers of the rows, from 0")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--whole", action="store_true", help="let our last block be computed whole, as the others' are")
     parser.add_argument("--json", type=Path, default=Path("logs/benchmarks/additive.json"))
     options = parser.parse_args()
     fix_threads(options.threads)
     keep_freed_memory()
-    ours = dict(attention="additive", trim_last=not options.whole)
+    ours = dict(attention="additive")
     console = Console(width=120)
     results = []
     for number in options.rows:
@@ -136,10 +134,6 @@ class OneLayer(Mechanism):
         """Tokens [B, N, C] to [B, N, C]."""
         return self.layer(x)
 
-    def first(self, x: Tensor, count: int, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Tokens [B, N, C] to [B, count, C]."""
-        return self.layer(x[:, :count])
-
 
 def ceiling(
     ours: dict, mode: Callable[[nn.Module, Tensor], Step], shape: str, size: int, batch: int, rounds: int
@@ -183,7 +177,7 @@ def memory(ours: dict, shape: str, size: int, batch: int, rounds: int) -> list[f
 
 def share_of_products(ours: dict, shape: str, size: int, batch: int, rounds: int) -> list[float]:
     """The time of the model's large matrix products alone, to that of the model."""
-    model = vit(shape, size, **{**ours, "trim_last": False})
+    model = vit(shape, size, **ours)
     images = torch.randn(batch, 3, size, size)
     tokens = torch.randn(batch * ((size // 16) ** 2 + 1), SHAPES[shape]["embed_dim"])
     chain = nn.Sequential(
@@ -202,7 +196,7 @@ def share_of_products(ours: dict, shape: str, size: int, batch: int, rounds: int
     return ratios(rounds, inference(model, images), products)
 
 
-SOFTMAX = dict(attention=None, trim_last=False)
+SOFTMAX = dict(attention=None)
 ROWS: list[tuple] = [
     ("textbook form: forward B/16 384 px, batch 4", "≥ 1.15", against, TEXTBOOK, inference, "B", 384, 4),
     ("textbook form: forward S/16 1024 px, batch 1", "≥ 1.35", against, TEXTBOOK, inference, "S", 1024, 1),

@@ -31,21 +31,17 @@ def test_every_script_can_be_imported_and_has_a_main(name, monkeypatch):
     assert callable(load(name).main)
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_additive_prints_a_table_and_writes_json(whole, monkeypatch, tmp_path, capsys):
+def test_additive_prints_a_table_and_writes_json(monkeypatch, tmp_path, capsys):
     """Every row, of models that are narrow and images that are small."""
     script = load("additive")
-    trimmed = []
     build = script.build
-    monkeypatch.setattr(
-        script, "build", lambda *args, **options: _note(trimmed, build(*args, **{**options, "depth": 1}))
-    )
+    monkeypatch.setattr(script, "build", lambda *args, **options: build(*args, **{**options, "depth": 1}))
     monkeypatch.setattr(script, "SHAPES", {name: dict(embed_dim=24, num_heads=3) for name in script.SHAPES})
     rows = [tuple(32 if part in (384, 1024) else part for part in row) for row in script.ROWS]
     monkeypatch.setattr(script, "ROWS", rows)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["additive.py", "--rounds", "3", "--threads", "1", *["--whole"] * whole])
+    monkeypatch.setattr("sys.argv", ["additive.py", "--rounds", "3", "--threads", "1"])
     script.main()
     text = capsys.readouterr().out
     content = json.loads((tmp_path / "logs" / "benchmarks" / "additive.json").read_text(encoding="utf-8"))
@@ -58,9 +54,3 @@ def test_additive_prints_a_table_and_writes_json(whole, monkeypatch, tmp_path, c
         assert 0 < row["low"] <= row["median"] <= row["high"]
         [line] = [line for line in text.splitlines() if line.startswith(f"| {row['row']} ")]
         assert [cell.strip() for cell in line.strip("| ").split("|")][1:3] == [row["name"], row["target"]]
-    assert any(trimmed) != whole
-
-
-def _note(trimmed, model):
-    trimmed.append(getattr(model, "trims_last", False))
-    return model

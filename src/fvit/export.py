@@ -89,7 +89,7 @@ def load(path: Path, content: dict[str, Any]) -> Any:
     from fvit.training import Classifier
 
     module = Classifier.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    trained, data = content["hyper_parameters"], content["datamodule_hyper_parameters"]
+    trained, data = module.hparams, content["datamodule_hyper_parameters"]
     preprocessing = {key: data[key] for key in ("mean", "std", "crop_pct", "interpolation")}
     names = readable(content.get("classes"), module.num_outputs)
     return Subject.of(module.model, trained["model"], trained["img_size"], names, preprocessing)

@@ -5,9 +5,8 @@ import itertools
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from fvit.attention import Additive, Softmax
+from fvit.attention import Additive
 from fvit.cost import count
 from fvit.models import FViT
 
@@ -163,67 +162,6 @@ def test_auto_takes_the_form_with_the_fewest_products(tokens, options, cheapest)
     forced = Additive(24, 4, **options, form=cheapest)
     forced.load_state_dict(module.state_dict())
     assert torch.equal(module(x), forced(x))
-
-
-@pytest.mark.parametrize(
-    ("mechanism", "options"),
-    [
-        *((Additive, options) for options in OPTIONS),
-        *((Softmax, options) for options in ({}, {"qk_norm": True}, {"qkv_bias": False})),
-    ],
-    ids=lambda part: part.__name__ if isinstance(part, type) else "-".join(map(str, part.values())),
-)
-@pytest.mark.parametrize("count_of_first", [1, 3])
-@pytest.mark.parametrize("mask", MASKS)
-def test_the_first_tokens_are_those_of_all(mechanism, options, count_of_first, mask):
-    torch.manual_seed(0)
-    module = randomise(mechanism(24, 4, dtype=torch.float64, **options), std=0.5)
-    upstream = tokens()[:, :count_of_first]
-    ours, theirs = (
-        values_and_gradients(module, function, tokens(), upstream)
-        for function in (
-            lambda x: module.first(x, count_of_first, MASKS[mask]),
-            lambda x: module(x, MASKS[mask])[:, :count_of_first],
-        )
-    )
-    assert_same(ours, theirs, tolerance=1e-12)
-
-
-def macs_of(function, *args):
-    """All products of a call, on meta."""
-    with FlopCounterMode(display=False) as counter:
-        function(*args)
-    return counter.get_total_flops() // 2
-
-
-def test_the_textbook_computes_its_first_tokens_as_all_others():
-    """So that a benchmark of forms compares like with like, also in a last block that is trimmed."""
-    x = torch.empty(2, 30, 24, device="meta")
-    first, whole = ({}, {})
-    for form in ("textbook", *FAST):
-        module = Additive(24, 4, form=form, device="meta")
-        first[form], whole[form] = macs_of(module.first, x, 1), macs_of(module, x)
-    assert first["textbook"] == whole["textbook"]
-    assert first["factored"] == first["folded"] == first["auto"] < whole["folded"]
-    textbook, _ = twins("auto")
-    upstream = tokens()[:, :2]
-    for mask in MASKS.values():
-        assert_same(
-            values_and_gradients(textbook, lambda x, mask=mask: textbook.first(x, 2, mask), tokens(), upstream),
-            values_and_gradients(textbook, lambda x, mask=mask: textbook(x, mask)[:, :2], tokens(), upstream),
-        )
-    with pytest.raises(ValueError, match="cannot be causal"):
-        textbook.first(x, 1, None, True)
-
-
-def test_the_first_rows_of_a_mask_between_pairs_are_those_of_the_first_tokens():
-    module = randomise(Softmax(24, 4, dtype=torch.float64), std=0.5)
-    pairs = torch.rand(2, 4, 7, 7, generator=torch.Generator().manual_seed(0)) > 0.3
-    pairs[..., 0] = True
-    torch.testing.assert_close(module.first(tokens(), 2, pairs), module(tokens(), pairs)[:, :2])
-    torch.testing.assert_close(module.first(tokens(), 2, None, True), module(tokens(), None, True)[:, :2])
-    with pytest.raises(ValueError, match="not both"):
-        module.first(tokens(), 2, pairs, True)
 
 
 def test_the_papers_count_is_of_the_textbook_and_the_true_one_of_what_is_computed():

@@ -252,7 +252,6 @@ def test_config_composes_to_the_published_model(compose_config, name):
         init_from=None,
         blocks=None,
         keep=[],
-        trim_last=None,
         drop_rate=0.0,
         drop_path_rate=0.0,
     )

@@ -56,22 +56,6 @@ def test_the_jacobian_lies_where_the_mechanism_reads(options):
         torch.testing.assert_close(one.weights[:, 0], expected.expand(2, 2, 5))
 
 
-@pytest.mark.parametrize("attention", ["additive", "softmax", "linear"])
-def test_the_last_block_is_shown_whole_where_the_model_trims_it(attention):
-    models = [
-        build(
-            "vit_tiny_patch16_224", 32, 5, attention, trim_last=trim, patch_size=8, embed_dim=24, depth=2, num_heads=3
-        )
-        for trim in (True, False)
-    ]
-    models[1].load_state_dict(models[0].state_dict())
-    ours, theirs = (attention_maps(model.eval(), images()) for model in models)
-    assert models[0].trims_last
-    for one, other in zip(ours, theirs, strict=True):
-        assert one[:2] == other[:2]
-        torch.testing.assert_close(one.weights, other.weights)
-
-
 @resampling
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "swin"])
 def test_timm_s_own_attention_shows_the_map_that_it_computes_with(kind):

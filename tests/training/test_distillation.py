@@ -7,7 +7,6 @@ from timm.models import create_model
 from torch import nn
 
 from fvit.models import build
-from fvit.models.trim import untrimmed
 from fvit.training.distillation import Tap, TokenMatch, Weight, hard_loss, soft_loss, token_loss
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -109,7 +108,7 @@ def tokens(model, place):
 
 
 def compare(match, student, teacher):
-    with match, untrimmed(student, teacher):
+    with match:
         student(IMAGES)
         with torch.no_grad():
             teacher(IMAGES)

@@ -132,15 +132,12 @@ def test_losses_and_the_teacher_s_accuracy_are_logged(distilled, tmp_path):
     assert dict(probe.module.facts())["losses"] == "task 1, soft 1, attention 10, features 1"
 
 
-def test_models_that_compute_only_the_class_token_of_their_last_block_are_whole_for_it(compose_config, tmp_path):
+def test_a_student_with_its_teachers_weights_has_the_same_tokens(compose_config, tmp_path):
     token = ("model.class_token=true", "model.global_pool=token", "attention=softmax", *STILL)
     first = fit(compose_config(*SAVED, *token))
     run = tmp_path / "run"
     teacher = (f"model.init_from={run}", "distillation=blocks", f"distillation.teacher.path={run}")
     probe = fit(compose_config(*BARE, *token, *teacher))
-    assert first.module.model.trims_last
-    assert probe.module.model.trims_last
-    assert probe.module.teacher.model.trims_last
     assert probe.metrics["distill/attention"] == pytest.approx(0, abs=1e-6)
     assert probe.metrics["distill/features"] == pytest.approx(0, abs=1e-6)
     assert probe.metrics["cost/macs"] == first.metrics["cost/macs"]
@@ -338,16 +335,6 @@ def test_a_configuration_without_effect_is_refused(compose_config, overrides, me
     with pytest.raises(ConfigError) as caught:
         compose_config("distillation=deit_soft", "distillation.teacher.path=here", *overrides)
     assert message in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("preset", "loss"), [("attention", "attention"), ("features", "features"), ("blocks", "attention")]
-)
-def test_tokens_that_are_left_out_cannot_be_compared(compose_config, preset, loss):
-    trimmed = ("model.trim_last=true", "distillation.teacher.path=here")
-    with pytest.raises(ConfigError, match=rf"trim_last=true leaves out .* what distillation\.{loss}.* set .*=null"):
-        compose_config(f"distillation={preset}", *trimmed)
-    assert compose_config("distillation=deit_soft", *trimmed)["model"]["trim_last"]
 
 
 # Weights of another run.

@@ -85,3 +85,16 @@ def test_a_checkpoint_goes_on_with_the_same_blocks_however_they_are_written(comp
     else:
         with pytest.raises(ValueError, match=r"a.ckpt was trained with model.blocks="):
             checkpoint.check_fits(content, "a.ckpt", wanted)
+
+
+def test_a_checkpoint_of_fvit_0_1_that_holds_trim_last_loads(compose_config, tmp_path):
+    saved = classifier(compose_config(*RUN, "attention=softmax", "model.keep=[]"))
+    parameters = {**saved.hparams, "model": {**saved.hparams.model, "trim_last": True}}
+    torch.save(
+        {"state_dict": saved.state_dict(), "hyper_parameters": parameters, "pytorch-lightning_version": "2.6.0"},
+        tmp_path / "old.ckpt",
+    )
+    loaded = Classifier.load_from_checkpoint(tmp_path / "old.ckpt", weights_only=True)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded.eval()(images), saved.eval()(images))
+    assert "trim_last" not in loaded.hparams.model

@@ -90,13 +90,6 @@ class Mechanism(nn.Module):
         self.num_prefix_tokens = num_prefix_tokens
         self.block_index = block_index
 
-    def first(self, x: Tensor, count: int, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """The first `count` tokens of ``forward(x, …)``, [B, count, C]: all that a head on the class token reads.
-
-        A mechanism whose rows do not need each other computes no more than these.
-        """
-        return self(x, attn_mask, is_causal)[:, :count]
-
     def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
         """The weights that tokens x [B, N, C] get in ``forward(x, …)``, by name, dropout aside.
 

@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fvit.attention import Mechanism
 from fvit.cost.formulas import FORMULAS
-from fvit.models.trim import untrimmed
 
 
 @dataclass(frozen=True)
@@ -66,13 +65,12 @@ def count(model: nn.Module, input_size: Sequence[int] | int) -> Cost:
 
 @contextmanager
 def _as_written(model: nn.Module) -> Iterator[None]:
-    """Mechanisms that can be evaluated in several forms take the textbook's, and the last block is computed whole."""
+    """Mechanisms that can be evaluated in several forms take the textbook's."""
     forms = {m: m.form for m in model.modules() if isinstance(m, Mechanism)}
     try:
         for mechanism in forms:
             mechanism.form = "textbook"
-        with untrimmed(*model.modules()):
-            yield
+        yield
     finally:
         for mechanism, form in forms.items():
             mechanism.form = form

@@ -13,7 +13,6 @@ from fvit.models.exchange import exchange
 from fvit.models.inherit import inherit
 from fvit.models.sizes import check_size
 from fvit.models.spec import AttentionSpec, BlockSpec
-from fvit.models.trim import trim, why_not
 
 
 def attention_spec(config: Mapping[str, Any]) -> AttentionSpec | Sequence[AttentionSpec] | None:
@@ -33,7 +32,6 @@ def build(
     blocks: BlockSpec | None = None,
     keep: Sequence[str] = (),
     pretrained: bool = False,
-    trim_last: bool | None = None,
     weights: Mapping[str, Tensor] | None = None,
     exchanged: bool = False,
     **options: Any,
@@ -48,8 +46,6 @@ def build(
         blocks: the blocks to exchange, as for `exchange`; all if None.
         keep: projections of timm's attention that the new one takes over, as for `exchange`.
         pretrained: load timm's weights (downloads them once), before the exchange.
-        trim_last: compute of the last block what the head reads and no more, as `fvit.models.trim` does; None: where
-            that gives the same logits.
         weights: weights to begin with, where they fit by name and shape; `model.inheritance` then says which did.
         exchanged: whether `weights` are those of a model with this attention, to be taken after the exchange, which
             is no surgery then; else they are taken before it, as timm's are.
@@ -76,8 +72,6 @@ def build(
     if weights is not None and exchanged:
         model.inheritance = inherit(model, weights)
         model.exchange_report = ()  # what it calls initialised has its weights now
-    if trim_last or (trim_last is None and why_not(model) is None):
-        trim(model)
     return model
 
 

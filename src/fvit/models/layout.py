@@ -7,10 +7,9 @@ from torch import nn
 
 from fvit.models.hosts import sites
 from fvit.models.report import BlockReport
-from fvit.models.trim import Trims
 
 
-class TellsLayout(Trims):
+class TellsLayout:
     """Mixin of hosts: tells the mechanisms their grid, again whenever the input size changes."""
 
     exchange_report: tuple[BlockReport, ...] = ()

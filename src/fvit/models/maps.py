@@ -13,7 +13,6 @@ from fvit.attention import Mechanism
 from fvit.attention.base import Size
 from fvit.attention.saliency import sensitivity
 from fvit.models.hosts import Site, sites
-from fvit.models.trim import untrimmed
 
 
 class AttentionMap(NamedTuple):
@@ -54,7 +53,6 @@ def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
     reads_class_token = all_sites[0].prefix > 0 and getattr(model, "global_pool", None) == "token"
     calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
     with ExitStack() as stack:
-        stack.enter_context(untrimmed(model))
         for site in all_sites:
             keep = partial(_keep_call, calls, site.index)
             stack.callback(site.block.attn.register_forward_pre_hook(keep, with_kwargs=True).remove)

@@ -51,6 +51,8 @@ class Classifier(LightningModule):
         loss: Mapping[str, Any],
     ) -> None:
         super().__init__()
+        # Checkpoints of fvit 0.1 also hold model.trim_last, an option that no longer exists.
+        model = {name: value for name, value in model.items() if name != "trim_last"}
         self.save_hyperparameters(logger=False)
         options = dict(model)
         if num_classes < 2:

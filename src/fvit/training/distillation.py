@@ -121,7 +121,7 @@ class TokenMatch(nn.Module):
         self.projectors = nn.ModuleList(nn.Linear(*pair) if pair[0] != pair[1] else nn.Identity() for pair in widths)
 
     def forward(self) -> Tensor:
-        """The loss of the newest pass of both, as `fvit.models.trim.untrimmed` models, the mean over places."""
+        """The loss of the newest pass of both, the mean over places."""
         places = zip(self.projectors, self.student.outputs, self.teacher.outputs, self.skips, strict=True)
         losses = [
             token_loss(projector(mine)[:, ours:], theirs[:, others:], self.distance)

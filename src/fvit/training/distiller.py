@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy
 
-from fvit.models.trim import untrimmed
 from fvit.training.classifier import Classifier
 from fvit.training.distillation import TokenMatch, Weight, hard_loss, soft_loss
 from fvit.training.teacher import load_teacher
@@ -97,7 +96,6 @@ class Distiller(Classifier):
         with ExitStack() as stack:
             for match in self.matches.values():
                 stack.enter_context(match)
-                stack.enter_context(untrimmed(self.model, self.teacher.model))
             outputs = self(images)
             # One head for both, or one each where there is a distillation token.
             of_labels, of_teacher = outputs if isinstance(outputs, tuple) else (outputs, outputs)

@@ -25,7 +25,7 @@ FOLDERS = {
     "convolutions": dict(attention={"name": "focused", "conv": 3}),
     "per token": dict(attention={"name": "synthesizer"}),
     "mixed": dict(attention={"name": "mixed", "layers": ["linear", {"name": "agent", "num_agents": 4}]}),
-    "one block": dict(attention={"name": "sigmoid"}, blocks="1", trim_last=False),
+    "one block": dict(attention={"name": "sigmoid"}, blocks="1"),
     "beit": dict(name="beit_base_patch16_224", attention={"name": "softmax"}),
     "native": dict(attention={"name": "native"}),
     "a convnet": dict(name="convnextv2_atto", attention={"name": "native"}),

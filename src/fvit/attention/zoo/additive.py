@@ -103,16 +103,6 @@ class Additive(Mechanism):
         evaluate = {"textbook": self._textbook, "factored": self._factored, "folded": self._folded}[form]
         return self.proj_drop(evaluate(x, bias))
 
-    def first(self, x: Tensor, count: int, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """As `Mechanism.first`: all tokens are pooled, and `count` of them projected; the textbook projects all."""
-        if self.form == "textbook":
-            return super().first(x, count, attn_mask, is_causal)
-        self.refuse_causal(is_causal)
-        bias = self.key_bias(attn_mask, x)
-        global_key_bc, x = self._global_key(*self._global_query(x, bias), bias)
-        few = x[:, :count]
-        return self.proj_drop(self._meet(few, self.q(few), global_key_bc))
-
     def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
         """As `Mechanism.weights`: α as ``query`` and β as ``key``, the same in every form."""
         self.refuse_causal(is_causal)

@@ -63,28 +63,8 @@ class Softmax(Mechanism):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens [B, N, C] to [B, N, C]; `attn_mask` broadcasts to [B, H, N, N]."""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        return self._attend(q, k, v, attn_mask, is_causal)
-
-    def first(self, x: Tensor, count: int, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """As `Mechanism.first`: keys and values of all tokens, queries of `count`."""
-        if attn_mask is not None and attn_mask.ndim > 1 and attn_mask.shape[-2] > 1:
-            attn_mask = attn_mask[..., :count, :]
-        q_weight, kv_weight = self.qkv.weight.tensor_split([self.dim])
-        q_bias, kv_bias = (None, None) if self.qkv.bias is None else self.qkv.bias.tensor_split([self.dim])
-        k, v = F.linear(x, kv_weight, kv_bias).chunk(2, dim=-1)
-        # A causal map is aligned at its upper left corner: its first rows are those of the whole one.
-        return self._attend(F.linear(x[:, :count], q_weight, q_bias), k, v, attn_mask, is_causal)
-
-    def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
-        """As `Mechanism.weights`: the ``map``."""
-        q, k, _ = (self.split_heads(t) for t in self.qkv(x).chunk(3, dim=-1))
-        return {"map": softmax_map(self.q_norm(q), self.k_norm(k), attn_mask, is_causal)}
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
-        """q [B, M, C], k and v [B, N, C] to [B, M, C]."""
         refuse_mask_and_causality(attn_mask, is_causal)
-        q, k, v = (self.split_heads(t) for t in (q, k, v))
+        q, k, v = (self.split_heads(t) for t in self.qkv(x).chunk(3, dim=-1))
         out_bhnd = F.scaled_dot_product_attention(
             self.q_norm(q),
             self.k_norm(k),
@@ -94,3 +74,8 @@ class Softmax(Mechanism):
             is_causal=is_causal,
         )
         return self.proj_drop(self.proj(self.merge_heads(out_bhnd)))
+
+    def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
+        """As `Mechanism.weights`: the ``map``."""
+        q, k, _ = (self.split_heads(t) for t in self.qkv(x).chunk(3, dim=-1))
+        return {"map": softmax_map(self.q_norm(q), self.k_norm(k), attn_mask, is_causal)}

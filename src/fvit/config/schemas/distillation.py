@@ -61,11 +61,6 @@ class Distillation(Strict):
     attention: AttentionMatch
     features: FeatureMatch
 
-    @property
-    def of_tokens(self) -> list[str]:
-        """The losses with a weight that compare tokens, not logits."""
-        return [name for name in ("attention", "features") if getattr(self, name).weight]
-
     @model_validator(mode="after")
     def _some_loss(self) -> "Distillation":
         losses = ("soft", "hard", "attention", "features")

@@ -26,7 +26,6 @@ class Model(Open):
     init_from: str | None = None
     blocks: Annotated[Any, BeforeValidator(check_blocks)] = None
     keep: Annotated[list[str], BeforeValidator(check_keep), Field(default_factory=list)]
-    trim_last: bool | None = None
     attention: dict[str, Any]
     patch_size: Positive | None = None
     embed_dim: Positive | None = None
@@ -209,11 +208,6 @@ class Train(Hardware):
                 "loss.smoothing has no effect on mixed labels; set it to 0, or switch mixup and cutmix off"
             )
         check_sharding(self.trainer, self.distillation, self.callbacks)
-        if self.model.trim_last and self.distillation is not None and (losses := self.distillation.of_tokens):
-            raise ValueError(
-                f"model.trim_last=true leaves out of the last block what distillation.{losses[0]} compares; "
-                "set model.trim_last=null"
-            )
         if self.trainer.world_size is not None:  # else known once torch is imported
             plan_batches(self.global_batch_size, self.trainer.world_size)
         return self

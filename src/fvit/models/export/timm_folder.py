@@ -30,7 +30,7 @@ def write_exchanged(subject: Subject, folder: Path) -> float:
     options = subject.arguments
     if options["attention"] is None:
         return _write(subject, subject.model, folder, _plain_name(subject), {})
-    told = {key: options[key] for key in ("attention", "blocks", "trim_last") if options.get(key) is not None}
+    told = {key: options[key] for key in ("attention", "blocks") if options.get(key) is not None}
     return _write(subject, subject.model, folder, "exchanged", {"host": _plain_name(subject), **told})
 
 
@@ -47,7 +47,7 @@ def write_native(subject: Subject, folder: Path) -> float:
     needed = "; format=safetensors writes what timm loads once fvit is imported"
     if not _is_timm_s(subject):
         raise ValueError(f"format=timm is for models of timm's, and {options['name']} is one of fvit's{needed}")
-    native = build(**{**options, "attention": None, "blocks": None, "trim_last": None})
+    native = build(**{**options, "attention": None, "blocks": None})
     try:
         native.load_state_dict(subject.original.state_dict())
         subject.check(native.eval())
