@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from fvit.config.batch_plan import plan_batches
 from fvit.config.schemas.train import Train
-from fvit.launch import cli
-from fvit.launch import resume as going_on
+from fvit.launch import cli, resume
 
 if TYPE_CHECKING:
     from fvit.data import ImageDataModule
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """The command line."""
-    cli.run("train", train, Train, going_on.rewrite, going_on.settle)
+    cli.run("train", train, Train, resume.expand_arguments, resume.find_checkpoint)
 
 
 def train(config: dict[str, Any]) -> dict[str, float]:
@@ -41,12 +40,12 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     from fvit.training import trainer as trainers
 
     keep_freed_memory()
-    if config["ckpt_path"] == going_on.LAST:
-        config = going_on.settle(config)
+    if config["ckpt_path"] == resume.LAST:
+        config = resume.find_checkpoint(config)
     seed_everything(config["seed"], workers=True, verbose=False)
     trainer = trainers.build(config)
     folder = Path(config["output_dir"])
-    active, goes_on = trainer.is_global_zero, going_on.goes_on(config)
+    active, goes_on = trainer.is_global_zero, resume.goes_on(config)
     recording = Record(folder, config, active, goes_on)
     with recording as record, disk.explaining(folder), trainers.closing(trainer):
         plan = plan_batches(config["global_batch_size"], trainer.world_size, config["micro_batch_size"])

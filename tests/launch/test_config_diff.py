@@ -29,7 +29,7 @@ def test_nothing_is_said_of_places_and_names():
         quiet=True,
         ckpt_path="a/checkpoints/last.ckpt",
         model={"init_from": None, "match": None},
-        data={"root": "there", "mean": (0.5, 0.5, 0.5)},
+        data={"root": "there", "mean": [0.5, 0.5, 0.5]},
         logger={"csv": {"save_dir": "b"}, "wandb": {}},
         callbacks={"last": {"dirpath": "b/checkpoints", "every_n_train_steps": None}},
     )

@@ -111,7 +111,7 @@ def test_machines_that_are_told_of_each_other_train_as_one(tmp_path):
 def test_configurations_arrive_in_order_until_there_is_none(monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}.items():
         monkeypatch.setenv(name, value)
-    first, other = ranks.Exchange(), ranks.Exchange()
+    first, other = ranks.ConfigBroadcast(), ranks.ConfigBroadcast()
     sent = [{"seed": 0, "title": "α"}, {"seed": 1}, None]
     for config in sent:
         first.send(config)
@@ -123,7 +123,7 @@ def test_a_rank_zero_that_is_not_there_is_told(monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(ranks, "_PATIENCE", ranks.timedelta(seconds=1))
     with pytest.raises(RunError, match="rank 0 has sent no configuration"):
-        ranks.Exchange().receive()
+        ranks.ConfigBroadcast().receive()
 
 
 def test_who_has_started_this_process(monkeypatch):

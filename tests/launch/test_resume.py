@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from fvit.config.errors import RunError
-from fvit.launch import resume as going_on
+from fvit.launch import resume
 from fvit.launch.lock import held
 from fvit.launch.run_dir import write_metrics
 from tests.training.fitting import FAKE, fit
@@ -32,16 +32,16 @@ def runs(tmp_path, monkeypatch):
 
 def test_last_is_the_newest_unfinished_run_of_the_same_command(runs):
     argv = ["seed=1", "model.depth=2", "ckpt_path=last"]
-    assert going_on.rewrite(argv) == argv
+    assert resume.expand_arguments(argv) == argv
     _made(runs / "b", ["seed=1", "model.depth=2"], "running")
     _made(runs / "a", ["model.depth=2", "seed=1", "ckpt_path=last"], "failed")
     _made(runs / "c", ["seed=1", "model.depth=2"], "finished")
     _made(runs / "d", ["seed=2", "model.depth=2"], "running")
-    assert going_on.rewrite(argv) == [*argv, "hydra.run.dir='logs/train/runs/a'"]
-    assert going_on.rewrite([*argv, "quiet=true"])[-1] == "hydra.run.dir='logs/train/runs/a'"
+    assert resume.expand_arguments(argv) == [*argv, "hydra.run.dir='logs/train/runs/a'"]
+    assert resume.expand_arguments([*argv, "quiet=true"])[-1] == "hydra.run.dir='logs/train/runs/a'"
     # Killed before it had begun.
     _made(runs / "e", argv)
-    assert going_on.rewrite(argv) == [*argv, "hydra.run.dir='logs/train/runs/e'"]
+    assert resume.expand_arguments(argv) == [*argv, "hydra.run.dir='logs/train/runs/e'"]
 
 
 @pytest.mark.parametrize(
@@ -60,13 +60,13 @@ def test_last_is_the_newest_unfinished_run_of_the_same_command(runs):
 )
 def test_anything_else_is_left_as_it_is(runs, argv):
     _made(runs / "a", ["seed=1"], "running")
-    assert going_on.rewrite(argv) == argv
+    assert resume.expand_arguments(argv) == argv
 
 
 def test_a_folder_goes_on_with_what_it_was_begun_with_and_what_is_given_now(runs):
     recorded = ["model=vit_tiny", "++trainer.limit_train_batches=3", "seed=1", "ckpt_path=null", "~logger"]
     _made(runs / "it's", recorded, "finished", hydra=["seed=9"])  # Hydra's is of an attempt that was refused
-    assert going_on.rewrite(["trainer.limit_train_batches=5", "optimizer.lr=1", "ckpt_path=logs/train/runs/it's"]) == [
+    assert resume.expand_arguments(["trainer.limit_train_batches=5", "optimizer.lr=1", "ckpt_path=logs/train/runs/it's"]) == [
         "model=vit_tiny",
         "seed=1",
         "~logger",
@@ -81,17 +81,17 @@ def test_flags_and_their_words_are_no_overrides(runs):
     flags = ["--config-dir", "mine"]
     recorded = ["experiment=own", "seed=1"]
     folder = _made(runs / "a", recorded, "running")
-    last = going_on.rewrite([*flags, *recorded, "ckpt_path=last"])
+    last = resume.expand_arguments([*flags, *recorded, "ckpt_path=last"])
     assert last == [*flags, *recorded, "ckpt_path=last", "hydra.run.dir='logs/train/runs/a'"]
     # Hydra takes no overrides on both sides of a flag.
     for argv in ([*flags, "seed=2", f"ckpt_path={folder}"], ["seed=2", f"ckpt_path={folder}", *flags]):
-        resumed = going_on.rewrite(argv)
+        resumed = resume.expand_arguments(argv)
         assert resumed == [*flags, "experiment=own", "seed=2", "ckpt_path=last", f"hydra.run.dir='{folder}'"]
 
 
 def test_a_folder_of_any_name_is_found_again(runs):
     folder = _made(runs / "a\\b, c's\\", ["seed=1"], "running")
-    run_dir = going_on.rewrite(["seed=1", "ckpt_path=last"])[-1]
+    run_dir = resume.expand_arguments(["seed=1", "ckpt_path=last"])[-1]
     assert OverridesParser.create().parse_override(run_dir).value() == "logs/train/runs/" + folder.name
 
 
@@ -124,22 +124,22 @@ def test_a_run_at_work_is_left_alone(runs, at_work, compose_config):
     argv = ["seed=1", "ckpt_path=last"]
     _made(runs / "old", argv, "failed")
     process = at_work(_made(runs / "new", argv, "running"))
-    assert going_on.rewrite(argv)[-1] == "hydra.run.dir='logs/train/runs/old'"
+    assert resume.expand_arguments(argv)[-1] == "hydra.run.dir='logs/train/runs/old'"
     config = compose_config("ckpt_path=last", f"output_dir={runs / 'new'}")
     with pytest.raises(RunError, match="new: another process is at work in this run"):
-        going_on.settle(config)
+        resume.find_checkpoint(config)
     process.kill()
     process.join()
-    assert going_on.rewrite(argv)[-1] == "hydra.run.dir='logs/train/runs/new'"
-    assert going_on.settle(config)["ckpt_path"] is None
+    assert resume.expand_arguments(argv)[-1] == "hydra.run.dir='logs/train/runs/new'"
+    assert resume.find_checkpoint(config)["ckpt_path"] is None
 
 
 def test_last_begins_afresh_where_there_is_nothing(compose_config, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "wandb_id").write_text("old")
-    settled = going_on.settle(compose_config("ckpt_path=last"))
+    settled = resume.find_checkpoint(compose_config("ckpt_path=last"))
     assert settled["ckpt_path"] is None
-    assert not going_on.goes_on(settled)
+    assert not resume.goes_on(settled)
     assert capsys.readouterr().out.count("holds no checkpoint, so training begins afresh\n") == 1
     assert not (tmp_path / "run" / "wandb_id").exists()
 
@@ -170,24 +170,24 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(compose_confi
     paths = [_checkpoint(folder / name) for name in ("last.ckpt", "previous.ckpt", "best.ckpt")]
     config = compose_config("ckpt_path=last")
     for number, path in enumerate(paths):
-        settled = going_on.settle(config)
+        settled = resume.find_checkpoint(config)
         assert settled["ckpt_path"] == str(path)
-        assert going_on.goes_on(settled)
+        assert resume.goes_on(settled)
         told = capsys.readouterr().out
         assert told.count("is damaged or truncated") == number
         assert all(str(before) in told for before in paths[:number])
         assert f"going on from {path}\n" in told
         damage(path)
     with pytest.raises(ValueError, match=r"all checkpoints of .*run are damaged: last.ckpt, previous.ckpt, best.ckpt"):
-        going_on.settle(config)
+        resume.find_checkpoint(config)
 
 
 def test_a_checkpoint_elsewhere_begins_a_folder_of_its_own(compose_config, tmp_path):
     path = _checkpoint(tmp_path / "other" / "checkpoints" / "last.ckpt")
     for given in (path, tmp_path / "other"):
-        settled = going_on.settle(compose_config(f"ckpt_path={given}"))
+        settled = resume.find_checkpoint(compose_config(f"ckpt_path={given}"))
         assert settled["ckpt_path"] == str(path)
-        assert not going_on.goes_on(settled)
+        assert not resume.goes_on(settled)
 
 
 def test_a_run_does_not_begin_among_the_checkpoints_of_another(compose_config, tmp_path):
@@ -196,22 +196,22 @@ def test_a_run_does_not_begin_among_the_checkpoints_of_another(compose_config, t
     other = _checkpoint(tmp_path / "other" / "checkpoints" / "last.ckpt")
     for overrides in ([], [f"ckpt_path={other}"]):
         with pytest.raises(ValueError, match=r"run holds checkpoints .* \(best.ckpt\): .* ckpt_path=last"):
-            going_on.settle(compose_config(*overrides))
-    assert going_on.settle(compose_config(f"ckpt_path={tmp_path / 'run'}"))["ckpt_path"] is not None
+            resume.find_checkpoint(compose_config(*overrides))
+    assert resume.find_checkpoint(compose_config(f"ckpt_path={tmp_path / 'run'}"))["ckpt_path"] is not None
 
 
 def test_machines_that_each_compose_must_be_given_a_file(compose_config, tmp_path, monkeypatch):
     path = _checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
     config = compose_config("hardware=ddp_cpu", "trainer.num_nodes=2", "ckpt_path=last")
     with pytest.raises(ValueError, match=r"several machines .* Name a file that all of them see"):
-        going_on.settle(config)
+        resume.find_checkpoint(config)
     with monkeypatch.context() as torchrun:
         torchrun.setenv("RANK", "0")
         torchrun.setenv("WORLD_SIZE", "4")
-        assert going_on.settle(config)["ckpt_path"] == str(path)
-    settled = going_on.settle({**config, "ckpt_path": str(path)})
+        assert resume.find_checkpoint(config)["ckpt_path"] == str(path)
+    settled = resume.find_checkpoint({**config, "ckpt_path": str(path)})
     assert settled["ckpt_path"] == str(path)
-    assert going_on.goes_on(settled)
+    assert resume.goes_on(settled)
 
 
 def test_changed_settings_are_named_and_another_model_is_refused(compose_config, tmp_path, capsys):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from fvit.config.errors import ConfigError
-from fvit.launch.resume import settle
+from fvit.launch.resume import find_checkpoint
 from fvit.loggers.wandb import RunLogger
 from tests.callbacks.test_resume_state import CutAt
 from tests.loggers.wandb_runs import runs
@@ -26,7 +26,7 @@ def test_a_run_keeps_its_id_until_it_begins_afresh(tmp_path, compose_config):
     assert first.version
     assert first._wandb_init["resume"] == "allow"
     assert logger(tmp_path, folder).version == first.version == (folder / "wandb_id").read_text()
-    settle(compose_config())
+    find_checkpoint(compose_config())
     assert logger(tmp_path, folder).version != first.version
 
 

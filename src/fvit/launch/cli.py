@@ -58,7 +58,7 @@ def run(
     if resolved is not None:
         processes.run_as_rank(work, resolved)
         return
-    exchange = ranks.Exchange()
+    exchange = ranks.ConfigBroadcast()
     if "trainer" in schema.model_fields and ranks.external_rank():
         while (config := exchange.receive()) is not None:
             processes.run_as_rank(work, config)
@@ -150,7 +150,7 @@ def _leave(interrupted: KeyboardInterrupt | None, failed: bool) -> None:
         sys.exit(1)
 
 
-def _start(task: str, work: Work, config: dict[str, Any], isolated: bool, exchange: ranks.Exchange) -> dict[str, float]:
+def _start(task: str, work: Work, config: dict[str, Any], isolated: bool, exchange: ranks.ConfigBroadcast) -> dict[str, float]:
     """Work here, or in a process a device where there is a trainer that has some."""
     count = processes.local_processes(config["trainer"], isolated) if "trainer" in config else 0
     if "trainer" in config and (rank := ranks.external_rank()) is not None:

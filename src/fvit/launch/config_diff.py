@@ -1,9 +1,9 @@
 """What differs between the configuration of a run and that with which it is to go on."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fvit.config.flatten import flatten
 from fvit.launch.quiet import QUIET
 
 # Where things lie and what they are called.
@@ -22,7 +22,7 @@ def compare(recorded: dict[str, Any], given: dict[str, Any], run: Path) -> list[
     Raises:
         ValueError: the model or its optimizer would be another one.
     """
-    before, after = dict(_flatten(recorded)), dict(_flatten(given))
+    before, after = flatten(recorded), flatten(given)
     # `model.match` is noted as what it found. Whether that is the same now, the weights' shapes tell.
     found = {"model.match", "model.embed_dim", "model.num_heads"} if after.get("model.match") else set()
     differing = [
@@ -47,12 +47,3 @@ def _is_fixed(key: str) -> bool:
 def _matters(key: str) -> bool:
     group, _, rest = key.partition(".")
     return key not in _NO_MATTER and group != "logger" and rest.rpartition(".")[2] not in _PLACES
-
-
-def _flatten(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their values; lists are values."""
-    if not isinstance(value, dict):
-        yield key, list(value) if isinstance(value, tuple) else value
-        return
-    for name, part in value.items():
-        yield from _flatten(part, f"{key}.{name}" if key else str(name))

@@ -55,7 +55,7 @@ def check_world(trainer: dict[str, Any]) -> None:
         )
 
 
-class Exchange:
+class ConfigBroadcast:
     """Hands the configurations of one run, or of a sweep's jobs, from rank 0 to the others."""
 
     def __init__(self) -> None:

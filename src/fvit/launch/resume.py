@@ -25,7 +25,7 @@ CANDIDATES = ("last.ckpt", "previous.ckpt", "best.ckpt")
 _BESIDE = ("ckpt_path", QUIET)  # overrides without which a run is the same
 
 
-def rewrite(argv: Sequence[str]) -> list[str]:
+def expand_arguments(argv: Sequence[str]) -> list[str]:
     """Hydra's arguments for those of a command line: what `ckpt_path` says of the run's folder is spelled out.
 
     ``ckpt_path=last`` without ``hydra.run.dir`` goes on in the newest folder that the same overrides have made and
@@ -52,7 +52,7 @@ def rewrite(argv: Sequence[str]) -> list[str]:
     return [*flags, *kept, *others, f"ckpt_path={LAST}", _run_dir(folder)]
 
 
-def settle(config: dict[str, Any]) -> dict[str, Any]:
+def find_checkpoint(config: dict[str, Any]) -> dict[str, Any]:
     """`config` with the checkpoint that `ckpt_path` means: a file, or None to begin afresh.
 
     A damaged file is named, and the one before it taken. Settings that differ from those of the run that wrote the

@@ -13,6 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from fvit.config.errors import ConfigError
+from fvit.config.flatten import flatten
 from fvit.launch.quiet import QUIET
 from fvit.launch.ranks import each_decides
 from fvit.launch.run_dir import WELL, outcome, overrides_of, read_metrics
@@ -163,15 +164,8 @@ def _composed(config: DictConfig, overrides: list[str]) -> DictConfig:
 
 def _changed_keys(before: DictConfig, now: DictConfig) -> list[str]:
     """Dotted keys whose values differ, as they are written: interpolations are not resolved."""
-    old, new = (_flat(OmegaConf.to_container(config)) for config in (before, now))
+    old, new = (flatten(OmegaConf.to_container(config)) for config in (before, now))
     return sorted(key for key in {*old, *new} if old.get(key, ...) != new.get(key, ...) and key != QUIET)
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(values, dict) or not values:
-        return {prefix: values}
-    parts = (_flat(value, f"{prefix}.{key}".removeprefix(".")) for key, value in values.items())
-    return {key: value for part in parts for key, value in part.items()}
 
 
 def _overrides(job: Path) -> list[str]:
