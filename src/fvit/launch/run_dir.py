@@ -18,6 +18,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 import fvit
+from fvit.config.atomic import write_text as write
 from fvit.config.errors import describe, explain
 from fvit.launch.lock import held
 
@@ -195,22 +196,6 @@ def overrides_of(folder: Path) -> list[str]:
             # As they were typed: an interpolation among them has its meaning in the whole configuration alone.
             return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     return []
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OSError: naming the file, which the system does not if the disk is full.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        error.filename = str(path)
-        raise
 
 
 def _runs(process: dict[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -9,6 +10,8 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
+
+from fvit.config.atomic import replacing
 
 _KEY = "curve_row"
 
@@ -110,12 +113,10 @@ class _Writer(ExperimentWriter):
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         """Have the file hold these rows; it is never there in part."""
-        partial = f"{self.metrics_file_path}.partial"
-        with open(partial, "w", newline="", encoding="utf-8") as file:
+        with replacing(Path(self.metrics_file_path), newline="") as file:
             writer = csv.DictWriter(file, fieldnames=self.metrics_keys, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(partial, self.metrics_file_path)
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         self._write(self._read())
