@@ -1,13 +1,14 @@
-"""fvit-train: train a vision transformer whose attention is exchanged."""
+"""fvit-train: train a vision transformer with exchangeable attention."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fvit.config.batch_plan import plan_batches
 from fvit.config.schemas.train import Train
 from fvit.launch import cli, resume
+from fvit.launch.devices import world_size
 
 if TYPE_CHECKING:
+    from fvit.config.batch_plan import BatchPlan
     from fvit.data import ImageDataModule
     from fvit.training import Classifier
 
@@ -18,72 +19,60 @@ def main() -> None:
 
 
 def train(config: dict[str, Any]) -> dict[str, float]:
-    """Train as `config` says, and return the metrics that also stand in the run's metrics.json.
+    """Train, and return the metrics that are also in the run's metrics.json.
 
     Args:
-        config: a resolved configuration that `fvit.config.validation.check` has passed.
+        config: a resolved configuration that `fvit.config.validation.check` has accepted.
     """
-    # Imported here, because composing, --help and a wrong override must not wait for torch.
+    # Imported here, because --help, completion and a wrong override must not wait for torch.
     from lightning import seed_everything
-    from lightning.pytorch.callbacks import LambdaCallback
 
-    from fvit.config.budget import meet_budget
     from fvit.cost import count
-    from fvit.data import ImageDataModule
-    from fvit.launch import console, disk
+    from fvit.cost.budget import meet_budget
     from fvit.launch.allocator import keep_freed_memory
-    from fvit.launch.run_dir import Record
-    from fvit.loggers.wandb_media import add_media
+    from fvit.launch.console import print_exchange, print_plan, print_results
+    from fvit.launch.run_dir import RunDir
     from fvit.models import exchange_rows
-    from fvit.models.maps import attention_maps
-    from fvit.training import CollectAnswers, checkpoint, runtime_flags
-    from fvit.training import trainer as trainers
+    from fvit.training import checkpoint, runtime_flags
+    from fvit.training.trainer import build_trainer, results
 
     keep_freed_memory()
     if config["ckpt_path"] == resume.LAST:
         config = resume.find_checkpoint(config)
     seed_everything(config["seed"], workers=True, verbose=False)
-    trainer = trainers.build(config)
-    folder = Path(config["output_dir"])
-    active, goes_on = trainer.is_global_zero, resume.goes_on(config)
-    recording = Record(folder, config, active, goes_on)
-    with recording as record, disk.explaining(folder), trainers.closing(trainer):
-        plan = plan_batches(config["global_batch_size"], trainer.world_size, config["micro_batch_size"])
-        data = ImageDataModule(
-            **config["data"], batch_size=plan.per_device, accumulate=plan.accumulate, seed=config["seed"]
-        )
-        trainers.apply_plan(trainer, plan, len(data.source.train))
-        add_media(trainer, CollectAnswers, attention_maps)
-        size = config["data"]["img_size"]
-        model, told = meet_budget(config["model"], size, data.num_classes)
-        config = record.amend({**config, "model": model})
-        module = build_module(config, data)
-        cost = count(module.model, size)
-        before = {}
-        if config["ckpt_path"] is not None:
-            resumed = checkpoint.find(config["ckpt_path"], prefer="last")
-            content = checkpoint.read(resumed)
-            checkpoint.check_fits(content, resumed, module)
-            before = content.get("metrics", {})
-            del content
-        runtime_flags.set_up(config, module, data)
+    plan = plan_batches(config["global_batch_size"], world_size(config["trainer"]), config["micro_batch_size"])
+    data = build_data(config, plan)
+    config, budget = meet_budget(config, data.num_classes)
+    module = build_module(config, data)
+    cost = count(module.model, config["data"]["img_size"])
+    resumed = checkpoint.find_resumable(config["ckpt_path"], module)
+    runtime_flags.set_up(config, module, data)
+    trainer = build_trainer(config, plan, len(data.source.train))
+    with RunDir(config, trainer) as run:
+        run.log_start(data, cost.metrics())
         if trainer.is_global_zero:
-            console.print_plan(config, cost, plan, data, [*told, *module.facts()])
-            console.print_exchange(config["model"], exchange_rows(module.model))
-            trainers.log_beginning(trainer, config, cost, data)
-        trainer.callbacks.append(LambdaCallback(on_save_checkpoint=lambda *_: record.note_time()))
-        # Ranks build the same model, then augment differently.
+            print_plan(config, cost, plan, data, [*budget, *module.facts()])
+            print_exchange(config["model"], exchange_rows(module.model))
+        # Ranks build the same model, then draw different augmentations and dropout.
         seed_everything(config["seed"] + trainer.global_rank, workers=True, verbose=False)
-        trainer.fit(module, datamodule=data, ckpt_path=config["ckpt_path"] and str(resumed), weights_only=True)
-        metrics = record.finish(trainers.results(trainer, cost, before), trainers.status(trainer))
-        trainers.log_results(trainer, metrics)
+        trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
+        metrics = run.finish({**module.earlier_metrics, **results(trainer), **cost.metrics()})
     if trainer.is_global_zero:
-        console.print_results(config["title"], metrics, record.seconds, folder)
+        print_results(config["title"], metrics, run.seconds, run.path)
     return metrics
 
 
+def build_data(config: dict[str, Any], plan: "BatchPlan") -> "ImageDataModule":
+    """The LightningDataModule, with the batch size of one device."""
+    from fvit.data import ImageDataModule
+
+    return ImageDataModule(
+        **config["data"], batch_size=plan.per_device, accumulate=plan.accumulate, seed=config["seed"]
+    )
+
+
 def build_module(config: dict[str, Any], data: "ImageDataModule") -> "Classifier":
-    """The LightningModule of a checked configuration, with a head for the classes of `data`."""
+    """The LightningModule, with a head for the classes of `data`."""
     from fvit.training import Classifier, Distiller
 
     arguments = {key: config[key] for key in ("model", "optimizer", "scheduler", "loss")}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fvit.training import CollectAnswers
+from fvit.training import CollectPredictions
 from tests.loggers.wandb_runs import runs
 from tests.training.fitting import DIGITS, Probe, fit
 
@@ -14,11 +14,11 @@ RUN = (*DIGITS, "logger=wandb", "optimizer.lr=5e-3")
 
 
 class Collect(Probe):
-    """Also keeps the answers to the last validation, and the weights that gave them."""
+    """Also keeps the predictions of the last validation, and the weights that gave them."""
 
     def setup(self, trainer, module, stage):
         super().setup(trainer, module, stage)
-        self.collector = CollectAnswers()
+        self.collector = CollectPredictions()
 
     def on_validation_start(self, trainer, module):
         self.collector.on_validation_start(trainer, module)
@@ -39,12 +39,10 @@ def table(run, name):
 
 
 def test_predictions_confusion_and_maps_are_what_the_model_says(compose_config, tmp_path):
-    config = compose_config(
-        *RUN, f"logger.wandb.save_dir={tmp_path}", "logger.wandb.media=2", "trainer.max_epochs=4", "callbacks=none"
-    )
+    config = compose_config(*RUN, f"logger.wandb.save_dir={tmp_path}", "logger.wandb.media=2", "trainer.max_epochs=4")
     probe = fit(config, Collect())
     [run] = runs(tmp_path / "wandb")
-    answers, source = probe.collector.answers, probe.data.source
+    answers, source = probe.collector.predictions, probe.data.source
     with_media = [row for row in run.rows if "val/predictions._type" in row]
     per_epoch = len(source.train) // 64
     assert [row["trainer/global_step"] for row in with_media] == [2 * per_epoch - 1, 4 * per_epoch - 1]
@@ -87,7 +85,7 @@ def test_the_weights_that_are_validated_are_those_that_are_drawn(compose_config,
         drawn.append({name: weight.clone() for name, weight in model.state_dict().items()})
         raise ValueError("no attention")
 
-    monkeypatch.setattr("fvit.models.maps.attention_maps", maps)
+    monkeypatch.setattr("fvit.loggers.wandb_media.attention_maps", maps)
     here = f"logger.wandb.save_dir={tmp_path}"
     fit(compose_config(*RUN, here, "logger.wandb.media=1", "callbacks=[default,ema]", "callbacks.ema.decay=0.9"))
     saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
@@ -102,6 +100,6 @@ def test_the_weights_that_are_validated_are_those_that_are_drawn(compose_config,
 
 
 def test_none_are_made_where_none_are_wanted(compose_config, tmp_path):
-    fit(compose_config(*RUN, f"logger.wandb.save_dir={tmp_path}", "logger.wandb.media=0", "callbacks=none"))
+    fit(compose_config(*RUN, f"logger.wandb.save_dir={tmp_path}", "logger.wandb.media=0"))
     [run] = runs(tmp_path / "wandb")
     assert not (run.files / "media").exists()

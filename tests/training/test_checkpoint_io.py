@@ -3,6 +3,7 @@ import errno
 import pytest
 import torch
 
+from fvit.config import atomic
 from fvit.training import checkpoint_io
 from fvit.training.checkpoint_io import AtomicCheckpointIO
 
@@ -34,7 +35,7 @@ def test_what_was_there_stays_until_the_new_one_is_whole(tmp_path, monkeypatch, 
         assert any(name.startswith("last.ckpt.") for name in _names(tmp_path))
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(*((checkpoint_io.torch, "save") if failing == "save" else (checkpoint_io.os, "fsync")), fail)
+    monkeypatch.setattr(*((checkpoint_io.torch, "save") if failing == "save" else (atomic.os, "fsync")), fail)
     with pytest.raises(OSError, match="No space left"):
         writer.save_checkpoint({"step": 2}, tmp_path / "last.ckpt")
     assert _names(tmp_path) == ["last.ckpt", "previous.ckpt"]

@@ -1,4 +1,4 @@
-"""The moving average of the weights, as checkpoints that may be written at any moment need it."""
+"""An exponential moving average of the weights."""
 
 from typing import Any
 
@@ -7,25 +7,23 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 
 
 class EMA(EMAWeightAveraging):
-    """Lightning's, except that a checkpoint written in a validation has weights and average where they belong.
+    """Lightning's, which also saves correct checkpoints during validation.
 
-    In a validation the two have changed places.
+    Validation swaps the weights with their average. A checkpoint that is written in between, as on a signal, would
+    hold each under the other's name.
     """
 
     _swapped = False
 
     def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Note the exchange."""
         super().on_validation_epoch_start(trainer, module)
         self._swapped = True
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Note that it is undone."""
         super().on_validation_epoch_end(trainer, module)
         self._swapped = False
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put each under its name."""
         super().on_save_checkpoint(trainer, module, checkpoint)
         if self._swapped and "current_model_state" in checkpoint:
             average, current = checkpoint["current_model_state"], checkpoint["state_dict"]

@@ -1,4 +1,4 @@
-"""The checkpoint from which a run goes on."""
+"""Writes last.ckpt, from which a run resumes."""
 
 import os
 import time
@@ -10,16 +10,17 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from fvit.callbacks.resume_state import is_followed_by_validation
+from fvit.launch.run_dir import note_elapsed
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes last.ckpt at the end of every epoch, after a validation within one and, if asked, more often.
+    """Saves at the end of every epoch, after a validation within one and, on request, more often.
 
-    Lightning's ModelCheckpoint saves at epochs, at steps or at times, and not at two of them; nor a second time at a
-    step, as when an epoch's last step is followed by a validation.
+    Lightning's ModelCheckpoint saves by epochs, by steps or by time, but not by two of them, and not twice at a step,
+    as when an epoch's last step is followed by a validation.
 
     Args:
-        dirpath: folder of the checkpoints.
+        dirpath: directory of the checkpoints.
         every_n_train_steps: optimizer steps between two checkpoints within an epoch; None: none.
         every_n_minutes: minutes between two checkpoints within an epoch; None: none.
 
@@ -28,7 +29,7 @@ class LastCheckpoint(Checkpoint):
     """
 
     monitor = None
-    """As a ModelCheckpoint's, what a checkpoint depends on."""
+    """As of a ModelCheckpoint: there is no metric on which saving depends."""
 
     def __init__(
         self, dirpath: str | Path, every_n_train_steps: int | None = None, every_n_minutes: float | None = None
@@ -36,7 +37,7 @@ class LastCheckpoint(Checkpoint):
         for name, value in (("every_n_train_steps", every_n_train_steps), ("every_n_minutes", every_n_minutes)):
             if value is not None and value <= 0:
                 raise ValueError(
-                    f"callbacks.last.{name}={value} is not positive; null saves at the ends of epochs alone"
+                    f"callbacks.last.{name}={value} must be positive; null saves at the end of each epoch only"
                 )
         self.path = Path(dirpath) / "last.ckpt"
         self.every_n_train_steps = every_n_train_steps
@@ -44,7 +45,7 @@ class LastCheckpoint(Checkpoint):
         self.best_model_path = ""
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Have the best score stay with the run's folder where that was moved: ModelCheckpoint would drop it."""
+        """Keep the best score where the run directory was moved: ModelCheckpoint would drop it."""
         here = os.path.realpath(self.path.parent)
         if os.path.dirname(os.path.realpath(trainer.ckpt_path)) != here:
             return
@@ -53,30 +54,26 @@ class LastCheckpoint(Checkpoint):
                 _move(state, state["dirpath"], here)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Start the clock."""
         self._step, self._saved_at = trainer.global_step, time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
-        """Save after a step, if it is time."""
-        if trainer.global_step == self._step:  # gradients are being accumulated, which no checkpoint holds
+        if trainer.global_step == self._step:  # accumulated gradients are not part of a checkpoint
             return
         self._step = trainer.global_step
-        # The end of an epoch saves for itself; a validation before it may be long.
+        # The end of an epoch saves anyway, but a validation before it may take long.
         ends = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        if self._is_time(trainer) and (not ends or is_followed_by_validation(trainer)):
+        if self._is_due(trainer) and (not ends or is_followed_by_validation(trainer)):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Save after a validation within an epoch."""
         fitting = trainer.state.fn == TrainerFn.FITTING
         if fitting and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Save when all is done that belongs to the epoch."""
         self._save(trainer)
 
-    def _is_time(self, trainer: Trainer) -> bool:
+    def _is_due(self, trainer: Trainer) -> bool:
         if self.every_n_train_steps is not None and trainer.global_step % self.every_n_train_steps == 0:
             return True
         if self.every_n_minutes is None:
@@ -89,10 +86,12 @@ class LastCheckpoint(Checkpoint):
             return
         trainer.save_checkpoint(self.path)
         self.best_model_path, self._saved_at = str(self.path), time.monotonic()
+        if trainer.is_global_zero:
+            note_elapsed(Path(trainer.default_root_dir))
 
 
 def _move(state: dict[str, Any], old: str, new: str) -> None:
-    """Put another folder into the paths of a ModelCheckpoint's state."""
+    """Replace the directory in the paths of a ModelCheckpoint's state."""
     for key, value in state.items():
         if isinstance(value, str):
             state[key] = value.replace(old, new)

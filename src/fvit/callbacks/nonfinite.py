@@ -1,4 +1,4 @@
-"""Stopping a run whose loss or weights are no numbers any more."""
+"""Ends a run whose loss or weights are NaN or infinite."""
 
 from typing import Any
 
@@ -10,54 +10,50 @@ from fvit.config.errors import RunError
 
 
 class NonFiniteGuard(Callback):
-    """Ends the run when a training loss is NaN or infinite, and before weights that are so can be saved.
+    """Ends the run when a training loss is not finite, and before weights that are not finite are saved.
 
-    The losses are gathered on the device and looked at every few steps and before each validation, so that a GPU is
-    not made to wait at every step. They do not tell of the newest step, whose gradient may have spoilt the weights:
-    these are looked at before a validation and before a checkpoint. What one rank finds ends all, with the same words.
+    Losses are collected on the device and checked every few batches, because a check makes a GPU wait. They miss the
+    newest gradient, which may have spoilt the weights, so weights are checked before a validation and a checkpoint.
+    All ranks end together, with the same message.
 
     Args:
-        every_n_steps: batches between two looks.
+        every_n_batches: batches between two checks of the losses.
 
     Raises:
-        RunError: naming the batch or step and the checkpoint that remains.
+        RunError: names the batch or step, and the checkpoint that is left.
     """
 
-    def __init__(self, every_n_steps: int = 20) -> None:
-        self.every_n_steps = every_n_steps
+    def __init__(self, every_n_batches: int = 20) -> None:
+        self.every_n_batches = every_n_batches
         self._losses: list[torch.Tensor] = []
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: dict[str, Any], batch: Any, batch_idx: int
     ) -> None:
-        """Gather a loss."""
         self._losses.append(outputs["loss"].detach())
-        if len(self._losses) >= self.every_n_steps:
-            self._look(trainer)
+        if len(self._losses) >= self.every_n_batches:
+            self._check_losses(trainer)
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Look before a checkpoint may be written, and before a validation is wasted."""
-        self._look(trainer)
+        self._check_losses(trainer)
         if trainer.state.fn == TrainerFn.FITTING:
-            _look_at_weights(trainer, module)
+            _check_weights(trainer, module)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Look before a checkpoint may be written."""
-        self._look(trainer)
+        self._check_losses(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Look before a checkpoint is written."""
-        self._look(trainer)
-        _look_at_weights(trainer, module)
+        self._check_losses(trainer)
+        _check_weights(trainer, module)
 
-    def _look(self, trainer: Trainer) -> None:
+    def _check_losses(self, trainer: Trainer) -> None:
         losses, self._losses = self._losses, []
         if not losses:
             return
         finite = torch.stack(losses).isfinite()
-        numbers = torch.arange(len(losses), device=finite.device)
-        # Ranks have taken as many batches each, so that all of them come to this reduction.
-        first = int(trainer.strategy.reduce(torch.where(finite, len(losses), numbers).min(), reduce_op="min"))
+        indices = torch.arange(len(losses), device=finite.device)
+        # Ranks have trained on equally many batches, so all of them reach this reduction.
+        first = int(trainer.strategy.reduce(torch.where(finite, len(losses), indices).min(), reduce_op="min"))
         if first < len(losses):
             batch = trainer.fit_loop.total_batch_idx + 1 - len(losses) + first
             raise RunError(
@@ -66,14 +62,14 @@ class NonFiniteGuard(Callback):
             )
 
 
-def _look_at_weights(trainer: Trainer, module: LightningModule) -> None:
-    # Of sharded weights each rank has its own part. An average that is kept of them is spoilt when they are.
-    parts = [weight.to_local() if hasattr(weight, "to_local") else weight for weight in module.parameters()]
-    finite = torch.stack([part.detach().isfinite().all() for part in parts]).all()
+def _check_weights(trainer: Trainer, module: LightningModule) -> None:
+    # FSDP: each rank checks its shard. An average of the weights is spoilt when they are.
+    shards = [weight.to_local() if hasattr(weight, "to_local") else weight for weight in module.parameters()]
+    finite = torch.stack([shard.detach().isfinite().all() for shard in shards]).all()
     if not trainer.strategy.reduce_boolean_decision(bool(finite)):
         raise RunError(
-            f"the weights are not finite after step {trainer.global_step} (epoch {trainer.current_epoch}), of a "
-            f"gradient that was not, and are not saved. {_advice(trainer)}"
+            f"the weights are not finite after step {trainer.global_step} (epoch {trainer.current_epoch}) because its "
+            f"gradient was not; they are not saved. {_advice(trainer)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Ending a training that was told to: on all ranks at the same step, with one checkpoint."""
+"""Ends training on a signal: all ranks at the same step, with one checkpoint."""
 
 import signal
 import time
@@ -18,17 +18,17 @@ from fvit.config.overrides import argument
 from fvit.launch import signals
 from fvit.launch.signals import Stopped
 
-# Seconds between two times that ranks tell each other whether one of them has got a signal.
+# Seconds between two collectives in which ranks agree whether one of them has received a signal.
 _PERIOD = 1.0
 
 
-class Stopping(Callback):
-    """Has a signal end training after the step, or the batch of validation, that all ranks agree on.
+class Preemption(Callback):
+    """On a signal, saves a checkpoint and ends training after the step or validation batch that all ranks agree on.
 
-    A run that goes on from the checkpoint of a validation begins with the whole of that validation (`ResumePoint`).
+    A run that resumes from a checkpoint within a validation starts with the whole of that validation (`ResumeState`).
 
     Attributes:
-        stopped: what to raise for it; None unless that has happened.
+        stopped: what to raise after a signal ended training; None otherwise.
     """
 
     def __init__(self) -> None:
@@ -39,29 +39,26 @@ class Stopping(Callback):
         self._reset()
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Take Lightning's handlers away, and note a signal in training instead of raising it at any line."""
         trainer._signal_connector = _NoHandlers(trainer)
-        # In DDP it asks the same before each batch, with a wait for the GPU.
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _already_agreed
-        if stage == TrainerFn.FITTING:
+        # In DDP Lightning asks the same before each batch, which makes a GPU wait.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+        if stage == TrainerFn.FITTING:  # a signal in training is noted instead of raised at any line
             self._deferring.enter_context(signals.deferring())
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Training is over."""
         self._deferring.close()
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Begin to measure how long batches take."""
         self._reset()
-        # A validation that was cut begins anew. Lightning would count its first batch twice in all, and take the next
-        # checkpoint for one of a validation that was cut.
+        # An interrupted validation is repeated. Lightning would count its first batch twice in the total, and take the
+        # next checkpoint for one of an interrupted validation.
         trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset_on_restart()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
-        """End after a step, unless a validation or the end of an epoch comes next, which has its own moments."""
         if not self._is_due(trainer):
             return
         loop = trainer.fit_loop.epoch_loop
+        # A validation or the end of an epoch that comes next has hooks of its own.
         if (
             not loop._should_accumulate()
             and not loop._is_training_done
@@ -70,26 +67,24 @@ class Stopping(Callback):
             self._end_if_agreed(trainer, f"at step {trainer.global_step}")
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Count the batches that every rank has: ranks may hold an image more or less."""
         self._reset()
         if trainer.state.fn == TrainerFn.FITTING:
+            # Batches that every rank has: some ranks may hold one image more.
             self._batches = _reduce(trainer, [sum(trainer.num_val_batches)], dist.ReduceOp.MIN)[0]
 
     def on_validation_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
-        """End, unless this was a rank's last batch, where nothing is left to be cut."""
+        # After the last batch nothing is left to interrupt.
         if trainer.state.fn == TrainerFn.FITTING and batch_idx + 1 < self._batches and self._is_due(trainer):
             self._end_if_agreed(trainer, f"in the validation after step {trainer.global_step}")
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Batches of training take another time."""
-        self._reset()
+        self._reset()  # training batches take another time
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        """Save, if this is the end that was agreed on."""
-        if isinstance(exception, SIGTERMException):
-            self.stopped = Stopped(self._signum, self._tell(trainer, self._save(trainer)))
+        if isinstance(exception, SIGTERMException):  # the end that was agreed on
+            self.stopped = Stopped(self._signum, self._describe(trainer, self._save(trainer)))
             signals.ignore_further()
         self._deferring.close()
 
@@ -106,12 +101,12 @@ class Stopping(Callback):
             trainer._signal_connector.received_sigterm = True  # Lightning raises when it is done with this batch
 
     def _agree(self, trainer: Trainer) -> int:
-        """The signal that any rank has got, or 0; ranks also agree after how many batches to ask again."""
+        """The signal that any rank has received, or 0; ranks also agree after how many batches to ask again."""
         if trainer.world_size == 1:
             return signals.received() or 0
         now = time.monotonic()
         every = int(self._since * _PERIOD / max(now - self._asked, 1e-6))
-        # Slowly more: the first batches tell little. The fastest rank would ask last, so the slowest one counts.
+        # At most twice as many as before: the first batches say little. The slowest rank decides.
         every = max(1, min(every, 2 * self._every))
         signum, slowest = _reduce(trainer, [signals.received() or 0, -every], dist.ReduceOp.MAX)
         self._every, self._since, self._asked = -slowest, 0, now
@@ -128,15 +123,15 @@ class Stopping(Callback):
         trainer.save_checkpoint(path)
         return path
 
-    def _tell(self, trainer: Trainer, path: Path | None) -> str:
+    def _describe(self, trainer: Trainer, path: Path | None) -> str:
         what = f"stopped by {signal.Signals(self._signum).name} {self._where} (epoch {trainer.current_epoch + 1})"
         if path is None:
-            return f"{what}; no checkpoint was saved, because no callback keeps any"
-        return f"{what}; saved {path}, to go on from with {argument('ckpt_path', trainer.default_root_dir)}"
+            return f"{what}; no checkpoint was saved, because no callback saves any"
+        return f"{what}; saved {path}, resume with {argument('ckpt_path', trainer.default_root_dir)}"
 
 
 class _NoHandlers(_SignalConnector):
-    """Lightning's, without its handlers: they save nothing, and hang where one rank alone gets a signal."""
+    """Lightning's, without its handlers: they save nothing, and hang where only one rank receives a signal."""
 
     def register_signal_handlers(self) -> None:
         pass
@@ -145,20 +140,9 @@ class _NoHandlers(_SignalConnector):
         pass
 
 
-def _already_agreed() -> None:
-    pass
-
-
 def _reduce(trainer: Trainer, numbers: list[int], operation: dist.ReduceOp) -> list[int]:
     if trainer.world_size == 1:
         return numbers
     tensor = torch.tensor(numbers, device=trainer.strategy.root_device)
     dist.all_reduce(tensor, operation)
     return tensor.tolist()
-
-
-def why(trainer: Trainer) -> Stopped | None:
-    """What ended the run, if a signal did."""
-    stopped = next((c.stopped for c in trainer.callbacks if isinstance(c, Stopping)), None)
-    signum = signals.received()
-    return stopped or (Stopped(signum) if signum else None)

@@ -1,4 +1,4 @@
-"""What a few training steps spend their time on: a trace to look at, and a table of operators."""
+"""Profiles a few training steps with torch.profiler."""
 
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,15 @@ from fvit.launch.console import print_facts
 
 
 class Trace(Callback):
-    """Records training steps with torch's profiler: ``trace.json`` (Chrome's format) and ``operators.txt`` in `folder`.
+    """Writes ``trace.json`` (Chrome's format) and ``operators.txt`` of a few training steps to `folder`, on rank 0.
 
-    The table is sorted by the time that an operator itself took. Modules stand in both under their names; a step goes
-    from the end of the step before it, so that the loading of its batch is seen too. Rank 0 alone records.
-
-    Lightning's PyTorchProfiler wraps the same profiler, but cannot sort by an operator's own time, and writes no trace
-    where a run is shorter than its schedule.
+    The table is sorted by the time spent in an operator itself. Both name the modules, and a step includes the loading
+    of its batch. Lightning's PyTorchProfiler wraps the same profiler, but cannot sort by an operator's own time, and
+    writes no trace of a run that is shorter than its schedule.
 
     Args:
-        folder: of the run.
-        skip: batches before the recording, one of which warms the profiler up; fewer where an epoch has fewer.
+        folder: the run directory.
+        skip: batches before the recording, the last of which warms up the profiler; fewer if an epoch has fewer.
         steps: batches that are recorded.
         rows: operators in the table.
     """
@@ -33,11 +31,10 @@ class Trace(Callback):
         self._profile: profile | None = None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Begin to count."""
         if not trainer.is_global_zero:
             return
         skip = min(self.skip, int(trainer.num_training_batches) - self.steps)
-        # All that there is, of an epoch that leaves nothing to skip.
+        # An epoch without batches to skip is recorded whole.
         plan = schedule(wait=skip - 1, warmup=1, active=self.steps, repeat=1) if skip > 0 else None
         self._names = RegisterRecordFunction(module)
         self._names.__enter__()
@@ -45,20 +42,16 @@ class Trace(Callback):
         self._profile.start()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
-        """Count."""
         if self._profile is not None:
             self._profile.step()
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """A recording holds training alone."""
-        self._stop()
+        self._stop()  # the recording is of training only
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Write what there is of a run that was shorter."""
-        self._stop()
+        self._stop()  # writes what a shorter run has recorded
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        """The profiler must not outlive the run."""
         self._stop()
 
     def _stop(self) -> None:
@@ -74,7 +67,7 @@ class Trace(Callback):
         content = recorded.key_averages().table(sort_by=key, row_limit=self.rows, max_name_column_width=100)
         table.write_text(content + "\n", encoding="utf-8")
         facts = [
-            ("trace", f"{trace}; open it at https://ui.perfetto.dev or chrome://tracing"),
+            ("trace", f"{trace}, opens at https://ui.perfetto.dev or chrome://tracing"),
             ("operators", str(table)),
         ]
-        print_facts("Profile of some training steps", facts)
+        print_facts("Profile of a few training steps", facts)

@@ -1,4 +1,4 @@
-"""The progress of a run on the terminal: one bar for the whole run, or a line an epoch where there is no terminal."""
+"""Progress of a run on the terminal: one bar for the whole run, or one line per epoch in a log."""
 
 from datetime import timedelta
 from typing import Any
@@ -8,17 +8,16 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fvit.callbacks.data_wait import DataWait
-from fvit.callbacks.throughput import Throughput
+from fvit.callbacks.metrics import Metrics
 from fvit.launch.console import console
 from fvit.launch.quiet import is_quiet
 
-# Columns of a terminal that has room for a bar beside the figures.
+# Columns of a terminal that has room for a bar and the figures.
 _WIDE = 120
 
 
 class RunProgress(ProgressBar):
-    """Epoch, loss, accuracies, images/s, the time left of the whole run, and how long it waits if that is long."""
+    """Shows the epoch, loss, accuracy, images/s, the ETA of the whole run and, where it is long, the data wait."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,15 +25,13 @@ class RunProgress(ProgressBar):
         self._progress: Progress | None = None
 
     def enable(self) -> None:
-        """Show the bar."""
         self._enabled = True
 
     def disable(self) -> None:
-        """Show nothing, as on all ranks but the first."""
+        """Lightning calls this on all ranks but the first."""
         self._enabled = False
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Open the bar."""
         if not self._enabled or is_quiet() or not console.is_interactive:
             return
         wide = console.width >= _WIDE
@@ -43,37 +40,37 @@ class RunProgress(ProgressBar):
             *([BarColumn(bar_width=None)] if wide else []),
             TaskProgressColumn(),
             TextColumn("{task.fields[figures]}"),
-            *([TimeElapsedColumn(), TextColumn("gone,")] if wide else []),
+            *([TextColumn("elapsed"), TimeElapsedColumn()] if wide else []),
+            TextColumn("ETA"),
             TimeRemainingColumn(),
-            TextColumn("left"),
             console=console,
         )
         total = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
-        self._task = self._progress.add_task("epoch 1", total=total, completed=self._done(trainer), figures="")
+        done = trainer.fit_loop.total_batch_idx
+        self._task = self._progress.add_task(_epoch(trainer), total=total, completed=done, figures="")
         self._progress.start()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
-        """Advance."""
         if self._progress is not None:
-            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs or '?'}"
-            done = self._done(trainer) + 1
-            self._progress.update(self._task, description=epoch, completed=done, figures=self._figures(trainer))
+            done = trainer.fit_loop.total_batch_idx + 1
+            self._progress.update(
+                self._task, description=_epoch(trainer), completed=done, figures=self._figures(trainer)
+            )
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Show the new accuracy; without a terminal, as a line."""
         if self._progress is not None:
             self._progress.update(self._task, figures=self._figures(trainer))
         elif self._enabled and not is_quiet() and trainer.state.fn == TrainerFn.FITTING:
-            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs or '?'}"
-            console.print(f"{epoch}  {self._figures(trainer)}{self._left(trainer)}")
+            metrics = _metrics(trainer)
+            left = metrics and metrics.seconds_left(trainer)
+            eta = f"  ETA {timedelta(seconds=round(left))}" if left else ""
+            console.print(f"{_epoch(trainer)}  {self._figures(trainer)}{eta}")
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Close the bar."""
         self._close()
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        """Close the bar, so that the message stands on a line of its own."""
-        self._close()
+        self._close()  # so that the message starts on a new line
 
     def _close(self) -> None:
         if self._progress is not None:
@@ -81,26 +78,24 @@ class RunProgress(ProgressBar):
             self._progress = None
 
     @staticmethod
-    def _done(trainer: Trainer) -> int:
-        return trainer.fit_loop.total_batch_idx
-
-    @staticmethod
     def _figures(trainer: Trainer) -> str:
-        metrics = trainer.callback_metrics
+        logged, metrics = trainer.callback_metrics, _metrics(trainer)
         parts = []
-        if "train/loss" in metrics:
-            parts.append(f"loss {float(metrics['train/loss']):.3f}")
-        if "val/acc1" in metrics:
-            parts.append(f"val acc1 {100 * float(metrics['val/acc1']):.2f} %")
-        for callback in trainer.callbacks:
-            if isinstance(callback, Throughput) and callback.images_per_s:
-                parts.append(f"{callback.images_per_s:,.0f} images/s")
-            # A warning tells it as well, where there is no room.
-            if isinstance(callback, DataWait) and callback.recent > callback.limit and console.width >= _WIDE:
-                parts.append(f"{100 * callback.recent:.0f} % waiting for images")
+        if "train/loss" in logged:
+            parts.append(f"loss {float(logged['train/loss']):.3f}")
+        if "val/acc1" in logged:
+            parts.append(f"val acc1 {100 * float(logged['val/acc1']):.2f} %")
+        if metrics is not None and metrics.images_per_s:
+            parts.append(f"{metrics.images_per_s:,.0f} images/s")
+            # Without room for it there is still the warning.
+            if metrics.recent_data_wait > metrics.data_wait_limit and console.width >= _WIDE:
+                parts.append(f"data wait {100 * metrics.recent_data_wait:.0f} %")
         return "  ".join(parts)
 
-    @staticmethod
-    def _left(trainer: Trainer) -> str:
-        left = next((c.seconds_left(trainer) for c in trainer.callbacks if isinstance(c, Throughput)), None)
-        return f"  {timedelta(seconds=round(left))} left" if left else ""
+
+def _epoch(trainer: Trainer) -> str:
+    return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs or '?'}"
+
+
+def _metrics(trainer: Trainer) -> Metrics | None:
+    return next((callback for callback in trainer.callbacks if isinstance(callback, Metrics)), None)

@@ -1,4 +1,4 @@
-"""What is random in training beside the data: dropout and drop path, on each rank."""
+"""Random number generators and training metrics of each rank, in checkpoints."""
 
 import random
 from typing import Any
@@ -14,17 +14,16 @@ _KEY = "rank_states"
 
 
 class RandomStates(Callback):
-    """Has a run that goes on draw the random numbers that it would have drawn, and count the epoch's training on.
+    """Makes dropout and drop path of a resumed run draw what they would have drawn, and continues training metrics.
 
-    A checkpoint holds each rank's generators and the states of its training metrics (those of the module whose names
-    do not begin with ``val_``), as tensors and plain numbers: it still loads with ``weights_only=True``.
+    A checkpoint holds the generators of each rank and the states of its training metrics (those of the module whose
+    names do not start with ``val_``), as tensors and plain numbers, so that it loads with ``weights_only=True``.
     """
 
     def __init__(self) -> None:
         self._ranks: list[dict[str, Any]] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Gather the states of all ranks."""
         own = {"random": _random_states(module.device), "metrics": _metric_states(module)}
         ranks: list = [own] * trainer.world_size
         if trainer.world_size > 1:
@@ -32,11 +31,10 @@ class RandomStates(Callback):
         checkpoint[_KEY] = ranks
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep them until training begins: building loaders and optimizers may draw as well."""
         self._ranks = checkpoint.get(_KEY)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Restore this rank's."""
+        # Not earlier: building loaders and optimizers may draw as well.
         ranks, self._ranks = self._ranks, None
         if ranks is None:
             return
@@ -46,19 +44,21 @@ class RandomStates(Callback):
         if len(ranks) == world:
             _set_random_states(ranks[rank]["random"], module.device)
             return
-        # Another seed than at the run's start, whose numbers would come again.
+        # The seed of the run's start would repeat its numbers.
         seed_everything(trainer.datamodule.hparams.seed + trainer.global_step + rank, workers=True, verbose=False)
         if trainer.is_global_zero:
-            console.print(f"the checkpoint is of {len(ranks)} processes and this run has {world}: dropout draws anew")
+            console.print(
+                f"The checkpoint is from {len(ranks)} processes and this run has {world}: dropout is seeded anew"
+            )
 
 
 def _random_states(device: torch.device) -> dict[str, Any]:
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002  (the one that libraries share)
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002  (the generator that libraries share)
     return {
         "python": random.getstate(),
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
         "torch": torch.get_rng_state(),
-        "device": _of_device(device).get_rng_state() if device.type != "cpu" else None,
+        "device": _backend(device).get_rng_state() if device.type != "cpu" else None,
     }
 
 
@@ -69,15 +69,15 @@ def _set_random_states(states: dict[str, Any], device: torch.device) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(states["torch"])
     if device.type != "cpu" and states["device"] is not None:
-        _of_device(device).set_rng_state(states["device"])
+        _backend(device).set_rng_state(states["device"])
 
 
-def _of_device(device: torch.device) -> Any:
+def _backend(device: torch.device) -> Any:
     return torch.cuda if device.type == "cuda" else torch.mps
 
 
 def _train_metrics(module: LightningModule) -> dict[str, Any]:
-    # A validation is done from its beginning, and leaves nothing to count on.
+    # A validation is repeated from its start and has nothing to continue.
     metrics = {name: part for name, part in module.named_modules() if hasattr(part, "metric_state")}
     return {name: metric for name, metric in metrics.items() if not name.startswith("val_")}
 
@@ -90,11 +90,11 @@ def _metric_states(module: LightningModule) -> dict[str, dict[str, Any]]:
 
 
 def _add_metric_states(module: LightningModule, shares: list[dict[str, dict[str, Any]]]) -> None:
-    """Give new metrics the counts of one rank or more, all of which are sums."""
+    """Add the counts of one rank or more, all of which are sums, to new metrics."""
     for name, metric in _train_metrics(module).items():
         counted = [share[name] for share in shares if name in share]
         for key in metric.metric_state:
             for share in counted:
                 setattr(metric, key, getattr(metric, key) + share["state"][key].to(metric.device))
-        # torchmetrics has no public way, and warns of a metric that was never updated, as on a rank without a share.
+        # torchmetrics has no public way, and warns of a metric without updates, as on a rank without a share.
         metric._update_count = max(1, sum(share["count"] for share in counted))

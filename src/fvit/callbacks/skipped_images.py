@@ -1,4 +1,4 @@
-"""What the epoch's log says of images that could not be used."""
+"""Reports images that could not be read."""
 
 import logging
 
@@ -7,25 +7,22 @@ from lightning import Callback, LightningModule, Trainer
 
 log = logging.getLogger(__name__)
 
-# Lines of one epoch's log; the count is always whole.
-_SHOWN = 20
+_SHOWN = 20  # per epoch; the count is always complete
 
 
 class SkippedImages(Callback):
-    """Tells once an epoch how many images of all ranks were skipped, which, and why; logs ``data/skipped``."""
+    """Warns once per epoch which images were skipped on any rank, and why; logs their number as ``data/skipped``."""
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Tell of the epoch, its validation included."""
-        skipped = self._tell(trainer, f"epoch {trainer.current_epoch + 1}")
+        skipped = self._report(trainer, f"epoch {trainer.current_epoch + 1}")  # its validation included
         if skipped:
             module.log("data/skipped", float(skipped), rank_zero_only=True)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Tell of a validation that belongs to no training."""
         if not trainer.fit_loop.epoch_progress.current.ready:
-            self._tell(trainer, "validation")
+            self._report(trainer, "validation")
 
-    def _tell(self, trainer: Trainer, when: str) -> int:
+    def _report(self, trainer: Trainer, when: str) -> int:
         faults = trainer.datamodule.faults.take()
         if trainer.world_size > 1:
             ranks: list = [None] * trainer.world_size
@@ -34,5 +31,5 @@ class SkippedImages(Callback):
         if faults and trainer.is_global_zero:
             lines = [f"  {fault}" for fault in faults[:_SHOWN]]
             lines += [f"  and {len(faults) - _SHOWN} more"] * (len(faults) > _SHOWN)
-            log.warning("%s: %d images could not be used and were skipped\n%s", when, len(faults), "\n".join(lines))
+            log.warning("%s: %d images could not be read and were skipped\n%s", when, len(faults), "\n".join(lines))
         return len(faults)

@@ -32,6 +32,10 @@ class Cost:
     macs_paper: int
     macs: int
 
+    def metrics(self) -> dict[str, float]:
+        """By the names of a run's metrics."""
+        return {"cost/params": self.params, "cost/macs": self.macs, "cost/macs_paper": self.macs_paper}
+
 
 def count(model: nn.Module, input_size: Sequence[int] | int) -> Cost:
     """Count parameters and MACs of one forward pass in inference.

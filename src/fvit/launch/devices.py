@@ -38,3 +38,13 @@ def local_devices(trainer: dict[str, Any]) -> int:
     import torch
 
     return max(1, torch.cuda.device_count())
+
+
+def world_size(trainer: dict[str, Any]) -> int:
+    """Processes of a run on all machines.
+
+    Raises:
+        ValueError: this machine lacks the accelerator or enough devices.
+    """
+    check_devices(trainer)
+    return local_devices(trainer) * trainer["num_nodes"]

@@ -14,7 +14,7 @@ from fvit.launch.config_diff import compare
 from fvit.launch.lock import check_free, in_use
 from fvit.launch.quiet import QUIET
 from fvit.launch.ranks import each_decides, is_first
-from fvit.launch.run_dir import WELL, overrides_of, read_metrics
+from fvit.launch.run_dir import WELL, is_resumed, overrides_of, read_metrics
 
 LAST = "last"
 """As `ckpt_path`: go on in the run's own folder, or begin afresh where it holds no checkpoint."""
@@ -92,7 +92,7 @@ def find_checkpoint(config: dict[str, Any]) -> dict[str, Any]:
         if differing := compare(recorded, config, run):
             _say(f"with other settings than before: {', '.join(differing)}")
     settled = {**config, "ckpt_path": str(checkpoint)}
-    if not goes_on(settled):
+    if not is_resumed(settled):
         _check_unused(folder)
     return settled
 
@@ -114,14 +114,6 @@ def newest(folder: Path) -> Path | None:
             "Remove them to begin afresh"
         )
     return None
-
-
-def goes_on(config: dict[str, Any]) -> bool:
-    """Whether a settled configuration continues the run of its own folder, not of another one."""
-    if config["ckpt_path"] is None:
-        return False
-    path, folder = (Path(config[key]).expanduser().resolve() for key in ("ckpt_path", "output_dir"))
-    return path == folder or path.parent == folder / "checkpoints"
 
 
 def _unfinished(overrides: Sequence[str]) -> Path | None:

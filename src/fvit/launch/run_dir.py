@@ -1,4 +1,4 @@
-"""The run's folder: what was asked, where it ran, and how it ended."""
+"""The run directory: the configuration of a run, its environment, its status and its results."""
 
 import datetime
 import json
@@ -12,143 +12,204 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from omegaconf import OmegaConf
 
 import fvit
+from fvit.config.atomic import write_text
 from fvit.config.errors import describe, explain
+from fvit.launch import disk, signals
 from fvit.launch.lock import held
+from fvit.launch.signals import Stopped
 
 _PACKAGES = ("fvit", "torch", "torchvision", "timm", "lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
 _TRACEBACK = "traceback.log"
+_INTERRUPTED = 255  # the exit code that W&B shows as an interrupt
 
 WELL = ("finished", "pruned")
-"""How a run ends that needs no second attempt."""
+"""The statuses of runs that are complete."""
+
+write = write_text
 
 
-class Record:
-    """Context manager around a run: writes config.yaml, environment.json, and metrics.json with a status.
+class RunDir:
+    """The directory of a run that is in progress, as a context manager; all ranks enter it, rank 0 writes.
 
-    The status is ``running`` inside, then ``finished`` or what `finish` was told, ``failed`` (with the error's text) or
-    ``interrupted`` (with the signal and the step, unless by Ctrl-C). Of an error that does not explain itself there is
-    also traceback.log. A run that goes on keeps the environment of its first start, notes that of each further one
-    under ``resumed``, and counts its seconds on.
+    On entry it locks the directory and writes config.yaml, environment.json, overrides.yaml and metrics.json with the
+    status ``running``. On exit it closes the loggers and sets the status to ``finished``, ``pruned``, ``failed`` (with
+    the error message) or ``interrupted`` (with the signal and the step, unless by Ctrl-C); traceback.log holds the
+    traceback of an unexpected error. A resumed run keeps the environment of its first start, adds that of each later
+    start under ``resumed``, and continues to count its seconds.
 
     Args:
-        folder: the run's folder.
-        config: the resolved configuration, plain.
-        active: write at all; False on all ranks but the first.
-        goes_on: the run was begun before.
+        config: the resolved configuration, as plain dicts, lists and numbers.
+        trainer: the run's `lightning.Trainer`; a logger may have `log_dataset`, `log_summary` and `close`, as
+            `fvit.loggers.wandb.RunLogger` has.
 
     Raises:
-        RunError: another process is at work in the folder.
+        RunError: another process uses the directory; on exit, also that the disk is full.
     """
 
-    def __init__(self, folder: str | Path, config: dict[str, Any], active: bool = True, goes_on: bool = False) -> None:
-        self.folder = Path(folder)
+    def __init__(self, config: dict[str, Any], trainer: Any) -> None:
+        self.path = Path(config["output_dir"])
         self.config = config
-        self.active = active
-        self.goes_on = goes_on
-        self.seconds_before = 0.0
-        self._lock = ExitStack()
+        self.trainer = trainer
         self.metrics: dict[str, float] = {}
-        self.ended = "finished"
+        self.status = "finished"
+        self.seconds_before = 0.0
 
-    def __enter__(self) -> "Record":
+    def __enter__(self) -> "RunDir":
         self.started = time.time()
-        if self.active:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock.enter_context(held(self.folder))
-            (self.folder / _TRACEBACK).unlink(missing_ok=True)
-            write(self.folder / "config.yaml", OmegaConf.to_yaml(self.config))
-            self._note_environment()
-            self._note_overrides()
-            if self.goes_on:
-                self.seconds_before = (read_metrics(self.folder) or {}).get("seconds", 0.0)
-            self.note_time()
+        with ExitStack() as stack:
+            if self.trainer.is_global_zero:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(self.path))
+                self._write_start()
+                stack.push(self._write_end)
+            stack.enter_context(disk.explaining(self.path))
+            stack.enter_context(self._closing_loggers())
+            self._on_exit = stack.pop_all()
         return self
 
-    def note_time(self) -> None:
-        """Have metrics.json say how long the run has taken so far: one that is killed cannot say it at its end."""
-        if self.active:
-            self._write_status("running")
+    def __exit__(self, *exception: Any) -> None:
+        self._on_exit.__exit__(*exception)
 
-    def amend(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Have config.yaml hold `config`, of which something was found out since; returns it."""
-        if config != self.config:
-            self.config = config
-            if self.active:
-                write(self.folder / "config.yaml", OmegaConf.to_yaml(config))
-        return config
+    @property
+    def seconds(self) -> float:
+        """Elapsed time since the run first started, pauses excluded."""
+        return self.seconds_before + time.time() - self.started
 
-    def finish(self, metrics: dict[str, float], status: str = "finished") -> dict[str, float]:
-        """Note the results, and how they came about; returns them."""
+    def log_start(self, data: Any, cost: dict[str, float], **config: Any) -> None:
+        """Tell the loggers the configuration, with `config` merged in, the dataset, and what the model costs."""
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams({**self.config, **config})
+            if hasattr(logger, "log_dataset"):
+                logger.log_dataset(_name_of(data.hparams), data.source.facts(), data.hparams.get("root"))
+            if hasattr(logger, "log_summary"):
+                logger.log_summary(cost)
+
+    def finish(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Record the run's results, for metrics.json and the loggers; returns them."""
         self.metrics = metrics
-        self.ended = status
+        if any(getattr(callback, "pruned", False) for callback in self.trainer.callbacks):
+            self.status = "pruned"
+        for logger in self.trainer.loggers:
+            if hasattr(logger, "log_summary"):
+                logger.log_summary(metrics)
         return metrics
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self.active:
-            return
-        with self._lock:
-            self._write_end(error)
+    @contextmanager
+    def _closing_loggers(self) -> Iterator[None]:
+        """Close the loggers with the right status; what Lightning turned into SystemExit is an interrupt again."""
+        trainer, code, preempted = self.trainer, 1, False
+        try:
+            yield
+            code = 0
+        except Stopped:
+            preempted = True
+            raise
+        except KeyboardInterrupt:
+            code = _INTERRUPTED
+            raise
+        except SystemExit as stop:
+            stopped = _stopped(trainer)
+            preempted = stopped is not None
+            code = 1 if preempted else _INTERRUPTED
+            raise stopped or KeyboardInterrupt from stop
+        finally:
+            for logger in trainer.loggers:
+                logger.finalize("failed" if code else "success")
+                if hasattr(logger, "close"):
+                    logger.close(trainer, best_scores(trainer), code, preempted)
 
-    def _write_end(self, error: BaseException | None) -> None:
+    def _write_start(self) -> None:
+        (self.path / _TRACEBACK).unlink(missing_ok=True)
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(self.config))
+        resumed, noted = is_resumed(self.config), environment()
+        if resumed and (self.path / "environment.json").is_file():
+            first = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+            noted = {**first, "resumed": [*first.get("resumed", []), noted]}
+        write_text(self.path / "environment.json", json.dumps(noted, indent=2))
+        # Hydra writes its overrides before it is known whether the run accepts them.
+        overrides = self.path / ".hydra" / "overrides.yaml"
+        if overrides.is_file():
+            write_text(self.path / "overrides.yaml", overrides.read_text(encoding="utf-8"))
+        if resumed:
+            self.seconds_before = (read_metrics(self.path) or {}).get("seconds", 0.0)
+        write_metrics(self.path, "running", {}, self.seconds)
+
+    def _write_end(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         if error is None:
-            self._write_status(self.ended)
+            write_metrics(self.path, self.status, self.metrics, self.seconds)
             return
         if isinstance(error, KeyboardInterrupt):
             status, message = "interrupted", str(error) or None
         else:
             status, message = "failed", describe(error)
         with last_words():
-            self._write_status(status, message)
+            write_metrics(self.path, status, self.metrics, self.seconds, message)
             if status == "failed" and explain(error) is None:
-                write(self.folder / _TRACEBACK, "".join(traceback.format_exception(error)))
+                write_text(self.path / _TRACEBACK, "".join(traceback.format_exception(error)))
 
-    @property
-    def seconds(self) -> float:
-        """Of this start and, where the run goes on, of those before it."""
-        return self.seconds_before + time.time() - self.started
 
-    def _note_environment(self) -> None:
-        path = self.folder / "environment.json"
-        if self.goes_on and path.is_file():
-            noted = json.loads(path.read_text(encoding="utf-8"))
-            noted["resumed"] = [*noted.get("resumed", []), environment()]
-        else:
-            noted = environment()
-        write(path, json.dumps(noted, indent=2))
+def is_resumed(config: dict[str, Any]) -> bool:
+    """Whether `ckpt_path` is the run's own directory or a checkpoint in it, not that of another run."""
+    if config.get("ckpt_path") is None:
+        return False
+    path, folder = (Path(config[key]).expanduser().resolve() for key in ("ckpt_path", "output_dir"))
+    return path == folder or path.parent == folder / "checkpoints"
 
-    def _note_overrides(self) -> None:
-        """Hydra writes down its overrides before it is known whether the run can go on with them."""
-        overrides = self.folder / ".hydra" / "overrides.yaml"
-        if overrides.is_file():
-            write(self.folder / "overrides.yaml", overrides.read_text(encoding="utf-8"))
 
-    def _write_status(self, status: str, error: str | None = None) -> None:
-        write_metrics(self.folder, status, self.metrics, seconds=self.seconds, error=error)
+def best_scores(trainer: Any) -> dict[str, float]:
+    """The score of each best checkpoint, as ``best/METRIC``."""
+    return {
+        f"best/{checkpoint.monitor}": checkpoint.best_model_score.item()
+        for checkpoint in trainer.checkpoint_callbacks
+        if checkpoint.monitor is not None and checkpoint.best_model_score is not None
+    }
+
+
+def _stopped(trainer: Any) -> Stopped | None:
+    """The signal that ended the run, if one did; `Preemption` knows what came of it."""
+    signum = signals.received()
+    by_callback = (getattr(callback, "stopped", None) for callback in trainer.callbacks)
+    return next(filter(None, by_callback), None) or (Stopped(signum) if signum else None)
+
+
+def _name_of(data: Any) -> str:
+    """The dataset's name; a folder's is that of its last part."""
+    return Path(data.root).expanduser().resolve().name if data.name == "folder" else data.name
 
 
 def write_metrics(
     folder: Path, status: str, metrics: dict[str, float], seconds: float = 0.0, error: str | None = None
 ) -> None:
-    """Write metrics.json; while a run goes on, with the process that it is."""
+    """Write metrics.json; the status ``running`` comes with the process that runs."""
     content = {"status": status, "error": error, "seconds": round(seconds, 3), "metrics": metrics}
     if status == "running":
-        content["process"] = {"host": platform.node(), "pid": os.getpid(), "started": _started(os.getpid())}
-    write(folder / "metrics.json", json.dumps(content, indent=2))
+        content["process"] = {
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "started": _started(os.getpid()),
+            "updated": time.time(),
+        }
+    write_text(folder / "metrics.json", json.dumps(content, indent=2))
+
+
+def note_elapsed(folder: Path) -> None:
+    """Bring the seconds in metrics.json up to date: a run that is killed cannot do so at its end."""
+    record = read_metrics(folder)
+    if record is not None and record["status"] == "running":
+        seconds = record["seconds"] + time.time() - record["process"]["updated"]
+        write_metrics(folder, "running", record["metrics"], seconds)
 
 
 def note_failure(folder: Path, error: str) -> bool:
-    """Have metrics.json tell of an error that the run itself could not note, having failed before its record began.
+    """Record an error that the run did not record itself, because it failed before it entered its directory.
 
     Returns:
-        whether it tells of it now.
+        whether metrics.json holds the error now.
     """
     record = read_metrics(folder) or {"metrics": {}, "seconds": 0.0}
     if record.get("error") == error:
@@ -161,9 +222,9 @@ def note_failure(folder: Path, error: str) -> bool:
 
 @contextmanager
 def last_words() -> Iterator[None]:
-    """Say on the terminal what of a run's end cannot be written, and let the error that ended it pass.
+    """Print that a file could not be written, and let the error that ended the run pass.
 
-    A full disk may be that very error. The log lies on the same disk, and would answer with a traceback of its own.
+    That error may be a full disk. The log is on the same disk, so logging the failure would raise again.
     """
     try:
         yield
@@ -178,9 +239,9 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
 
 
 def outcome(folder: Path) -> dict[str, Any] | None:
-    """The content of metrics.json, where ``running`` is ``cut`` if its process has ended without a word.
+    """The content of metrics.json, with the status ``cut`` for a ``running`` process that no longer exists.
 
-    A process on another machine cannot be looked up, and is taken to run on.
+    A process on another machine cannot be looked up and counts as running.
     """
     record = read_metrics(folder)
     if record is not None and record["status"] == "running" and "process" in record and not _runs(record["process"]):
@@ -189,28 +250,11 @@ def outcome(folder: Path) -> dict[str, Any] | None:
 
 
 def overrides_of(folder: Path) -> list[str]:
-    """What a run was begun with; the run itself notes it, since Hydra also writes what is refused later."""
+    """The overrides that a run was started with, as they were typed; interpolations are not resolved."""
     for path in (folder / "overrides.yaml", folder / ".hydra" / "overrides.yaml"):
         if path.is_file():
-            # As they were typed: an interpolation among them has its meaning in the whole configuration alone.
             return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     return []
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OSError: naming the file, which the system does not if the disk is full.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        error.filename = str(path)
-        raise
 
 
 def _runs(process: dict[str, Any]) -> bool:
@@ -226,7 +270,7 @@ def _runs(process: dict[str, Any]) -> bool:
 
 
 def _started(pid: int) -> str | None:
-    """When the kernel says that a process began, for its number is used again; None if it is gone, or without /proc."""
+    """When the kernel started a process, since process ids are reused; None if it has ended, or without /proc."""
     try:
         state, *further = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
@@ -250,7 +294,7 @@ def environment() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
-    """The output of git in the folder of the sources; None outside a checkout or without git."""
+    """The output of git in the source directory; None outside a checkout or without git."""
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=Path(fvit.__file__).parent, capture_output=True, text=True, check=True, timeout=10

@@ -1,16 +1,18 @@
 """Pictures for W&B: what a model says of validation images, what it takes for what, and where it looks."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, nn
+from torch import Tensor
 
 from fvit.loggers.wandb import RunLogger
+from fvit.models.maps import attention_maps
 from fvit.models.overlay import sheet
+from fvit.training import CollectPredictions
 
 log = logging.getLogger(__name__)
 
@@ -22,16 +24,6 @@ _MOST_CLASSES = 50  # of which a matrix can be read
 _COLUMNS = ("kind", "image", "file", "label", "prediction", "confidence")
 
 
-def add_media(
-    trainer: Trainer, collector: Callable[[], Callback], attention_maps: Callable[[nn.Module, Tensor], Sequence[Any]]
-) -> None:
-    """Have a trainer with a `RunLogger` log pictures, as often as that one wants them."""
-    times = max((logger.media for logger in trainer.loggers if isinstance(logger, RunLogger)), default=0)
-    if times:
-        # Before others: a callback that averages weights takes them back when a validation ends.
-        trainer.callbacks.insert(0, WandbMedia(times, collector(), attention_maps))
-
-
 class WandbMedia(Callback):
     """Logs, after some validations, pictures of the same images each time.
 
@@ -39,18 +31,17 @@ class WandbMedia(Callback):
     is surest; ``val/confusion`` where there are few classes; ``attention/NAME``, maps of a few images in a few blocks
     by the weights that are validated, where the model has some.
 
-    Args:
-        times: how often in a run, evenly, after its last validation for certain.
-        collector: a `fvit.training.CollectAnswers`.
-        attention_maps: `fvit.models.maps.attention_maps`.
+    A `RunLogger` says how often in a run, evenly, after its last validation for certain; without one this does nothing.
     """
 
-    def __init__(
-        self, times: int, collector: Callback, attention_maps: Callable[[nn.Module, Tensor], Sequence[Any]]
-    ) -> None:
-        self.times, self.collector, self.attention_maps = times, collector, attention_maps
+    def __init__(self) -> None:
+        self.times = 0
+        self.collector = CollectPredictions()
         self._logged = 0
         self._due = False
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self.times = max((logger.media for logger in trainer.loggers if isinstance(logger, RunLogger)), default=0)
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Find out whether it is time."""
@@ -76,7 +67,7 @@ class WandbMedia(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger):
                 logger.log_media(
-                    lambda: {**_tables(self.collector.answers, trainer.datamodule), **_images(maps)},
+                    lambda: {**_tables(self.collector.predictions, trainer.datamodule), **_images(maps)},
                     trainer.global_step - 1,  # as Lightning counts where it logs the accuracies
                 )
 
@@ -91,7 +82,7 @@ class WandbMedia(Callback):
     def _draw_maps(self, trainer: Trainer, module: LightningModule) -> dict[str, list[tuple[Any, str]]]:
         """Pictures with their captions, by the name of what they show; none of a model that has no attention."""
         data = trainer.datamodule
-        indices = self.collector.answers.indices
+        indices = self.collector.predictions.indices
         batch = data.val_images(_spread(indices, _MAPPED).tolist())
         images, labels = data.batch_transform(
             batch._replace(images=batch.images.to(module.device)), False, module.dtype
@@ -100,7 +91,7 @@ class WandbMedia(Callback):
         try:
             # A compiled model would not let its attention be watched.
             with torch.compiler.set_stance("force_eager"), trainer.precision_plugin.forward_context():
-                maps = self.attention_maps(module.model, images)
+                maps = attention_maps(module.model, images)
         except ValueError as error:  # such as that there is no attention in it
             if trainer.is_global_zero:
                 log.info("no attention maps for W&B: %s", error)

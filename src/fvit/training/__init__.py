@@ -1,8 +1,19 @@
-"""The LightningModules, their losses, their checkpoints, and their answers to single images."""
+"""The LightningModules, their losses and checkpoints, and the predictions of a validation."""
 
-from fvit.training.answers import Answers, CollectAnswers
 from fvit.training.classifier import Classifier
 from fvit.training.distiller import Distiller
 from fvit.training.losses import build_loss
+from fvit.training.predictions import CollectPredictions, Predictions
 
-__all__ = ["Answers", "Classifier", "CollectAnswers", "Distiller", "build_loss"]
+# Names of version 0.1.
+Answers, CollectAnswers = Predictions, CollectPredictions
+
+__all__ = [
+    "Answers",
+    "Classifier",
+    "CollectAnswers",
+    "CollectPredictions",
+    "Distiller",
+    "Predictions",
+    "build_loss",
+]

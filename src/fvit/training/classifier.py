@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -15,30 +16,30 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from fvit.config.legacy import migrate
 from fvit.models import attention_spec, build
-from fvit.training.checkpoint import beginning
+from fvit.training.checkpoint import initial_weights
 from fvit.training.losses import build_loss
 from fvit.training.sharding import numbered_by_model, shard
-from fvit.training.step_means import StepMeans
 
 
 class Classifier(LightningModule):
-    """An image classifier that describes itself: `Classifier.load_from_checkpoint(path)` needs nothing else.
+    """An image classifier with self-contained checkpoints: `Classifier.load_from_checkpoint(path)` needs nothing else.
 
     Its arguments are plain dicts and numbers, so that checkpoints load with ``weights_only=True``.
 
     Args:
-        model: arguments of `fvit.models.build`; `attention` is a mapping with a `name`. And `init_from`, a checkpoint
-            of ours or a run's folder (its best one) to begin with: all weights that fit by name and shape are taken.
-            Where its attention is another one, it is exchanged, and `keep` says what the new one takes over.
+        model: arguments of `fvit.models.build`, with `attention` as a mapping that has a `name`; and `init_from`, an
+            fvit checkpoint or run directory (its best checkpoint) whose weights are loaded where name and shape match.
+            If it has another attention, that is exchanged, and `keep` says what the new one takes over.
         img_size: side of the images in pixels.
-        num_classes: number of labels of the data.
+        num_classes: number of classes of the dataset.
         optimizer: arguments of ``timm.optim.create_optimizer_v2``.
-        scheduler: arguments of ``timm.scheduler.create_scheduler_v2``; lengths are in epochs, steps in updates.
+        scheduler: arguments of ``timm.scheduler.create_scheduler_v2``; lengths in epochs, stepped every update.
         loss: arguments of `fvit.training.build_loss`.
 
     Raises:
-        ValueError: the model's head has fewer outputs than the data has labels; no weight of `init_from` fits.
+        ValueError: the head has fewer outputs than the dataset has classes; no weight of `init_from` fits.
     """
 
     def __init__(
@@ -56,22 +57,22 @@ class Classifier(LightningModule):
         self.save_hyperparameters(logger=False)
         options = dict(model)
         if num_classes < 2:
-            raise ValueError(f"a classifier needs two classes or more, and the data has {num_classes}")
+            raise ValueError(f"a classifier needs at least two classes, and the dataset has {num_classes}")
         outputs = options.pop("num_classes", None) or num_classes
         if outputs < num_classes:
             raise ValueError(
-                f"the data has {num_classes} classes and the head {outputs} outputs; "
-                f"set model.num_classes={num_classes}, or null to follow the data"
+                f"the dataset has {num_classes} classes and the head {outputs} outputs; "
+                f"set model.num_classes={num_classes}, or null to follow the dataset"
             )
         attention = attention_spec(options.pop("attention", {"name": "native"}))
         init_from = options.pop("init_from", None)
         if init_from is not None:
-            options |= beginning(init_from, model)
+            options |= initial_weights(init_from, model)
         self.model = build(img_size=img_size, num_classes=outputs, attention=attention, **options)
         self.num_outputs = outputs
-        self._earlier_metrics: dict[str, float] = {}
+        self.earlier_metrics: dict[str, float] = {}
         self.loss = build_loss(**loss)
-        # Looking at all labels, which a GPU would have to wait for, is the loss's part.
+        # Validating the labels would make a GPU wait.
         counted = {"average": "micro", "validate_args": False}
         self.step_means = StepMeans()
         self.train_acc1 = MulticlassAccuracy(outputs, **counted)
@@ -84,19 +85,19 @@ class Classifier(LightningModule):
         )
 
     def facts(self) -> list[tuple[str, str]]:
-        """What there is to say of the beginning of training, as names and values."""
+        """Names and values for the summary that is printed before training."""
         init_from = self.hparams.model.get("init_from")
         return [] if init_from is None else [("start", f"{init_from}: {self.model.inheritance}")]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images [B, 3, H, W] to logits [B, outputs]."""
+        """Normalised images [B, 3, H, W] to logits [B, outputs]."""
         return self.model(images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Loss of one micro batch; logs ``train/loss`` and ``lr`` of the steps that the loggers get."""
+        """Loss of one micro batch; logs ``train/loss`` and ``lr`` of the steps that loggers receive."""
         images, targets = batch
         if targets.ndim == 2:
-            # A head may have more outputs than the data has classes: those are never right.
+            # Outputs beyond the classes of the dataset are never right.
             targets = F.pad(targets, (0, self.num_outputs - targets.shape[1]))
         loss, logits = self.objective(images, targets)
         labels = targets.argmax(dim=1) if targets.ndim == 2 else targets
@@ -104,109 +105,128 @@ class Classifier(LightningModule):
         if self.step_is_logged:
             self.step_means.add({"train/loss": loss})
             if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch:
-                # With layer decay the head's group has the rate that was asked for.
+                # With layer decay the head's group has the configured learning rate.
                 rate = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
                 self.log_dict({**self.step_means.take(self.trainer.world_size), "lr": rate})
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Log ``train/acc1``; here, because a run may go on after an epoch's last step."""
+        # Not in the last step: a run may resume after it.
         self.log("train/acc1", self.train_acc1)
 
     @property
     def step_is_logged(self) -> bool:
-        """Whether loggers get what this training step logs: Lightning takes its time for a value in any case."""
+        """Whether loggers receive what this training step logs; Lightning processes logged values in any case."""
         return (self.global_step + 1) % self.trainer.log_every_n_steps == 0
 
     def objective(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """What is minimised, a scalar, and the logits [B, outputs].
+        """The loss, a scalar, and the logits [B, outputs].
 
         Args:
             images: [B, 3, H, W], normalised.
-            targets: labels [B], or probabilities [B, outputs].
+            targets: class indices [B] or probabilities [B, outputs].
         """
         logits = self(images)
         return self.loss(logits, targets), logits
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
-        """Count one batch into ``val/loss`` (cross-entropy without smoothing), ``val/acc1``, ``val/acc5``.
+        """Update ``val/loss`` (cross-entropy without smoothing), ``val/acc1`` and ``val/acc5``.
 
         Returns:
-            the logits [B, outputs], for callbacks; None of a batch without images.
+            the logits [B, outputs], for callbacks; None for a batch without images.
         """
         images, labels = batch
-        logits = self(images) if len(labels) else None  # none if all of its images were damaged
+        logits = self(images) if len(labels) else None  # all of its images may have been damaged
         if logits is not None:
-            self._count(logits, labels)
+            # torchmetrics sums counts over ranks, which is exact for unequal numbers of images.
+            self.val_metrics["loss"].update(F.cross_entropy(logits.float(), labels), weight=len(labels))
+            for name in ("acc1", "acc5"):
+                self.val_metrics[name].update(logits, labels)
         self.log_dict({f"val/{name}": metric for name, metric in self.val_metrics.items()}, on_epoch=True)
         return logits
 
-    def _count(self, logits: Tensor, labels: Tensor) -> None:
-        # torchmetrics sums counts over ranks, which stays exact where ranks hold unequal numbers of images.
-        self.val_metrics["loss"].update(F.cross_entropy(logits.float(), labels), weight=len(labels))
-        for name in ("acc1", "acc5"):
-            self.val_metrics[name].update(logits, labels)
-
     def configure_model(self) -> None:
-        """Shard the model where the strategy has laid out a mesh to do so."""
-        if self.device_mesh is not None:
+        if self.device_mesh is not None:  # FSDP
             shard(self.model, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """timm's optimizer with no-decay groups, timm's schedule stepped every update.
+        """timm's optimizer with no-decay groups, and timm's schedule, stepped every update.
 
         Raises:
-            ValueError: the run has no length in epochs or steps, which a schedule needs.
+            ValueError: the run has no length, or the schedule does not fit into it.
         """
         optimizer = self.build_optimizer()
         options = dict(self.hparams.scheduler)
-        if self.trainer.fast_dev_run:  # a step or two have no room for phases
+        if self.trainer.fast_dev_run:  # too short for a warmup
             options = {"sched": "constant"}
-        self.trainer.fit_loop.setup_data()  # counts the batches, which a length in steps alone would not
+        self.trainer.fit_loop.setup_data()  # counts the batches, also where the length is given in steps
         updates = self.trainer.estimated_stepping_batches
         if updates == float("inf"):
-            raise ValueError("the schedule needs the run's length; set trainer.max_epochs or trainer.max_steps")
+            raise ValueError("the schedule needs the length of the run; set trainer.max_epochs or trainer.max_steps")
         per_epoch = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
         length = {"num_epochs": updates / per_epoch, "updates_per_epoch": per_epoch, "step_on_epochs": False}
         try:
             scheduler, _ = create_scheduler_v2(optimizer, **length, **options)
         except ValueError as error:
             raise ValueError(
-                f"the schedule does not fit into {updates} updates, {per_epoch} an epoch ({error}); "
+                f"the schedule does not fit into {updates} updates, {per_epoch} per epoch ({error}); "
                 "change scheduler.warmup_epochs or scheduler.decay_epochs, or train longer"
             ) from error
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def build_optimizer(self) -> Optimizer:
-        """timm's optimizer of all that is trained."""
         return create_optimizer_v2(self.model, **self.hparams.optimizer)
 
     def on_train_start(self) -> None:
-        """Take the rate from the schedule where a run goes on: the optimizer's state brings the one it ended with."""
+        # A resumed optimizer has the learning rate it ended with, not that of the schedule.
         for config in self.trainer.lr_scheduler_configs:
             config.scheduler.step_update(self.global_step)
 
     def lr_scheduler_step(self, scheduler: Scheduler, metric: Any) -> None:
-        """timm's schedules are functions of the number of updates."""
         scheduler.step_update(self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note metrics, names of the classes, and that weights come from this file: no other is read when it is loaded.
+        """Make the checkpoint self-contained: metrics, class names, and no other file to load weights from.
 
-        The schedule is a function of the number of updates and leaves nothing to restore: a run that goes on with more
-        epochs follows its own, longer schedule.
+        The schedule is a function of the number of updates and has no state: a run that resumes with more epochs
+        follows its own, longer schedule.
         """
         if self.device_mesh is None and "optimizer_states" in checkpoint:
             pairs = zip(checkpoint["optimizer_states"], self.trainer.optimizers, strict=True)
             checkpoint["optimizer_states"] = [numbered_by_model(state, optimizer, self) for state, optimizer in pairs]
         checkpoint["lr_schedulers"] = [{} for _ in checkpoint["lr_schedulers"]]
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
-        checkpoint["metrics"] = self._earlier_metrics | metrics
+        checkpoint["metrics"] = self.earlier_metrics | metrics
         checkpoint["classes"] = getattr(self.trainer.datamodule, "classes", None)
         hyper_parameters = dict(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
         hyper_parameters["model"] = {**hyper_parameters["model"], "pretrained": False, "init_from": None}
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = hyper_parameters
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the metrics that stand until there are new ones."""
-        self._earlier_metrics = checkpoint.get("metrics", {})
+        migrate(checkpoint)  # before callbacks look for their states
+        self.earlier_metrics = checkpoint.get("metrics", {})
+
+
+class StepMeans:
+    """Mean losses of an optimizer step over its micro batches and over all ranks.
+
+    All micro batches have equally many images, so the mean of means is the mean over the global batch, which one
+    process would have computed. It takes one collective of a few numbers per step, next to that of the gradients.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[Tensor]] = {}
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Add the losses of one micro batch, scalars."""
+        for name, value in values.items():
+            self._values.setdefault(name, []).append(value.detach())
+
+    def take(self, world_size: int) -> dict[str, Tensor]:
+        """The means since the last call; a collective operation."""
+        values, self._values = self._values, {}
+        means = torch.stack([torch.stack(losses).mean() for losses in values.values()])
+        if world_size > 1:
+            dist.all_reduce(means)
+            means /= world_size
+        return dict(zip(values, means, strict=True))

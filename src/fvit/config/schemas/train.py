@@ -9,7 +9,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from fvit.config.batch_plan import plan_batches
-from fvit.config.budget import check_match
 from fvit.config.schemas.distillation import Distillation
 from fvit.config.schemas.fields import Count, Decoder, NonNegative, Open, Positive, Rate, Share, Strict
 from fvit.config.schemas.hardware import Hardware, check_sharding
@@ -51,11 +50,6 @@ class Model(Open):
     @model_validator(mode="after")
     def _surgery(self) -> "Model":
         check_effects(self.model_dump())
-        return self
-
-    @model_validator(mode="after")
-    def _budget(self) -> "Model":
-        check_match(self.model_dump())
         return self
 
     @model_validator(mode="after")
@@ -230,6 +224,7 @@ class Eval(Hardware):
     quiet: bool
     data: EvalData
     logger: Loggers
+    callbacks: dict[str, dict[str, Any]]
 
     @model_validator(mode="after")
     def _no_gradients(self) -> "Eval":

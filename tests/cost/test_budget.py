@@ -1,6 +1,6 @@
 import pytest
-
 from fvit.config.budget import check_match, meet_budget
+
 from fvit.cost import count
 from fvit.cost.match import make
 
