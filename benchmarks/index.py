@@ -20,7 +20,7 @@ from PIL import Image
 
 from fvit.data import SOURCES, ImageDataModule, Source
 from fvit.data.formats.tar import ENTRY, TarImages
-from fvit.data.storage.place import Folder
+from fvit.data.storage.base import LocalStorage
 
 SHARDS, EACH, DISTINCT = 1024, 1250, 50
 EPOCHS, BATCHES, BATCH, WORKERS = 10, 40, 64, 2
@@ -51,7 +51,7 @@ def main() -> None:
             print(f"epoch {epoch + 1}: {own} of their own")
 
 
-def make_up(folder: Path) -> tuple[Folder, Path]:
+def make_up(folder: Path) -> tuple[LocalStorage, Path]:
     """The shards and their index."""
     rng = np.random.default_rng(0)
     entries = np.zeros(DISTINCT, dtype=ENTRY)
@@ -75,7 +75,7 @@ def make_up(folder: Path) -> tuple[Folder, Path]:
     whole = np.tile(entries, SHARDS * EACH // DISTINCT)
     whole["label"] = rng.integers(0, 1000, len(whole))
     np.save(folder / "index.npy", whole)
-    return Folder(folder), folder / "index.npy"
+    return LocalStorage(folder), folder / "index.npy"
 
 
 def private(pid: int) -> int:

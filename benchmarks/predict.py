@@ -36,10 +36,10 @@ from fvit.config import validation
 from fvit.config.paths import conf_dir
 from fvit.config.schemas.predict import Predict
 from fvit.config.schemas.train import Train
+from fvit.data.dataset import ImageDataset, collate
 from fvit.data.formats import decode
-from fvit.data.formats.find import find_images
-from fvit.data.loading import Loaded, collate
-from fvit.data.sampler import Block
+from fvit.data.inference import find_images
+from fvit.data.sampler import EvalSampler
 from fvit.data.transforms.image import EvalTransform
 from fvit.launch.console import console
 from fvit.predict import predict
@@ -120,8 +120,8 @@ def bare(run: Path, photos: Path) -> None:
     """Batches of pixels, and nothing is done with them."""
     trained = checkpoint.read(checkpoint.find(run))["datamodule_hyper_parameters"]
     transform = EvalTransform(decode.choose(), trained["img_size"], trained["crop_pct"], trained["interpolation"])
-    images = Loaded(find_images(photos), transform, seed=0, replace=False)
-    options = dict(sampler=Block(len(images)), collate_fn=collate, num_workers=os.cpu_count())
+    images = ImageDataset(find_images(photos), transform, seed=0, replace=False)
+    options = dict(sampler=EvalSampler(len(images)), collate_fn=collate, num_workers=os.cpu_count())
     assert sum(len(batch.images) for batch in DataLoader(images, BATCH, **options)) == len(images)
 
 

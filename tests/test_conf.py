@@ -9,8 +9,9 @@ import pytest
 import torch
 import yaml
 from hydra.utils import instantiate
-from timm.data import Mixup, create_transform
-from timm.data.random_erasing import RandomErasing
+from timm.data import Mixup as TimmMixup
+from timm.data import create_transform
+from timm.data.random_erasing import RandomErasing as TimmErasing
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 
@@ -18,7 +19,7 @@ from fvit import attention
 from fvit.config.batch_plan import plan_batches
 from fvit.config.paths import conf_dir
 from fvit.data import ImageDataModule
-from fvit.data.transforms.batch import Erase, Mix
+from fvit.data.transforms.batch import Mixup, RandomErasing
 from fvit.data.transforms.image import TrainTransform
 from fvit.training import Classifier, build_loss, runtime_flags
 from fvit.training import trainer as trainers
@@ -174,8 +175,8 @@ def test_augment_keys_are_timms_and_ours(compose_config, option):
     assert set(augment) == {"transform", "erasing", "mixup", "num_repeats"}
     for key, theirs, ours in (
         ("transform", create_transform, TrainTransform),
-        ("erasing", RandomErasing, Erase),
-        ("mixup", Mixup, Mix),
+        ("erasing", TimmErasing, RandomErasing),
+        ("mixup", TimmMixup, Mixup),
     ):
         assert set(augment[key]) <= set(inspect.signature(theirs).parameters)
         assert set(augment[key]) - {"no_aug"} <= set(inspect.signature(ours).parameters)

@@ -13,9 +13,8 @@ from PIL import Image
 
 from fvit.config.errors import ConfigError, RunError
 from fvit.config.schemas.predict import Predict
-from fvit.data.formats.find import find_images
+from fvit.data.inference import InferenceBatch, find_images, inference_batches
 from fvit.data.sources import load
-from fvit.data.stream import Seen, stream
 from fvit.models.maps import attention_maps
 from fvit.predict import drawing, predict
 from fvit.training import Classifier, checkpoint
@@ -64,7 +63,7 @@ def directly(run, images):
     path = checkpoint.find(run)
     module = Classifier.load_from_checkpoint(path).eval()
     trained = checkpoint.read(path)["datamodule_hyper_parameters"]
-    [seen] = stream(find_images(images), trained, 100, 0, torch.device("cpu"))
+    [seen] = inference_batches(find_images(images), trained, 100, 0, torch.device("cpu"))
     with torch.no_grad():
         return dict(zip(seen.files, module(seen.images).softmax(dim=1), strict=True)), module, seen
 
@@ -121,7 +120,7 @@ def test_the_picture_is_bright_where_the_image_is_that_is_attended_to(tmp_path, 
     """A white patch on black, and a model whose first global query goes to bright patches."""
     model, image = attending_to_brightness("additive"), bright(*place)
     pixels = (255 * image[0]).permute(1, 2, 0).to(torch.uint8)
-    list(drawing([Seen(["a.png"], pixels[None], image, ())], model, tmp_path, ""))
+    list(drawing([InferenceBatch(["a.png"], pixels[None], image, ())], model, tmp_path, ""))
     sheet = torch.from_numpy(np.array(Image.open(tmp_path / "a.png.query.png").convert("L"))).float()
     # Behind the image and the mean comes head 0; a tile is 96 pixels wide, and as high as the image makes it.
     tile = sheet[32:, 60 + 200 : 60 + 296]

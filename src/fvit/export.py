@@ -84,14 +84,14 @@ def check_new(out: Path) -> Path:
 
 def load(path: Path, content: dict[str, Any]) -> Any:
     """The checkpoint's model, ready for export."""
-    from fvit.data.names import readable
+    from fvit.data.inference import display_names
     from fvit.models.export import Subject
     from fvit.training import Classifier
 
     module = Classifier.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     trained, data = module.hparams, content["datamodule_hyper_parameters"]
     preprocessing = {key: data[key] for key in ("mean", "std", "crop_pct", "interpolation")}
-    names = readable(content.get("classes"), module.num_outputs)
+    names = display_names(content.get("classes"), module.num_outputs)
     return Subject.of(module.model, trained["model"], trained["img_size"], names, preprocessing)
 
 

@@ -14,7 +14,7 @@ from fvit.launch import cli
 if TYPE_CHECKING:
     from torch import nn
 
-    from fvit.data.stream import Seen
+    from fvit.data.inference import InferenceBatch
     from fvit.reports.predictions import Prediction
 
 _RANKS = 5
@@ -29,10 +29,8 @@ def predict(config: dict[str, Any]) -> dict[str, float]:
     """Name the five most probable classes of each image; write them to ``config["out"]``, and maps, if asked for."""
     # Imported here, because composing, --help and a wrong override must not wait for torch.
     from fvit.cost.machine import open_device
-    from fvit.data.formats.find import find_images
-    from fvit.data.names import readable
+    from fvit.data.inference import display_names, find_images, inference_batches
     from fvit.data.storage.atomic import replacing
-    from fvit.data.stream import stream
     from fvit.launch.progress import counting
     from fvit.reports.predictions import FEW, Tally, writing
     from fvit.training import Classifier, checkpoint
@@ -42,9 +40,9 @@ def predict(config: dict[str, Any]) -> dict[str, float]:
     content = checkpoint.read(path)
     found = find_images(config["images"])
     module = Classifier.load_from_checkpoint(path, map_location=device, weights_only=True).eval()
-    names = readable(content.get("classes"), module.num_outputs)
+    names = display_names(content.get("classes"), module.num_outputs)
     options = config["batch_size"], config["num_workers"], device
-    batches = stream(found, content["datamodule_hyper_parameters"], *options)
+    batches = inference_batches(found, content["datamodule_hyper_parameters"], *options)
     if config["maps"]:
         batches = drawing(batches, module.model, Path(config["output_dir"]), found.root)
     out = _file(config["out"]) if config["out"] else None
@@ -77,7 +75,7 @@ def _file(path: str) -> Path:
     return out
 
 
-def answers(model: "nn.Module", names: list[str], batches: Iterable["Seen"]) -> Iterator["Prediction"]:
+def answers(model: "nn.Module", names: list[str], batches: Iterable["InferenceBatch"]) -> Iterator["Prediction"]:
     """A prediction an image; those that could not be read come behind the others of their batch."""
     import torch
 
@@ -97,7 +95,9 @@ def answers(model: "nn.Module", names: list[str], batches: Iterable["Seen"]) -> 
             yield Prediction(fault.where, [], fault.reason)
 
 
-def drawing(batches: Iterable["Seen"], model: "nn.Module", folder: Path, root: str | Path) -> Iterator["Seen"]:
+def drawing(
+    batches: Iterable["InferenceBatch"], model: "nn.Module", folder: Path, root: str | Path
+) -> Iterator["InferenceBatch"]:
     """Pass batches on, and draw maps of each image: FILE.query.png and FILE.key.png, FILE.map.png, FILE.jacobian.png.
 
     They lie under `folder` as the images under `root`.

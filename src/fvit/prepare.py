@@ -33,7 +33,7 @@ def _write(config: dict[str, Any], out: Path, workers: int) -> None:
     # Imported here, because --help and a wrong override must not wait for torch.
     from fvit.data import sources
     from fvit.data.prepare.write import Settings, write
-    from fvit.data.storage.place import redact
+    from fvit.data.storage.base import redact
     from fvit.launch.progress import counting
 
     start = time.monotonic()

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from fvit.data.storage.base import File
 from fvit.data.storage.cache import Cache
-from fvit.data.storage.place import File
-from fvit.data.storage.remote import Remote
+from fvit.data.storage.remote import RemoteStorage
 from tests.data.remote_server import FaultyServer
 
 SHARD = bytes(range(256)) * 512
 fork = multiprocessing.get_context("fork")
 forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # as loader workers are
 
-Open = Callable[..., Remote]
+Open = Callable[..., RemoteStorage]
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def server() -> Iterator[FaultyServer]:
 
 @pytest.fixture
 def remote(server: FaultyServer, tmp_path: Path) -> Open:
-    def make(root: str = f"{server.url}/data", mib: float = 4, **options: float) -> Remote:
-        return Remote(root, Cache(tmp_path / "cache", mib / 2**10), **({"stall": 0.5, "pause": 0.01} | options))
+    def make(root: str = f"{server.url}/data", mib: float = 4, **options: float) -> RemoteStorage:
+        return RemoteStorage(root, Cache(tmp_path / "cache", mib / 2**10), **({"stall": 0.5, "pause": 0.01} | options))
 
     return make
 

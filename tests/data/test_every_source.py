@@ -157,7 +157,7 @@ def test_workers_change_nothing(options):
 
 @pytest.mark.slow
 def test_shards_behind_a_url_in_a_cache_that_holds_a_few(tmp_path):
-    """Windows: the machine cannot hold all shards, and two machines share them out."""
+    """ShardWindows: the machine cannot hold all shards, and two machines share them out."""
     root = tmp_path / "root"
     shards(root)
     contents = served(root)

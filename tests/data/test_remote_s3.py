@@ -12,9 +12,9 @@ import fsspec
 import pytest
 
 from fvit.data.images import DataError
+from fvit.data.storage.base import File
 from fvit.data.storage.cache import Cache
-from fvit.data.storage.place import File
-from fvit.data.storage.remote import Remote
+from fvit.data.storage.remote import RemoteStorage
 from tests.data.remote_fixtures import SHARD, Open, forks, manifest, server, shard, succeeds_in_a_fork, wait_for
 from tests.data.remote_server import FaultyServer
 
@@ -53,11 +53,11 @@ def s3() -> Iterator[str]:
 def bucket(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Open]:
     """A place in that bucket, reached directly or through another server's URL."""
 
-    def make(root: str = "s3://bucket/data", through: str = s3, **options: float) -> Remote:
+    def make(root: str = "s3://bucket/data", through: str = s3, **options: float) -> RemoteStorage:
         aws(monkeypatch, through)
         cache = Cache(tmp_path / "cache", 4 / 2**10)
         # On a busy machine, boto's client alone takes half a second to make.
-        return Remote(root, cache, **({"stall": 2.0, "pause": 0.01} | options))
+        return RemoteStorage(root, cache, **({"stall": 2.0, "pause": 0.01} | options))
 
     yield make
     fsspec.get_filesystem_class("s3").clear_instance_cache()  # with its connections

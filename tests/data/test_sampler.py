@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fvit.data.sampler import Block, Draws, Layout, Shuffle, Windows
+from fvit.data.sampler import BatchLayout, EvalSampler, ShardWindows, Shuffle, TrainSampler
 
 quick = settings(deadline=None, derandomize=True, database=None, max_examples=100)
 SIZES = st.integers(1, 80)
 WORLDS = st.integers(1, 4)
 REPEATS = st.integers(1, 4)
-LAYOUTS = st.builds(Layout, st.integers(1, 6), st.integers(1, 3), WORLDS)
+LAYOUTS = st.builds(BatchLayout, st.integers(1, 6), st.integers(1, 3), WORLDS)
 SHARDS = st.lists(st.integers(1, 12), min_size=1, max_size=12)
 
 
 def ranks(shuffle, layout, **options):
     """What each rank draws."""
-    return [list(Draws(shuffle, layout, rank, **options)) for rank in range(layout.world_size)]
+    return [list(TrainSampler(shuffle, layout, rank, **options)) for rank in range(layout.world_size)]
 
 
 # The order.
@@ -31,7 +31,7 @@ def test_an_order_is_a_permutation(num_images, seed, epoch):
     assert sorted(order.tolist()) == list(range(num_images))
 
 
-@pytest.mark.parametrize("options", [{}, {"num_repeats": 3}, {"windows": Windows(np.full(10, 5), 2)}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"num_repeats": 3}, {"windows": ShardWindows(np.full(10, 5), 2)}], ids=str)
 def test_the_order_is_a_function_of_seed_and_epoch(options):
     def orders():
         return [tuple(Shuffle(50, seed, **options)(epoch).tolist()) for seed in (0, 1) for epoch in (0, 1)]
@@ -70,7 +70,7 @@ def micro_batches(layout, step):
 
 
 def test_positions_are_dealt_out_to_first_micro_batches_and_then_to_second_ones():
-    ranks = [batches.tolist() for batches in micro_batches(Layout(2, 2, 2), step=1)]
+    ranks = [batches.tolist() for batches in micro_batches(BatchLayout(2, 2, 2), step=1)]
     assert ranks == [[[8, 12], [10, 14]], [[9, 13], [11, 15]]]
 
 
@@ -96,7 +96,7 @@ def test_steps_follow_one_another(layout, first, count, rank):
 @quick
 @given(halves=st.integers(1, 3), accumulate=st.integers(1, 3), world=WORLDS, step=st.integers(0, 3))
 def test_what_lies_half_a_step_apart_is_half_a_micro_batch_apart(halves, accumulate, world, step):
-    layout = Layout(2 * halves, accumulate, world)
+    layout = BatchLayout(2 * halves, accumulate, world)
     for batches in micro_batches(layout, step):
         for batch in batches:
             assert np.array_equal(batch[halves:] - batch[:halves], np.full(halves, layout.global_batch // 2))
@@ -105,7 +105,14 @@ def test_what_lies_half_a_step_apart_is_half_a_micro_batch_apart(halves, accumul
 @quick
 @given(num_images=SIZES, repeats=REPEATS, step=st.integers(0, 2))
 def test_a_step_has_the_same_images_on_any_hardware(num_images, repeats, step):
-    layouts = [Layout(8, 1, 1), Layout(4, 2, 1), Layout(4, 1, 2), Layout(2, 1, 4), Layout(1, 2, 4), Layout(2, 4, 1)]
+    layouts = [
+        BatchLayout(8, 1, 1),
+        BatchLayout(4, 2, 1),
+        BatchLayout(4, 1, 2),
+        BatchLayout(2, 1, 4),
+        BatchLayout(1, 2, 4),
+        BatchLayout(2, 4, 1),
+    ]
     order = Shuffle(num_images, num_repeats=repeats)
     for layout in layouts:
         size = layout.batch_size * layout.accumulate
@@ -120,7 +127,7 @@ def test_a_step_has_the_same_images_on_any_hardware(num_images, repeats, step):
 
 
 def test_repeats_of_an_image_lie_on_different_ranks():
-    drawn = ranks(Shuffle(30, num_repeats=3), Layout(1, 1, 3))
+    drawn = ranks(Shuffle(30, num_repeats=3), BatchLayout(1, 1, 3))
     assert len({tuple(draw.index for draw in each) for each in drawn}) == 1
     assert len({draw.index for draw in drawn[0]}) == len(drawn[0])
 
@@ -138,7 +145,7 @@ def test_an_image_is_drawn_at_most_once_and_ranks_draw_equally_many(num_images, 
     assert num_images - layout.global_batch < len(everything) <= num_images
     assert all(type(number) is int for draw in chain(*drawn) for number in draw)
     assert {draw.epoch for draw in chain(*drawn)} <= {epoch}
-    assert len(Draws(Shuffle(num_images), layout)) == len(drawn[0])
+    assert len(TrainSampler(Shuffle(num_images), layout)) == len(drawn[0])
 
 
 @quick
@@ -147,7 +154,7 @@ def test_draws_from_a_step_on_are_the_end_of_the_epoch(num_images, layout, step,
     order, size = Shuffle(num_images), layout.batch_size * layout.accumulate
     whole, rest = ranks(order, layout, epoch=epoch), ranks(order, layout, epoch=epoch, step=step)
     assert rest == [each[step * size :] for each in whole]
-    late = Draws(order, layout, epoch=epoch, step=step)
+    late = TrainSampler(order, layout, epoch=epoch, step=step)
     assert len(late) == len(whole[0]), "Lightning takes the length for that of every epoch"
     late.set_epoch(epoch)
     assert list(late) == rest[0], "the epoch that a run goes on in"
@@ -156,16 +163,16 @@ def test_draws_from_a_step_on_are_the_end_of_the_epoch(num_images, layout, step,
 
 
 def test_frozen_draws_stay_as_they_are():
-    draws = Draws(Shuffle(12), Layout(4), frozen=True)
+    draws = TrainSampler(Shuffle(12), BatchLayout(4), frozen=True)
     first = list(draws)
     draws.set_epoch(1)
     assert list(draws) == first
-    assert list(Draws(Shuffle(12), Layout(4), epoch=1)) != first
+    assert list(TrainSampler(Shuffle(12), BatchLayout(4), epoch=1)) != first
 
 
 def test_what_comes_is_announced_when_an_epoch_begins():
     announced = []
-    draws = Draws(Shuffle(13), Layout(2, 1, 2), rank=1, epoch=1, step=2, announce=announced.append)
+    draws = TrainSampler(Shuffle(13), BatchLayout(2, 1, 2), rank=1, epoch=1, step=2, announce=announced.append)
     assert not announced
     next(iter(draws))
     [images] = announced
@@ -176,7 +183,7 @@ def test_what_comes_is_announced_when_an_epoch_begins():
 
 
 def test_an_unfrozen_epoch_may_be_drawn_twice():
-    draws = Draws(Shuffle(12), Layout(4))
+    draws = TrainSampler(Shuffle(12), BatchLayout(4))
     assert list(draws) == list(draws)
 
 
@@ -186,7 +193,7 @@ def test_an_unfrozen_epoch_may_be_drawn_twice():
 @quick
 @given(num_images=SIZES, world=WORLDS)
 def test_blocks_share_out_all_images_in_order(num_images, world):
-    blocks = [Block(num_images, world, rank) for rank in range(world)]
+    blocks = [EvalSampler(num_images, world, rank) for rank in range(world)]
     drawn = [list(block) for block in blocks]
     assert [draw.index for draw in chain(*drawn)] == list(range(num_images))
     assert all(draw == (draw.index, 0, draw.index) for draw in chain(*drawn))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from fvit.data.dataset import ImageDataset
 from fvit.data.formats.decode import Decoder
-from fvit.data.loading import Loaded
-from fvit.data.seeding import Draw, generator, global_generators
+from fvit.data.seeding import SampleKey, generator, global_generators
 from fvit.data.sources.fake import fake
 from fvit.data.transforms.image import TrainTransform
 
@@ -15,7 +15,7 @@ RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 
 def loaded(seed=0, auto_augment=RAND_AUGMENT):
     transform = TrainTransform(Decoder("pil"), 24, auto_augment=auto_augment)
-    return Loaded(fake(num_images=16, image_size=32).train, transform, seed, replace=True)
+    return ImageDataset(fake(num_images=16, image_size=32).train, transform, seed, replace=True)
 
 
 def pixels(draw, seed=0, **options):
@@ -59,7 +59,7 @@ def test_every_process_draws_the_same():
 
 
 def test_an_image_s_pixels_are_those_of_its_place_in_any_order_of_calls():
-    draws = [Draw(index, epoch, position) for epoch in (0, 5) for position, index in enumerate((3, 9, 3, 14))]
+    draws = [SampleKey(index, epoch, position) for epoch in (0, 5) for position, index in enumerate((3, 9, 3, 14))]
     disturb(0)
     images = loaded()
     first = {draw: images[draw].pixels for draw in draws}
@@ -73,7 +73,7 @@ def test_an_image_s_pixels_are_those_of_its_place_in_any_order_of_calls():
 @pytest.mark.parametrize("auto_augment", [None, RAND_AUGMENT])
 def test_another_place_gives_other_pixels(auto_augment):
     """Other crops of one image, which repeated augmentation is made of."""
-    places = [(Draw(3, epoch, position), seed) for epoch in (0, 1) for position in (0, 1, 10) for seed in (0, 1)]
+    places = [(SampleKey(3, epoch, position), seed) for epoch in (0, 1) for position in (0, 1, 10) for seed in (0, 1)]
     seen = {pixels(draw, seed, auto_augment=auto_augment).numpy().tobytes() for draw, seed in places}
     assert len(seen) == len(places)
 
@@ -87,7 +87,7 @@ def test_the_shared_generators_are_left_as_they_were(auto_augment):
     random.gauss(0, 1)  # leaves a second number in the state
     before, images = states(), loaded(auto_augment=auto_augment)
     for position in range(16):
-        assert images[Draw(position, 0, position)].pixels is not None
+        assert images[SampleKey(position, 0, position)].pixels is not None
         assert states() == before
 
 

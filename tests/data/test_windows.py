@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fvit.data.sampler import Draws, Layout, Shuffle, Windows, shards_in_order
+from fvit.data.sampler import BatchLayout, ShardWindows, Shuffle, TrainSampler, shards_in_order
 
 quick = settings(deadline=None, derandomize=True, database=None, max_examples=150)
 SHARDS = st.lists(st.integers(1, 12), min_size=1, max_size=14)
@@ -16,7 +16,7 @@ EPOCHS = st.integers(0, 3)
 
 
 def shuffle(sizes, window, lanes, **options):
-    return Shuffle(sum(sizes), windows=Windows(np.array(sizes), window, lanes), **options)
+    return Shuffle(sum(sizes), windows=ShardWindows(np.array(sizes), window, lanes), **options)
 
 
 def lanes_of(order, lanes):
@@ -48,8 +48,8 @@ def test_every_image_at_most_once(sizes, window, lanes, epoch):
     epoch=EPOCHS,
 )
 def test_ranks_draw_equally_many(sizes, window, nodes, batch_size, accumulate, local, epoch):
-    order, layout = shuffle(sizes, window, nodes), Layout(batch_size, accumulate, nodes * local)
-    ranks = [list(Draws(order, layout, rank, epoch)) for rank in range(layout.world_size)]
+    order, layout = shuffle(sizes, window, nodes), BatchLayout(batch_size, accumulate, nodes * local)
+    ranks = [list(TrainSampler(order, layout, rank, epoch)) for rank in range(layout.world_size)]
     assert len({len(each) for each in ranks}) == 1
     drawn = [draw.index for draw in chain(*ranks)]
     assert len(set(drawn)) == len(drawn)

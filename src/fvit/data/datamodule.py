@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fvit.data import sources
+from fvit.data.dataset import Batch, ImageDataset, collate, ignore_group_signals
 from fvit.data.faults import FaultLog
 from fvit.data.formats import decode
 from fvit.data.images import DataError
-from fvit.data.loading import Batch, Loaded, collate, heed_parent_alone
-from fvit.data.sampler import Block, Draws, Layout, Shuffle, Windows, shards_in_order
-from fvit.data.seeding import Draw
+from fvit.data.sampler import BatchLayout, EvalSampler, ShardWindows, Shuffle, TrainSampler, shards_in_order
+from fvit.data.seeding import SampleKey
 from fvit.data.transforms.batch import BatchTransform
 from fvit.data.transforms.image import EvalTransform, TrainTransform
 
@@ -45,8 +45,8 @@ class ImageDataModule(LightningDataModule):
         crop_pct: share of the shorter side that the centre crop of validation keeps.
         interpolation: ``bilinear``, ``bicubic``, ….
         mean, std: of the channels, for pixels in [0, 1].
-        augment: ``transform`` (the arguments of `TrainTransform`, and ``no_aug``), ``erasing``, ``mixup`` (of `Erase`
-            and `Mix`) and ``num_repeats`` (draws of one image an epoch: repeated augmentation).
+        augment: ``transform`` (arguments of `TrainTransform`, and ``no_aug``), ``erasing`` (of `RandomErasing`),
+            ``mixup`` (of `Mixup`) and ``num_repeats`` (repeated augmentation: how often an image is drawn per epoch).
         decoder: ``auto``, ``turbo``, ``simplejpeg`` or ``pil``.
         skip_limit: damaged images an epoch that a rank skips before it gives up.
         seed: of the order and of the augmentations.
@@ -90,7 +90,7 @@ class ImageDataModule(LightningDataModule):
             raise ValueError(f"mixup and cutmix pair images and need an even batch on each device, not {batch_size}")
         self.faults = FaultLog(skip_limit)
         self.positions: Tensor | None = None
-        self._draws: Draws | None = None
+        self._draws: TrainSampler | None = None
         self._last: tuple[int, int] | None = None  # epoch and first position of the newest training batch
         self._resumed: dict[str, Any] = {}
 
@@ -100,9 +100,9 @@ class ImageDataModule(LightningDataModule):
         return len(self.classes)
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> BatchLayout:
         """How a step's images lie on ranks."""
-        return Layout(self.hparams.batch_size, self.hparams.accumulate, self._world()[0])
+        return BatchLayout(self.hparams.batch_size, self.hparams.accumulate, self._world()[0])
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches of equal size."""
@@ -116,7 +116,7 @@ class ImageDataModule(LightningDataModule):
         windows = None
         if resumed.get("windows", images.window) is not None:
             shards, lanes = resumed.get("windows") or (images.window, nodes)
-            windows = Windows(images.shard_sizes, shards, lanes)
+            windows = ShardWindows(images.shard_sizes, shards, lanes)
             if rank == 0:
                 log.info(
                     "this machine's cache does not hold all %d shards of training images: they are mixed %d at a time",
@@ -132,7 +132,7 @@ class ImageDataModule(LightningDataModule):
         # One rank a machine fetches ahead for all.
         lanes = windows.lanes if windows else 1
         announce = partial(self._fetch_ahead, seat % lanes, lanes) if rank % local == 0 else None
-        self._draws = Draws(shuffle, layout, seat, epoch, step, frozen, announce)
+        self._draws = TrainSampler(shuffle, layout, seat, epoch, step, frozen, announce)
         if self.batch_transform.mix is not None:
             self.batch_transform.mix.global_batch = layout.global_batch
         return self._loader(self._train_set(), self.hparams.batch_size, self._draws)
@@ -143,12 +143,12 @@ class ImageDataModule(LightningDataModule):
         images = self.source.val
         if len(images) < world:
             raise ValueError(f"{len(images)} validation images do not give each of {world} ranks one")
-        return self._loader(self._val_set(), hp.eval_batch_size or hp.batch_size, Block(len(images), world, rank))
+        return self._loader(self._val_set(), hp.eval_batch_size or hp.batch_size, EvalSampler(len(images), world, rank))
 
     def val_images(self, indices: Sequence[int]) -> Batch:
         """Some images of validation, without the rest; those that cannot be read are left out."""
         loaded = self._val_set()
-        return collate([loaded[Draw(index, 0, index)] for index in indices])
+        return collate([loaded[SampleKey(index, 0, index)] for index in indices])
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Count what could not be used, and note which images these are and how far training has come."""
@@ -193,7 +193,7 @@ class ImageDataModule(LightningDataModule):
         """Batches of its first epoch that lie behind a run that goes on, counted in batches of this run."""
         return self._resumed.get("position", 0) // self.layout.global_batch * self.layout.accumulate
 
-    def _next_step(self, layout: Layout) -> tuple[int, int]:
+    def _next_step(self, layout: BatchLayout) -> tuple[int, int]:
         """Epoch and step after the last finished one.
 
         Batches of an unfinished step are lost with its gradients: a run that goes on takes them again.
@@ -212,9 +212,9 @@ class ImageDataModule(LightningDataModule):
     def _fetch_ahead(self, lane: int, lanes: int, order: np.ndarray) -> None:
         images = self.source.train
         if images.shard_sizes is not None:
-            images.ahead(shards_in_order(order[lane::lanes], images.shard_sizes))
+            images.prefetch(shards_in_order(order[lane::lanes], images.shard_sizes))
 
-    def _train_set(self) -> Loaded:
+    def _train_set(self) -> ImageDataset:
         hp = self.hparams
         options = {"no_aug": True, **self.augment.get("transform", {})}
         if options.pop("no_aug"):
@@ -223,17 +223,17 @@ class ImageDataModule(LightningDataModule):
             transform = TrainTransform(
                 self.decoder, hp.img_size, interpolation=hp.interpolation, mean=hp.mean, **options
             )
-        return Loaded(self.source.train, transform, hp.seed, replace=True)
+        return ImageDataset(self.source.train, transform, hp.seed, replace=True)
 
-    def _val_set(self) -> Loaded:
+    def _val_set(self) -> ImageDataset:
         hp = self.hparams
         transform = EvalTransform(self.decoder, hp.img_size, hp.crop_pct, hp.interpolation)
-        return Loaded(self.source.val, transform, hp.seed, replace=False)
+        return ImageDataset(self.source.val, transform, hp.seed, replace=False)
 
     def _world(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _loader(self, images: Loaded, batch_size: int, sampler: Draws | Block) -> DataLoader:
+    def _loader(self, images: ImageDataset, batch_size: int, sampler: TrainSampler | EvalSampler) -> DataLoader:
         workers = self.hparams.num_workers
         return DataLoader(
             images,
@@ -244,7 +244,7 @@ class ImageDataModule(LightningDataModule):
             persistent_workers=workers > 0,
             timeout=_WORKER_TIMEOUT if workers else 0,
             pin_memory=self.hparams.pin_memory,
-            worker_init_fn=heed_parent_alone,
+            worker_init_fn=ignore_group_signals,
             # Each loader draws a seed for workers that need none, and when it does so depends on how often the run was
             # stopped: not from the generator of dropout.
             generator=torch.Generator(),

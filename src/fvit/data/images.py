@@ -53,7 +53,7 @@ class Images(ABC):
         """Shards that may be mixed at a time, where the machine cannot hold all of them; None for all."""
         return None
 
-    def ahead(self, shards: np.ndarray) -> None:  # noqa: B027 (most sets have nothing to fetch)
+    def prefetch(self, shards: np.ndarray) -> None:  # noqa: B027 (most sets have nothing to fetch)
         """Begin to fetch these shards, in this order, in the background."""
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import SequentialSampler
 
-from fvit.data.seeding import Draw
+from fvit.data.seeding import SampleKey
 
 
 @dataclass(frozen=True)
-class Windows:
+class ShardWindows:
     """For shards that no machine holds all of: an order that needs a few at a time.
 
     Attributes:
@@ -36,7 +36,7 @@ class Shuffle:
     num_images: int
     seed: int = 0
     num_repeats: int = 1
-    windows: Windows | None = None
+    windows: ShardWindows | None = None
 
     def __call__(self, epoch: int) -> np.ndarray:
         """Indices of images, [num_images] or a few less where lanes do not divide them."""
@@ -62,7 +62,7 @@ class Shuffle:
 
 
 @dataclass(frozen=True)
-class Layout:
+class BatchLayout:
     """How the images of an optimizer step lie on ranks and in micro batches.
 
     Position p of the order belongs to step ``p // global_batch``. Within a step, positions are dealt out in turn to
@@ -97,7 +97,7 @@ def shards_in_order(images: np.ndarray, shard_sizes: np.ndarray) -> np.ndarray:
     return found[np.argsort(first)]
 
 
-class Draws(SequentialSampler):
+class TrainSampler(SequentialSampler):
     """One rank's draws of an epoch, from any step on. What does not fill a global batch is left out of the epoch.
 
     A SequentialSampler by name only: the one kind that Lightning's overfit mode does not replace.
@@ -114,7 +114,7 @@ class Draws(SequentialSampler):
     def __init__(
         self,
         shuffle: Shuffle,
-        layout: Layout,
+        layout: BatchLayout,
         rank: int = 0,
         epoch: int = 0,
         step: int = 0,
@@ -135,19 +135,19 @@ class Draws(SequentialSampler):
             self.epoch, self.step = epoch, 0
 
     def __len__(self) -> int:
-        """Draws of a whole epoch, also where this one has begun before."""
+        """TrainSampler of a whole epoch, also where this one has begun before."""
         return self.steps * self.layout.batch_size * self.layout.accumulate
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[SampleKey]:
         epoch, order = self.epoch, self.shuffle(self.epoch)
         if self.announce is not None:
             self.announce(order[self.step * self.layout.global_batch :])
         for step in range(self.step, self.steps):
             for position in self.layout.positions(range(step, step + 1), self.rank).tolist():
-                yield Draw(int(order[position]), epoch, position)
+                yield SampleKey(int(order[position]), epoch, position)
 
 
-class Block(SequentialSampler):
+class EvalSampler(SequentialSampler):
     """One rank's share of a validation set: consecutive images, each once over all ranks.
 
     Consecutive, so that a machine fetches its own shards alone. Ranks may hold one image more or less, which the
@@ -160,5 +160,5 @@ class Block(SequentialSampler):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __iter__(self) -> Iterator[Draw]:
-        return (Draw(index, 0, index) for index in self.images)
+    def __iter__(self) -> Iterator[SampleKey]:
+        return (SampleKey(index, 0, index) for index in self.images)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 
-class Draw(NamedTuple):
+class SampleKey(NamedTuple):
     """One image of an epoch.
 
     Attributes:

@@ -14,7 +14,7 @@ import pytest
 from fvit.data.formats import parquet
 from fvit.data.formats.parquet import open_parquet
 from fvit.data.images import BadImage, DataError
-from fvit.data.storage.place import Folder, Place
+from fvit.data.storage.base import LocalStorage, Storage
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -47,7 +47,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def opened(root, tmp_path):
-    return open_parquet(Folder(root), tmp_path / "cache")
+    return open_parquet(LocalStorage(root), tmp_path / "cache")
 
 
 def expected():
@@ -76,7 +76,7 @@ def test_images_are_read_in_any_order(opened):
 @pytest.mark.parametrize("options", [{"compression": "snappy"}, {"compression": "zstd"}, {"use_dictionary": False}])
 def test_any_encoding_is_read(root, tmp_path, options):
     write(root / "data" / "train-00000-of-00002.parquet", [row % 3 for row in range(10)], **options)
-    train, _, _ = open_parquet(Folder(root), tmp_path / "cache")
+    train, _, _ = open_parquet(LocalStorage(root), tmp_path / "cache")
     assert [train.read(index) for index in range(17)] == expected()
 
 
@@ -89,12 +89,12 @@ def test_a_shard_is_a_file(opened):
 def test_files_are_fetched_ahead_by_number(root, tmp_path):
     asked = []
 
-    class Recorded(Folder):
-        def ahead(self, files):
+    class Recorded(LocalStorage):
+        def prefetch(self, files):
             asked.extend(file.name for file in files)
 
     train, _, _ = open_parquet(Recorded(root), tmp_path / "cache")
-    train.ahead(np.array([1, 0]))
+    train.prefetch(np.array([1, 0]))
     assert asked == ["data/train-00001-of-00002.parquet", "data/train-00000-of-00002.parquet"]
 
 
@@ -165,18 +165,18 @@ def test_a_fork_opens_files_of_its_own(opened, monkeypatch):
 def test_a_set_of_many_images_is_small(tmp_path):
     layout = parquet._Layout(np.full(100, 10_000), np.zeros(1_000_000, dtype=np.int64), np.zeros(0, dtype=np.uint8))
     write(tmp_path / "train.parquet", [0])
-    images = parquet.ParquetImages(Folder(tmp_path), Folder(tmp_path).files([".parquet"]), [layout])
+    images = parquet.ParquetImages(LocalStorage(tmp_path), LocalStorage(tmp_path).files([".parquet"]), [layout])
     assert len(pickle.dumps(images)) < 5 * len(images)
 
 
 def test_class_names_of_the_schema(root, tmp_path):
     write(root / "data" / "train-00000-of-00002.parquet", [0, 1], names=["tench, Tinca tinca", "goldfish", "shark"])
-    assert open_parquet(Folder(root), tmp_path)[2] == ["tench, Tinca tinca", "goldfish", "shark"]
+    assert open_parquet(LocalStorage(root), tmp_path)[2] == ["tench, Tinca tinca", "goldfish", "shark"]
 
 
 def test_a_thousand_classes_are_those_of_imagenet(root, tmp_path):
     write(root / "data" / "train-00000-of-00002.parquet", list(range(1000)), group=1000)
-    classes = open_parquet(Folder(root), tmp_path)[2]
+    classes = open_parquet(LocalStorage(root), tmp_path)[2]
     assert (len(classes), classes[0], classes[-1]) == (1000, "n01440764", "n15075141")
 
 
@@ -185,13 +185,13 @@ def test_large_binary_and_int32_are_as_good(root, tmp_path):
     images = pa.array([{"bytes": b"large", "path": ""}], kind)
     table = pa.table({"label": pa.array([2], pa.int32()), "image": images})
     pq.write_table(table, root / "data" / "train-00000-of-00002.parquet")
-    train, _, _ = open_parquet(Folder(root), tmp_path)
+    train, _, _ = open_parquet(LocalStorage(root), tmp_path)
     assert (train.read(0), train.labels[0]) == (b"large", 2)
 
 
 def test_empty_files_and_groups_shift_nothing(root, tmp_path):
     write(root / "data" / "train-00000a.parquet", [])
-    train, _, _ = open_parquet(Folder(root), tmp_path)
+    train, _, _ = open_parquet(LocalStorage(root), tmp_path)
     assert [train.read(index) for index in range(17)] == expected()
 
 
@@ -201,7 +201,7 @@ def test_empty_files_and_groups_shift_nothing(root, tmp_path):
 def test_a_row_without_an_image_is_a_bad_image(root, tmp_path, image, word):
     whole = {"bytes": b"whole", "path": ""}
     write(root / "data" / "train-00000-of-00002.parquet", [0, 1, 2], images=[whole, image, whole])
-    train, _, _ = open_parquet(Folder(root), tmp_path)
+    train, _, _ = open_parquet(LocalStorage(root), tmp_path)
     with pytest.raises(BadImage, match=rf"train-00000-of-00002\.parquet, row 1: the image is {word}"):
         train.read(1)
     assert train.read(0) == train.read(2) == b"whole"
@@ -209,7 +209,7 @@ def test_a_row_without_an_image_is_a_bad_image(root, tmp_path, image, word):
 
 def refuses(root, tmp_path, match):
     with pytest.raises(DataError, match=match) as caught:
-        open_parquet(Folder(root), tmp_path / "cache")
+        open_parquet(LocalStorage(root), tmp_path / "cache")
     assert not isinstance(caught.value, BadImage)
 
 
@@ -241,7 +241,7 @@ def test_a_file_that_went_is_named(opened, root):
 def test_flipped_bytes_are_noticed_where_the_file_has_checksums(root, tmp_path):
     path = root / "data" / "train-00000-of-00002.parquet"
     write(path, [row % 3 for row in range(10)], compression="none", use_dictionary=False, write_page_checksum=True)
-    train, _, _ = open_parquet(Folder(root), tmp_path / "cache")
+    train, _, _ = open_parquet(LocalStorage(root), tmp_path / "cache")
     path.write_bytes(path.read_bytes().replace(b":9;", b":8;"))
     with pytest.raises(DataError, match=r"train-00000-of-00002\.parquet .*CRC"):
         train.read(9)
@@ -303,11 +303,11 @@ def test_without_pyarrow_it_says_what_to_install(root, tmp_path, monkeypatch):
     refuses(root, tmp_path, r"needs pyarrow: pip install 'fvit\[parquet\]'")
 
 
-class Fetched(Place):
+class Fetched(Storage):
     """A folder as if it were behind a URL: what is made local is noted, and fails when told to."""
 
     def __init__(self, root):
-        self.folder, self.root, self.fetched, self.fails = Folder(root), "s3://bucket", [], None
+        self.folder, self.root, self.fetched, self.fails = LocalStorage(root), "s3://bucket", [], None
 
     def files(self, suffixes):
         return self.folder.files(suffixes)
@@ -362,7 +362,7 @@ def test_an_interrupted_start_goes_on(root, tmp_path):
 def test_row_groups_of_many_images_are_warned_of(root, tmp_path, caplog, group, warnings):
     for path in root.rglob("train-*.parquet"):
         write(path, [0, 1, 2] * 7, group=group)
-    open_parquet(Folder(root), tmp_path / "cache")
+    open_parquet(LocalStorage(root), tmp_path / "cache")
     assert len(caplog.messages) == warnings
     for message in caplog.messages:
         assert "its whole row group of up to 9 images" in message

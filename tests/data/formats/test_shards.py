@@ -9,14 +9,14 @@ from fvit.data import pool
 from fvit.data.formats import index
 from fvit.data.formats.shards import class_names, open_shards, splits
 from fvit.data.images import DataError
-from fvit.data.storage.place import Folder
+from fvit.data.storage.base import LocalStorage
 from tests.data.tars import noise, sample, write_set, write_tar
 
 
 @pytest.fixture
 def opened(tmp_path):
     def make(root=None):
-        return open_shards(Folder(root or tmp_path / "set"), tmp_path / "cache")
+        return open_shards(LocalStorage(root or tmp_path / "set"), tmp_path / "cache")
 
     return make
 
@@ -87,7 +87,7 @@ def _open_and_count(root, cache, queue):
         return real(path, name)
 
     index.scan = scan
-    train, _, _ = open_shards(Folder(root), cache)
+    train, _, _ = open_shards(LocalStorage(root), cache)
     queue.put(len(train))
 
 

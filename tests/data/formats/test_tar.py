@@ -12,7 +12,7 @@ import pytest
 from fvit.data.formats import tar as tars_of_images
 from fvit.data.formats.tar import ENTRY, TarImages, load_index
 from fvit.data.images import BadImage, DataError
-from fvit.data.storage.place import File, Folder
+from fvit.data.storage.base import File, LocalStorage
 from tests.data.tars import flip, write_tar
 
 CONTENTS = [[b"first", b"second!", b""], [b"third" * 1000], [b"4", b"55"]]
@@ -32,7 +32,7 @@ def images(tmp_path):
                     rows.append((member.offset_data, member.size, 10 + len(rows), zlib.crc32(data) if has_crc else 0))
         np.save(tmp_path / "index.npy", np.array(rows, dtype=ENTRY))
         counts = np.array([len(shard) for shard in contents])
-        return TarImages(Folder(tmp_path), files, counts, tmp_path / "index.npy", has_crc)
+        return TarImages(LocalStorage(tmp_path), files, counts, tmp_path / "index.npy", has_crc)
 
     return make
 
@@ -216,6 +216,6 @@ def test_an_index_that_points_outside_its_shards_is_refused(images, tmp_path, fi
 def test_shards_are_fetched_ahead_by_number(images, monkeypatch):
     made = images()
     asked = []
-    monkeypatch.setattr(made._place, "ahead", asked.extend, raising=False)
-    made.ahead(np.array([2, 0]))
+    monkeypatch.setattr(made._place, "prefetch", asked.extend, raising=False)
+    made.prefetch(np.array([2, 0]))
     assert [file.name for file in asked] == ["2.tar", "0.tar"]

@@ -6,7 +6,7 @@ import pytest
 
 from fvit.data.formats.shards import open_shards
 from fvit.data.images import DataError
-from fvit.data.storage.place import Folder
+from fvit.data.storage.base import LocalStorage
 from tests.data.prepare.folders import prepared
 from tests.data.tars import flip
 
@@ -33,7 +33,7 @@ def out(tmp_path):
 def test_what_is_missing_or_changed_is_told_before_anything_is_read(out, damage, message):
     damage(out)
     with pytest.raises(DataError, match=message):
-        open_shards(Folder(out), out)
+        open_shards(LocalStorage(out), out)
 
 
 def test_a_label_beyond_the_classes_names_the_member(out):
@@ -43,4 +43,4 @@ def test_a_label_beyond_the_classes_names_the_member(out):
     # Two classes and their counts, where the index has labels of three.
     manifest.write_text(text.replace(',\n  "cow"', ""))
     with pytest.raises(DataError, match="counts 3 classes of 2"):
-        open_shards(Folder(out), out)
+        open_shards(LocalStorage(out), out)

@@ -13,13 +13,13 @@ from fvit.data.images import DataError
 from fvit.data.prepare import write as writing
 from fvit.data.prepare.write import _mixed
 from fvit.data.sources import Source
-from fvit.data.storage.place import Folder
+from fvit.data.storage.base import LocalStorage
 from tests.data.prepare.folders import CLASSES, Encoded, contents, pixels, prepared, source
 from tests.data.tars import noise, write_set
 
 
 def opened(out):
-    return open_shards(Folder(out), out / "no cache is needed")
+    return open_shards(LocalStorage(out), out / "no cache is needed")
 
 
 def numbers(images):
@@ -61,7 +61,7 @@ def test_other_tools_read_the_shards(tmp_path):
     prepared(tmp_path / "out")
     train, _, _ = opened(tmp_path / "out")
     (tmp_path / "out/manifest.json").unlink()
-    foreign, _, classes = open_shards(Folder(tmp_path / "out"), tmp_path / "cache")
+    foreign, _, classes = open_shards(LocalStorage(tmp_path / "out"), tmp_path / "cache")
     assert [foreign.read(k) for k in range(23)] == [train.read(k) for k in range(23)]
     assert foreign.labels.tolist() == train.labels.tolist()
     assert classes == ["0", "1", "2"]
@@ -172,14 +172,14 @@ def test_a_label_beyond_the_classes_is_refused(tmp_path):
 def test_images_of_shards_are_mixed_a_few_shards_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "_SHARDS_MIXED", 2)
     root = write_set(tmp_path / "set", train=[(0, 1, 2)] * 7, val=((0, 1, 2),))
-    train, val, classes = open_shards(Folder(root), tmp_path / "cache")
+    train, val, classes = open_shards(LocalStorage(root), tmp_path / "cache")
     order = _mixed(train)
     assert sorted(order) == list(range(21))
     shards = [index // 3 for index in order.tolist()]
     assert all(len(set(shards[start : start + 6])) == 2 for start in range(0, 18, 6))
     assert shards != sorted(shards)
     asked = []
-    monkeypatch.setattr(train._place, "ahead", lambda files: asked.append([file.name for file in files]), raising=False)
+    monkeypatch.setattr(train._place, "prefetch", lambda files: asked.append([file.name for file in files]), raising=False)
     prepared(tmp_path / "out", Source(train, val, classes), shard_size=7, resize=None)
     names = [
         list(dict.fromkeys(f"set-train-{shard:04d}.tar" for shard in shards[start : start + 7])) for start in (0, 7, 14)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fvit.data.images import DataError
-from fvit.data.storage.cache import Ahead, Cache, cache_dir
-from fvit.data.storage.place import File
+from fvit.data.storage.base import File
+from fvit.data.storage.cache import Cache, Prefetcher, cache_dir
 
 KIB = 2**10
 fork = multiprocessing.get_context("fork")
@@ -109,7 +109,7 @@ def test_a_file_fetched_ahead_is_spared_until_it_is_used(tmp_path: Path) -> None
 
 def test_files_ahead_take_no_more_than_half_until_they_are_used(tmp_path: Path) -> None:
     cache = Cache(tmp_path, kib(4))
-    ahead = Ahead(cache, lambda file: put(cache, file.name, file.size, used=False))
+    ahead = Prefetcher(cache, lambda file: put(cache, file.name, file.size, used=False))
     ahead.replace([File(name, KIB) for name in "abcdef"])
     wait_for(lambda: len(names(cache)) == 2)
     time.sleep(0.2)
@@ -127,10 +127,10 @@ def test_files_ahead_take_no_more_than_half_until_they_are_used(tmp_path: Path) 
 def test_a_killed_runs_files_ahead_are_spared_for_a_while_only(tmp_path: Path) -> None:
     cache = Cache(tmp_path, kib(2))
     old = put(cache, "old", used=False)
-    assert not cache.takes_ahead(KIB)
+    assert not cache.has_room_to_prefetch(KIB)
     hours_ago = time.time_ns() - 2 * 3600 * 10**9
     os.utime(old, ns=(0, hours_ago))
-    assert cache.takes_ahead(KIB)
+    assert cache.has_room_to_prefetch(KIB)
 
 
 def test_a_failed_fetch_leaves_nothing_and_can_be_repeated(tmp_path: Path) -> None:

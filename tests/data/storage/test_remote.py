@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fvit.data.images import DataError
-from fvit.data.storage.remote import Remote
+from fvit.data.storage.remote import RemoteStorage
 from tests.data.remote_fixtures import (
     SHARD,
     Open,
@@ -179,7 +179,7 @@ def test_credentials_are_sent_and_never_shown(
 def test_a_fetch_ahead_is_in_order_and_is_used(server: FaultyServer, remote: Open) -> None:
     there = remote()
     server.faults["/data/train-1.tar"] = [404, None]
-    there.ahead([shard(2), shard(1), shard(0)])
+    there.prefetch([shard(2), shard(1), shard(0)])
     wait_for(lambda: server.requests["/data/train-0.tar"])
     wait_for(lambda: len(list(there.cache.folder.glob("*.tar"))) == 2)
     for number in (2, 1, 0):
@@ -207,15 +207,15 @@ def test_several_processes_fetch_a_file_once(server: FaultyServer, remote: Open)
 def test_a_fork_has_connections_of_its_own(server: FaultyServer, remote: Open) -> None:
     there = remote()
     files = there.files([".tar"])
-    there.ahead(files[4:6])
+    there.prefetch(files[4:6])
     there.local(files[1])
 
     def work() -> bool:
-        there.ahead([files[3]])
+        there.prefetch([files[3]])
         wait_for(lambda: server_has_sent(there, 3))
         return there.local(files[2]).read_bytes() == SHARD[1:]
 
-    def server_has_sent(place: Remote, number: int) -> bool:
+    def server_has_sent(place: RemoteStorage, number: int) -> bool:
         return any(path.name.endswith(f"train-{number - 1}.tar") for path in place.cache.folder.glob("*.tar"))
 
     assert succeeds_in_a_fork(work)
@@ -225,7 +225,7 @@ def test_a_fork_has_connections_of_its_own(server: FaultyServer, remote: Open) -
 
 def test_a_place_can_be_pickled(remote: Open) -> None:
     there = remote()
-    there.ahead([shard(0)])
+    there.prefetch([shard(0)])
     assert pickle.loads(pickle.dumps(there)).local(shard(1)).read_bytes() == SHARD[1:]
 
 

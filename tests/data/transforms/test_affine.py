@@ -12,8 +12,7 @@ from timm.data import auto_augment
 
 from fvit.data.transforms import rand_augment
 from fvit.data.transforms.affine import transform_columns, transform_rows
-
-from .pictures import photo
+from tests.data.pictures import photo
 
 quick = settings(deadline=None, derandomize=True, database=None, max_examples=150)
 FILL = (7, 130, 255)

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
-from timm.data import Mixup
+from timm.data import Mixup as TimmMixup
 from timm.data.mixup import cutmix_bbox_and_lam
-from timm.data.random_erasing import RandomErasing
+from timm.data.random_erasing import RandomErasing as TimmErasing
 
-from fvit.data.loading import Batch
-from fvit.data.sampler import Layout
-from fvit.data.transforms.batch import BatchTransform, Blend, Erase, Mix
+from fvit.data.dataset import Batch
+from fvit.data.sampler import BatchLayout
+from fvit.data.transforms.batch import BatchTransform, Blend, Mixup, RandomErasing
 from tests.data.pictures import MEAN, STD
 
 quick = settings(deadline=None, derandomize=True, database=None, max_examples=100)
@@ -24,7 +24,7 @@ MODES = ("batch", "pair", "elem")
 
 def mix(classes=5, seed=0, global_batch=8, **options):
     settings = dict(mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5, mode="batch")
-    made = Mix(classes, **{**settings, **options}, seed=seed)
+    made = Mixup(classes, **{**settings, **options}, seed=seed)
     made.global_batch = global_batch
     return made
 
@@ -143,7 +143,14 @@ def test_mixing_two_images_of_one_class_gives_that_class():
 def test_a_step_is_mixed_alike_however_it_is_cut(mode, alphas, per_draw, epoch, step, erase):
     options = dict(**alphas, mode=mode, prob=0.9, switch_prob=0.5)
     seen = []
-    for layout in (Layout(8), Layout(4, 2), Layout(2, 4), Layout(4, 1, 2), Layout(2, 1, 4), Layout(2, 2, 2)):
+    for layout in (
+        BatchLayout(8),
+        BatchLayout(4, 2),
+        BatchLayout(2, 4),
+        BatchLayout(4, 1, 2),
+        BatchLayout(2, 1, 4),
+        BatchLayout(2, 2, 2),
+    ):
         made = transform(options, ERASING if erase else None)
         made.mix.per_draw = per_draw
         images, targets = {}, {}
@@ -190,7 +197,7 @@ def test_blends_are_distributed_as_timm_s(alphas):
     made = mix(**alphas, prob=0.7, switch_prob=0.4)
     ours = [made._draw((0, i), height, width) for i in range(count)]
     np.random.seed(0)  # noqa: NPY002
-    timm = Mixup(**alphas, prob=0.7, switch_prob=0.4, num_classes=5)
+    timm = TimmMixup(**alphas, prob=0.7, switch_prob=0.4, num_classes=5)
     theirs = []
     for _ in range(count):
         share, is_cutmix = timm._params_per_batch()
@@ -223,7 +230,7 @@ MEASURES = [
 
 def erased(images, **options):
     """Where images of sevens were changed: [B, H, W]."""
-    found = Erase(**{**ERASING, "seed": 0, **options})(images, [(0, i) for i in range(len(images))])
+    found = RandomErasing(**{**ERASING, "seed": 0, **options})(images, [(0, i) for i in range(len(images))])
     return (found != 7).any(dim=1)
 
 
@@ -245,7 +252,7 @@ def test_rectangles_are_distributed_as_timm_s():
     ours = rectangles(erased(sevens.clone(), probability=0.6))
     torch.manual_seed(0)
     random.seed(0)
-    timms = RandomErasing(0.6, mode="pixel", max_count=1, device="cpu")(sevens.clone())
+    timms = TimmErasing(0.6, mode="pixel", max_count=1, device="cpu")(sevens.clone())
     theirs = rectangles((timms != 7).any(dim=1))
     assert abs(len(ours) - len(theirs)) / count < 1.95 * math.sqrt(2 / count)
     for measure in (*range(4), "area", "aspect"):
@@ -259,7 +266,7 @@ def test_rectangles_are_distributed_as_timm_s():
 @quick
 @given(positions=st.permutations(range(6)), kept=st.integers(1, 6), mode=st.sampled_from(["pixel", "rand", "const"]))
 def test_what_an_image_loses_depends_on_its_place_alone(positions, kept, mode):
-    made = Erase(probability=0.7, mode=mode, seed=0)
+    made = RandomErasing(probability=0.7, mode=mode, seed=0)
     images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     whole = made(images.clone(), [(2, i) for i in range(6)])
     some = positions[:kept]
@@ -268,14 +275,15 @@ def test_what_an_image_loses_depends_on_its_place_alone(positions, kept, mode):
 
 
 def test_each_place_and_seed_is_erased_otherwise():
-    makes = [(Erase(**ERASING, seed=seed), (epoch, i)) for seed in (0, 1) for epoch in (0, 1) for i in (0, 1)]
+    makes = [(RandomErasing(**ERASING, seed=seed), (epoch, i)) for seed in (0, 1) for epoch in (0, 1) for i in (0, 1)]
     assert len({made(torch.zeros(1, 3, 32, 32), [place]).numpy().tobytes() for made, place in makes}) == 8
 
 
 def test_fillings():
     sevens = torch.full((200, 3, 24, 24), 7.0)
     filled = {
-        m: Erase(1.0, m, seed=0)(sevens.clone(), [(0, i) for i in range(200)]) for m in ("const", "rand", "pixel")
+        m: RandomErasing(1.0, m, seed=0)(sevens.clone(), [(0, i) for i in range(200)])
+        for m in ("const", "rand", "pixel")
     }
     assert set(filled["const"].unique().tolist()) == {0.0, 7.0}
     colours = [image[:, (image != 7).all(dim=0)].unique(dim=1).shape[1] for image in filled["rand"]]

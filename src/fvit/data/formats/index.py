@@ -17,7 +17,7 @@ from fvit.data import pool
 from fvit.data.formats.scan import scan
 from fvit.data.formats.tar import load_index
 from fvit.data.storage.atomic import replacing
-from fvit.data.storage.place import File, Folder, Place
+from fvit.data.storage.base import File, LocalStorage, Storage
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _MANY_SHARDS = 16
 _MOST_WORKERS = 8
 
 
-def build(place: Place, shards: Sequence[File], cache: Path) -> tuple[Path, np.ndarray]:
+def build(place: Storage, shards: Sequence[File], cache: Path) -> tuple[Path, np.ndarray]:
     """The index of `shards` and the number of images in each: from `cache`, or made now and kept there.
 
     A shard whose size or version has changed is another shard. Of several processes one works and the others wait.
@@ -57,14 +57,14 @@ def build(place: Place, shards: Sequence[File], cache: Path) -> tuple[Path, np.n
     return index, np.load(counts, allow_pickle=False)
 
 
-def _make(place: Place, shards: Sequence[File], parts: Path, index: Path, counts: Path) -> None:
+def _make(place: Storage, shards: Sequence[File], parts: Path, index: Path, counts: Path) -> None:
     parts.mkdir(exist_ok=True)
     kept = [parts / f"{number}.npy" for number in range(len(shards))]
     todo = [(shard, part) for shard, part in zip(shards, kept, strict=True) if not part.is_file()]
     advance = _Progress(place.root, len(shards), len(shards) - len(todo))
     # Fetched shards come one by one, so that a cache that holds only some of them does.
-    here = isinstance(place, Folder) and len(todo) >= _MANY_SHARDS
-    place.ahead([shard for shard, _ in todo])
+    here = isinstance(place, LocalStorage) and len(todo) >= _MANY_SHARDS
+    place.prefetch([shard for shard, _ in todo])
     pool.run(partial(_keep, place), todo, min(os.cpu_count() or 1, _MOST_WORKERS) if here else 0, advance)
     entries = [load_index(part) for part in kept]
     with replacing(counts) as file:
@@ -74,7 +74,7 @@ def _make(place: Place, shards: Sequence[File], parts: Path, index: Path, counts
     shutil.rmtree(parts)
 
 
-def _keep(place: Place, task: tuple[File, Path], advance: pool.Advance) -> None:
+def _keep(place: Storage, task: tuple[File, Path], advance: pool.Advance) -> None:
     shard, part = task
     entries = scan(place.local(shard), f"{place.root.rstrip('/')}/{shard.name}")
     with replacing(part) as file:

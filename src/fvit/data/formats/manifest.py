@@ -27,7 +27,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Described(_Strict):
+class FileEntry(_Strict):
     """One file: its name in the folder, bytes, and SHA-256 in hexadecimal."""
 
     name: Name
@@ -35,7 +35,7 @@ class Described(_Strict):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class Shard(Described):
+class Shard(FileEntry):
     """A tar file, and the images in it."""
 
     images: Annotated[int, Field(ge=1)]
@@ -54,7 +54,7 @@ class Split(_Strict):
     images: Annotated[int, Field(ge=1)]
     per_class: list[Count]
     shards: list[Shard]
-    index: Described
+    index: FileEntry
     skipped: list[Skipped]
 
     @model_validator(mode="after")
@@ -95,7 +95,7 @@ class Manifest(_Strict):
         """``train`` and ``val``."""
         return {"train": self.splits.train, "val": self.splits.val}
 
-    def files(self) -> list[Described]:
+    def files(self) -> list[FileEntry]:
         """Every file but the manifest itself."""
         return [file for split in self.by_split().values() for file in (*split.shards, split.index)]
 

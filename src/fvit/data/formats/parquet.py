@@ -18,7 +18,7 @@ from filelock import FileLock
 from fvit.data.formats.shards import class_names, splits
 from fvit.data.images import BadImage, DataError, Images
 from fvit.data.storage.atomic import replacing
-from fvit.data.storage.place import File, Folder, Place
+from fvit.data.storage.base import File, LocalStorage, Storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,7 +64,7 @@ class ParquetImages(Images):
         layouts: of these files.
     """
 
-    def __init__(self, place: Place, files: Sequence[File], layouts: Sequence[_Layout]) -> None:
+    def __init__(self, place: Storage, files: Sequence[File], layouts: Sequence[_Layout]) -> None:
         self.place, self.files = place, list(files)
         self.labels = np.concatenate([layout.labels for layout in layouts]).astype(np.int32)
         self._group_starts = _starts(np.concatenate([layout.group_rows for layout in layouts]))
@@ -95,9 +95,9 @@ class ParquetImages(Images):
         """Files that may be mixed at a time."""
         return self.place.window(self.files)
 
-    def ahead(self, shards: np.ndarray) -> None:
+    def prefetch(self, shards: np.ndarray) -> None:
         """Begin to fetch these files."""
-        self.place.ahead([self.files[shard] for shard in shards])
+        self.place.prefetch([self.files[shard] for shard in shards])
 
     def _group(self, group: int) -> "pa.ChunkedArray":
         if os.getpid() != self._process:
@@ -139,7 +139,7 @@ class ParquetImages(Images):
         return {**self.__dict__, "_process": None, "_open_files": None, "_groups": None}
 
 
-def open_parquet(place: Place, cache: Path) -> tuple[ParquetImages, ParquetImages, list[str]]:
+def open_parquet(place: Storage, cache: Path) -> tuple[ParquetImages, ParquetImages, list[str]]:
     """The training images, the validation images, and the class names in the order of the labels.
 
     Class names are those of the Hugging Face schema; without them WordNet ids where there are ImageNet's 1000 classes,
@@ -174,21 +174,21 @@ def open_parquet(place: Place, cache: Path) -> tuple[ParquetImages, ParquetImage
     return train, val, classes
 
 
-def _layouts(place: Place, files: Sequence[File], cache: Path) -> list[_Layout]:
-    if isinstance(place, Folder):
+def _layouts(place: Storage, files: Sequence[File], cache: Path) -> list[_Layout]:
+    if isinstance(place, LocalStorage):
         with ThreadPoolExecutor(_THREADS) as threads:
             return list(threads.map(partial(_read_layout, place), files))
     return _kept_layouts(place, files, cache / "index")
 
 
-def _kept_layouts(place: Place, files: Sequence[File], cache: Path) -> list[_Layout]:
+def _kept_layouts(place: Storage, files: Sequence[File], cache: Path) -> list[_Layout]:
     """The layouts of files that are fetched, one after the other, so that a cache smaller than all of them does.
 
     Of several processes one works and the others wait.
     """
     cache.mkdir(parents=True, exist_ok=True)
     kept = [cache / f"parquet-{_key(place, file)}.npz" for file in files]
-    place.ahead([file for file, path in zip(files, kept, strict=True) if not path.is_file()])
+    place.prefetch([file for file, path in zip(files, kept, strict=True) if not path.is_file()])
     layouts = []
     for file, path in zip(files, kept, strict=True):
         with FileLock(cache / "parquet.lock"):
@@ -201,12 +201,12 @@ def _kept_layouts(place: Place, files: Sequence[File], cache: Path) -> list[_Lay
     return layouts
 
 
-def _key(place: Place, file: File) -> str:
+def _key(place: Storage, file: File) -> str:
     described = json.dumps([_VERSION, place.root, file.name, file.size, file.version])
     return hashlib.sha256(described.encode()).hexdigest()[:32]
 
 
-def _read_layout(place: Place, file: File) -> _Layout:
+def _read_layout(place: Storage, file: File) -> _Layout:
     name = _name(place, file)
     with _open(place, file) as parquet, _named(place, file):
         _check_columns(name, parquet.schema_arrow)
@@ -245,7 +245,7 @@ def _check_labels(name: str, labels: np.ndarray, num_classes: int) -> None:
         raise DataError(f"{name}, row {row}: label {labels[row]} is none of the classes 0 … {num_classes - 1}")
 
 
-def _warn_of_large_groups(place: Place, layouts: Sequence[_Layout]) -> None:
+def _warn_of_large_groups(place: Storage, layouts: Sequence[_Layout]) -> None:
     largest = max(layout.group_rows.max(initial=0) for layout in layouts)
     if largest > _LARGE_GROUP:
         _log.warning(
@@ -261,14 +261,14 @@ def _class_names(layouts: Sequence[_Layout]) -> list[str]:
     return names or class_names(np.concatenate([layout.labels for layout in layouts]))
 
 
-def _require_pyarrow(place: Place) -> None:
+def _require_pyarrow(place: Storage) -> None:
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
         raise DataError(f"{place.root} holds Parquet, which needs pyarrow: pip install 'fvit[parquet]'") from None
 
 
-def _open(place: Place, file: File) -> "pq.ParquetFile":
+def _open(place: Storage, file: File) -> "pq.ParquetFile":
     import pyarrow.parquet as pq
 
     path = place.local(file)
@@ -277,7 +277,7 @@ def _open(place: Place, file: File) -> "pq.ParquetFile":
 
 
 @contextmanager
-def _named(place: Place, file: File) -> Iterator[None]:
+def _named(place: Storage, file: File) -> Iterator[None]:
     """Errors of pyarrow in `file` as a DataError that names it; an OSError of the system stays what it is."""
     import pyarrow as pa
 
@@ -291,7 +291,7 @@ def _named(place: Place, file: File) -> Iterator[None]:
         raise DataError(f"{_name(place, file)} cannot be read as Parquet: {reason}. Fetch it again") from None
 
 
-def _name(place: Place, file: File) -> str:
+def _name(place: Storage, file: File) -> str:
     return f"{place.root.rstrip('/')}/{file.name}"
 
 

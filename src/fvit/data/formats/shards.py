@@ -11,14 +11,14 @@ import numpy as np
 from fvit.data.formats import index, manifest
 from fvit.data.formats.tar import TarImages
 from fvit.data.images import DataError
-from fvit.data.storage.place import File, Place
+from fvit.data.storage.base import File, Storage
 
 _log = logging.getLogger(__name__)
 
 _WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
-def open_shards(place: Place, cache: Path) -> tuple[TarImages, TarImages, list[str]]:
+def open_shards(place: Storage, cache: Path) -> tuple[TarImages, TarImages, list[str]]:
     """The training images, the validation images, and the class names in the order of the labels.
 
     Args:
@@ -46,7 +46,7 @@ def open_shards(place: Place, cache: Path) -> tuple[TarImages, TarImages, list[s
     return train, val, classes
 
 
-def _open_prepared(place: Place, described: File, present: dict[str, File]) -> tuple[TarImages, TarImages, list[str]]:
+def _open_prepared(place: Storage, described: File, present: dict[str, File]) -> tuple[TarImages, TarImages, list[str]]:
     content = manifest.read(place.local(described), f"{place.root.rstrip('/')}/{manifest.NAME}")
     opened = []
     for split in content.by_split().values():
@@ -62,7 +62,7 @@ def _open_prepared(place: Place, described: File, present: dict[str, File]) -> t
     return opened[0], opened[1], content.classes
 
 
-def _check_present(place: Place, shard: manifest.Shard, present: dict[str, File]) -> None:
+def _check_present(place: Storage, shard: manifest.Shard, present: dict[str, File]) -> None:
     name = f"{place.root.rstrip('/')}/{shard.name}"
     if shard.name not in present:
         raise DataError(f"{name} is missing; fetch it again, and look for others with fvit-prepare verify={place.root}")
@@ -74,12 +74,12 @@ def _check_present(place: Place, shard: manifest.Shard, present: dict[str, File]
         )
 
 
-def _expected(file: manifest.Described, present: dict[str, File]) -> File:
+def _expected(file: manifest.FileEntry, present: dict[str, File]) -> File:
     version = present[file.name].version if file.name in present else ""
     return File(file.name, file.size, version, file.sha256)
 
 
-def _open_foreign(place: Place, shards: list[File], cache: Path) -> tuple[TarImages, TarImages, list[str]]:
+def _open_foreign(place: Storage, shards: list[File], cache: Path) -> tuple[TarImages, TarImages, list[str]]:
     names = [shard.name for shard in shards]
     found = splits(names)
     validation = found["val"] or found["test"]

@@ -14,7 +14,7 @@ from isal.isal_zlib import crc32
 
 from fvit.data.faults import Deadline
 from fvit.data.images import BadImage, DataError, Images
-from fvit.data.storage.place import File, Place
+from fvit.data.storage.base import File, Storage
 
 ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4"), ("label", "<i4"), ("crc", "<u4")])
 """One image: first byte in its shard and length of its data, label, CRC-32 (0 where it is not known)."""
@@ -41,7 +41,7 @@ class TarImages(Images):
         DataError: the index is no such file, or points outside the shards.
     """
 
-    def __init__(self, place: Place, shards: Sequence[File], counts: np.ndarray, index: Path, has_crc: bool) -> None:
+    def __init__(self, place: Storage, shards: Sequence[File], counts: np.ndarray, index: Path, has_crc: bool) -> None:
         self._arguments = (place, shards, counts, index, has_crc)
         self._place, self._shards, self._has_crc = place, list(shards), has_crc
         self._counts = np.asarray(counts, dtype=np.int64)
@@ -97,9 +97,9 @@ class TarImages(Images):
         """Shards that may be mixed at a time."""
         return self._place.window(self._shards)
 
-    def ahead(self, shards: np.ndarray) -> None:
+    def prefetch(self, shards: np.ndarray) -> None:
         """Begin to fetch these shards, in this order."""
-        self._place.ahead([self._shards[shard] for shard in shards])
+        self._place.prefetch([self._shards[shard] for shard in shards])
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker that is not forked maps the index anew instead of getting a copy of it.

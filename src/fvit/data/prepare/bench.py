@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from fvit.data.dataset import ImageDataset, collate
 from fvit.data.formats.decode import Box, Decoder
 from fvit.data.images import Images
-from fvit.data.loading import Loaded, collate
-from fvit.data.sampler import Draws, Layout, Shuffle
-from fvit.data.seeding import Draw, generator
+from fvit.data.sampler import BatchLayout, Shuffle, TrainSampler
+from fvit.data.seeding import SampleKey, generator
 from fvit.data.transforms.image import TrainTransform, random_box, resize
 
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
@@ -21,7 +21,7 @@ _BATCH = 32
 
 
 @dataclass(frozen=True)
-class Speed:
+class LoaderSpeed:
     """What was measured.
 
     Attributes:
@@ -53,7 +53,7 @@ def measure(
     cores: int,
     seconds: float = 25.0,
     tell: Callable[[str], None] = lambda text: None,
-) -> Speed:
+) -> LoaderSpeed:
     """Measure training's loader: random resized crop and flip, and RandAugment apart.
 
     Args:
@@ -74,7 +74,7 @@ def measure(
     for workers in counts:
         tell(f"{workers} loader processes" if workers > 1 else "one loader process")
         rates[workers] = _measure_loader(images, decoder, img_size, interpolation, workers, share)
-    return Speed(stages, rates, size)
+    return LoaderSpeed(stages, rates, size)
 
 
 def _measure_stages(
@@ -83,7 +83,7 @@ def _measure_stages(
     names = ("reading", "decoding", "resizing", "flipping", "collating", "RandAugment")
     spent = dict.fromkeys(names, 0.0)
     augment = TrainTransform(decoder, img_size, auto_augment=RAND_AUGMENT, interpolation=interpolation).augment
-    dataset = Loaded(images, lambda data, rng: data, seed=0, replace=True)
+    dataset = ImageDataset(images, lambda data, rng: data, seed=0, replace=True)
     size = count = 0
     samples = []
     end = time.perf_counter() + seconds
@@ -123,7 +123,7 @@ def _measure_loader(
     images: Images, decoder: Decoder, img_size: int, interpolation: str, workers: int, seconds: float
 ) -> float:
     transform = TrainTransform(decoder, img_size, interpolation=interpolation)
-    dataset = Loaded(images, transform, seed=0, replace=True)
+    dataset = ImageDataset(images, transform, seed=0, replace=True)
     loader = DataLoader(dataset, _BATCH, sampler=_Endless(images), collate_fn=collate, num_workers=workers)
     batches = iter(loader)
     # The first batches wait for the processes to start, and what they prepare meanwhile comes in a burst.
@@ -138,13 +138,13 @@ def _measure_loader(
     return count / (time.perf_counter() - start)
 
 
-class _Endless(Sampler[Draw]):
+class _Endless(Sampler[SampleKey]):
     """Training's order, epoch after epoch."""
 
     def __init__(self, images: Images) -> None:
         self.images = images
 
-    def __iter__(self) -> Iterator[Draw]:
-        layout = Layout(min(_BATCH, len(self.images)))
+    def __iter__(self) -> Iterator[SampleKey]:
+        layout = BatchLayout(min(_BATCH, len(self.images)))
         for epoch in itertools.count():
-            yield from Draws(Shuffle(len(self.images)), layout, epoch=epoch)
+            yield from TrainSampler(Shuffle(len(self.images)), layout, epoch=epoch)

@@ -84,7 +84,7 @@ class ShardWriter:
         decoder = decode.choose(self.decoder)
         source: Images = getattr(self.source, task.split)
         if source.shard_sizes is not None:
-            source.ahead(_shards(task.indices, source.shard_sizes))
+            source.prefetch(_shards(task.indices, source.shard_sizes))
         entries: list[tuple[int, int, int, int]] = []  # as in fvit.data.formats.tar.ENTRY
         skipped: list[dict[str, str]] = []
         bytes_in = 0

@@ -14,7 +14,7 @@ from fvit.data.formats.scan import scan
 from fvit.data.formats.tar import load_index
 from fvit.data.images import DataError
 from fvit.data.prepare.write import Progress
-from fvit.data.storage.place import Folder
+from fvit.data.storage.base import LocalStorage
 
 
 def verify(folder: Path, workers: int, progress: Progress) -> tuple[list[str], int]:
@@ -31,7 +31,7 @@ def verify(folder: Path, workers: int, progress: Progress) -> tuple[list[str], i
     Raises:
         DataError: there is no manifest, or it is damaged.
     """
-    place = Folder(folder)
+    place = LocalStorage(folder)
     path = folder / manifest.NAME
     if not path.is_file():
         unfinished = (folder / ".progress").is_dir()
@@ -109,7 +109,7 @@ def _index_problems(folder: Path, split: manifest.Split) -> list[str]:
     return [f"{split.index.name}: {problem}" for problem in problems]
 
 
-def _file_problems(folder: Path, file: manifest.Described) -> list[str]:
+def _file_problems(folder: Path, file: manifest.FileEntry) -> list[str]:
     path = folder / file.name
     if not path.is_file():
         return ["missing"]

@@ -199,6 +199,6 @@ def _finish(out: Path, split: str, notes: list[dict[str, Any]], num_classes: int
         images=len(entries),
         per_class=np.bincount(entries["label"], minlength=num_classes).tolist(),
         shards=[manifest.Shard(**note["shard"]) for note in notes if note["entries"]],
-        index=manifest.Described(name=name, size=size, sha256=digest),
+        index=manifest.FileEntry(name=name, size=size, sha256=digest),
         skipped=[manifest.Skipped(**image) for image in skipped],
     )

@@ -12,8 +12,8 @@ from fvit.data.images import DataError
 from fvit.data.sources.base import Source, existing_folder
 from fvit.data.sources.folder import class_folders, labelled_tree, tree
 from fvit.data.sources.ground_truth import DEVKIT, ground_truth
+from fvit.data.storage.base import LocalStorage, Storage, open_storage
 from fvit.data.storage.cache import cache_dir as default_cache_dir
-from fvit.data.storage.place import Folder, Place, place
 
 _TRAIN = ("train", "Data/CLS-LOC/train", "ILSVRC/Data/CLS-LOC/train", "ILSVRC2012_img_train")
 _VAL = ("val", "Data/CLS-LOC/val", "ILSVRC/Data/CLS-LOC/val", "ILSVRC2012_img_val")
@@ -45,8 +45,8 @@ def imagenet(root: str | None = None, cache_dir: str | None = None, cache_gib: f
         raise DataError(f"data=imagenet needs data.root: a folder, or the URL of one, that holds {_FORMS}")
     if "://" not in root:
         existing_folder(root)
-    where = place(root, cache_dir, cache_gib)
-    source = _open_folders(where.path) if isinstance(where, Folder) else None
+    where = open_storage(root, cache_dir, cache_gib)
+    source = _open_folders(where.path) if isinstance(where, LocalStorage) else None
     return source or _open_files(where, Path(cache_dir or default_cache_dir()).expanduser())
 
 
@@ -76,7 +76,7 @@ def _has_folders(folder: Path) -> bool:
         return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
 
 
-def _open_files(where: Place, cache: Path) -> Source:
+def _open_files(where: Storage, cache: Path) -> Source:
     """The source of files that hold many images each."""
     names = [file.name for file in where.files([".tar", ".parquet", manifest.NAME])]
     tars, parquets = ([name for name in names if name.endswith(suffix)] for suffix in (".tar", ".parquet"))
@@ -93,7 +93,7 @@ def _open_files(where: Place, cache: Path) -> Source:
         return Source(*open_shards(where, cache))
     if parquets:
         return Source(*open_parquet(where, cache))
-    found = os.listdir(where.path) if isinstance(where, Folder) else [file.name for file in where.files([""])]
+    found = os.listdir(where.path) if isinstance(where, LocalStorage) else [file.name for file in where.files([""])]
     raise DataError(f"{where.root} holds no {_FORMS}; it holds {_some(sorted(found)) or 'nothing'}")
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 
 from fvit.data.images import DataError
-from fvit.data.storage.place import File
+from fvit.data.storage.base import File
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Cache:
             raise DataError(f"the cache in {self.folder} cannot be used ({error}): set data.cache_dir") from None
         return path
 
-    def takes_ahead(self, size: int) -> bool:
+    def has_room_to_prefetch(self, size: int) -> bool:
         """Whether a file may be fetched ahead: not while half the bound is filled with files not yet used."""
         return size + sum(entry.size for entry in self._entries() if entry.unread) <= self.bound / 2
 
@@ -177,7 +177,7 @@ class Cache:
                 yield _Entry(path, status.st_size, unread, max(status.st_atime_ns, status.st_mtime_ns))
 
 
-class Ahead:
+class Prefetcher:
     """Fetches files in the background of one process, as far ahead of their use as the cache takes them.
 
     Attributes:
@@ -213,6 +213,6 @@ class Ahead:
                 if not self._queue:
                     self._thread = None
                     return None
-                if self._cache.takes_ahead(self._queue[0].size):
+                if self._cache.has_room_to_prefetch(self._queue[0].size):
                     return self._queue.popleft()
             time.sleep(_POLL)

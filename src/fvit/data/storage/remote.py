@@ -22,8 +22,8 @@ from fsspec.callbacks import Callback
 
 from fvit.data.formats import manifest
 from fvit.data.images import DataError
-from fvit.data.storage.cache import Ahead, Cache
-from fvit.data.storage.place import File, Place, redact
+from fvit.data.storage.base import File, Storage, redact
+from fvit.data.storage.cache import Cache, Prefetcher
 from fvit.data.storage.retry import DeniedError, MissingError, Retry
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ _SAFE = ":/%@!$&'()*+,;=~[]"  # in the root of HTTP: what the user has quoted al
 os.register_at_fork(after_in_child=fsspec.asyn.reset_lock)
 
 
-class Remote(Place):
+class RemoteStorage(Storage):
     """A folder behind a URL.
 
     Which files there are is what the host lists. An HTTP server lists none, so there the `manifest.json` that
@@ -62,10 +62,10 @@ class Remote(Place):
         self._retry = Retry(self.scheme, tries, pause)
         self._http = self.scheme in ("http", "https")
         self._options = self._settings(root)
-        self._ahead: Ahead | None = None
+        self._ahead: Prefetcher | None = None
 
     def __repr__(self) -> str:
-        return f"Remote({self.root!r})"
+        return f"RemoteStorage({self.root!r})"
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_ahead": None}
@@ -91,10 +91,10 @@ class Remote(Place):
         """The file in the cache; fetched if it is not there."""
         return self._get(file, used=True)
 
-    def ahead(self, files: Sequence[File]) -> None:
+    def prefetch(self, files: Sequence[File]) -> None:
         """Begin to fetch these files; what fails is left to `local` to try again and to report."""
         if self._ahead is None or self._ahead.pid != os.getpid():
-            self._ahead = Ahead(self.cache, lambda file: self._get(file, used=False))
+            self._ahead = Prefetcher(self.cache, lambda file: self._get(file, used=False))
         self._ahead.replace(files)
 
     def _get(self, file: File, used: bool) -> Path:
@@ -190,7 +190,7 @@ class Remote(Place):
             content = json.loads(text)
             if not isinstance(content, dict) or content.get("format") != manifest.FORMAT:
                 return None
-        own = manifest.Described(name=manifest.NAME, size=len(text), sha256=hashlib.sha256(text).hexdigest())
+        own = manifest.FileEntry(name=manifest.NAME, size=len(text), sha256=hashlib.sha256(text).hexdigest())
         described = [own, *manifest.parse(text, url).files()]
         return {file.name: File(file.name, file.size, file.sha256, file.sha256) for file in described}
 

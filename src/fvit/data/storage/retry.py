@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from fvit.data.images import DataError
-from fvit.data.storage.place import redact
+from fvit.data.storage.base import redact
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fvit.data.loading import Batch
+from fvit.data.dataset import Batch
 from fvit.data.seeding import generator
 
 
@@ -23,8 +23,8 @@ class BatchTransform:
     Args:
         num_classes: number of labels.
         mean, std: of the channels, for pixels in [0, 1].
-        mixup: arguments of `Mix`.
-        erasing: arguments of `Erase`.
+        mixup: arguments of `Mixup`.
+        erasing: arguments of `RandomErasing`.
         seed: of the run.
 
     Attributes:
@@ -45,8 +45,8 @@ class BatchTransform:
         self.mean = 255 * torch.tensor(mean).view(-1, 1, 1)
         self.std = 255 * torch.tensor(std).view(-1, 1, 1)
         mixes = mixup.get("mixup_alpha", 0) > 0 or mixup.get("cutmix_alpha", 0) > 0
-        self.mix = Mix(num_classes, **mixup, seed=seed) if mixes else None
-        self.erase = Erase(**erasing, seed=seed) if erasing.get("probability", 0) > 0 else None
+        self.mix = Mixup(num_classes, **mixup, seed=seed) if mixes else None
+        self.erase = RandomErasing(**erasing, seed=seed) if erasing.get("probability", 0) > 0 else None
 
     def __call__(self, batch: Batch, train: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Images [B, 3, H, W] in `dtype`, and labels [B] or, where mixed, probabilities [B, classes]."""
@@ -69,7 +69,7 @@ class Blend(NamedTuple):
     box: tuple[int, int, int, int] | None = None
 
 
-class Mix:
+class Mixup:
     """Mixup (Zhang et al., arXiv:1710.09412) and CutMix (Yun et al., arXiv:1905.04899), drawn as timm's Mixup does.
 
     An image's partner lies half an optimizer step away, which is half a batch away wherever the batch is cut.
@@ -154,7 +154,7 @@ class Mix:
         return Blend(rng.betavariate(self.mixup_alpha, self.mixup_alpha))
 
 
-class Erase:
+class RandomErasing:
     """Random erasing (Zhong et al., arXiv:1708.04896), drawn as timm's RandomErasing does.
 
     Args:
@@ -171,7 +171,7 @@ class Erase:
         self.probability, self.mode, self.seed, self.area, self.aspect = probability, mode, seed, area, aspect
 
     def __call__(self, images: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
-        """Erase in place in images [B, 3, H, W]."""
+        """RandomErasing in place in images [B, 3, H, W]."""
         channels, height, width = images.shape[1:]
         noise = torch.Generator(images.device)
         for image, place in zip(images, places, strict=True):

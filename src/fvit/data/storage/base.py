@@ -30,7 +30,7 @@ class File:
     sha256: str | None = None
 
 
-class Place(ABC):
+class Storage(ABC):
     """A folder somewhere.
 
     Attributes:
@@ -66,11 +66,11 @@ class Place(ABC):
             return None
         return max(1, self.capacity // (3 * max(file.size for file in files)))
 
-    def ahead(self, files: Sequence[File]) -> None:  # noqa: B027 (a folder has nothing to fetch)
+    def prefetch(self, files: Sequence[File]) -> None:  # noqa: B027 (a folder has nothing to fetch)
         """Begin to make these files local, in this order, in the background; replaces what was asked for before."""
 
 
-class Folder(Place):
+class LocalStorage(Storage):
     """A folder of this machine."""
 
     def __init__(self, root: str | Path) -> None:
@@ -104,7 +104,7 @@ class Folder(Place):
         return path
 
 
-def place(root: str, cache_dir: str | None, cache_gib: float) -> Place:
+def open_storage(root: str, cache_dir: str | None, cache_gib: float) -> Storage:
     """The place of that path or URL.
 
     Args:
@@ -117,18 +117,18 @@ def place(root: str, cache_dir: str | None, cache_gib: float) -> Place:
     """
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", root)
     if scheme is None:
-        return Folder(root)
+        return LocalStorage(root)
     if scheme[1] == "file":
-        return Folder(unquote(urlsplit(root).path))
+        return LocalStorage(unquote(urlsplit(root).path))
     if scheme[1] not in REMOTE:
         known = ", ".join(f"{name}://" for name in ("file", *REMOTE))
         raise DataError(f"{redact(root)}: {scheme[1]}:// is not known; data.root takes a path, {known}")
 
     from fvit.data.storage.cache import Cache  # fsspec is not imported for a folder
     from fvit.data.storage.cache import cache_dir as default
-    from fvit.data.storage.remote import Remote
+    from fvit.data.storage.remote import RemoteStorage
 
-    return Remote(root, Cache(Path(cache_dir or default()) / "shards", cache_gib))
+    return RemoteStorage(root, Cache(Path(cache_dir or default()) / "shards", cache_gib))
 
 
 def redact(text: str) -> str:

@@ -8,12 +8,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from fvit.data import faults
+from fvit.data.dataset import ImageDataset, Sample, collate, ignore_group_signals
 from fvit.data.faults import Fault
 from fvit.data.formats.decode import Decoder, choose
 from fvit.data.images import BadImage, DataError, Images
-from fvit.data.loading import Loaded, Sample, collate, heed_parent_alone
-from fvit.data.sampler import Draws, Layout, Shuffle
-from fvit.data.seeding import Draw
+from fvit.data.sampler import BatchLayout, Shuffle, TrainSampler
+from fvit.data.seeding import SampleKey
 from fvit.data.sources.fake import fake
 from fvit.data.transforms.image import EvalTransform, TrainTransform
 from tests.data.pictures import jpeg
@@ -51,7 +51,7 @@ class Broken(Images):
 
 
 def loaded(images, replace=True):
-    return Loaded(images, EvalTransform(Decoder("pil"), 8, 1.0), seed=0, replace=replace)
+    return ImageDataset(images, EvalTransform(Decoder("pil"), 8, 1.0), seed=0, replace=replace)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def pauses(monkeypatch):
 
 @pytest.mark.parametrize("replace", [True, False])
 def test_a_whole_image(replace):
-    sample = loaded(Broken(), replace)[Draw(7, 2, 3)]
+    sample = loaded(Broken(), replace)[SampleKey(7, 2, 3)]
     assert (sample.pixels.dtype, sample.pixels.shape) == (torch.uint8, (8, 8, 3))
     assert sample.pixels.unique().tolist() == [7]
     assert (sample.label, sample.draw, sample.faults) == (7, (7, 2, 3), ())
@@ -75,7 +75,7 @@ def test_a_whole_image(replace):
 
 @pytest.mark.parametrize("error", [BadImage("empty"), jpeg()[:900], b"", OSError("input/output error")], ids=str)
 def test_in_training_the_next_image_takes_a_damaged_one_s_place(error):
-    sample = loaded(Broken(failing={7: error}))[Draw(7, 2, 3)]
+    sample = loaded(Broken(failing={7: error}))[SampleKey(7, 2, 3)]
     assert (sample.label, sample.pixels.unique().tolist()) == (8, [8]), "pixels and label of one image"
     assert sample.draw == (7, 2, 3), "the place stays the same"
     [fault] = sample.faults
@@ -84,7 +84,7 @@ def test_in_training_the_next_image_takes_a_damaged_one_s_place(error):
 
 
 def test_replacement_goes_on_behind_the_last_image_and_over_several():
-    sample = loaded(Broken(20, {i: BadImage("empty") for i in (18, 19, 0)}))[Draw(18, 0, 0)]
+    sample = loaded(Broken(20, {i: BadImage("empty") for i in (18, 19, 0)}))[SampleKey(18, 0, 0)]
     assert sample.label == 1
     assert sample.faults == tuple(Fault(f"train.tar: {i}.jpg", "empty") for i in (18, 19, 0))
 
@@ -92,27 +92,27 @@ def test_replacement_goes_on_behind_the_last_image_and_over_several():
 def test_a_replacement_is_augmented_as_its_place_is():
     images = Broken(20, {7: BadImage("empty")})
     images.read = lambda index, read=images.read: read(index) + np.arange(64, dtype=np.uint8).reshape(8, 8)
-    train = Loaded(images, TrainTransform(Decoder("pil"), 8), seed=0, replace=True)
-    assert torch.equal(train[Draw(7, 2, 3)].pixels, train[Draw(8, 2, 3)].pixels)
-    assert not torch.equal(train[Draw(7, 2, 4)].pixels, train[Draw(8, 2, 3)].pixels)
+    train = ImageDataset(images, TrainTransform(Decoder("pil"), 8), seed=0, replace=True)
+    assert torch.equal(train[SampleKey(7, 2, 3)].pixels, train[SampleKey(8, 2, 3)].pixels)
+    assert not torch.equal(train[SampleKey(7, 2, 4)].pixels, train[SampleKey(8, 2, 3)].pixels)
 
 
 def test_in_validation_a_damaged_image_is_left_out():
     images = Broken(failing={7: BadImage("empty")})
-    sample = loaded(images, replace=False)[Draw(7, 0, 7)]
+    sample = loaded(images, replace=False)[SampleKey(7, 0, 7)]
     assert sample == (None, -1, (7, 0, 7), (Fault("train.tar: 7.jpg", "empty"),))
     assert images.reads == [7]
 
 
 def test_a_reason_does_not_name_the_place_twice():
-    sample = loaded(Broken(failing={7: BadImage("train.tar: 7.jpg: empty")}))[Draw(7, 0, 0)]
+    sample = loaded(Broken(failing={7: BadImage("train.tar: 7.jpg: empty")}))[SampleKey(7, 0, 0)]
     assert sample.faults == (Fault("train.tar: 7.jpg", "empty"),)
 
 
 @pytest.mark.parametrize("failures", [1, 2])
 def test_a_read_that_fails_is_tried_again(failures, pauses):
     images = Broken(failing={7: [OSError("stale handle")] * failures})
-    sample = loaded(images)[Draw(7, 0, 0)]
+    sample = loaded(images)[SampleKey(7, 0, 0)]
     assert (sample.label, sample.faults) == (7, ())
     assert images.reads == [7] * (failures + 1)
     assert len(pauses) == failures
@@ -120,28 +120,28 @@ def test_a_read_that_fails_is_tried_again(failures, pauses):
 
 def test_a_read_that_fails_for_good_is_a_fault():
     images = Broken(failing={7: OSError("stale handle")})
-    sample = loaded(images)[Draw(7, 0, 0)]
+    sample = loaded(images)[SampleKey(7, 0, 0)]
     assert sample.faults == (Fault("train.tar: 7.jpg", "stale handle"),)
     assert images.reads == [7, 7, 7, 8]
 
 
 def test_a_damaged_image_is_read_once():
     images = Broken(failing={7: BadImage("empty")})
-    assert loaded(images)[Draw(7, 0, 0)].label == 8
+    assert loaded(images)[SampleKey(7, 0, 0)].label == 8
     assert images.reads == [7, 8]
 
 
 @pytest.mark.parametrize("replace", [True, False])
 def test_a_shard_that_is_missing_is_fatal(replace):
     images = Broken(failing={7: DataError("train.tar is missing")})
-    sample = loaded(images, replace)[Draw(7, 0, 0)]
+    sample = loaded(images, replace)[SampleKey(7, 0, 0)]
     assert sample == (None, -1, (7, 0, 0), (Fault("train.tar: 7.jpg", "train.tar is missing", fatal=True),))
     assert images.reads == [7], "its neighbours lie in the same shard"
 
 
 @pytest.mark.parametrize("size", [3, 40])
 def test_where_all_are_damaged_training_ends(size):
-    sample = loaded(Broken(size, {i: BadImage("empty") for i in range(size)}))[Draw(2, 0, 0)]
+    sample = loaded(Broken(size, {i: BadImage("empty") for i in range(size)}))[SampleKey(2, 0, 0)]
     assert sample.pixels is None
     assert sample.faults[-1].fatal
     assert "so are the 15 before it" in sample.faults[-1].reason
@@ -149,7 +149,7 @@ def test_where_all_are_damaged_training_ends(size):
 
 
 def test_a_damaged_index_does_not_hide_the_fault():
-    sample = loaded(Broken(failing={7: BadImage("empty")}, locatable=False))[Draw(7, 0, 0)]
+    sample = loaded(Broken(failing={7: BadImage("empty")}, locatable=False))[SampleKey(7, 0, 0)]
     assert sample.faults == (Fault("image 7", "empty"),)
 
 
@@ -157,7 +157,7 @@ def test_a_damaged_index_does_not_hide_the_fault():
 
 
 def test_a_batch_holds_what_was_drawn():
-    batch = collate([loaded(Broken())[Draw(index, 5, place)] for place, index in enumerate((7, 3, 9))])
+    batch = collate([loaded(Broken())[SampleKey(index, 5, place)] for place, index in enumerate((7, 3, 9))])
     assert (batch.images.dtype, batch.images.shape) == (torch.uint8, (3, 8, 8, 3))
     assert batch.images[:, 0, 0, 0].tolist() == batch.labels.tolist() == [7, 3, 9]
     assert (batch.epochs.tolist(), batch.positions.tolist()) == ([5, 5, 5], [0, 1, 2])
@@ -167,7 +167,7 @@ def test_a_batch_holds_what_was_drawn():
 
 def test_what_could_not_be_read_is_left_out_and_told():
     images = loaded(Broken(failing={3: BadImage("empty")}), replace=False)
-    batch = collate([images[Draw(index, 0, index)] for index in (2, 3, 4)])
+    batch = collate([images[SampleKey(index, 0, index)] for index in (2, 3, 4)])
     assert batch.labels.tolist() == batch.positions.tolist() == [2, 4]
     assert batch.images[:, 0, 0, 0].tolist() == [2, 4]
     assert batch.faults == (Fault("train.tar: 3.jpg", "empty"),)
@@ -175,7 +175,7 @@ def test_what_could_not_be_read_is_left_out_and_told():
 
 def test_a_batch_of_nothing():
     fault = Fault("train.tar: 3.jpg", "empty")
-    batch = collate([Sample(None, -1, Draw(3, 0, 3), (fault,))] * 2)
+    batch = collate([Sample(None, -1, SampleKey(3, 0, 3), (fault,))] * 2)
     assert len(batch.images) == len(batch.labels) == len(batch.epochs) == len(batch.positions) == 0
     assert (batch.images.dtype, batch.images.ndim, batch.labels.dtype) == (torch.uint8, 4, torch.int64)
     assert batch.faults == (fault, fault)
@@ -187,8 +187,8 @@ def test_a_batch_of_nothing():
 def batches(num_workers, decoder="auto", **options):
     """An epoch of noise, augmented."""
     transform = TrainTransform(choose(decoder), 16, auto_augment=RAND_AUGMENT)
-    images = Loaded(fake(num_images=24, image_size=20).train, transform, seed=3, replace=True)
-    draws = Draws(Shuffle(24), Layout(4), epoch=1)
+    images = ImageDataset(fake(num_images=24, image_size=20).train, transform, seed=3, replace=True)
+    draws = TrainSampler(Shuffle(24), BatchLayout(4), epoch=1)
     return list(DataLoader(images, 4, sampler=draws, collate_fn=collate, num_workers=num_workers, **options))
 
 
@@ -214,7 +214,7 @@ def test_spawned_workers_change_nothing():
 
 def test_faults_come_out_of_workers():
     images = loaded(Broken(8, {3: BadImage("empty")}), replace=False)
-    draws = [Draw(index, 0, index) for index in range(8)]
+    draws = [SampleKey(index, 0, index) for index in range(8)]
     found = list(DataLoader(images, 4, sampler=draws, collate_fn=collate, num_workers=2))
     assert [batch.labels.tolist() for batch in found] == [[0, 1, 2], [4, 5, 6, 7]]
     assert [batch.faults for batch in found] == [(Fault("train.tar: 3.jpg", "empty"),), ()]
@@ -225,10 +225,10 @@ def test_a_worker_ends_by_its_parent_alone():
     images = loaded(Broken(40), replace=False)
     loader = DataLoader(
         images,
-        sampler=[Draw(index, 0, index) for index in range(40)],
+        sampler=[SampleKey(index, 0, index) for index in range(40)],
         collate_fn=collate,
         num_workers=1,
-        worker_init_fn=heed_parent_alone,
+        worker_init_fn=ignore_group_signals,
     )
     found = iter(loader)
     next(found)

@@ -8,22 +8,22 @@ import fsspec
 import pytest
 
 from fvit.data.images import DataError
-from fvit.data.storage.place import File, Folder, place, redact
-from fvit.data.storage.remote import Remote
+from fvit.data.storage.base import File, LocalStorage, open_storage, redact
+from fvit.data.storage.remote import RemoteStorage
 
 
 def test_a_folder_lists_its_files_and_leaves_hidden_ones_out(tmp_path: Path) -> None:
     for name in ("b.tar", "a/c.tar", "a/.d.tar", ".e/f.tar", "g.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"content")
-    here = place(str(tmp_path), None, 1)
-    assert isinstance(here, Folder)
+    here = open_storage(str(tmp_path), None, 1)
+    assert isinstance(here, LocalStorage)
     assert [(file.name, file.size) for file in here.files([".tar"])] == [("a/c.tar", 7), ("b.tar", 7)]
 
 
 def test_a_changed_or_missing_file_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"content")
-    here = Folder(tmp_path)
+    here = LocalStorage(tmp_path)
     (file,) = here.files([".tar"])
     assert here.local(file).read_bytes() == b"content"
     (tmp_path / "a.tar").write_bytes(b"cut")
@@ -36,8 +36,8 @@ def test_a_changed_or_missing_file_of_a_folder_is_named(tmp_path: Path) -> None:
 def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "with space"
     folder.mkdir()
-    here = place(folder.as_uri(), None, 1)
-    assert isinstance(here, Folder)
+    here = open_storage(folder.as_uri(), None, 1)
+    assert isinstance(here, LocalStorage)
     assert here.path == folder
 
 
@@ -45,8 +45,8 @@ def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
     "root", ["s3://bucket/a", "http://host/a", "https://host:81/a", "hf://datasets/owner/name@main/data"]
 )
 def test_a_url_is_a_remote_place(root: str, tmp_path: Path) -> None:
-    there = place(root, str(tmp_path), 1)
-    assert isinstance(there, Remote)
+    there = open_storage(root, str(tmp_path), 1)
+    assert isinstance(there, RemoteStorage)
     assert there.root == root
     assert there.cache.folder == tmp_path / "shards"
 
@@ -64,7 +64,7 @@ def test_a_url_is_a_remote_place(root: str, tmp_path: Path) -> None:
 )
 def test_what_cannot_be_a_root_is_refused_without_its_credentials(root: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        place(root, str(tmp_path), 1)
+        open_storage(root, str(tmp_path), 1)
     assert "hush" not in str(caught.value)
 
 
@@ -77,7 +77,7 @@ def test_a_library_that_is_not_installed_is_named_by_its_extra(
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules[fsspec.get_filesystem_class.__module__]._registry, scheme, raising=False)
     with pytest.raises(DataError, match=re.escape(f"pip install 'fvit[{extra}]'")):
-        place(f"{scheme}://host/a", str(tmp_path), 1).files([""])
+        open_storage(f"{scheme}://host/a", str(tmp_path), 1).files([""])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, default_collate
 
 from fvit.data.faults import Fault, attempt
 from fvit.data.images import BadImage, DataError, Images
-from fvit.data.seeding import Draw, generator
+from fvit.data.seeding import SampleKey, generator
 
 Transform = Callable[..., Tensor]
 
@@ -29,7 +29,7 @@ class Sample(NamedTuple):
 
     pixels: Tensor | None
     label: int
-    draw: Draw
+    draw: SampleKey
     faults: tuple[Fault, ...] = ()
 
 
@@ -50,7 +50,7 @@ class Batch(NamedTuple):
     faults: tuple[Fault, ...]
 
 
-class Loaded(Dataset):
+class ImageDataset(Dataset):
     """The images of a set, transformed; indexed by draws.
 
     In training an image that cannot be used gives its place to the next one that can, so that all batches stay equal.
@@ -69,7 +69,7 @@ class Loaded(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: Draw) -> Sample:
+    def __getitem__(self, draw: SampleKey) -> Sample:
         faults: list[Fault] = []
         candidates = range(draw.index, draw.index + (_REPLACEMENTS if self.replace else 1))
         for index in (candidate % len(self.images) for candidate in candidates):
@@ -110,11 +110,11 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return Batch(images, labels, epochs, positions, faults)
 
 
-def heed_parent_alone(worker_id: int) -> None:
+def ignore_group_signals(worker_id: int) -> None:
     """Have a loader's process end when its parent says so, and not when the whole group is told to.
 
     The parent still needs it then: for the batches up to the step at which all ranks end. Where the system does not
-    tell who has sent a signal (macOS, Windows) nothing is changed.
+    tell who has sent a signal (macOS, ShardWindows) nothing is changed.
     """
     if not _SHARED_SIGNALS:
         return

@@ -1,0 +1,121 @@
+"""Unlabelled images for prediction: find the files, load them in batches, and name the classes."""
+
+import glob
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from timm.data import ImageNetInfo
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from fvit.data.dataset import ImageDataset, collate
+from fvit.data.faults import Fault
+from fvit.data.formats import decode
+from fvit.data.formats.files import FileImages, Listing, is_image, list_images, listing
+from fvit.data.images import Images
+from fvit.data.sampler import EvalSampler
+from fvit.data.sources.base import nearest_sibling
+from fvit.data.transforms.batch import BatchTransform
+from fvit.data.transforms.image import EvalTransform
+
+# With fewer batches than this, starting worker processes takes longer than loading the images.
+_MIN_BATCHES_FOR_WORKERS = 4
+_SYNSET = re.compile(r"n\d{8}")
+
+
+class InferenceBatch(NamedTuple):
+    """One batch of unlabelled images.
+
+    Attributes:
+        files: path of each image.
+        pixels: uint8 [B, H, W, 3], resized and cropped as in validation.
+        images: float32 [B, 3, H, W], normalised, on the device.
+        faults: images of this batch that could not be read; the other fields leave them out.
+    """
+
+    files: list[str]
+    pixels: Tensor
+    images: Tensor
+    faults: tuple[Fault, ...]
+
+
+def find_images(where: str | Path) -> FileImages:
+    """The images at `where`, sorted by name, all with label 0.
+
+    Args:
+        where: a file, whatever its name; a folder, searched recursively; or a pattern such as ``photos/**/*.jpg``.
+            In folders and patterns, hidden files and files without an image extension are skipped.
+
+    Raises:
+        FileNotFoundError: `where` does not exist, or contains no images.
+    """
+    path = Path(where).expanduser()
+    if path.is_file():
+        return _unlabelled(path.parent, [listing("", [path.name])])
+    if path.is_dir():
+        found = list_images(path)
+        if not found:
+            raise FileNotFoundError(f"images={path} contains no images (*.jpg, *.png, …)")
+        # Shown as DIR/name.jpg, not DIR/./name.jpg.
+        return _unlabelled(path, [one._replace(folder="" if one.folder == "." else one.folder) for one in found])
+    if not glob.has_magic(str(path)):
+        raise FileNotFoundError(f"images={path} does not exist{nearest_sibling(path)}")
+    folders = path.parts[:-1]
+    root = Path(*folders[: next((i for i, part in enumerate(folders) if glob.has_magic(part)), len(folders))])
+    names = defaultdict(list)
+    for match in sorted(glob.glob(str(path), recursive=True)):
+        folder, name = os.path.split(os.path.relpath(match, root))
+        if is_image(name) and os.path.isfile(match):
+            names[folder].append(name)
+    if not names:
+        raise FileNotFoundError(f"images={path} matches no image files (*.jpg, *.png, …)")
+    return _unlabelled(root, [listing(folder, names[folder]) for folder in sorted(names)])
+
+
+def _unlabelled(root: Path, listings: list[Listing]) -> FileImages:
+    # Relative to the current folder, paths are shown as the user typed them, without a leading "./".
+    return FileImages("" if root == Path() else root, listings, np.zeros(sum(len(one.lengths) for one in listings)))
+
+
+def inference_batches(
+    images: Images, trained: Mapping[str, Any], batch_size: int, num_workers: int | None, device: torch.device
+) -> Iterator[InferenceBatch]:
+    """Load every image once, in order.
+
+    Args:
+        images: what to load.
+        trained: the DataModule's hyperparameters in the checkpoint: image size, crop, interpolation, normalisation.
+        batch_size: images per batch.
+        num_workers: loader processes; None means one per core, or none for a few images.
+        device: where to put the normalised images.
+    """
+    transform = EvalTransform(decode.choose(), trained["img_size"], trained["crop_pct"], trained["interpolation"])
+    normalise = BatchTransform(0, trained["mean"], trained["std"], {}, {}, seed=0)
+    if num_workers is None:
+        num_workers = os.cpu_count() or 1 if len(images) > _MIN_BATCHES_FOR_WORKERS * batch_size else 0
+    dataset = ImageDataset(images, transform, seed=0, replace=False)
+    sampler = EvalSampler(len(images))
+    for batch in DataLoader(dataset, batch_size, sampler=sampler, collate_fn=collate, num_workers=num_workers):
+        files = [images.locate(index) for index in batch.positions.tolist()]
+        normalised, _ = normalise(batch._replace(images=batch.images.to(device)), False, torch.float32)
+        yield InferenceBatch(files, batch.images, normalised, batch.faults)
+
+
+def display_names(classes: Sequence[str] | None, num_outputs: int) -> list[str]:
+    """A readable name for each output of the head.
+
+    Args:
+        classes: class names in label order, or None if unknown. WordNet IDs are followed by their English words.
+        num_outputs: number of outputs; those without a class name are called ``class N``.
+    """
+    names = [*(classes or ()), *(f"class {index}" for index in range(len(classes or ()), num_outputs))]
+    if not all(_SYNSET.fullmatch(name) for name in names):
+        return names
+    words = ImageNetInfo("imagenet-22k").label_descriptions(as_dict=True)
+    return [f"{name} {words[name].partition(',')[0]}" if name in words else name for name in names]
