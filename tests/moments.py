@@ -1,4 +1,4 @@
-"""Callbacks for tests that do something to a process at a certain moment of its training."""
+"""Callbacks for tests that act on a process at a certain moment of its training."""
 
 import os
 import signal
@@ -9,11 +9,11 @@ from lightning import Callback
 
 
 class Mark(Callback):
-    """Once it is at work, writes a file named stage-rank; each batch takes as long as is asked for.
+    """Writes a file named STAGE-RANK after a few batches; each batch takes as long as asked for.
 
     Args:
         folder: of the files.
-        seconds: a batch.
+        seconds: per batch.
     """
 
     def __init__(self, folder, seconds=0.05):
@@ -49,7 +49,7 @@ class Tell(Callback):
 
 
 class PoisonLoss(Callback):
-    """On one rank, makes an epoch's last loss no number for the callbacks after it; what was learned of it stays."""
+    """On one rank, makes an epoch's last loss NaN for the callbacks that follow; the weights stay finite."""
 
     def __init__(self, rank):
         self.rank = rank

@@ -1,13 +1,13 @@
-"""Runs that are cut off, and whether what they end with is what they would have ended with."""
+"""Runs that are killed, and the comparison of what they end with."""
 
 import csv
 from pathlib import Path
 
 import torch
 
-# What a clock or the machine's memory says, and where things lie.
+# Measured by a clock, or from the machine's memory.
 _MEASURED = ("throughput/", "memory/", "gpu/", "progress/seconds_left", "progress/device_hours")
-# What Lightning saves and does not load: the score of the best checkpoint, which stands beside it.
+# Saved by Lightning but not loaded: the score of the best checkpoint, which is also stored elsewhere.
 _IDLE = "current_score"
 
 NOISY = (
@@ -26,7 +26,7 @@ NOISY = (
     "trainer.log_every_n_steps=1",
     "trainer.deterministic=true",
 )
-"""All that is random, an average of the weights, and a row of the curve a step."""
+"""Everything random, averaged weights, and a row of metrics.csv per step."""
 
 
 def differences(one, other, place=""):
@@ -43,7 +43,7 @@ def differences(one, other, place=""):
 
 
 def last(run: Path):
-    """The content of last.ckpt, with paths relative to the run's folder."""
+    """The content of last.ckpt, with paths relative to the run directory."""
     return _relative(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True), f"{run}/")
 
 
@@ -56,7 +56,7 @@ def _relative(value, folder):
 
 
 def curve(run: Path):
-    """The rows of csv/metrics.csv without what a clock says."""
+    """The rows of csv/metrics.csv without measured values."""
     with (run / "csv" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [{key: value for key, value in row.items() if value and not key.startswith(_MEASURED)} for row in rows]

@@ -5,7 +5,7 @@ from tests.training.fitting import FAKE, Probe, fit
 
 
 class Saved(Probe):
-    """Notes after which steps a checkpoint was written, and whether its epoch was over."""
+    """Records after which steps a checkpoint was written, and whether its epoch had ended."""
 
     def __init__(self):
         super().__init__()
@@ -29,13 +29,13 @@ class Saved(Probe):
         (["+trainer.val_check_interval=2"], [2, 6]),
     ],
 )
-def test_it_is_written_after_each_epoch_and_as_often_as_is_asked(compose_config, overrides, within):
+def test_it_is_written_after_each_epoch_and_on_request_more_often(compose_config, overrides, within):
     two = ("logger=none", "trainer.max_epochs=2", "~callbacks.best", "+trainer.limit_val_batches=1")
     probe = fit(compose_config(*FAKE, *two, *overrides), Saved())
     assert sorted(probe.steps) == sorted([(4, True), (8, True), *((step, False) for step in within)])
 
 
 @pytest.mark.parametrize("option", ["every_n_train_steps", "every_n_minutes"])
-def test_what_is_not_positive_is_refused(option):
-    with pytest.raises(ValueError, match=f"{option}=0 is not positive"):
+def test_interval_must_be_positive(option):
+    with pytest.raises(ValueError, match=f"{option}=0 must be positive"):
         LastCheckpoint("folder", **{option: 0})

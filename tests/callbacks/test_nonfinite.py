@@ -9,10 +9,10 @@ from fvit.config.errors import RunError
 from fvit.launch.run_dir import read_metrics
 from fvit.train import train
 from fvit.training import Classifier
-from tests.training.fitting import BARE, Probe, fit
+from tests.training.fitting import BARE, FAKE, Probe, fit
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(compose_config, tmp_path, monkeypatch):
+def test_nan_loss_ends_the_run_and_keeps_the_last_checkpoint(compose_config, tmp_path, monkeypatch):
     config = compose_config("debug=limit", "data=fake", "trainer.max_epochs=4")
     step = Classifier.training_step
 
@@ -33,7 +33,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(co
 
 
 class PoisonGradient(Probe):
-    """Makes the gradient of one step no number, clipped or not."""
+    """Makes the gradient of one step NaN, clipped or not."""
 
     def __init__(self, step):
         super().__init__()
@@ -45,29 +45,32 @@ class PoisonGradient(Probe):
 
 
 @pytest.mark.parametrize("callbacks", ["default", "[default,ema]"])
-def test_weights_that_are_no_numbers_are_not_saved(compose_config, tmp_path, callbacks):
+def test_nan_weights_are_not_saved(compose_config, tmp_path, callbacks):
     """The losses up to the last step of an epoch, whose gradient is poisoned, are all finite."""
     length = ("trainer.max_epochs=3", f"callbacks={callbacks}")
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    with pytest.raises(RunError, match=r"the weights are not finite after step 8 \(epoch 1\)") as caught:
+    with pytest.raises(
+        RunError, match=r"the weights are not finite after step 8 \(epoch 1\) because its gradient was not"
+    ) as caught:
         fit(compose_config(*BARE, *length), PoisonGradient(7))
     assert f"The last good checkpoint is {last}. Try a smaller optimizer.lr" in str(caught.value)
     for path in last.parent.iterdir():
         saved = torch.load(path, weights_only=True)
         assert saved["epoch"] == 0
         assert all(weight.isfinite().all() for weight in saved["state_dict"].values())
-    # A run that goes on, and has saved nothing yet.
+    # A resumed run that has saved nothing yet.
     with pytest.raises(RunError, match="after step 8") as caught:
         fit(compose_config(*BARE, *length, f"ckpt_path={last}"), PoisonGradient(7))
     assert f"The last good checkpoint is {last}." in str(caught.value)
 
 
 @pytest.mark.slow
-def test_what_one_rank_finds_ends_all_ranks_with_the_same_words(fvit, tmp_path):
+def test_nan_on_one_rank_ends_all_ranks_with_the_same_message(fvit, tmp_path):
     path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
-    poison = ("+callbacks.poison._target_=tests.moments.PoisonLoss", "+callbacks.poison.rank=1")
+    # In place of a callback that acts before the guard.
+    poison = ("callbacks.media._target_=tests.moments.PoisonLoss", "+callbacks.media.rank=1")
     run = tmp_path / "run"
-    done = fvit("train", *BARE, *poison, "hardware=ddp_cpu", f"hydra.run.dir={run}", PYTHONPATH=path)
+    done = fvit("train", *FAKE, "logger=none", *poison, "hardware=ddp_cpu", f"hydra.run.dir={run}", PYTHONPATH=path)
     assert done.returncode == 1
     error = read_metrics(run)["error"]
     assert error.startswith("the training loss is not finite since batch 3 (epoch 0). Try a smaller optimizer.lr")

@@ -1,4 +1,4 @@
-"""Ending by a signal, inside this process; tests/test_stopping.py does it to whole command lines."""
+"""Signals in this process; tests/test_stopping.py sends them to whole command lines."""
 
 import itertools
 import signal
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fvit.callbacks.preemption import Stopping
+from fvit.callbacks.preemption import Preemption
 from fvit.launch import signals
 from fvit.launch.run_dir import read_metrics
 from fvit.launch.signals import Stopped
@@ -33,8 +33,8 @@ def _tell(stage, epoch, batch):
     return [path, f"+callbacks.tell.stage={stage}", f"+callbacks.tell.epoch={epoch}", f"+callbacks.tell.batch={batch}"]
 
 
-def _stop_and_go_on(compose_config, folder, moment, options):
-    """The text of the interruption, the run's folder after it went on to its end."""
+def _stop_and_resume(compose_config, folder, moment, options):
+    """The message of the interruption, after which the run is resumed to its end."""
     config = compose_config(*TINY, *options, *_tell(*moment), f"output_dir={folder}")
     with pytest.raises(Stopped) as caught:
         train(config)
@@ -46,7 +46,7 @@ def _stop_and_go_on(compose_config, folder, moment, options):
 
 
 def _ends(folder):
-    """What a run leaves: weights, optimizer, steps, the best score."""
+    """The last checkpoint, and in it the state of the best one's callback."""
     content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     best = next(state for name, state in content["callbacks"].items() if "val/acc1" in name)
     return content, best
@@ -58,7 +58,7 @@ EMA = "callbacks=[default,ema]"
 @pytest.mark.parametrize(
     ("moment", "options", "where"),
     [
-        (("training", 1, 1), [], "at step 6 (epoch 2)"),
+        (("training", 1, 1), [], "at step 7 (epoch 2)"),
         (("training", 1, 0), ["micro_batch_size=8"], "at step 5 (epoch 2)"),
         (("training", 1, 3), [], "in the validation after step 8 (epoch 2)"),
         (("validation", 1, 0), [], "in the validation after step 8 (epoch 2)"),
@@ -69,30 +69,30 @@ EMA = "callbacks=[default,ema]"
     ],
     ids=["step", "accumulating", "last step", "validation", "EMA", "middle validation", "before it", "last validation"],
 )
-def test_a_run_that_was_stopped_goes_on_to_the_same_end(compose_config, tmp_path, moment, options, where):
+def test_stopped_run_resumes_to_the_same_end(compose_config, tmp_path, moment, options, where):
     torch.use_deterministic_algorithms(True)
     try:
         train(compose_config(*TINY, *options, f"output_dir={tmp_path / 'whole'}"))
-        text = _stop_and_go_on(compose_config, tmp_path / "cut", moment, options)
+        text = _stop_and_resume(compose_config, tmp_path / "stopped", moment, options)
     finally:
         torch.use_deterministic_algorithms(False)
-    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
-    assert text == f"stopped by SIGTERM {where}; saved {last}, to go on from with ckpt_path={tmp_path / 'cut'}"
-    (whole, best), (cut, best_cut) = (_ends(tmp_path / name) for name in ("whole", "cut"))
-    torch.testing.assert_close(cut["state_dict"], whole["state_dict"], rtol=0, atol=0)
-    torch.testing.assert_close(cut["optimizer_states"], whole["optimizer_states"], rtol=0, atol=0)
-    assert (cut["epoch"], cut["global_step"]) == (whole["epoch"], whole["global_step"])
-    assert best_cut["best_model_score"] == best["best_model_score"]
-    assert cut["loops"] == whole["loops"]  # so that it could be stopped again
+    last = tmp_path / "stopped" / "checkpoints" / "last.ckpt"
+    assert text == f"stopped by SIGTERM {where}; saved {last}, resume with ckpt_path={tmp_path / 'stopped'}"
+    (whole, best), (stopped, best_stopped) = (_ends(tmp_path / name) for name in ("whole", "stopped"))
+    torch.testing.assert_close(stopped["state_dict"], whole["state_dict"], rtol=0, atol=0)
+    torch.testing.assert_close(stopped["optimizer_states"], whole["optimizer_states"], rtol=0, atol=0)
+    assert (stopped["epoch"], stopped["global_step"]) == (whole["epoch"], whole["global_step"])
+    assert best_stopped["best_model_score"] == best["best_model_score"]
+    assert stopped["loops"] == whole["loops"]  # it could be stopped again
 
 
-def test_without_checkpoints_it_says_so(compose_config, tmp_path):
-    with pytest.raises(Stopped, match=r"at step 6 \(epoch 2\); no checkpoint was saved, because no callback keeps any"):
-        train(compose_config(*TINY, "callbacks=none", *_tell("training", 1, 1)))
+def test_message_says_that_there_is_no_checkpoint(compose_config, tmp_path):
+    with pytest.raises(Stopped, match=r"at step 7 \(epoch 2\); no checkpoint was saved, because no callback saves any"):
+        train(compose_config(*TINY, "~callbacks.best", "~callbacks.last", *_tell("training", 1, 1)))
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_a_signal_in_the_last_batch_of_all_comes_too_late_to_cut_anything(compose_config, tmp_path):
+def test_signal_in_the_last_batch_does_not_interrupt(compose_config, tmp_path):
     with signals.listening():
         train(compose_config(*TINY, *_tell("validation", 2, 3)))
         assert signals.received() == signal.SIGTERM  # for whoever would start the next job
@@ -100,7 +100,7 @@ def test_a_signal_in_the_last_batch_of_all_comes_too_late_to_cut_anything(compos
 
 
 @pytest.mark.slow
-def test_lightnings_handlers_are_not_there(compose_config, monkeypatch):
+def test_lightnings_handlers_are_removed(compose_config, monkeypatch):
     seen = []
     monkeypatch.setattr(Tell, "on_train_start", lambda *_: seen.append(signal.getsignal(signal.SIGTERM)))
     before = signal.getsignal(signal.SIGTERM)
@@ -109,10 +109,10 @@ def test_lightnings_handlers_are_not_there(compose_config, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_ranks_ask_each_other_about_once_a_second(monkeypatch):
-    """At 10 ms a batch, on two ranks of which the other one is slower."""
+def test_ranks_agree_about_once_per_second(monkeypatch):
+    """At 10 ms per batch, on two ranks of which the other is slower."""
     asked, now = [], [0.0]
-    stopping, trainer = Stopping(), SimpleNamespace(world_size=2)
+    preemption, trainer = Preemption(), SimpleNamespace(world_size=2)
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
     def reduce(trainer, numbers, operation):
@@ -120,11 +120,11 @@ def test_ranks_ask_each_other_about_once_a_second(monkeypatch):
         return [0, max(numbers[1], -20)]
 
     monkeypatch.setattr("fvit.callbacks.preemption._reduce", reduce)
-    stopping._reset()
+    preemption._reset()
     for _ in range(400):
         now[0] += 0.01
-        if stopping._is_due(trainer):
-            stopping._end_if_agreed(trainer, "")
+        if preemption._is_due(trainer):
+            preemption._end_if_agreed(trainer, "")
     gaps = [round(100 * (later - sooner)) for sooner, later in itertools.pairwise(asked)]
     assert gaps[:6] == [2, 4, 8, 16, 20, 20]
     assert set(gaps[5:]) == {20}

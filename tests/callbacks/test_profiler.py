@@ -5,8 +5,8 @@ import pytest
 from tests.training.fitting import FAKE, fit
 
 
-@pytest.mark.parametrize("batches", [1, 16])  # the first is shorter than what is recorded else
-def test_a_trace_and_a_table_of_a_tiny_run(compose_config, tmp_path, capsys, batches):
+@pytest.mark.parametrize("batches", [1, 16])  # the first is shorter than the recording
+def test_trace_and_table_of_a_tiny_run(compose_config, tmp_path, capsys, batches):
     fit(compose_config(*FAKE, "debug=profiler", "global_batch_size=4", f"+trainer.limit_train_batches={batches}"))
     folder = tmp_path / "run"
     events = json.loads((folder / "trace.json").read_text())["traceEvents"]
@@ -22,9 +22,9 @@ def test_a_trace_and_a_table_of_a_tiny_run(compose_config, tmp_path, capsys, bat
     ]
     assert len(own) > 20
     assert own == sorted(own, reverse=True)
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for word in (str(folder / "trace.json"), "https://ui.perfetto.dev", str(folder / "operators.txt")):
-        assert word in told
+        assert word in printed
 
 
 def _milliseconds(text):

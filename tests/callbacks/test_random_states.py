@@ -12,11 +12,11 @@ CPU = torch.device("cpu")
 
 
 def _draw():
-    # The Gaussian of numpy's old generator comes in pairs, of which one is kept.
+    # numpy's old generator draws normal numbers in pairs and keeps one.
     return [random.random(), random.gauss(), *np.random.normal(size=3), *torch.rand(2).tolist()]  # noqa: NPY002
 
 
-def test_all_generators_go_on_where_they_were(tmp_path):
+def test_all_generators_are_restored(tmp_path):
     _draw()
     torch.save(random_states._random_states(CPU), tmp_path / "states")
     expected = [_draw() for _ in range(3)]
@@ -31,7 +31,7 @@ def _module():
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_counts_of_an_epoch_s_training_are_kept_on_any_number_of_ranks(world):
+def test_training_metrics_are_kept_on_any_number_of_ranks(world):
     """Those of two ranks."""
     before, shares = [_module(), _module()], []
     labels = torch.tensor([[0, 1, 2], [3, 3, 0]])

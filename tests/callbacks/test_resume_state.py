@@ -1,4 +1,4 @@
-"""A run that is cut off and started again ends as if nothing had happened."""
+"""A run that is killed and resumed ends with the bits of one that was not."""
 
 import shutil
 
@@ -13,11 +13,11 @@ EPOCH = (*NOISY, "data=digits", "++trainer.limit_train_batches=6", "+trainer.lim
 RUN = (*EPOCH, "trainer.max_epochs=4")
 
 
-class CutOff(BaseException):
+class Killed(BaseException):
     """Stands for SIGKILL."""
 
 
-class CutAt(Probe):
+class KillAt(Probe):
     """Ends the run the n-th time that a hook is called."""
 
     def __init__(self, hook, count):
@@ -28,7 +28,7 @@ class CutAt(Probe):
     def _count(self, *args):
         self.left -= 1
         if self.left == 0:
-            raise CutOff
+            raise Killed
 
 
 slow = pytest.mark.slow  # several seconds each; the others cover most of it
@@ -55,13 +55,13 @@ EVERY = "callbacks.last.every_n_train_steps"
         pytest.param(["+trainer.max_steps=20"], id="so many steps", marks=slow),
     ],
 )
-def test_cut_off_anywhere_it_ends_with_the_same_bits(compose_config, tmp_path, overrides):
+def test_run_killed_anywhere_ends_with_the_same_bits(compose_config, tmp_path, overrides):
     def run(name, probe=None):
-        going_on = [f"output_dir={tmp_path / name}", "ckpt_path=last"]
-        return fit(compose_config(*dict.fromkeys([*RUN, *overrides]), *going_on), probe)
+        resume = [f"output_dir={tmp_path / name}", "ckpt_path=last"]
+        return fit(compose_config(*dict.fromkeys([*RUN, *overrides]), *resume), probe)
 
     run("whole")
-    cuts = 0
+    kills = 0
     for hook, count in (
         ("on_train_batch_start", 3),
         ("on_validation_batch_end", 1),
@@ -73,23 +73,23 @@ def test_cut_off_anywhere_it_ends_with_the_same_bits(compose_config, tmp_path, o
         ("on_train_end", 1),
     ):
         try:
-            run("cut", CutAt(hook, count))
-        except CutOff:
-            cuts += 1
-    assert cuts >= 6
-    probe = run("cut")
-    assert probe.losses == []  # nothing was left but the end
-    assert differences(last(tmp_path / "whole"), last(tmp_path / "cut")) == []
-    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+            run("killed", KillAt(hook, count))
+        except Killed:
+            kills += 1
+    assert kills >= 6
+    probe = run("killed")
+    assert probe.losses == []  # everything was trained
+    assert differences(last(tmp_path / "whole"), last(tmp_path / "killed")) == []
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
     "steps", [pytest.param(12, id="at the end of an epoch", marks=slow), pytest.param(15, id="within an epoch")]
 )
-def test_a_run_that_was_ended_goes_on_with_more_steps(compose_config, tmp_path, steps):
+def test_ended_run_resumes_with_more_steps(compose_config, tmp_path, steps):
     def run(name, steps):
-        going_on = [f"output_dir={tmp_path / name}", "ckpt_path=last", f"+trainer.max_steps={steps}"]
-        return fit(compose_config(*RUN, "scheduler=constant", *going_on))
+        resume = [f"output_dir={tmp_path / name}", "ckpt_path=last", f"+trainer.max_steps={steps}"]
+        return fit(compose_config(*RUN, "scheduler=constant", *resume))
 
     run("whole", 20)
     run("ended", steps)
@@ -102,20 +102,20 @@ FEW = (*EPOCH, "trainer.max_epochs=2", f"{EVERY}=2")
 
 @pytest.fixture
 def stopped(compose_config, tmp_path):
-    """Cuts a run off in its first epoch; goes on."""
+    """Kills a run in its first epoch; without a hook, resumes it."""
 
     def run(name="run", hook=None, count=None, *overrides):
         config = compose_config(*FEW, f"output_dir={tmp_path / name}", "ckpt_path=last", *overrides)
         if hook is None:
             return fit(config)
-        with pytest.raises(CutOff):
-            fit(config, CutAt(hook, count))
+        with pytest.raises(Killed):
+            fit(config, KillAt(hook, count))
         return tmp_path / name
 
     return run
 
 
-def test_after_a_truncated_checkpoint_the_one_before_gives_the_same_bits(stopped, tmp_path, capsys):
+def test_previous_checkpoint_replaces_a_truncated_one(stopped, tmp_path, capsys):
     stopped("whole")
     path = stopped("run", "on_train_batch_start", 6) / "checkpoints" / "last.ckpt"
     path.write_bytes(path.read_bytes()[:1000])
@@ -126,7 +126,7 @@ def test_after_a_truncated_checkpoint_the_one_before_gives_the_same_bits(stopped
     assert differences(last(tmp_path / "whole"), last(tmp_path / "run")) == []
 
 
-def test_a_moved_folder_keeps_its_best_score(stopped, tmp_path):
+def test_moved_run_directory_keeps_its_best_score(stopped, tmp_path):
     old = stopped("run", "on_train_batch_start", 8)
     shutil.move(old, tmp_path / "moved")
     best = last(tmp_path / "moved")
@@ -137,49 +137,49 @@ def test_a_moved_folder_keeps_its_best_score(stopped, tmp_path):
     assert callback.best_model_path == str(tmp_path / "moved" / "checkpoints" / "best.ckpt")
 
 
-def test_on_another_number_of_processes_dropout_draws_anew_and_it_is_said(stopped, tmp_path, capsys):
+def test_dropout_is_seeded_anew_on_another_number_of_processes(stopped, tmp_path, capsys):
     path = stopped("run", "on_train_batch_start", 6) / "checkpoints" / "last.ckpt"
     content = torch.load(path, weights_only=True)
     content["rank_states"] *= 2
     torch.save(content, path)
     capsys.readouterr()
     stopped("run")
-    assert "the checkpoint is of 2 processes and this run has 1: dropout draws anew" in capsys.readouterr().out
+    assert "The checkpoint is from 2 processes and this run has 1: dropout is seeded anew" in capsys.readouterr().out
 
 
-class SaveAmidValidation(Probe):
-    """Writes a checkpoint in the first validation, as a run does that is told to stop there, and ends the run."""
+class SaveInValidation(Probe):
+    """Saves a checkpoint in the first validation, as on a signal, and ends the run."""
 
     def on_validation_batch_end(self, trainer, module, *args):
         trainer.save_checkpoint(trainer.checkpoint_callbacks[-1].path)
-        raise CutOff
+        raise Killed
 
 
-def test_a_checkpoint_of_the_middle_of_a_validation_has_it_begun_again(stopped, compose_config, tmp_path):
+def test_interrupted_validation_is_repeated(stopped, compose_config, tmp_path):
     stopped("whole")
     config = compose_config(*FEW, f"output_dir={tmp_path / 'run'}")
-    with pytest.raises(CutOff):
-        fit(config, SaveAmidValidation())
+    with pytest.raises(Killed):
+        fit(config, SaveInValidation())
     assert last(tmp_path / "run")["global_step"] == 6
     stopped("run")
     assert differences(last(tmp_path / "whole"), last(tmp_path / "run")) == []
     assert curve(tmp_path / "run") == curve(tmp_path / "whole")
 
 
-def test_a_step_s_row_is_not_lost_between_the_checkpoint_and_the_curve(stopped, tmp_path, monkeypatch):
+def test_row_is_not_lost_between_the_checkpoint_and_metrics_csv(stopped, tmp_path, monkeypatch):
     stopped("whole")
     save, saved = LastCheckpoint._save, []
 
-    def save_and_cut(self, trainer):
+    def save_and_kill(self, trainer):
         save(self, trainer)
         if trainer.global_step not in saved or trainer.global_step == 12:
             saved.append(trainer.global_step)
-            raise CutOff
+            raise Killed
 
-    monkeypatch.setattr(LastCheckpoint, "_save", save_and_cut)
+    monkeypatch.setattr(LastCheckpoint, "_save", save_and_kill)
     # Within the epochs, before their validations, and at the very end.
     for _ in range(7):
-        with pytest.raises(CutOff):
+        with pytest.raises(Killed):
             stopped("run")
     monkeypatch.undo()
     assert saved == [2, 4, 6, 8, 10, 12, 12]

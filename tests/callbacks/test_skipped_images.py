@@ -15,7 +15,7 @@ WHOLE, TRUNCATED = jpeg(24, 24), jpeg(24, 24)[:-200]
 
 
 class Model(LightningModule):
-    """One weight; it counts the images that it is shown."""
+    """One weight; counts the images that it sees."""
 
     def __init__(self):
         super().__init__()
@@ -34,7 +34,7 @@ class Model(LightningModule):
 
 
 def tree(root, num_train, num_val, damaged):
-    """An ImageFolder tree; what is damaged is named as train/3."""
+    """An ImageFolder tree; damaged images are named like train/3."""
     for split, count in (("train", num_train), ("val", num_val)):
         (root / split / "a").mkdir(parents=True)
         for i in range(count):
@@ -45,7 +45,7 @@ def tree(root, num_train, num_val, damaged):
 
 @pytest.fixture
 def run(tmp_path, caplog):
-    """Fits two epochs, or validates alone, and returns the trainer and the model."""
+    """Fits two epochs, or only validates; returns the trainer and the model."""
     caplog.set_level(logging.INFO, logger="fvit")
 
     def make(damaged, num_train=12, num_val=4, validate_only=False, **options):
@@ -69,23 +69,23 @@ def run(tmp_path, caplog):
     return make
 
 
-def told(caplog):
+def messages(caplog):
     return [record.getMessage() for record in caplog.records if record.name == "fvit.callbacks.skipped_images"]
 
 
-def test_a_run_without_faults_says_nothing(run, caplog):
+def test_nothing_is_reported_without_faults(run, caplog):
     trainer, model = run(damaged=())
-    assert told(caplog) == []
+    assert messages(caplog) == []
     assert "data/skipped" not in trainer.callback_metrics
     assert (model.trained, model.validated) == (24, 8)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_epoch_s_log_says_how_many_were_skipped_which_and_why(run, caplog, num_workers):
+def test_epoch_reports_how_many_which_and_why(run, caplog, num_workers):
     trainer, model = run({"train/3", "train/7", "val/1"}, num_workers=num_workers)
-    first, second = told(caplog)
-    assert first.startswith("epoch 1: 3 images could not be used and were skipped\n")
-    assert second.startswith("epoch 2: 3 images could not be used and were skipped\n")
+    first, second = messages(caplog)
+    assert first.startswith("epoch 1: 3 images could not be read and were skipped\n")
+    assert second.startswith("epoch 2: 3 images could not be read and were skipped\n")
     for text in (first, second):
         lines = text.splitlines()[1:]
         assert len(lines) == 3
@@ -97,23 +97,23 @@ def test_an_epoch_s_log_says_how_many_were_skipped_which_and_why(run, caplog, nu
     assert model.validated == 6, "in validation they are left out"
 
 
-def test_validation_alone_tells_as_well(run, caplog):
+def test_validation_alone_is_reported(run, caplog):
     run({"val/1", "train/3"}, validate_only=True)
-    [text] = told(caplog)
-    assert text.startswith("validation: 1 images could not be used and were skipped\n")
+    [text] = messages(caplog)
+    assert text.startswith("validation: 1 images could not be read and were skipped\n")
     assert "val/a/001.jpg" in text
 
 
-def test_a_long_list_is_cut_and_the_count_is_whole(run, caplog):
+def test_long_list_is_shortened_and_the_count_complete(run, caplog):
     run({f"val/{i}" for i in range(30)}, num_val=33, skip_limit=50)
-    text = told(caplog)[0]
+    text = messages(caplog)[0]
     assert text.startswith("epoch 1: 30 images")
     assert len(text.splitlines()) == 22
     assert text.endswith("  and 10 more")
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_more_than_the_limit_ends_the_run_and_names_the_file(run, num_workers):
+def test_run_ends_above_the_limit_and_names_the_file(run, num_workers):
     with pytest.raises(DataError) as caught:
         run({f"train/{i}" for i in range(0, 12, 2)}, skip_limit=2, num_workers=num_workers)
     reason = str(caught.value)
@@ -122,18 +122,18 @@ def test_more_than_the_limit_ends_the_run_and_names_the_file(run, num_workers):
     assert "data.skip_limit=2" in reason
 
 
-def test_at_the_limit_each_epoch_goes_on(run, caplog):
+def test_run_continues_at_the_limit(run, caplog):
     _, model = run({"train/3", "train/7"}, skip_limit=2)
-    assert len(told(caplog)) == 2
+    assert len(messages(caplog)) == 2
     assert model.trained == 24
 
 
-def test_where_nothing_is_whole_the_run_ends(run):
+def test_run_ends_when_every_image_is_damaged(run):
     with pytest.raises(DataError, match=r"train/a/0\d\d\.jpg: .*so are the 15 before it"):
         run({f"train/{i}" for i in range(12)})
 
 
-def test_a_validation_batch_of_which_nothing_is_left_does_no_harm(run, caplog):
+def test_validation_batch_may_be_empty(run, caplog):
     trainer, model = run({"val/0", "val/1", "val/2", "val/3"}, num_val=6)
     assert model.validated == 4
     assert trainer.callback_metrics["data/skipped"] == 4

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch.distributed as dist
 
@@ -5,24 +7,28 @@ from fvit.callbacks.world_size import WorldSizeCheck
 from fvit.config.errors import RunError
 
 
+def check(devices):
+    WorldSizeCheck().setup(SimpleNamespace(num_devices=devices, num_nodes=1), None, "fit")
+
+
 @pytest.fixture
 def left_over_group(tmp_path):
-    """What an earlier job of a sweep may leave behind: a process group of one."""
+    """A process group of one, which an earlier job of a sweep may leave behind."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
 
-def test_a_left_over_group_is_noticed(left_over_group):
+def test_group_left_by_an_earlier_job_is_refused(left_over_group):
     with pytest.raises(RunError, match="configured for 2 processes and finds 1"):
-        WorldSizeCheck(2).setup(None, None, "fit")
+        check(2)
 
 
-def test_a_group_of_the_right_size_passes(left_over_group):
-    WorldSizeCheck(1).setup(None, None, "fit")
+def test_group_of_the_configured_size_passes(left_over_group):
+    check(1)
 
 
-def test_no_group_is_a_world_of_one():
-    WorldSizeCheck(1).setup(None, None, "fit")
+def test_no_group_is_one_process():
+    check(1)
     with pytest.raises(RunError, match="finds 1"):
-        WorldSizeCheck(2).setup(None, None, "fit")
+        check(2)

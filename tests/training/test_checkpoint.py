@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -229,7 +230,7 @@ def test_nothing_there(tmp_path):
 
 def test_a_folder_without_a_checkpoint(tmp_path):
     touch(tmp_path, "config.yaml", "checkpoints/epoch.ckpt")
-    with pytest.raises(FileNotFoundError, match=r"holds no checkpoint: neither checkpoints/best\.ckpt nor last\.ckpt"):
+    with pytest.raises(FileNotFoundError, match=r"has no checkpoint: neither checkpoints/best\.ckpt nor last\.ckpt"):
         checkpoint.find(tmp_path)
 
 
@@ -265,7 +266,7 @@ def test_a_whole_file_is_read(tmp_path):
 def test_a_truncated_file(tmp_path, percent):
     data = saved(OURS)
     size = len(data) * percent // 100
-    assert f"({size} bytes) is truncated or is no checkpoint" in refused(tmp_path / "a.ckpt", data[:size])
+    assert f"({size} bytes) is truncated or not a checkpoint" in refused(tmp_path / "a.ckpt", data[:size])
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 21, 22, 100, 200, 300, 400])
@@ -329,7 +330,7 @@ def test_a_zip_that_is_no_checkpoint(tmp_path, member):
 )
 def test_a_file_of_torch_that_is_not_ours(tmp_path, content):
     message = refused(tmp_path / "a.pt", saved(content))
-    assert "is no checkpoint of fvit: it lacks state_dict or hyper_parameters" in message
+    assert "is not an fvit checkpoint: it lacks state_dict or hyper_parameters" in message
 
 
 # Holding it against a model.
@@ -352,7 +353,7 @@ def _content(classifier):
 )
 def test_another_model_is_refused_by_the_names_of_its_weights(compose_config, tmp_path, overrides, first):
     content = _content(module(compose_config(*FAKE)))
-    with pytest.raises(ValueError, match=f"of another shape.*{first}.*config.yaml in the run's folder") as caught:
+    with pytest.raises(ValueError, match=f"does not fit .*{first}.*config.yaml in the run directory") as caught:
         checkpoint.check_fits(content, tmp_path / "a.ckpt", module(compose_config(*FAKE, *overrides)))
     assert str(tmp_path / "a.ckpt") in str(caught.value)
     assert str(caught.value).count("in the file") <= 3
@@ -367,7 +368,7 @@ def test_the_same_model_fits(compose_config, tmp_path, attention):
 def test_training_refuses_a_checkpoint_of_another_width(compose_config, tmp_path):
     fit(compose_config(*SAVED))
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    with pytest.raises(ValueError, match=f"{path} is of another shape than the configured model"):
+    with pytest.raises(ValueError, match=f"{path} does not fit the configured model"):
         fit(compose_config(*SAVED, "model.embed_dim=48", f"ckpt_path={path}"))
 
 
@@ -378,3 +379,39 @@ def test_training_refuses_a_checkpoint_of_another_attention_with_the_same_weight
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     with pytest.raises(ValueError, match="attention"):
         fit(compose_config(*SAVED, "attention=linear", "trainer.max_epochs=3", f"ckpt_path={path}"))
+
+
+# Writing it.
+
+
+def steps(folder):
+    return {path.name: torch.load(path, weights_only=True)["step"] for path in folder.iterdir()}
+
+
+def test_last_checkpoint_keeps_its_predecessor(tmp_path):
+    for step in range(4):
+        for name in ("last.ckpt", "best.ckpt"):
+            checkpoint.AtomicCheckpointIO().save_checkpoint({"step": step}, tmp_path / "new" / name)
+    assert steps(tmp_path / "new") == {"best.ckpt": 3, "last.ckpt": 3, "previous.ckpt": 2}
+
+
+@pytest.mark.parametrize("failing", ["save", "fsync"])
+def test_old_checkpoints_stay_until_the_new_one_is_complete(tmp_path, monkeypatch, failing):
+    writer = checkpoint.AtomicCheckpointIO()
+    for step in range(2):
+        writer.save_checkpoint({"step": step}, tmp_path / "last.ckpt")
+
+    def fail(*args):
+        assert any(path.name.startswith("last.ckpt.") for path in tmp_path.iterdir())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(*((torch, "save") if failing == "save" else (os, "fsync")), fail)
+    with pytest.raises(OSError, match="No space left"):
+        writer.save_checkpoint({"step": 2}, tmp_path / "last.ckpt")
+    assert steps(tmp_path) == {"last.ckpt": 1, "previous.ckpt": 0}
+
+
+def test_leftover_of_a_killed_process_is_removed(tmp_path):
+    (tmp_path / "last.ckpt.1234.partial").write_bytes(b"half")
+    checkpoint.AtomicCheckpointIO().save_checkpoint({"step": 1}, tmp_path / "last.ckpt")
+    assert steps(tmp_path) == {"last.ckpt": 1}

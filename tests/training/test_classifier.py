@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from fvit.data.formats.decode import choose
 from fvit.data.transforms.image import EvalTransform
 from fvit.training import Classifier
+from fvit.training.classifier import StepMeans
 
 from .fitting import BARE, DIGITS, FAKE, Probe, fit
 
@@ -217,7 +218,7 @@ def test_training_loss_is_smoothed_once(compose_config, augment):
 
 
 def test_the_log_holds_loss_rate_and_accuracies(compose_config, tmp_path):
-    probe = fit(compose_config(*FAKE, "callbacks=none", "trainer.max_epochs=2", "optimizer.layer_decay=0.5"))
+    probe = fit(compose_config(*FAKE, "trainer.max_epochs=2", "optimizer.layer_decay=0.5"))
     with (tmp_path / "run" / "csv" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
 
@@ -248,6 +249,31 @@ def test_validation_loss_is_cross_entropy_whatever_the_loss(compose_config):
     losses = [("loss=cross_entropy", "loss.label_smoothing=0.5"), ("loss=bce", "loss.smoothing=0.2")]
     found = [fit(compose_config(*BARE, *STILL, *loss)).metrics["val/loss"] for loss in losses]
     assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+def test_step_means_are_over_micro_batches_and_ranks(monkeypatch):
+    # Another rank whose losses are twice as large.
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.mul_(3))
+    means = StepMeans()
+    for losses in ((1.0, 10.0), (2.0, 20.0)):
+        means.add({"a": torch.tensor(losses[0], requires_grad=True), "b": torch.tensor(losses[1])})
+    found = means.take(world_size=2)
+    assert {name: value.item() for name, value in found.items()} == {"a": 2.25, "b": 22.5}
+    assert not found["a"].requires_grad
+    means.add({"a": torch.tensor(4.0)})
+    assert {name: value.item() for name, value in means.take(world_size=1).items()} == {"a": 4.0}
+
+
+def test_loss_of_a_step_does_not_depend_on_accumulation(compose_config, tmp_path):
+    columns = []
+    for micro in (16, 8, 4):
+        folder = f"output_dir={tmp_path / str(micro)}"
+        fit(compose_config(*FAKE, "augment=deit", "callbacks=none", f"micro_batch_size={micro}", folder))
+        with (tmp_path / str(micro) / "csv" / "metrics.csv").open(newline="") as file:
+            columns.append([float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]])
+    assert len(columns[0]) == 4
+    assert columns[1] == pytest.approx(columns[0], rel=1e-5)
+    assert columns[2] == pytest.approx(columns[0], rel=1e-5)
 
 
 # The head.

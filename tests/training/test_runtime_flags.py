@@ -77,7 +77,7 @@ def test_a_convolution_sees_channels_last_from_the_batch_on():
 def test_channels_last_without_maps_is_told(caplog):
     with caplog.at_level(logging.WARNING):
         runtime_flags.set_up({**OFF, "channels_last": True}, Module(timm.create_model("vit_tiny_patch16_224")), Data())
-    assert "next to no effect on VisionTransformer" in caplog.text
+    assert "almost no effect on VisionTransformer" in caplog.text
 
 
 def test_batch_normalisation_is_told_of(caplog):

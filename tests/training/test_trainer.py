@@ -1,37 +1,77 @@
-"""What the Trainer is told of a run's batches."""
+"""The Trainer that a configuration describes."""
 
 import pytest
-from lightning import Trainer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 
 from fvit.config.batch_plan import plan_batches
-from fvit.training.trainer import apply_plan
+from fvit.training.trainer import build_trainer
 
 
-def _planned(micro=16, images=64 * 11, **options):
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, **options)
-    apply_plan(trainer, plan_batches(64, 1, micro), images)
-    return trainer
+@pytest.fixture
+def build(compose_config):
+    """A Trainer for steps of 64 images, in micro batches of 16 unless said otherwise; an epoch has 11 steps."""
+
+    def make(*overrides, micro=16, images=64 * 11):
+        return build_trainer(compose_config("logger=none", *overrides), plan_batches(64, 1, micro), images)
+
+    return make
 
 
 @pytest.mark.parametrize(
     ("micro", "asked", "batches"), [(16, 0.25, 8), (16, 0.01, 4), (16, 12, 12), (16, 1.0, 1.0), (64, 0.25, 2)]
 )
-def test_validations_come_after_whole_steps(micro, asked, batches):
-    assert _planned(micro, val_check_interval=asked).val_check_interval == batches
+def test_validations_follow_whole_steps(build, micro, asked, batches):
+    trainer = build(f"+trainer.val_check_interval={asked}", micro=micro)
+    assert trainer.val_check_interval == batches
+    assert trainer.accumulate_grad_batches == 64 // micro
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("interval", "message"),
     [
-        ({"val_check_interval": 10}, "val_check_interval=10 batches end within an optimizer step, .* 4; take 8 or 12"),
-        ({"val_check_interval": 3}, "; take 4$"),
-        ({"val_check_interval": 48}, "val_check_interval=48 is more than the 44 batches of an epoch"),
+        (10, "val_check_interval=10 batches end within an optimizer step, .* 4; use 8 or 12"),
+        (3, "; use 4$"),
+        (48, "val_check_interval=48 is more than the 44 batches of an epoch"),
     ],
 )
-def test_other_intervals_are_refused(options, message):
+def test_other_intervals_are_refused(build, interval, message):
     with pytest.raises(ValueError, match=message):
-        _planned(**options)
+        build(f"+trainer.val_check_interval={interval}")
 
 
-def test_an_interval_may_be_counted_over_epochs():
-    assert _planned(val_check_interval=48, check_val_every_n_epoch=None).val_check_interval == 48
+def test_interval_may_count_across_epochs(build):
+    interval = ("+trainer.val_check_interval=48", "+trainer.check_val_every_n_epoch=null")
+    assert build(*interval).val_check_interval == 48
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"),
+    [
+        ((), 10),
+        (("trainer.log_every_n_steps=50",), 11),
+        (("+trainer.limit_train_batches=6",), 2),
+        (("+trainer.limit_train_batches=0.5",), 6),
+        (("+trainer.overfit_batches=1",), 1),
+        (("+trainer.fast_dev_run=true",), 1),
+    ],
+    ids=str,
+)
+def test_every_epoch_logs_a_step(build, overrides, steps):
+    assert build(*overrides).log_every_n_steps == steps
+
+
+def test_callbacks_are_those_of_the_configuration_in_its_order(build, compose_config):
+    named = [callback["_target_"].rpartition(".")[2] for callback in compose_config()["callbacks"].values()]
+    assert [type(callback).__name__ for callback in build().callbacks] == named
+    # Lightning moves checkpoint callbacks to the end.
+    ema = [type(callback).__name__ for callback in build("callbacks=[default,ema]").callbacks]
+    assert ema == [*named[:-2], "EMA", *named[-2:]]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "missing"),
+    [(("~callbacks.best", "~callbacks.last"), Checkpoint), (("~callbacks.progress",), ProgressBar)],
+)
+def test_lightning_adds_no_callback_that_was_removed(build, overrides, missing):
+    assert not any(isinstance(callback, missing) for callback in build(*overrides).callbacks)
+    assert build("callbacks=none").callbacks == []

@@ -31,8 +31,6 @@ def test_defaults_are_the_quickstart(compose_config):
         (["model.embed_dim=100"], "take embed_dim=99"),
         (["data.img_size=30"], "take data.img_size=32"),
         (["model.match=latency"], "model.match='latency': input should be 'params' or 'macs'"),
-        (["model.match=macs", "attention=native"], "model.match=macs has no effect with attention=native"),
-        (["+model.match=macs", "model=clip_vit", "attention=additive"], "does not say model.embed_dim"),
         (["+model.img_size=64"], "model.img_size=64: a model is built for the size of its images; set data.img_size"),
         (["+model.in_chans=1"], "model.in_chans=1: images have 3 channels, gray ones 3 that are equal; take 3"),
         (["scheduler.warmup_epochs=70"], "take scheduler.warmup_epochs=4"),
