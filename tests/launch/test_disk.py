@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from lightning import Callback
 
 from fvit.config.errors import RunError, explain
 from fvit.launch import disk, processes
-from fvit.launch.run_dir import Record, read_metrics
+from fvit.launch.run_dir import RunDir, read_metrics
 from fvit.launch.signals import Stopped
 from fvit.train import train
 
@@ -128,11 +129,12 @@ def test_a_full_disk_does_not_hide_why_a_run_failed(small_disk, capsys):
         _fill(small_disk)
         raise RunError("the loss is gone")
 
-    with pytest.raises(RunError, match="the loss is gone"), Record(small_disk, {}):
+    trainer = SimpleNamespace(is_global_zero=True, loggers=[], callbacks=[], checkpoint_callbacks=[])
+    with pytest.raises(RunError, match="the loss is gone"), RunDir({"output_dir": str(small_disk)}, trainer):
         fail()
     assert capsys.readouterr().err == f"{small_disk}/metrics.json could not be written: No space left on device\n"
     assert read_metrics(small_disk)["status"] == "running"
-    assert not [path.name for path in small_disk.iterdir() if path.name.startswith(".")]
+    assert not [path.name for path in small_disk.iterdir() if path.name.endswith(".partial")]
 
 
 def test_a_full_disk_does_not_hide_why_a_rank_failed(small_disk, monkeypatch, capsys):

@@ -139,7 +139,7 @@ def test_last_begins_afresh_where_there_is_nothing(compose_config, tmp_path, cap
     (tmp_path / "run" / "wandb_id").write_text("old")
     settled = resume.find_checkpoint(compose_config("ckpt_path=last"))
     assert settled["ckpt_path"] is None
-    assert not resume.goes_on(settled)
+    assert not resume.is_resumed(settled)
     assert capsys.readouterr().out.count("holds no checkpoint, so training begins afresh\n") == 1
     assert not (tmp_path / "run" / "wandb_id").exists()
 
@@ -172,7 +172,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(compose_confi
     for number, path in enumerate(paths):
         settled = resume.find_checkpoint(config)
         assert settled["ckpt_path"] == str(path)
-        assert resume.goes_on(settled)
+        assert resume.is_resumed(settled)
         told = capsys.readouterr().out
         assert told.count("is damaged or truncated") == number
         assert all(str(before) in told for before in paths[:number])
@@ -187,7 +187,7 @@ def test_a_checkpoint_elsewhere_begins_a_folder_of_its_own(compose_config, tmp_p
     for given in (path, tmp_path / "other"):
         settled = resume.find_checkpoint(compose_config(f"ckpt_path={given}"))
         assert settled["ckpt_path"] == str(path)
-        assert not resume.goes_on(settled)
+        assert not resume.is_resumed(settled)
 
 
 def test_a_run_does_not_begin_among_the_checkpoints_of_another(compose_config, tmp_path):
@@ -211,7 +211,7 @@ def test_machines_that_each_compose_must_be_given_a_file(compose_config, tmp_pat
         assert resume.find_checkpoint(config)["ckpt_path"] == str(path)
     settled = resume.find_checkpoint({**config, "ckpt_path": str(path)})
     assert settled["ckpt_path"] == str(path)
-    assert resume.goes_on(settled)
+    assert resume.is_resumed(settled)
 
 
 def test_changed_settings_are_named_and_another_model_is_refused(compose_config, tmp_path, capsys):

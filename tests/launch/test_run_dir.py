@@ -1,68 +1,178 @@
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from fvit.config.errors import RunError
-from fvit.launch.run_dir import Record, environment, note_failure, outcome, read_metrics, write_metrics
+from fvit.launch.run_dir import (
+    RunDir,
+    environment,
+    note_elapsed,
+    note_failure,
+    outcome,
+    overrides_of,
+    read_metrics,
+    write_metrics,
+)
+from fvit.launch.signals import Stopped
 
 
-def test_a_finished_run_says_so(tmp_path):
-    with Record(tmp_path / "run", {"seed": 1}) as record:
-        assert read_metrics(tmp_path / "run")["status"] == "running"
-        record.finish({"val/acc1": 0.5})
-    saved = read_metrics(tmp_path / "run")
+def trainer(**attributes):
+    return SimpleNamespace(
+        **{"is_global_zero": True, "loggers": [], "callbacks": [], "checkpoint_callbacks": [], **attributes}
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Makes a `RunDir` at tmp_path / "run"."""
+
+    def make(ckpt_path=None, **attributes):
+        config = {"output_dir": str(tmp_path / "run"), "ckpt_path": ckpt_path, "seed": 1}
+        return RunDir(config, trainer(**attributes))
+
+    return make
+
+
+def test_finished_run(tmp_path, run):
+    folder = tmp_path / "run"
+    with run() as entered:
+        assert read_metrics(folder)["status"] == "running"
+        assert entered.finish({"val/acc1": 0.5}) == {"val/acc1": 0.5}
+    saved = read_metrics(folder)
     assert (saved["status"], saved["error"], saved["metrics"]) == ("finished", None, {"val/acc1": 0.5})
-    assert (tmp_path / "run" / "config.yaml").read_text() == "seed: 1\n"
-    assert json.loads((tmp_path / "run" / "environment.json").read_text())["packages"]["torch"]
+    assert "seed: 1\n" in (folder / "config.yaml").read_text()
+    assert json.loads((folder / "environment.json").read_text())["packages"]["torch"]
+    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "environment.json", "metrics.json"]
 
 
-@pytest.mark.parametrize("active", [True, False])
-def test_what_was_found_out_since_is_noted(tmp_path, active):
-    with Record(tmp_path, {"width": None}, active=active) as record:
-        assert record.amend({"width": 3}) == {"width": 3}
-    path = tmp_path / "config.yaml"
-    assert (path.read_text() == "width: 3\n") if active else not path.exists()
+def test_pruned_run(tmp_path, run):
+    with run(callbacks=[SimpleNamespace(), SimpleNamespace(pruned=True)]) as entered:
+        entered.finish({})
+    assert read_metrics(tmp_path / "run")["status"] == "pruned"
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "text"),
+    ("error", "status", "message"),
     [
         (RunError("the loss is gone"), "failed", "the loss is gone"),
         (ZeroDivisionError("by zero"), "failed", "ZeroDivisionError: by zero"),
         (KeyboardInterrupt(), "interrupted", None),
+        (Stopped(signal.SIGTERM, "at step 3"), "interrupted", "at step 3"),
     ],
+    ids=str,
 )
-def test_a_run_that_ends_early_is_never_finished(tmp_path, error, status, text):
-    with pytest.raises(type(error)), Record(tmp_path, {}):
+def test_run_that_ends_early_is_not_finished(tmp_path, run, error, status, message):
+    with pytest.raises(type(error)), run():
         raise error
-    saved = read_metrics(tmp_path)
-    assert (saved["status"], saved["error"]) == (status, text)
+    saved = read_metrics(tmp_path / "run")
+    assert (saved["status"], saved["error"]) == (status, message)
 
 
-def test_where_an_unexpected_error_came_from_is_kept_until_the_next_start(tmp_path):
-    path = tmp_path / "traceback.log"
-    with pytest.raises(ZeroDivisionError), Record(tmp_path, {}):
+def test_full_disk_is_explained(tmp_path, run):
+    with pytest.raises(RunError, match="the disk is full: cannot write to"), run():
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert read_metrics(tmp_path / "run")["error"].startswith("the disk is full")
+
+
+@pytest.mark.parametrize("stopped", [None, Stopped(signal.SIGUSR1, "saved it")], ids=["Ctrl-C", "signal"])
+def test_lightnings_exit_is_an_interrupt_again(tmp_path, run, stopped):
+    kind = KeyboardInterrupt if stopped is None else Stopped
+    with pytest.raises(kind), run(callbacks=[SimpleNamespace(stopped=stopped)]):
+        sys.exit(1)
+    saved = read_metrics(tmp_path / "run")
+    assert (saved["status"], saved["error"]) == ("interrupted", stopped and "saved it")
+
+
+class Logger:
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        return lambda *arguments: self.calls.append((name, *arguments))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "preempted"),
+    [
+        (None, "success", 0, False),
+        (ValueError(), "failed", 1, False),
+        (KeyboardInterrupt(), "failed", 255, False),
+        (Stopped(signal.SIGTERM), "failed", 1, True),
+    ],
+    ids=repr,
+)
+def test_loggers_get_the_results_and_are_closed_with_the_status(run, error, status, code, preempted):
+    logger = Logger()
+    best = SimpleNamespace(monitor="val/acc1", best_model_score=torch.tensor(0.75))
+    entered = run(loggers=[logger], checkpoint_callbacks=[best, SimpleNamespace(monitor=None)])
+    with suppress(BaseException), entered:
+        entered.finish({"val/acc1": 0.5})
+        if error is not None:
+            raise error
+    assert logger.calls == [
+        ("log_summary", {"val/acc1": 0.5}),
+        ("finalize", status),
+        ("close", entered.trainer, {"best/val/acc1": 0.75}, code, preempted),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "dataset"),
+    [({"name": "digits"}, ("digits", None)), ({"name": "folder", "root": "/data/birds"}, ("birds", "/data/birds"))],
+    ids=str,
+)
+def test_loggers_get_configuration_dataset_and_cost(run, data, dataset):
+    logger, entered = Logger(), run()
+    entered.trainer.loggers.append(logger)
+    hparams = type("HParams", (dict,), {"__getattr__": dict.__getitem__})(data)
+    source = SimpleNamespace(facts=lambda: {"images": 3})
+    entered.log_start(SimpleNamespace(hparams=hparams, source=source), {"cost/params": 7}, model={"name": "vit"})
+    name, root = dataset
+    assert logger.calls == [
+        ("log_hyperparams", {**entered.config, "model": {"name": "vit"}}),
+        ("log_dataset", name, {"images": 3}, root),
+        ("log_summary", {"cost/params": 7}),
+    ]
+
+
+def test_traceback_of_an_unexpected_error_is_kept_until_the_next_start(tmp_path, run):
+    path = tmp_path / "run" / "traceback.log"
+    with pytest.raises(ZeroDivisionError), run():
         1 / 0  # noqa: B018
     assert path.read_text().endswith("ZeroDivisionError: division by zero\n")
     assert "1 / 0" in path.read_text()
-    with Record(tmp_path, {}):
+    with run():
         assert not path.exists()
 
 
-def test_other_ranks_write_nothing(tmp_path):
-    with Record(tmp_path / "run", {}, active=False):
+def test_other_ranks_write_nothing(tmp_path, run):
+    with run(is_global_zero=False):
         pass
     assert not (tmp_path / "run").exists()
 
 
-def test_no_partial_file_remains(tmp_path):
-    with Record(tmp_path, {}):
-        pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "environment.json", "metrics.json"]
+def test_directory_in_use_is_refused_and_left_alone(tmp_path, run):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    body = (
+        f"from pathlib import Path; from fvit.launch.lock import held; h = held(Path({str(folder)!r})); h.__enter__()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{body}; print(flush=True); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        with pytest.raises(RunError, match="another process"), run():
+            pass
+        process.communicate(b"\n")
+    assert not (folder / "metrics.json").exists()
 
 
 def test_environment_names_command_versions_and_machine():
@@ -70,12 +180,12 @@ def test_environment_names_command_versions_and_machine():
     assert {"time", "command", "git_commit", "git_dirty", "python", "machine", "packages"} <= set(facts)
 
 
-def test_a_run_whose_process_is_gone_was_cut(tmp_path):
+def test_run_whose_process_has_ended_was_cut(tmp_path):
     write_metrics(tmp_path, "running", {})
     assert outcome(tmp_path)["status"] == "running"  # this process
     saved = read_metrics(tmp_path)
     for process, status in (
-        ({**saved["process"], "started": "1"}, "cut"),  # the number was given to another process since
+        ({**saved["process"], "started": "1"}, "cut"),  # another process has this number now
         ({**saved["process"], "host": "elsewhere", "started": "1"}, "running"),  # nobody knows
     ):
         (tmp_path / "metrics.json").write_text(json.dumps({**saved, "process": process}))
@@ -83,7 +193,7 @@ def test_a_run_whose_process_is_gone_was_cut(tmp_path):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_process_is_gone_even_before_its_parent_has_noticed(tmp_path, signum):
+def test_killed_process_has_ended_even_before_its_parent_has_noticed(tmp_path, signum):
     body = f"import time; from fvit.launch.run_dir import *; write_metrics(Path({str(tmp_path)!r}), 'running', {{}})"
     with subprocess.Popen([sys.executable, "-c", f"{body}; print(flush=True); time.sleep(60)"], stdout=-1) as process:
         process.stdout.readline()
@@ -93,7 +203,7 @@ def test_a_killed_process_is_gone_even_before_its_parent_has_noticed(tmp_path, s
         assert outcome(tmp_path)["status"] == "cut"
 
 
-def test_without_proc_the_number_of_the_process_decides(tmp_path, monkeypatch):
+def test_process_number_decides_without_proc(tmp_path, monkeypatch):
     monkeypatch.setattr("fvit.launch.run_dir._started", lambda pid: None)
     write_metrics(tmp_path, "running", {})
     assert outcome(tmp_path)["status"] == "running"
@@ -105,34 +215,50 @@ def test_without_proc_the_number_of_the_process_decides(tmp_path, monkeypatch):
     assert outcome(tmp_path)["status"] == "cut"
 
 
-def test_a_run_that_goes_on_keeps_its_first_environment_and_counts_its_seconds_on(tmp_path):
-    with Record(tmp_path, {}) as record:
-        record.started -= 100
-    first = json.loads((tmp_path / "environment.json").read_text())
+def test_resumed_run_keeps_its_first_environment_and_continues_its_seconds(tmp_path, run):
+    folder = tmp_path / "run"
+    with run() as entered:
+        entered.started -= 100
+    first = json.loads((folder / "environment.json").read_text())
     for starts in (1, 2):
-        with Record(tmp_path, {}, goes_on=True) as record:
-            assert 100 * starts <= record.seconds < 100 * starts + 50
-            record.started -= 100
-            record.note_time()
-            assert read_metrics(tmp_path)["status"] == "running"
-            assert read_metrics(tmp_path)["seconds"] >= 100 * (starts + 1)
-        noted = json.loads((tmp_path / "environment.json").read_text())
+        with run(ckpt_path=folder / "checkpoints" / "last.ckpt") as entered:
+            assert 100 * starts <= entered.seconds < 100 * starts + 50
+            entered.started -= 100
+        assert 100 * (starts + 1) <= read_metrics(folder)["seconds"] < 100 * starts + 150
+        noted = json.loads((folder / "environment.json").read_text())
         assert len(noted.pop("resumed")) == starts
         assert noted == first
-    with Record(tmp_path, {}) as record:
-        assert record.seconds < 50
-    assert "resumed" not in json.loads((tmp_path / "environment.json").read_text())
+    with run() as entered:
+        assert entered.seconds < 50
+    assert "resumed" not in json.loads((folder / "environment.json").read_text())
 
 
-def test_the_overrides_that_a_run_accepted_are_noted(tmp_path):
-    (tmp_path / ".hydra").mkdir()
-    (tmp_path / ".hydra" / "overrides.yaml").write_text("- seed=1\n")
-    with Record(tmp_path, {}):
+def test_killed_run_has_the_seconds_of_its_last_checkpoint(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("fvit.launch.run_dir.time", SimpleNamespace(time=lambda: now[0]))
+    write_metrics(tmp_path, "running", {"val/acc1": 0.5}, 10.0)
+    for seconds in (30.0, 70.0):
+        now[0] += seconds
+        note_elapsed(tmp_path)
+    saved = read_metrics(tmp_path)
+    assert (saved["status"], saved["seconds"], saved["metrics"]) == ("running", 110.0, {"val/acc1": 0.5})
+    write_metrics(tmp_path, "finished", {}, 1.0)
+    note_elapsed(tmp_path)
+    assert read_metrics(tmp_path)["seconds"] == 1.0
+    note_elapsed(tmp_path / "elsewhere")  # a Trainer without a run directory
+
+
+def test_accepted_overrides_are_noted(tmp_path, run):
+    hydra = tmp_path / "run" / ".hydra"
+    hydra.mkdir(parents=True)
+    (hydra / "overrides.yaml").write_text("- seed=1\n")
+    with run():
         pass
-    assert (tmp_path / "overrides.yaml").read_text() == "- seed=1\n"
+    assert (tmp_path / "run" / "overrides.yaml").read_text() == "- seed=1\n"
+    assert overrides_of(tmp_path / "run") == ["seed=1"]
 
 
-def test_an_error_before_the_record_began_takes_the_place_of_an_older_one(tmp_path):
+def test_error_before_the_start_replaces_an_older_one(tmp_path):
     assert note_failure(tmp_path, "first")
     assert (read_metrics(tmp_path)["status"], read_metrics(tmp_path)["error"]) == ("failed", "first")
     write_metrics(tmp_path, "killed", {"val/acc1": 0.5}, 3.0, error="second")
