@@ -1,8 +1,9 @@
-"""Names that have changed since version 0.1, so that its configurations and checkpoints still work."""
+"""Names of version 0.1 that have changed, so that its runs can be resumed and its configurations still work."""
 
+from collections.abc import Sequence
 from typing import Any
 
-_CLASSES = {
+CLASSES = {
     "fvit.run.curve.CurveLogger": "fvit.loggers.csv.CSVLogger",
     "fvit.run.ema.EMA": "fvit.callbacks.ema.EMA",
     "fvit.run.last.LastCheckpoint": "fvit.callbacks.last_checkpoint.LastCheckpoint",
@@ -11,21 +12,37 @@ _CLASSES = {
     "fvit.run.tracking.RunLogger": "fvit.loggers.wandb.RunLogger",
 }
 _CALLBACK_STATES = {"DeviceHours": "Metrics"}
-_MODEL_OPTIONS = ("trim_last",)
+_REMOVED_MODEL_OPTIONS = ("trim_last",)
 
 
 def moved(options: dict[str, Any]) -> dict[str, Any]:
-    """`options` of a logger or callback with its class at its present place."""
+    """`options` of a logger or callback with the class where it is now."""
     target = options.get("_target_")
-    return {**options, "_target_": _CLASSES.get(target, target)}
+    return {**options, "_target_": CLASSES.get(target, target)}
 
 
 def model_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Model options of a checkpoint, without those that no longer exist."""
-    return {name: value for name, value in options.items() if name not in _MODEL_OPTIONS}
+    """Model options without those that were removed."""
+    return {name: value for name, value in options.items() if name not in _REMOVED_MODEL_OPTIONS}
 
 
-def migrate(checkpoint: dict[str, Any]) -> None:
+def migrate_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The recorded configuration of a run in the names of today."""
+    groups = {
+        group: {name: moved(options) for name, options in config[group].items()}
+        for group in ("logger", "callbacks")
+        if config.get(group)
+    }
+    return {**config, **groups, "model": model_options(config.get("model", {}))}
+
+
+def migrate_overrides(overrides: Sequence[str]) -> list[str]:
+    """The recorded overrides of a run without those of removed keys."""
+    removed = [f"model.{name}" for name in _REMOVED_MODEL_OPTIONS]
+    return [override for override in overrides if override.partition("=")[0].lstrip("+~") not in removed]
+
+
+def migrate_checkpoint(checkpoint: dict[str, Any]) -> None:
     """Rename in place what a checkpoint holds under another name today."""
     parameters = checkpoint.get("hyper_parameters", {})
     if "model" in parameters:

@@ -150,7 +150,9 @@ def _leave(interrupted: KeyboardInterrupt | None, failed: bool) -> None:
         sys.exit(1)
 
 
-def _start(task: str, work: Work, config: dict[str, Any], isolated: bool, exchange: ranks.ConfigBroadcast) -> dict[str, float]:
+def _start(
+    task: str, work: Work, config: dict[str, Any], isolated: bool, exchange: ranks.ConfigBroadcast
+) -> dict[str, float]:
     """Work here, or in a process a device where there is a trainer that has some."""
     count = processes.local_processes(config["trainer"], isolated) if "trainer" in config else 0
     if "trainer" in config and (rank := ranks.external_rank()) is not None:

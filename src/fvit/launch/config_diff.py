@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fvit.config.flatten import flatten
+from fvit.config.legacy import migrate_config
 from fvit.launch.quiet import QUIET
 
 # Where things lie and what they are called.
@@ -22,6 +23,9 @@ def compare(recorded: dict[str, Any], given: dict[str, Any], run: Path) -> list[
     Raises:
         ValueError: the model or its optimizer would be another one.
     """
+    recorded = migrate_config(recorded)
+    known = [name for name in given.get("callbacks", {}) if name in recorded.get("callbacks", {})]
+    given = {**given, "callbacks": {name: given["callbacks"][name] for name in known}}  # further ones change nothing
     before, after = flatten(recorded), flatten(given)
     # `model.match` is noted as what it found. Whether that is the same now, the weights' shapes tell.
     found = {"model.match", "model.embed_dim", "model.num_heads"} if after.get("model.match") else set()

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 import fvit
 from fvit.config.atomic import write_text
 from fvit.config.errors import describe, explain
+from fvit.config.legacy import migrate_overrides
 from fvit.launch import disk, signals
 from fvit.launch.lock import held
 from fvit.launch.signals import Stopped
@@ -253,7 +254,7 @@ def overrides_of(folder: Path) -> list[str]:
     """The overrides that a run was started with, as they were typed; interpolations are not resolved."""
     for path in (folder / "overrides.yaml", folder / ".hydra" / "overrides.yaml"):
         if path.is_file():
-            return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+            return migrate_overrides(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
     return []
 
 

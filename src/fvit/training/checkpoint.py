@@ -12,7 +12,7 @@ from lightning import LightningModule
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from fvit.config.atomic import PARTIAL, replacing
-from fvit.config.legacy import migrate
+from fvit.config.legacy import migrate_checkpoint
 from fvit.models import BlockSpec, block_indices
 
 
@@ -61,7 +61,7 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{broken}: {str(error).splitlines()[0]}") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= set(checkpoint):
         raise ValueError(f"{path} is not an fvit checkpoint: it lacks state_dict or hyper_parameters")
-    migrate(checkpoint)
+    migrate_checkpoint(checkpoint)
     return checkpoint
 
 

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from fvit.config.legacy import migrate
+from fvit.config.legacy import migrate_checkpoint, model_options
 from fvit.models import attention_spec, build
 from fvit.training.checkpoint import initial_weights
 from fvit.training.losses import build_loss
@@ -52,8 +52,7 @@ class Classifier(LightningModule):
         loss: Mapping[str, Any],
     ) -> None:
         super().__init__()
-        # Checkpoints of fvit 0.1 also hold model.trim_last, an option that no longer exists.
-        model = {name: value for name, value in model.items() if name != "trim_last"}
+        model = model_options(model)  # of a checkpoint of version 0.1
         self.save_hyperparameters(logger=False)
         options = dict(model)
         if num_classes < 2:
@@ -203,7 +202,7 @@ class Classifier(LightningModule):
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = hyper_parameters
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        migrate(checkpoint)  # before callbacks look for their states
+        migrate_checkpoint(checkpoint)  # before callbacks look for their states
         self.earlier_metrics = checkpoint.get("metrics", {})
 
 

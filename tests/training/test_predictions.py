@@ -5,14 +5,14 @@ import torch
 from lightning import LightningModule, Trainer
 
 from fvit.data import ImageDataModule
-from fvit.training import Answers, CollectAnswers
+from fvit.training import CollectPredictions, Predictions
 from tests.data.pictures import jpeg
 
 NUM_VAL = 11
 
 
 class Scripted(LightningModule):
-    """Answers each image as its mean colour says."""
+    """Predicts from the mean colour of an image."""
 
     def validation_step(self, batch, batch_idx):
         images, labels = batch
@@ -26,7 +26,7 @@ def logits_of(images):
 
 @pytest.fixture
 def data(tmp_path):
-    """Validation images of three classes, the damaged ones as asked for."""
+    """Validation images of three classes, some of them damaged."""
 
     def make(damaged=(), **options):
         for split, count in (("train", 3), ("val", NUM_VAL)):
@@ -42,18 +42,18 @@ def data(tmp_path):
     return make
 
 
-def collect(data, **options):
-    collected = CollectAnswers()
+def collect(data, collected=None):
+    collected = collected or CollectPredictions()
     quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer = Trainer(accelerator="cpu", callbacks=[collected], use_distributed_sampler=False, **quiet, **options)
+    trainer = Trainer(accelerator="cpu", callbacks=[collected], use_distributed_sampler=False, **quiet)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers")
         trainer.validate(Scripted(), datamodule=data, verbose=False)
-    return collected.answers
+    return collected.predictions
 
 
 def one_by_one(data, index):
-    """Confidence, rightness and class of one image alone."""
+    """Confidence, correctness and class of one image alone."""
     loaded = data.val_dataloader().dataset
     [draw] = [draw for draw in data.val_dataloader().sampler if draw.index == index]
     sample = loaded[draw]
@@ -64,58 +64,56 @@ def one_by_one(data, index):
 
 
 @pytest.mark.parametrize("options", [{}, {"eval_batch_size": 1}, {"num_workers": 1}], ids=str)
-def test_each_image_is_answered_once_in_order(data, options):
-    answers = collect(data(**options))
-    assert answers.indices.tolist() == list(range(NUM_VAL))
+def test_each_image_is_predicted_once_in_order(data, options):
+    found = collect(data(**options))
+    assert found.indices.tolist() == list(range(NUM_VAL))
     expected = [one_by_one(data(), index) for index in range(NUM_VAL)]
-    assert answers.confidence.dtype == torch.float32
-    assert answers.confidence.tolist() == pytest.approx([confidence for confidence, _, _ in expected], rel=1e-5)
-    assert answers.right.tolist() == [right for _, right, _ in expected]
-    assert answers.classes.tolist() == [found for _, _, found in expected]
-    assert 0 < answers.right.sum() < NUM_VAL, "some of each, or the test would show nothing"
+    assert found.confidence.dtype == torch.float32
+    assert found.confidence.tolist() == pytest.approx([confidence for confidence, _, _ in expected], rel=1e-5)
+    assert found.right.tolist() == [right for _, right, _ in expected]
+    assert found.classes.tolist() == [predicted for _, _, predicted in expected]
+    assert 0 < found.right.sum() < NUM_VAL, "some of each, or the test would show nothing"
 
 
-def test_what_could_not_be_read_is_left_out_and_the_others_keep_their_numbers(data):
+def test_unreadable_images_are_left_out_and_the_others_keep_their_indices(data):
     damaged = {1, 4, 5, 6, 7}  # the second batch has no image left
-    answers = collect(data(damaged))
-    assert answers.indices.tolist() == [index for index in range(NUM_VAL) if index not in damaged]
-    whole = [one_by_one(data(damaged), index) for index in answers.indices.tolist()]
-    assert answers.right.tolist() == [right for _, right, _ in whole]
+    found = collect(data(damaged))
+    assert found.indices.tolist() == [index for index in range(NUM_VAL) if index not in damaged]
+    whole = [one_by_one(data(damaged), index) for index in found.indices.tolist()]
+    assert found.right.tolist() == [right for _, right, _ in whole]
 
 
-def test_nothing_that_can_be_read_is_an_error(data):
+def test_no_readable_image_is_an_error(data):
     with pytest.raises(ValueError, match="none of the validation images could be read"):
         collect(data(range(NUM_VAL)))
 
 
 def test_only_the_newest_validation_is_kept(data):
-    source, collected = data(), CollectAnswers()
-    quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer = Trainer(accelerator="cpu", callbacks=[collected], use_distributed_sampler=False, **quiet)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers")
-        for _ in range(2):
-            trainer.validate(Scripted(), datamodule=source, verbose=False)
-    assert len(collected.answers.indices) == NUM_VAL
+    source, collected = data(), CollectPredictions()
+    for _ in range(2):
+        collect(source, collected)
+    assert len(collected.predictions.indices) == NUM_VAL
 
 
-def answers_to(*indices):
+def predictions_for(*indices):
     count = len(indices)
-    return Answers(torch.tensor(indices), torch.ones(count), torch.ones(count, dtype=torch.bool), torch.zeros(count))
+    return Predictions(
+        torch.tensor(indices), torch.ones(count), torch.ones(count, dtype=torch.bool), torch.zeros(count)
+    )
 
 
-def test_answers_to_the_same_images_pass():
-    answers_to(0, 1, 4).check_same_images(answers_to(0, 1, 4))
+def test_predictions_for_the_same_images_pass():
+    predictions_for(0, 1, 4).check_same_images(predictions_for(0, 1, 4))
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "counts"),
     [
-        ([0, 1, 2], [0, 1], "1 only to the one, 0"),
-        ([0, 1], [0, 2], "1 only to the one, 1"),
+        ([0, 1, 2], [0, 1], "1 only the first, 0"),
+        ([0, 1], [0, 2], "1 only the first, 1"),
         ([0], [0, 1, 2], "0 .*, 2"),
     ],
 )
-def test_answers_to_other_images_are_refused(ours, theirs, counts):
-    with pytest.raises(ValueError, match=f"not shown the same images: {counts}"):
-        answers_to(*ours).check_same_images(answers_to(*theirs))
+def test_predictions_for_other_images_are_refused(ours, theirs, counts):
+    with pytest.raises(ValueError, match=f"saw different images: {counts}"):
+        predictions_for(*ours).check_same_images(predictions_for(*theirs))
