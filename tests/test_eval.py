@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fvit.config.errors import ConfigError
-from fvit.config.schemas.train import Eval
+from fvit.config.schemas.eval import Eval
 from fvit.cost import count
 from fvit.data import ImageDataModule
 from fvit.eval import evaluate

@@ -1,0 +1,63 @@
+from typing import Literal
+
+import pytest
+
+from fvit.config.errors import ConfigError
+from fvit.config.validation import check_arguments
+
+
+def function(width: int, rate: float | None = None, kind: Literal["a", "b"] = "a", *, on: bool = True, other=None):
+    raise AssertionError("it is not called")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"widht": 3}, "unknown key group.widht=3, did you mean width?; known: width, rate, kind, on"),
+        ({"zzz": None}, "unknown key group.zzz=None; known: width, rate, kind, on"),
+        ({"other": 3}, "unknown key group.other=3; known: width, rate, kind, on"),
+        ({"width": "abc"}, "group.width='abc': input should be a valid integer"),
+        ({"width": None}, "group.width=None: input should be a valid integer"),
+        ({"rate": "fast"}, "group.rate='fast': input should be a valid number"),
+        ({"kind": "c"}, "group.kind='c': input should be 'a' or 'b'"),
+        ({"on": "maybe"}, "group.on='maybe': input should be a valid boolean"),
+        ({"on": "maybe", "kind": "c"}, "group.kind='c': input should be 'a' or 'b'\ngroup.on='maybe'"),
+    ],
+)
+def test_wrong_options_are_named_with_their_path(options, message):
+    with pytest.raises(ConfigError) as caught:
+        check_arguments(function, options, "group", reserved=["other"])
+    assert all(line in str(caught.value) for line in message.splitlines())
+
+
+@pytest.mark.parametrize("options", [{"width": 3}, {"rate": 1}, {"rate": None, "on": False}, {"other": object()}])
+def test_right_options_pass(options):
+    check_arguments(function, options, "group")
+
+
+def test_hydras_keys_pass():
+    check_arguments(function, {"_target_": "function", "_partial_": True}, "group")
+
+
+def test_a_class_is_its_constructor():
+    class Parent:
+        def __init__(self, size: int):
+            pass
+
+    class Child(Parent):
+        pass
+
+    check_arguments(Child, {"size": 3}, "group")
+    with pytest.raises(ConfigError, match=r"group.size='big'"):
+        check_arguments(Child, {"size": "big"}, "group")
+
+
+def test_names_pass_where_further_arguments_do():
+    def further(size: int = 1, **options):
+        raise AssertionError("it is not called")
+
+    check_arguments(further, {"anything": 3}, "group")
+    with pytest.raises(ConfigError, match="unknown key group.anything=3; known: size"):
+        check_arguments(further, {"anything": 3}, "group", reserved=["anything"])
+    with pytest.raises(ConfigError, match=r"group.size='big'"):
+        check_arguments(further, {"size": "big", "anything": 3}, "group")
