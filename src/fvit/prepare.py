@@ -8,7 +8,8 @@ from typing import Any
 
 from fvit.config.errors import RunError
 from fvit.config.schemas.prepare import Prepare
-from fvit.config.schemas.train import Data
+from fvit.config.schemas.train import source_options
+from fvit.config.validation import check_arguments
 from fvit.launch import cli
 
 
@@ -38,7 +39,8 @@ def _write(config: dict[str, Any], out: Path, workers: int) -> None:
 
     start = time.monotonic()
     name = config["data"]["name"]
-    options = {key: value for key, value in config["data"].items() if key not in Data.model_fields}
+    options = source_options(config["data"])
+    check_arguments(sources.get(name), options, "data")
     source = sources.load(name, **options)
     # Where fetched files are kept does not change what is written.
     told = {key: value for key, value in options.items() if value is not None and not key.startswith("cache_")}

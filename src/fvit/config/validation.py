@@ -55,7 +55,9 @@ def check_arguments(
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) and parameter.name not in reserved
     }
     for name, value in options.items():
-        if name not in known and (name in reserved or not kwargs):
+        if name in reserved:
+            raise ConfigError(f"{where}.{name}={value!r} cannot be set: fvit sets it")
+        if name not in known and not kwargs:
             raise ConfigError(unknown_key(f"{where}.{name}", value, known))
     try:
         create_model("Options", **{name: (known.get(name, Any), ...) for name in options}).model_validate(options)

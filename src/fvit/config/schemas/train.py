@@ -113,6 +113,11 @@ class Data(Open):
     augment: Augment
 
 
+def source_options(data: dict[str, Any]) -> dict[str, Any]:
+    """The data source's own options among those of the group `data`."""
+    return {key: value for key, value in data.items() if key not in Data.model_fields}
+
+
 class Optimizer(Open):
     opt: str
     lr: PositiveFloat
