@@ -21,9 +21,9 @@ from fvit.data import ImageDataModule
 from fvit.data.transforms.batch import Mixup, RandomErasing
 from fvit.data.transforms.image import TrainTransform
 from fvit.training import Classifier, build_loss, runtime_flags
-from fvit.training import trainer as trainers
 from fvit.training.distillation import TokenMatch, Weight, soft_loss
 from fvit.training.sharding import blocks
+from fvit.training.trainer import build_trainer
 
 from .attention.cases import CASES
 
@@ -144,7 +144,8 @@ def test_every_optimizer_is_one_of_timm(compose_config, option):
 
 @pytest.mark.parametrize("option", _options("scheduler"))
 def test_keys_of_a_scheduler_are_timms(compose_config, option):
-    assert compose_config(f"scheduler={option}")["scheduler"].keys() <= inspect.signature(create_scheduler_v2).parameters
+    keys = set(compose_config(f"scheduler={option}")["scheduler"])
+    assert keys <= set(inspect.signature(create_scheduler_v2).parameters)
 
 
 @pytest.mark.parametrize("option", _options("loss"))
@@ -203,12 +204,12 @@ def test_every_callback_is_built(compose_config, option):
 def test_several_loggers_and_callbacks_at_once(compose_config):
     config = compose_config("logger=[csv,tensorboard,wandb]", "callbacks=[default,ema]")
     assert list(config["logger"]) == ["csv", "tensorboard", "wandb"]
-    assert list(config["callbacks"]) == ["best", "last", "ema"]
+    assert list(config["callbacks"]) == [*compose_config()["callbacks"], "ema"]
 
 
 @pytest.mark.parametrize("option", ["cpu", "ddp_cpu"])
 def test_hardware_of_this_machine_makes_a_trainer(compose_config, option):
-    trainer = trainers.build(compose_config(f"hardware={option}"))
+    trainer = build_trainer(compose_config(f"hardware={option}"))
     assert trainer.num_devices == {"cpu": 1, "ddp_cpu": 2}[option]
 
 
@@ -217,7 +218,7 @@ def test_missing_hardware_is_named_with_the_remedy(compose_config, option, monke
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ValueError, match="use hardware=cpu"):
-        trainers.build(compose_config(f"hardware={option}"))
+        build_trainer(compose_config(f"hardware={option}"))
 
 
 @pytest.mark.parametrize("option", _options("hardware"))
@@ -269,4 +270,4 @@ def test_torchrun_and_slurm_give_the_number_of_processes(compose_config, monkeyp
 def test_more_gpus_than_there_are_are_counted(compose_config, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match="needs 8 GPUs and torch finds 2"):
-        trainers.build(compose_config("hardware=ddp", "trainer.devices=8"))
+        build_trainer(compose_config("hardware=ddp", "trainer.devices=8"))

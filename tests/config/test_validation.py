@@ -57,7 +57,7 @@ def test_names_pass_where_further_arguments_do():
         raise AssertionError("it is not called")
 
     check_arguments(further, {"anything": 3}, "group")
-    with pytest.raises(ConfigError, match="group.anything=3 cannot be set"):
+    with pytest.raises(ConfigError, match=r"group\.anything=3 cannot be set"):
         check_arguments(further, {"anything": 3}, "group", reserved=["anything"])
     with pytest.raises(ConfigError, match=r"group.size='big'"):
         check_arguments(further, {"size": "big", "anything": 3}, "group")

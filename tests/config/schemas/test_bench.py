@@ -48,7 +48,7 @@ def test_an_invalid_configuration_is_refused_with_the_remedy(overrides, message)
     ("candidates", "message"),
     [
         ([], "say what to measure: attention=additive,softmax model=vit_tiny"),
-        (["optimizer.lr=1"], "fvit-bench has no key optimizer.lr; attention, model and model.\\* choose what is measured"),
+        (["optimizer.lr=1"], "fvit-bench has no key optimizer.lr; attention, model and model"),
         (["attenton=additive"], "has no key attenton, did you mean attention"),
         (["+modle.depth=3"], "has no key modle.depth, did you mean model"),
         (["res_=3"], "has no key res_, did you mean res"),

@@ -55,7 +55,7 @@ def test_defaults_are_the_quickstart(compose_config):
         (["attention=mixed"], "model.attention.layers must be given"),
         (["logger=wandb", "logger.wandb.artifacts=worst"], "artifacts='worst': input should be 'off', 'best' or 'all'"),
         (["logger=wandb", "logger.wandb.media=-1"], "logger.wandb.media=-1"),
-        (["logger=wandb", "logger.wandb.project=a/b"], "project=a/b: W&B does not allow / \\ # ? % :"),
+        (["logger=wandb", "logger.wandb.project=a/b"], "project=a/b: W&B does not allow any of / \\ # ? % :"),
         (["logger=wandb", "logger.wandb.project=''"], "logger.wandb.project='': string should have at least 1 char"),
     ],
 )

@@ -49,8 +49,8 @@ class Bench(Strict):
     @model_validator(mode="before")
     @classmethod
     def _one_value_is_a_list(cls, config: dict[str, Any]) -> dict[str, Any]:
-        lists = ("res", "what", "precision", "compile")
-        return {key: [value] if key in lists and not isinstance(value, list) else value for key, value in config.items()}
+        lists = {key: config[key] for key in ("res", "what", "precision", "compile") if key in config}
+        return config | {key: value if isinstance(value, list) else [value] for key, value in lists.items()}
 
     @model_validator(mode="after")
     def _candidates_are_models(self) -> "Bench":

@@ -9,7 +9,7 @@ _FORBIDDEN = "/\\#?%:"
 
 def _project(name: str) -> str:
     if found := "".join(letter for letter in _FORBIDDEN if letter in name):
-        raise ValueError(f"project={name}: W&B does not allow {' '.join(_FORBIDDEN)} in a project's name; remove {found}")
+        raise ValueError(f"project={name}: W&B does not allow any of {' '.join(_FORBIDDEN)} in it; remove {found}")
     return name
 
 

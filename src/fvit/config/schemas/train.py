@@ -1,6 +1,6 @@
-"""Schema of `fvit-train`. Options of mechanisms, data sources, the Trainer and loggers are checked when these are built.
+"""Schema of `fvit-train`: all keys with their types and ranges.
 
-Hydra refuses unknown keys but accepts `+experimnt=x`, and knows neither types nor ranges.
+Options of mechanisms, data sources, the Trainer, loggers and callbacks are checked where these are built.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
