@@ -8,8 +8,7 @@ from typing import Any
 
 from fvit.config.errors import RunError
 from fvit.config.schemas.prepare import Prepare
-from fvit.config.schemas.train import source_options
-from fvit.config.validation import check_arguments
+from fvit.config.schemas.train import Data
 from fvit.launch import cli
 
 
@@ -39,8 +38,7 @@ def _write(config: dict[str, Any], out: Path, workers: int) -> None:
 
     start = time.monotonic()
     name = config["data"]["name"]
-    options = source_options(config["data"])
-    check_arguments(sources.get(name), options, "data")
+    options = {key: value for key, value in config["data"].items() if key not in Data.model_fields}
     source = sources.load(name, **options)
     # Where fetched files are kept does not change what is written.
     told = {key: value for key, value in options.items() if value is not None and not key.startswith("cache_")}

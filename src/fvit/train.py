@@ -3,8 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from fvit.config.batch_plan import plan_batches
-from fvit.config.schemas.train import Train, source_options
-from fvit.config.validation import check_arguments
+from fvit.config.schemas.train import Train
 from fvit.launch import cli, resume
 from fvit.launch.devices import world_size
 
@@ -65,9 +64,8 @@ def train(config: dict[str, Any]) -> dict[str, float]:
 
 def build_data(config: dict[str, Any], plan: "BatchPlan") -> "ImageDataModule":
     """The LightningDataModule, with the batch size of one device."""
-    from fvit.data import ImageDataModule, sources
+    from fvit.data import ImageDataModule
 
-    check_arguments(sources.get(config["data"]["name"]), source_options(config["data"]), "data")
     return ImageDataModule(
         **config["data"], batch_size=plan.per_device, accumulate=plan.accumulate, seed=config["seed"]
     )

@@ -1,4 +1,5 @@
 import errno
+import re
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -9,6 +10,8 @@ from lightning import Trainer
 from fvit import attention
 from fvit.config.errors import ConfigError, RunError, explain
 from fvit.config.paths import conf_dir
+from fvit.data import sources
+from fvit.models.transfer import projections
 
 
 def _caught(function, *args, **kwargs):
@@ -24,10 +27,18 @@ def _composed(*overrides):
         compose("train", overrides=list(overrides))
 
 
-def test_a_value_error_of_ours_is_a_message_with_the_nearest_name():
-    message = explain(_caught(attention.get, "addtive"))
-    assert message.startswith("unknown attention 'addtive', did you mean additive")
-    assert message.count("did you mean") == 1
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda: attention.get("addtive"), r"attention 'addtive', did you mean additive .*\?; \w+: additive, aft"),
+        (lambda: attention.get("zzz"), r"attention 'zzz'; \w+: additive, aft"),
+        (lambda: attention.bind(attention.get("pool"), dimm=3), r"no option 'dimm', did you mean dim\?; .*: dim, num"),
+        (lambda: projections(["qvk"]), r"keep has no 'qvk', did you mean qkv .*\?; it takes: qkv, q, k, v, proj"),
+        (lambda: sources.load("digit"), r"digit\b.*, did you mean digits\?; known: digits, folder"),
+    ],
+)
+def test_a_value_error_of_ours_is_a_message_with_the_nearest_name(function, message):
+    assert re.search(message, explain(_caught(function)))
 
 
 @pytest.mark.parametrize("kind", [ConfigError, RunError])

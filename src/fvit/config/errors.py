@@ -89,9 +89,11 @@ def describe(error: BaseException) -> str:
 
 
 def _with_nearest(message: str) -> str:
-    """A message such as "unknown attention 'addtive'; known: additive, …" with the nearest of the known names."""
-    if match := re.search(r"'([\w.:-]+)'(?=; [a-z ]+: ((?:[\w.:-]+, )+[\w.:-]+))", message):
-        return message[: match.end()] + did_you_mean(match[1], match[2].split(", ")) + message[match.end() :]
+    """Insert the nearest name into a message such as "unknown attention 'addtive'; known: additive, agent, …"."""
+    unknown = r"'([\w.:-]+)'|(?:\w+[.=])+([\w-]+) is not [^;]*"
+    if match := re.search(rf"(?:{unknown})(?=; [a-z ]+: ((?:[\w.:-]+, )*[\w.:-]+))", message):
+        near = did_you_mean(match[1] or match[2], match[3].split(", "))
+        return message[: match.end()] + near + message[match.end() :]
     return message
 
 

@@ -53,6 +53,8 @@ def test_defaults_are_the_quickstart(compose_config):
         (["hardware=fsdp", "distillation=deit_soft", "distillation.teacher.path=RUN"], "distillation needs unsharded"),
         (["distillation=deit_soft"], "distillation needs a teacher: distillation.teacher.path=…"),
         (["attention=mixed"], "model.attention.layers must be given"),
+        (["attention=mixed", "model.attention.layers=3"], "layers=3 must be a list: [additive*2,softmax*2]"),
+        (["attention=native", "+model.attention.layer=1"], "unknown key model.attention.layer=1; known: name"),
         (["logger=wandb", "logger.wandb.artifacts=worst"], "artifacts='worst': input should be 'off', 'best' or 'all'"),
         (["logger=wandb", "logger.wandb.media=-1"], "logger.wandb.media=-1"),
         (["logger=wandb", "logger.wandb.project=a/b"], "project=a/b: W&B does not allow any of / \\ # ? % :"),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from fvit.config.batch_plan import plan_batches
+from fvit.config.errors import unknown_key
 from fvit.config.schemas.distillation import Distillation
 from fvit.config.schemas.fields import (
     Count,
@@ -41,6 +42,19 @@ class Model(Open):
     mlp_ratio: PositiveFloat | None = None
     drop_rate: Rate | None = None
     drop_path_rate: Rate | None = None
+
+    @model_validator(mode="after")
+    def _attention_without_a_class(self) -> "Model":
+        name = self.attention.get("name")
+        known = {"native": ["name"], "mixed": ["name", "layers"]}.get(name, list(self.attention))
+        for option, value in self.attention.items():
+            if option not in known:
+                raise ValueError(unknown_key(f"model.attention.{option}", value, known))
+        if name == "mixed" and not isinstance(self.attention["layers"], list):
+            raise ValueError(
+                f"model.attention.layers={self.attention['layers']!r} must be a list: [additive*2,softmax*2]"
+            )
+        return self
 
     @model_validator(mode="after")
     def _images_are_the_datas(self) -> "Model":
@@ -111,11 +125,6 @@ class Data(Open):
     decoder: Decoder
     skip_limit: Count
     augment: Augment
-
-
-def source_options(data: dict[str, Any]) -> dict[str, Any]:
-    """The data source's own options among those of the group `data`."""
-    return {key: value for key, value in data.items() if key not in Data.model_fields}
 
 
 class Optimizer(Open):

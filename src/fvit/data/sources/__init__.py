@@ -13,6 +13,8 @@ from fvit.data.sources.imagenette import imagenette
 
 __all__ = ["SOURCES", "Source", "load"]
 
+# A source's name is the name of its file here and of the function in it, whose parameters are its options:
+# fvit.config.signature reads them without importing anything.
 SOURCES: dict[str, Callable[..., Source]] = {
     "digits": digits,
     "folder": folder,
@@ -23,21 +25,12 @@ SOURCES: dict[str, Callable[..., Source]] = {
 }
 
 
-def get(name: str) -> Callable[..., Source]:
-    """The function that makes the source called `name`; its parameters are the source's options.
-
-    Raises:
-        ValueError: unknown source; the message lists the known ones.
-    """
-    if name not in SOURCES:
-        raise ValueError(f"unknown data source '{name}'; known: {', '.join(SOURCES)}")
-    return SOURCES[name]
-
-
 def load(name: str, **options: Any) -> Source:
     """The source called `name`, built with its own options.
 
     Raises:
-        ValueError: unknown source; the message lists the known ones.
+        ValueError: unknown source; the text lists the known ones.
     """
-    return get(name)(**options)
+    if name not in SOURCES:
+        raise ValueError(f"unknown data source '{name}'; known: {', '.join(SOURCES)}")
+    return SOURCES[name](**options)
