@@ -149,6 +149,15 @@ def test_options_that_do_not_fit_together_are_a_row(run):
     assert "not divisible by model.num_heads=3; use embed_dim=99" in does_not["status"]
 
 
+def test_an_option_of_another_mechanism_is_a_row(run):
+    done = run("attention=additive,softmax", "++model.attention.logits=full", "res=32", "what=params")
+    assert done.code == 0
+    fits, does_not = lines(done.folder)
+    assert (fits["attention"], fits["status"]) == ("additive", "ok")
+    assert does_not["attention"] == "softmax"
+    assert "has no option 'logits'" in does_not["status"]
+
+
 def test_a_candidate_without_memory_is_a_row(run, monkeypatch):
     def forward(subject, batch):
         if type(subject.model.blocks[0].attn).__name__ == "Sigmoid":
