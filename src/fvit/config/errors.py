@@ -17,8 +17,8 @@ _PACKAGE = Path(fvit.__file__).parent
 _LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
 # Commands for which Hydra makes a run directory.
 _WITH_RUN_DIR = ("train", "eval", "bench")
-_REMOVED = {"model.trim_last": "was removed in 0.2.0: every model computes all its tokens; leave it out"}
 
+REMOVED = {"model.trim_last": "was removed in 0.2.0: every model computes all its tokens; leave it out"}
 DISK_FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -42,9 +42,8 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
 
 def unknown_key(key: str, value: object, known: Collection[str]) -> str:
     """The message for a key that does not exist."""
-    if key in _REMOVED:
-        return f"{key} {_REMOVED[key]}"
-    return f"unknown key {key}={value!r}{did_you_mean(key.rpartition('.')[2], known)}; known: {', '.join(known)}"
+    listed = f"; known: {', '.join(known)}" if known else ""
+    return f"unknown key {key}={value!r}{did_you_mean(key.rpartition('.')[2], known)}{listed}"
 
 
 def explain(error: BaseException, task: str = "train") -> str | None:
@@ -139,8 +138,8 @@ def _explain_hydra(error: BaseException, task: str) -> str:
     # "Could not override 'trainer.max_epoch'.\nTo append to your config use +…\nKey 'max_epoch' is not in struct …"
     if match := re.search(r"Could not override '(?P<key>[^']+)'", text):
         key = match["key"]
-        if key in _REMOVED:
-            return f"{key} {_REMOVED[key]}"
+        if key in REMOVED:
+            return f"{key} {REMOVED[key]}"
         # fvit-bench composes the models that it measures as fvit-train does.
         task = "train" if task == "bench" else task
         return f"unknown key {key}{_nearest_key(key, task) or ';'} `fvit-{task} --cfg job` shows all keys"

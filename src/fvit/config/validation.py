@@ -9,7 +9,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ValidationError, create_model
 
-from fvit.config.errors import ConfigError, unknown_key
+from fvit.config.errors import REMOVED, ConfigError, unknown_key
+from fvit.config.flatten import flatten
 
 
 def check(cfg: DictConfig, schema: type[BaseModel]) -> dict[str, Any]:
@@ -22,6 +23,8 @@ def check(cfg: DictConfig, schema: type[BaseModel]) -> dict[str, Any]:
     if missing:
         raise ConfigError("\n".join(f"{key} must be given: {key}=…" for key in missing))
     plain = OmegaConf.to_container(cfg, resolve=True)
+    if removed := REMOVED.keys() & flatten(plain).keys():
+        raise ConfigError("\n".join(f"{key} {REMOVED[key]}" for key in removed))
     try:
         schema.model_validate(plain)
     except ValidationError as error:

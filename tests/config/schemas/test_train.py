@@ -13,6 +13,7 @@ def test_defaults_are_the_quickstart(compose_config):
     [
         (["+experimnt=x"], "unknown key experimnt='x', did you mean experiment"),
         (["+data.augment.mixup.alpha=1"], "unknown key data.augment.mixup.alpha=1, did you mean mixup_alpha"),
+        (["+loss.smoothing=1"], "unknown key loss.smoothing=1"),
         (["+scheduler.warmup=1"], "unknown key scheduler.warmup=1, did you mean warmup"),
         (["optimizer.lr=abc"], "optimizer.lr='abc': input should be a valid number"),
         (["optimizer.lr=-1"], "optimizer.lr=-1: input should be greater than 0"),
@@ -25,6 +26,7 @@ def test_defaults_are_the_quickstart(compose_config):
         (["model.embed_dim=100"], "use embed_dim=99"),
         (["model.match=latency"], "model.match='latency': input should be 'params' or 'macs'"),
         (["model.keep=qkv"], "model.keep='qkv': input should be a valid list"),
+        (["+model.trim_last=true"], "model.trim_last was removed in 0.2.0: every model computes all its tokens"),
         (["+model.img_size=64"], "model.img_size=64: the model follows the data; set data.img_size"),
         (["+model.in_chans=1"], "model.in_chans=1: images always have 3 channels"),
         (["+model.pretrained_cfg_overlay.file=a.pth"], "has no effect without model.pretrained=true"),

@@ -57,7 +57,7 @@ class Model(Open):
         return self
 
     @model_validator(mode="after")
-    def _images_are_the_datas(self) -> "Model":
+    def _further_options_have_an_effect(self) -> "Model":
         further = self.model_extra or {}
         if "img_size" in further:
             raise ValueError(f"model.img_size={further['img_size']}: the model follows the data; set data.img_size")
