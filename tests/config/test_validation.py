@@ -1,3 +1,4 @@
+import re
 from typing import Literal
 
 import pytest
@@ -61,3 +62,30 @@ def test_names_pass_where_further_arguments_do():
         check_arguments(further, {"anything": 3}, "group", reserved=["anything"])
     with pytest.raises(ConfigError, match=r"group.size='big'"):
         check_arguments(further, {"size": "big", "anything": 3}, "group")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+model.attention.lgits=full"], r"no option 'lgits', did you mean logits\?; .*: dim, num_heads"),
+        (["model.attention.proj=abc"], r"proj='abc' must be bool"),
+        (["+data.rot=DIR", "data=fake"], r"data\.rot.*: num_images"),
+        (["data=fake", "data.num_images=abc"], r"data\.num_images=abc: input should be a valid integer"),
+        (["+trainer.max_epoch=3"], r"unknown key trainer\.max_epoch=3, did you mean max_epochs"),
+        (["+trainer.logger=false"], r"trainer\.logger=False cannot be set: fvit sets it"),
+        (["+logger.csv.dir=x"], r"unknown key logger\.csv\.dir='x', did you mean save_dir\?; known: save_dir, name"),
+        (["logger=wandb", "+logger.wandb.notse=x"], r"unknown key logger\.wandb\.notse='x', did you mean notes"),
+        (["callbacks.metrics.data_wait_limit=abc"], r"callbacks\.metrics\.data_wait_limit='abc': input should be a"),
+        (["attention=softmax", "model.blocks=11-4"], r"blocks='11-4': 11-4 runs backwards; write 4-11"),
+        (["model.keep=[qvk]"], r"keep has no 'qvk', did you mean qkv"),
+        (["data.img_size=30"], r"30 px .* data\.img_size=32"),
+        (["model.match=macs", "attention=native"], r"model\.match=macs has no effect with attention=native"),
+    ],
+)
+def test_what_a_constructor_refuses_is_one_message_and_leaves_no_run_directory(main, tmp_path, overrides, message):
+    done = main("train", "debug=fdr", *overrides)
+    assert done.returncode == 1
+    assert re.search(message, done.stderr)
+    assert done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert list(tmp_path.glob("logs/*/*/*")) == []
