@@ -1,11 +1,11 @@
-"""Fixtures that all tests share."""
+"""Fixtures for all tests."""
 
 import os
 
-# Before torch is imported anywhere: tests share the cores with each other's subprocesses.
+# Set before torch is imported: tests and their subprocesses share the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["WANDB_MODE"] = "offline"
-os.environ.pop("COLUMNS", None)  # pytest-xdist gives its workers 80, which would fold what a test reads
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets 80, which would wrap the output that tests read
 
 import importlib
 import logging
@@ -26,15 +26,15 @@ Compose = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(autouse=True)
-def _wandb_process_of_its_own():
-    """For each process that a test starts: W&B would have it use that of this one, which has another current folder."""
+def _no_shared_wandb_service():
+    """Subprocesses of a test must not use the W&B service of this process, which runs in another folder."""
     yield
     os.environ.pop("WANDB_SERVICE", None)
 
 
 @pytest.fixture
 def compose_config(tmp_path: Path) -> Compose:
-    """A checked training configuration from overrides, its run's folder inside tmp_path."""
+    """Composes and validates a training configuration whose run directory is in tmp_path."""
 
     def make(*overrides: str) -> dict[str, Any]:
         fixed = [f"output_dir={tmp_path / 'run'}", "title=test"]
@@ -46,7 +46,7 @@ def compose_config(tmp_path: Path) -> Compose:
 
 @pytest.fixture
 def fvit(tmp_path):
-    """Run a command as a person would; slow, because each process imports torch anew."""
+    """Runs a command in a new process, which imports torch."""
 
     def run(module, *arguments, **environment):
         variables = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160", **environment}
@@ -64,7 +64,7 @@ def fvit(tmp_path):
 
 @pytest.fixture
 def main(tmp_path, monkeypatch, capfd):
-    """The same command line inside this process, where torch is imported already."""
+    """Runs a command in this process, without importing torch again."""
 
     def run(module, *arguments):
         monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The commands as functions, called with configurations that are composed and checked as on the command line."""
+"""Composes configurations as the command line does, and trains."""
 
 from hydra import compose, initialize_config_dir
 
@@ -9,12 +9,12 @@ from fvit.train import train
 
 
 def checked(task, model, *overrides):
-    """The configuration of fvit-TASK."""
+    """The composed and validated configuration of fvit-TASK."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return validation.check(compose(task, overrides=list(overrides)), model)
 
 
 def trained(folder, *overrides):
-    """`folder`, with a run in it."""
+    """Train in `folder`, and return it."""
     train(checked("train", Train, f"output_dir={folder}", "title=test", *overrides))
     return folder

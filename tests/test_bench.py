@@ -97,12 +97,12 @@ def test_models_of_timm_are_measured(run):
     ("arguments", "message"),
     [
         ([], "say what to measure: attention=additive,softmax model=vit_tiny"),
-        (["attention=additiv,softmax"], "attention=additiv is no option, did you mean additive"),
+        (["attention=additiv,softmax"], "attention=additiv is not an option, did you mean additive"),
         (["model=vit_tinny"], "did you mean vit_tiny"),
         (["attenton=additive"], "has no key attenton, did you mean attention"),
         (["attention=additive", "seed=1"], "fvit-bench has no key seed"),
         (["attention=additive", "model.embed_dm=1"], "unknown key model.embed_dm, did you mean embed_dim"),
-        (["attention=additive", "model.embed_dim=100"], "not divisible by model.num_heads=3; take embed_dim=99"),
+        (["attention=additive", "model.embed_dim=100"], "not divisible by model.num_heads=3; use embed_dim=99"),
         (["model=timm"], "model.name must be given"),
         (["attention=additive", "what=latancy"], "what='latancy': input should be 'params', 'macs', 'latency'"),
         (["attention=additive", "res=big"], "res='big': input should be a valid integer"),
@@ -146,7 +146,16 @@ def test_options_that_do_not_fit_together_are_a_row(run):
     fits, does_not = lines(done.folder)
     assert (fits["model"], fits["status"], float(fits["params"]) > 0) == ("vit_tiny embed_dim=96", "ok", True)
     assert (does_not["model"], does_not["params"]) == ("vit_tiny embed_dim=100", "")
-    assert "not divisible by model.num_heads=3; take embed_dim=99" in does_not["status"]
+    assert "not divisible by model.num_heads=3; use embed_dim=99" in does_not["status"]
+
+
+def test_an_option_of_another_mechanism_is_a_row(run):
+    done = run("attention=additive,softmax", "++model.attention.logits=full", "res=32", "what=params")
+    assert done.code == 0
+    fits, does_not = lines(done.folder)
+    assert (fits["attention"], fits["status"]) == ("additive", "ok")
+    assert does_not["attention"] == "softmax"
+    assert "has no option 'logits'" in does_not["status"]
 
 
 def test_a_candidate_without_memory_is_a_row(run, monkeypatch):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from fvit.config.errors import ConfigError
-from fvit.config.schemas.train import Eval
+from fvit.config.schemas.eval import Eval
 from fvit.eval import evaluate
 from tests.data.pictures import jpeg
 from tests.tasks import checked, trained

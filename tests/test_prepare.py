@@ -121,7 +121,7 @@ def test_verify_ends_with_an_error_if_anything_is_wrong(prepare, tree):
         (["out=a", "quality=0"], "quality=0: input should be greater than or equal to 1"),
         (["out=a", "bad=ignore"], "bad='ignore': input should be 'skip' or 'fatal'"),
         (["out=a", "workers=-1"], "workers=-1: input should be greater than or equal to 0"),
-        (["out=a", "data=imagnet"], "data=imagnet is no option, did you mean imagenet"),
+        (["out=a", "data=imagnet"], "data=imagnet is not an option, did you mean imagenet"),
         (["out=a", "data=digits", "+data.root=x"], "data (digits) has no option 'root'"),
         (["verify=missing"], "missing is not a folder"),
     ],

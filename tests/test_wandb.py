@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from fvit.config import validation
 from fvit.config.paths import conf_dir
-from fvit.config.schemas.train import Eval
+from fvit.config.schemas.eval import Eval
 from fvit.eval import evaluate
 from tests.callbacks.test_resume_state import CutAt, CutOff
 from tests.loggers.wandb_runs import runs

@@ -11,7 +11,7 @@ import importlib.machinery
 import sys
 from types import ModuleType
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 class _RegisterAfterTimm(importlib.abc.MetaPathFinder, importlib.abc.Loader):

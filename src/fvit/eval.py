@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fvit.config.errors import ConfigError
 from fvit.config.overrides import argument
-from fvit.config.schemas.train import Eval
+from fvit.config.schemas.eval import Eval
 from fvit.launch import cli
 
 if TYPE_CHECKING:

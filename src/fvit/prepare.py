@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fvit.config.errors import RunError
-from fvit.config.schemas.train import Prepare
-from fvit.config.signature import source_signature
+from fvit.config.schemas.prepare import Prepare
+from fvit.config.schemas.train import Data
 from fvit.launch import cli
 
 
@@ -18,7 +18,7 @@ def main() -> None:
 
 
 def prepare(config: dict[str, Any]) -> dict[str, float]:
-    """Do what `config` asks for: exactly one of its keys that are named in `PREPARE_VERBS` is set."""
+    """Do what `config` asks for: exactly one of its keys that are named in `VERBS` is set."""
     workers = config["workers"] if config["workers"] is not None else os.cpu_count() or 1
     if config["out"] is not None:
         _write(config, Path(config["out"]).expanduser(), workers)
@@ -38,7 +38,7 @@ def _write(config: dict[str, Any], out: Path, workers: int) -> None:
 
     start = time.monotonic()
     name = config["data"]["name"]
-    options = {key: value for key, value in config["data"].items() if key in source_signature(name)}
+    options = {key: value for key, value in config["data"].items() if key not in Data.model_fields}
     source = sources.load(name, **options)
     # Where fetched files are kept does not change what is written.
     told = {key: value for key, value in options.items() if value is not None and not key.startswith("cache_")}

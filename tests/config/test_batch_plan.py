@@ -15,16 +15,16 @@ def test_plan_is_exact_and_takes_the_fewest_passes(share, world, micro):
 
 
 @given(batch=st.integers(1, 100), world=st.integers(2, 9))
-def test_batch_that_does_not_divide_names_batches_that_do(batch, world):
+def test_a_batch_that_does_not_divide_names_batches_that_do(batch, world):
     if batch % world == 0:
         assert plan_batches(batch, world).per_device == batch // world
         return
     with pytest.raises(ValueError, match=f"does not divide over {world} devices") as caught:
         plan_batches(batch, world)
-    offered = [int(word) for word in str(caught.value).split("take global_batch_size=")[1].split(" or ")]
+    offered = [int(word) for word in str(caught.value).split("use global_batch_size=")[1].split(" or ")]
     assert all(size % world == 0 and size > 0 for size in offered)
 
 
-def test_plan_reads_as_a_sentence():
-    assert str(plan_batches(64, 1)) == "64 images a step = 64 a device"
-    assert str(plan_batches(1024, 8, 32)) == "1024 images a step = 32 a device × 8 devices × 4 accumulated"
+def test_plan_as_text():
+    assert str(plan_batches(64, 1)) == "64 images per step = 64 per device"
+    assert str(plan_batches(1024, 8, 32)) == "1024 images per step = 32 per device × 8 devices × 4 accumulated"

@@ -6,13 +6,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from fvit.config.overrides import argument
 
 
-def test_a_plain_value_stays_as_it_is():
+def test_plain_values_are_not_quoted_and_others_as_in_the_docs():
     assert argument("ckpt_path", "logs/train/runs/2026-01-02_03-04-05-ab12") == (
         "ckpt_path=logs/train/runs/2026-01-02_03-04-05-ab12"
     )
-
-
-def test_a_folder_with_a_space_is_quoted_as_the_docs_do():
     assert argument("ckpt_path", "/my runs/1") == "\"ckpt_path='/my runs/1'\""
 
 

@@ -94,7 +94,7 @@ def test_a_limit_of_file_sizes_ends_a_run_and_leaves_the_last_checkpoint(compose
             train(compose_config(*TINY, *limit))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    text = _check_end(tmp_path / "run", error, "the file would be larger than is allowed (ulimit -f)")
+    text = _check_end(tmp_path / "run", error, "the file would exceed the size limit (ulimit -f)")
     assert read_metrics(tmp_path / "run")["status"] == "failed"
     assert read_metrics(tmp_path / "run")["error"] == text
 

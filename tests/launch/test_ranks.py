@@ -66,7 +66,7 @@ def test_a_sweep_on_two_machines_of_torchrun_is_one_sweep_of_two_ranks(tmp_path)
     start = ["torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", meet, "--rdzv-id=one"]
     command = [*start, "-m", "fvit.train", "-m", "seed=0,1", "hardware=torchrun", *TINY, *ON_CPU]
     texts = together(tmp_path, [command, command], [{}, {}])
-    assert sum(text.count("16 images a step = 8 a device × 2 devices") for text in texts) == 2
+    assert sum(text.count("16 images per step = 8 per device × 2 devices") for text in texts) == 2
     assert len(list((tmp_path / "logs" / "train" / "multiruns").iterdir())) == 1
     first, second = jobs(tmp_path, "multiruns")
     assert first["val/loss"] != second["val/loss"]
@@ -82,7 +82,7 @@ def test_tasks_of_srun_train_as_one(tmp_path):
     tasks = [{**job, "SLURM_PROCID": str(i), "SLURM_NODEID": str(i), "SLURM_LOCALID": "0"} for i in range(2)]
     command = ["fvit.train", "hardware=slurm", *TINY, *ON_CPU]
     texts = together(tmp_path, [command, command], tasks)
-    assert sum(text.count("16 images a step = 8 a device × 2 devices") for text in texts) == 1
+    assert sum(text.count("16 images per step = 8 per device × 2 devices") for text in texts) == 1
     assert len(jobs(tmp_path)) == 1
 
 
@@ -92,7 +92,7 @@ def test_a_single_task_of_slurm_trains_on_all_devices(tmp_path):
     job = {"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_NODELIST": "127.0.0.1", "SLURM_JOB_ID": "77"}
     task = {**job, "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_NODEID": "0", "SLURM_LOCALID": "0"}
     [text] = together(tmp_path, [["fvit.train", "hardware=ddp_cpu", *TINY]], [task])
-    assert "16 images a step = 8 a device × 2 devices" in text
+    assert "16 images per step = 8 per device × 2 devices" in text
     assert len(jobs(tmp_path)) == 1
 
 
@@ -102,7 +102,7 @@ def test_machines_that_are_told_of_each_other_train_as_one(tmp_path):
     machines = [{**meet, "NODE_RANK": str(node)} for node in range(2)]
     command = ["fvit.train", "hardware=ddp_cpu", "trainer.devices=1", "trainer.num_nodes=2", *TINY]
     texts = together(tmp_path, [[*command, "hydra.run.dir=a"], [*command, "hydra.run.dir=b"]], machines)
-    assert "16 images a step = 8 a device × 2 devices" in texts[0]
+    assert "16 images per step = 8 per device × 2 devices" in texts[0]
     assert (tmp_path / "a" / "checkpoints" / "last.ckpt").is_file()
     assert not (tmp_path / "b" / "checkpoints").exists()
     assert not (tmp_path / "b" / "metrics.json").exists()  # nobody would write there how it ended

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 
 from fvit.config import validation
 from fvit.config.paths import conf_dir
-from fvit.config.schemas.train import Eval
+from fvit.config.schemas.eval import Eval
 from fvit.eval import evaluate
 from fvit.training import Classifier, checkpoint
 

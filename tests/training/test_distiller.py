@@ -12,7 +12,7 @@ from torch import nn
 from fvit.config import validation
 from fvit.config.errors import ConfigError
 from fvit.config.paths import conf_dir
-from fvit.config.schemas.train import Eval
+from fvit.config.schemas.eval import Eval
 from fvit.eval import evaluate
 from fvit.launch import processes
 from fvit.training import Classifier, Distiller

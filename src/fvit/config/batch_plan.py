@@ -1,17 +1,17 @@
-"""From a recipe's global batch to what a device gets."""
+"""Splits a recipe's global batch over ranks and accumulation steps."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How one optimizer step's images are spread.
+    """How the images of one optimizer step are split.
 
     Attributes:
-        global_batch: images an optimizer step.
-        world_size: devices.
-        per_device: images a device takes at once.
-        accumulate: batches a device takes for one optimizer step.
+        global_batch: images per optimizer step.
+        world_size: number of ranks.
+        per_device: images per rank and forward pass.
+        accumulate: forward passes per optimizer step.
     """
 
     global_batch: int
@@ -20,16 +20,16 @@ class BatchPlan:
     accumulate: int
 
     def __str__(self) -> str:
-        text = f"{self.global_batch} images a step = {self.per_device} a device"
+        text = f"{self.global_batch} images per step = {self.per_device} per device"
         text += f" × {self.world_size} devices" if self.world_size > 1 else ""
         return text + (f" × {self.accumulate} accumulated" if self.accumulate > 1 else "")
 
 
 def plan_batches(global_batch: int, world_size: int, micro_batch: int | None = None) -> BatchPlan:
-    """Split `global_batch` exactly over `world_size` devices, in the fewest passes of at most `micro_batch` images.
+    """Split `global_batch` over `world_size` ranks, in the fewest passes of at most `micro_batch` images.
 
     Raises:
-        ValueError: the devices do not divide the batch.
+        ValueError: the batch does not divide evenly over the ranks.
     """
     share, rest = divmod(global_batch, world_size)
     if rest or not share:
@@ -37,7 +37,7 @@ def plan_batches(global_batch: int, world_size: int, micro_batch: int | None = N
         fitting = f"{below} or {above}" if below else f"{above}"
         raise ValueError(
             f"global_batch_size={global_batch} does not divide over {world_size} devices; "
-            f"take global_batch_size={fitting}"
+            f"use global_batch_size={fitting}"
         )
     limit = min(share, micro_batch or share)
     per_device = next(size for size in range(limit, 0, -1) if share % size == 0)

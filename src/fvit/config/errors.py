@@ -1,77 +1,103 @@
-"""Errors for people: one message that names the remedy, and a traceback only for what is our own fault."""
+"""Errors as one message with the remedy; a traceback is for bugs alone."""
 
 import difflib
+import errno
 import re
 import traceback
+from collections.abc import Collection
 from pathlib import Path
 
 import fvit
+from fvit.config.overrides import argument
+from fvit.config.paths import conf_dir
 
 _PACKAGE = Path(fvit.__file__).parent
 
-# Launchers that are no part of Hydra, and the extra that brings each.
+# Launchers that need an extra of this package.
 _LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
-# Tasks whose runs have a folder that Hydra makes.
-_WITH_A_FOLDER = ("train", "eval", "bench")
+# Commands for which Hydra makes a run directory.
+_WITH_RUN_DIR = ("train", "eval", "bench")
+
+REMOVED = {"model.trim_last": "was removed in 0.2.0: every model computes all its tokens; leave it out"}
+DISK_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would exceed the size limit (ulimit -f)",
+}
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be; the text names each key, its value and the remedy."""
+    """An invalid configuration; the message names each key, its value and the remedy."""
 
 
 class RunError(RuntimeError):
-    """A run that ended early for a reason that its text explains."""
+    """A run that cannot go on, for a reason that the message explains."""
 
 
-def did_you_mean(name: str, known: list[str]) -> str:
-    """', did you mean a or b?' or ''. As in `fvit.attention.registry`, which this must not import: it brings torch."""
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """', did you mean a or b?' or ''."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f", did you mean {' or '.join(near)}?" if near else ""
 
 
-def explain(error: BaseException, task: str = "train") -> str | None:
-    """The message for a user's mistake; None for anything else, which deserves its traceback.
+def unknown_key(key: str, value: object, known: Collection[str]) -> str:
+    """The message for a key that does not exist."""
+    listed = f"; known: {', '.join(known)}" if known else ""
+    return f"unknown key {key}={value!r}{did_you_mean(key.rpartition('.')[2], known)}{listed}"
 
-    A mistake is: what Hydra says of an override, what our own code raises as ValueError, OSError or RunError, what
-    Lightning calls a misconfiguration, and a folder that cannot be written.
+
+def explain(error: BaseException, task: str = "train") -> str | None:
+    """The message for a user's mistake, or None for anything else, which needs its traceback.
+
+    A mistake is an override that Hydra refuses, a ValueError, FileNotFoundError or RunError that fvit raises, an
+    argument that a function does not take, what Lightning calls a misconfiguration, or a file that cannot be written.
 
     Args:
-        error: what was raised.
-        task: the command's name without ``fvit-``, for advice.
+        error: the exception.
+        task: the command's name without ``fvit-``.
     """
     from hydra.errors import HydraException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
-
-    from fvit.launch.disk import FULL
 
     if isinstance(error, OverrideParseException):
         return _explain_grammar(error.override)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_hydra(error, task)
-    # Lightning's is known by its name, because it brings torch.
+    # Lightning's exception is recognised by its name: importing it would import torch.
     if isinstance(error, RunError | ConfigError) or type(error).__name__ == "MisconfigurationException":
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)
     raised_here = bool(frames) and _PACKAGE in Path(frames[-1].filename).parents
     if isinstance(error, ValueError | FileNotFoundError) and raised_here:
+        return _with_nearest(str(error))
+    if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
         return str(error)
     if group := _misused_group(error):
         return group
     if isinstance(error, OSError) and error.filename is not None:
-        advice = ". If the run cannot be written there, set hydra.run.dir=DIR" if task in _WITH_A_FOLDER else ""
+        advice = ". If the run cannot be written there, set hydra.run.dir=DIR" if task in _WITH_RUN_DIR else ""
         return f"cannot use {error.filename}: {error.strerror}{advice}"
-    if isinstance(error, OSError) and error.errno in FULL:  # a file that was open already has no name
-        return f"{FULL[error.errno]}: make room, and give the same command again"
+    if isinstance(error, OSError) and error.errno in DISK_FULL:  # the error of an open file names no file
+        return f"{DISK_FULL[error.errno]}: free some space and repeat the command"
     return None
 
 
 def describe(error: BaseException) -> str:
-    """What a record says of any error: the message for a user's mistake, the type and text of another."""
+    """The message for a user's mistake, the type and text of any other error."""
     return explain(error) or f"{type(error).__name__}: {error}"
 
 
+def _with_nearest(message: str) -> str:
+    """Insert the nearest name into a message such as "unknown attention 'addtive'; known: additive, agent, …"."""
+    unknown = r"'([\w.:-]+)'|(?:\w+[.=])+([\w-]+) is not [^;]*"
+    if match := re.search(rf"(?:{unknown})(?=; [a-z ]+: ((?:[\w.:-]+, )*[\w.:-]+))", message):
+        near = did_you_mean(match[1] or match[2], match[3].split(", "))
+        return message[: match.end()] + near + message[match.end() :]
+    return message
+
+
 def _misused_group(error: BaseException) -> str | None:
-    """Of logger=null or attention=3, which Hydra answers with an error that does not say where."""
+    """For logger=null or attention=3, where Hydra's own message does not name the override."""
     from hydra.core.override_parser.types import Override
 
     trace = error.__traceback__
@@ -81,21 +107,19 @@ def _misused_group(error: BaseException) -> str | None:
     if not (isinstance(error, ValueError) and isinstance(override, Override)):
         return None
     name = override.key_or_group
-    return f"{override.input_line}: {name} takes the name of one of its options, which `fvit-train --help` lists"
+    return f"{override.input_line}: {name} takes the name of one of its options; `fvit-train --help` lists them"
 
 
 def _explain_grammar(override: str) -> str:
-    from fvit.config.overrides import argument
-
     key, equals, value = override.partition("=")
     if not equals:
-        return f"{override!r} is no override: write KEY=VALUE"
-    advice = f"; if the value is a text or a path, write {argument(key, value)}" if value else ""
-    return f"{override} cannot be read as KEY=VALUE in Hydra's grammar{advice}"
+        return f"{override!r} is not an override: write KEY=VALUE"
+    advice = f"; if the value is a string or a path, write {argument(key, value)}" if value else ""
+    return f"{override} cannot be parsed as KEY=VALUE in Hydra's grammar{advice}"
 
 
 def _explain_hydra(error: BaseException, task: str) -> str:
-    """Hydra's own message, with the nearest name in place of its advice to add a key that nobody reads."""
+    """Hydra's message, with the nearest name instead of the advice to add a key that nothing reads."""
     text = str(error)
     if cause := error.__cause__:
         text += f"\n{cause}"
@@ -103,35 +127,35 @@ def _explain_hydra(error: BaseException, task: str) -> str:
     if match := re.search(r"Could not (?:find|load) '(?P<group>[\w/]+)/(?P<option>[\w.-]*)'", text):
         if match["group"] == "hydra/launcher" and match["option"] in _LAUNCHERS:
             extra = _LAUNCHERS[match["option"]]
-            return f"hydra/launcher={match['option']} needs a package that is not there: pip install 'fvit[{extra}]'"
+            return f"hydra/launcher={match['option']} needs a package: pip install 'fvit[{extra}]'"
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
         return (
-            f"{match['group']}={match['option']} is no option{did_you_mean(match['option'], options)}; "
+            f"{match['group']}={match['option']} is not an option{did_you_mean(match['option'], options)}; "
             f"known: {', '.join(options)}"
         )
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]} must be given: {match[1]}=…"
     # "Could not override 'trainer.max_epoch'.\nTo append to your config use +…\nKey 'max_epoch' is not in struct …"
     if match := re.search(r"Could not override '(?P<key>[^']+)'", text):
-        # What fvit-bench measures is composed as fvit-train composes it.
+        key = match["key"]
+        if key in REMOVED:
+            return f"{key} {REMOVED[key]}"
+        # fvit-bench composes the models that it measures as fvit-train does.
         task = "train" if task == "bench" else task
-        near = _nearest_key(match["key"], task) or ";"
-        return f"unknown key {match['key']}{near} `fvit-{task} --cfg job` shows all keys"
+        return f"unknown key {key}{_nearest_key(key, task) or ';'} `fvit-{task} --cfg job` shows all keys"
     return re.sub(r"\n\s*\n", "\n", text).strip()
 
 
 def _nearest_key(key: str, task: str) -> str:
     known = _keys(task)
-    *owner, word = key.split(".")
-    if word in known and owner:
-        return f": the chosen option of {owner[0]} has no {word}, which another one may have;"
+    *group, word = key.split(".")
+    if word in known and group:
+        return f": the chosen option of {group[0]} has no {word}, but another one may;"
     return did_you_mean(word, sorted(known))
 
 
 def _keys(task: str) -> set[str]:
-    """All keys of a task's configuration, whichever options of its groups are chosen, and the groups."""
-    from fvit.config.paths import conf_dir
-
+    """The groups and all keys of a command's configuration, whatever options of its groups are chosen."""
     words = re.compile(r"^\s*([a-z_0-9]+):", flags=re.MULTILINE)
     own = (conf_dir() / f"{task}.yaml").read_text(encoding="utf-8").partition("\nhydra:\n")[0]
     groups = {name for name in re.findall(r"^  - (\w+):", own, flags=re.MULTILINE) if (conf_dir() / name).is_dir()}

@@ -1,53 +1,81 @@
-"""Holding a composed configuration against a schema, with messages for people."""
+"""Checks a composed configuration against its schema, and options against the function that will receive them."""
 
+import inspect
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ValidationError, create_model
 
-from fvit.config.errors import ConfigError, did_you_mean
+from fvit.config.errors import REMOVED, ConfigError, unknown_key
+from fvit.config.flatten import flatten
 
 
 def check(cfg: DictConfig, schema: type[BaseModel]) -> dict[str, Any]:
     """The resolved configuration as plain dicts, lists and numbers.
 
     Raises:
-        ConfigError: a key is unknown, missing or of the wrong type or range, or two of them exclude each other.
+        ConfigError: a key is missing, unknown, of the wrong type or out of range, or two keys exclude each other.
     """
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise ConfigError("\n".join(f"{key} must be given: {key}=…" for key in missing))
     plain = OmegaConf.to_container(cfg, resolve=True)
+    if removed := REMOVED.keys() & flatten(plain).keys():
+        raise ConfigError("\n".join(f"{key} {REMOVED[key]}" for key in removed))
     try:
         schema.model_validate(plain)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(error, plain, schema))) from None
+        raise ConfigError("\n".join(_messages(error, plain, schema))) from None
     return plain
 
 
-def check_options(options: dict[str, Any], known: dict[str, Any], where: str) -> None:
-    """Hold `options` against a constructor's signature.
+def check_arguments(
+    function: Callable[..., Any], options: Mapping[str, Any], where: str, reserved: Collection[str] = ()
+) -> None:
+    """Check options against the signature of the function that will receive them.
+
+    Names pass unchecked if the function takes ``**kwargs``, and so do types other than bool, int, float, str, None and
+    literals.
+
+    Args:
+        function: a function, or a class for its constructor.
+        options: keyword arguments; keys with a leading underscore, such as ``_target_``, are Hydra's.
+        where: path of the options in the configuration.
+        reserved: parameters that the configuration cannot set.
 
     Raises:
-        ValueError: an option is unknown or has the wrong type.
+        ConfigError: an option is unknown or of the wrong type.
     """
-    for name in options:
-        if name not in known:
-            near = did_you_mean(name, list(known))
-            raise ValueError(f"{where} has no option '{name}'{near}; options: {_shorten(list(known))}")
-    fields = {name: (known[name], ...) for name in options}
+    options = {name: value for name, value in options.items() if not name.startswith("_")}
+    parameters = inspect.signature(function).parameters.values()
+    kwargs = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    known = {
+        parameter.name: parameter.annotation if _is_plain(parameter.annotation) else Any
+        for parameter in parameters
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) and parameter.name not in reserved
+    }
+    for name, value in options.items():
+        if name in reserved:
+            raise ConfigError(f"{where}.{name}={value!r} cannot be set: fvit sets it")
+        if name not in known and not kwargs:
+            raise ConfigError(unknown_key(f"{where}.{name}", value, known))
     try:
-        create_model("Options", **fields).model_validate(options)
+        create_model("Options", **{name: (known.get(name, Any), ...) for name in options}).model_validate(options)
     except ValidationError as error:
-        raise ValueError("\n".join(f"{where}.{line}" for line in _explain(error, options, BaseModel))) from None
+        raise ConfigError("\n".join(f"{where}.{line}" for line in _messages(error, options, BaseModel))) from None
 
 
-def _shorten(names: list[str], most: int = 12) -> str:
-    return ", ".join(names[:most] + ["…"] * (len(names) > most)) or "none"
+def _is_plain(annotation: Any) -> bool:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return all(map(_is_plain, typing.get_args(annotation)))
+    return annotation in (bool, int, float, str, None, type(None)) or typing.get_origin(annotation) is typing.Literal
 
 
-def _explain(error: ValidationError, given: dict[str, Any], schema: type[BaseModel]) -> list[str]:
-    """One line a key: its value, and what it should be, where a union's branches each say their own."""
+def _messages(error: ValidationError, given: dict[str, Any], schema: type[BaseModel]) -> list[str]:
+    """One line per key: its value and what it should be; the branches of a union are joined by 'or'."""
     lines: dict[str, list[str]] = {}
     for item in error.errors():
         path, value = _locate(item["loc"], given)
@@ -55,7 +83,7 @@ def _explain(error: ValidationError, given: dict[str, Any], schema: type[BaseMod
         if item["type"] == "value_error":
             lines.setdefault(str(item["ctx"]["error"]), [])
         elif item["type"] == "extra_forbidden":
-            lines[f"unknown key {key}={value!r}{did_you_mean(path[-1], _siblings(path, schema))}"] = []
+            lines[unknown_key(key, value, _siblings(path, schema))] = []
         elif item["type"] == "missing":
             lines[f"{'.'.join(map(str, item['loc']))} is missing"] = []
         else:
@@ -67,7 +95,7 @@ def _explain(error: ValidationError, given: dict[str, Any], schema: type[BaseMod
 
 
 def _locate(loc: tuple[int | str, ...], given: Any) -> tuple[list[str], Any]:
-    """The keys of `loc` that the configuration has (pydantic adds the names of a union's branches), and the value."""
+    """The keys of `loc` that are in the configuration (pydantic adds the branches of unions), and the value there."""
     path = []
     for part in loc:
         if not (isinstance(given, dict) and part in given) and not (isinstance(given, list) and isinstance(part, int)):
@@ -78,8 +106,8 @@ def _locate(loc: tuple[int | str, ...], given: Any) -> tuple[list[str], Any]:
 
 
 def _siblings(path: list[str], schema: type[BaseModel]) -> list[str]:
-    """The keys that could have stood in place of the last one of `path`."""
-    groups = getattr(schema, "also_known", ()) if len(path) == 1 else ()
+    """The keys allowed where the last one of `path` stands."""
+    groups = getattr(schema, "groups", ()) if len(path) == 1 else ()
     for part in path[:-1]:
         annotation = schema.model_fields[part].annotation if part in schema.model_fields else None
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):

@@ -1,19 +1,12 @@
 """What to tell a person when a run cannot be written any more."""
 
-import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fvit.config.errors import RunError
+from fvit.config.errors import DISK_FULL, RunError
 from fvit.config.overrides import argument
-
-FULL = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the quota is used up",
-    errno.EFBIG: "the file would be larger than is allowed (ulimit -f)",
-}
 
 
 @contextmanager
@@ -52,8 +45,8 @@ def _links(error: BaseException | None) -> Iterator[BaseException]:
 
 def _reason(errors: list[BaseException]) -> str | None:
     for error in errors:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return FULL[error.errno]
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            return DISK_FULL[error.errno]
     for error in errors:  # torch's writer, for files that it opens itself, does not say what the system said
         if isinstance(error, RuntimeError) and "inline_container.cc" in str(error):
             return f"the disk may be full ({str(error).splitlines()[0]})"

@@ -1,6 +1,7 @@
 """Builds Lightning's Trainer from a configuration."""
 
 import logging
+import pydoc
 import warnings
 from typing import Any
 
@@ -12,10 +13,17 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from fvit.config.batch_plan import BatchPlan
 from fvit.config.legacy import moved
+from fvit.config.validation import check_arguments
 from fvit.launch.devices import world_size
 from fvit.launch.ranks import external_rank
 from fvit.launch.run_dir import best_scores
 from fvit.training.checkpoint import AtomicCheckpointIO
+
+# Arguments of Lightning's Trainer that build_trainer sets.
+_RESERVED = (
+    *("logger", "callbacks", "accumulate_grad_batches", "default_root_dir", "use_distributed_sampler"),
+    *("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "num_sanity_val_steps"),
+)
 
 
 def build_trainer(config: dict[str, Any], plan: BatchPlan | None = None, images: int = 0) -> Trainer:
@@ -27,9 +35,11 @@ def build_trainer(config: dict[str, Any], plan: BatchPlan | None = None, images:
         images: number of training images.
 
     Raises:
+        ConfigError: the Trainer, a logger or a callback does not take an option.
         ValueError: devices are missing, or validations would fall within an optimizer step or never take place.
     """
     _silence_lightning()
+    check_arguments(Trainer, config["trainer"], "trainer", _RESERVED)
     options = instantiate(config["trainer"], _convert_="all")
     processes = world_size(options)
     # Else Lightning would take a single SLURM task for the whole world, or the tasks of a job for ranks.
@@ -43,8 +53,7 @@ def build_trainer(config: dict[str, Any], plan: BatchPlan | None = None, images:
         )
     if plan is not None:
         options |= _intervals(options, plan, images)
-    loggers = [instantiate(moved(logger)) for logger in config["logger"].values()]
-    callbacks = [instantiate(moved(callback)) for callback in config["callbacks"].values()]
+    loggers, callbacks = (_instantiate(config, group) for group in ("logger", "callbacks"))
     return Trainer(
         **options,
         default_root_dir=config["output_dir"],
@@ -63,6 +72,18 @@ def build_trainer(config: dict[str, Any], plan: BatchPlan | None = None, images:
 def results(trainer: Trainer) -> dict[str, float]:
     """The last value of each metric, and the scores of the best checkpoints."""
     return {name: value.item() for name, value in trainer.callback_metrics.items()} | best_scores(trainer)
+
+
+def _instantiate(config: dict[str, Any], group: str) -> list[Any]:
+    """The objects of a config group, in its order."""
+    objects = []
+    for name, options in config[group].items():
+        options = moved(options)
+        target = pydoc.locate(options.get("_target_") or "?")
+        if target is not None:  # else Hydra says why
+            check_arguments(target, options, f"{group}.{name}")
+        objects.append(instantiate(options))
+    return objects
 
 
 def _intervals(options: dict[str, Any], plan: BatchPlan, images: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from fvit.config.schemas.report import gather_folders
 
 
 @pytest.mark.parametrize(
-    ("arguments", "made"),
+    ("arguments", "gathered"),
     [
         ([], []),
         (["logs/train"], ["runs=['logs/train']"]),
@@ -15,10 +15,10 @@ from fvit.config.schemas.report import gather_folders
         (["runs=[a]"], ["runs=[a]"]),
     ],
 )
-def test_folders_are_gathered(arguments, made):
-    assert gather_folders(arguments) == made
+def test_folders_are_gathered(arguments, gathered):
+    assert gather_folders(arguments) == gathered
 
 
-def test_it_is_no_multirun():
+def test_a_multirun_is_refused():
     with pytest.raises(ConfigError, match="leave -m out"):
         gather_folders(["-m", "logs"])

@@ -1,4 +1,4 @@
-"""What the configuration of `fvit-bench` may hold."""
+"""Schema of `fvit-bench`."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -6,23 +6,22 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from fvit.config.errors import did_you_mean
-from fvit.config.schemas.fields import Positive, Strict
+from fvit.config.schemas.fields import Positive, PositiveFloat, Strict
 from fvit.config.schemas.train import Model
 
+CANDIDATE_KEYS = ("attention", "model")
 What = Literal["params", "macs", "latency", "throughput", "memory", "train"]
-OF_CANDIDATES = ("attention", "model")
-"""What overrides of a candidate begin with."""
 
 
 class Candidate(Strict):
-    """What is read of a training configuration."""
+    """The part of a training configuration that is measured."""
 
     model: Model
 
     @model_validator(mode="after")
-    def _weights_cost_nothing(self) -> "Candidate":
+    def _weights_have_no_effect(self) -> "Candidate":
         if self.model.match:
-            raise ValueError(f"model.match is for training; here it is match={self.model.match} to=MODEL")
+            raise ValueError(f"model.match is for training; here use match={self.model.match} to=MODEL")
         for key in ("pretrained", "init_from", "keep"):
             if value := getattr(self.model, key):
                 raise ValueError(f"model.{key}={value} has no effect on what a model costs; leave it out")
@@ -30,8 +29,6 @@ class Candidate(Strict):
 
 
 class Bench(Strict):
-    """The keys of conf/bench.yaml."""
-
     candidates: list[str]
     res: Annotated[list[Positive], Field(min_length=1)]
     what: Annotated[list[What], Field(min_length=1)]
@@ -43,7 +40,7 @@ class Bench(Strict):
     device: Literal["cpu", "cuda", "mps"]
     threads: Positive | None
     runs: Annotated[int, Field(ge=3)]
-    seconds: Annotated[float, Field(gt=0)]
+    seconds: PositiveFloat
     batch: Positive
     baseline: str
     output_dir: str
@@ -51,11 +48,9 @@ class Bench(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_is_a_list(cls, config: dict[str, Any]) -> dict[str, Any]:
-        several = ("res", "what", "precision", "compile")
-        return {
-            key: [value] if key in several and not isinstance(value, list) else value for key, value in config.items()
-        }
+    def _one_value_is_a_list(cls, config: dict[str, Any]) -> dict[str, Any]:
+        lists = {key: config[key] for key in ("res", "what", "precision", "compile") if key in config}
+        return config | {key: value if isinstance(value, list) else [value] for key, value in lists.items()}
 
     @model_validator(mode="after")
     def _candidates_are_models(self) -> "Bench":
@@ -63,17 +58,17 @@ class Bench(Strict):
             raise ValueError("say what to measure: attention=additive,softmax model=vit_tiny, for example")
         for override in self.candidates:
             key = override.lstrip("+~").partition("=")[0]
-            if not re.fullmatch(rf"({'|'.join(OF_CANDIDATES)})(\..+)?", key):
+            if not re.fullmatch(rf"({'|'.join(CANDIDATE_KEYS)})(\..+)?", key):
                 raise ValueError(
-                    f"fvit-bench has no key {key}{did_you_mean(key, [*OF_CANDIDATES, *type(self).model_fields])}; "
-                    "what is measured is given by attention, model and model.*, the rest by what --help shows"
+                    f"fvit-bench has no key {key}{did_you_mean(key, [*CANDIDATE_KEYS, *type(self).model_fields])}; "
+                    "attention, model and model.* choose what is measured, `fvit-bench --help` shows all other keys"
                 )
         return self
 
     @model_validator(mode="after")
-    def _match_is_whole(self) -> "Bench":
+    def _match_is_complete(self) -> "Bench":
         if self.match is not None and self.to is None:
-            raise ValueError(f"match={self.match} needs the model whose cost all shall have: to=vit_small, for example")
+            raise ValueError(f"match={self.match} needs the model whose cost to match: to=vit_small, for example")
         if self.match is None and (self.to is not None or self.match_by != "width"):
             given = "match_by" if self.to is None else "to"
             raise ValueError(f"{given}={getattr(self, given)} has no effect without match=params, macs or latency")

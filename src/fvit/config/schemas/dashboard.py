@@ -1,4 +1,4 @@
-"""What the configuration of `fvit-dashboard` may hold."""
+"""Schema of `fvit-dashboard`."""
 
 from typing import Annotated
 
@@ -8,8 +8,6 @@ from fvit.config.schemas.fields import Strict, Text, WandbProject
 
 
 class Dashboard(Strict):
-    """The keys of conf/dashboard.yaml."""
-
     entity: str | None
     project: WandbProject
     name: Annotated[str, Field(min_length=1, max_length=128)]

@@ -1,10 +1,10 @@
-"""What the group `distillation` may hold."""
+"""Schema of the group `distillation`."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from fvit.config.schemas.fields import Count, NonNegative, Share, Strict
+from fvit.config.schemas.fields import Count, Fraction, NonNegative, PositiveFloat, Strict
 
 
 class Teacher(Strict):
@@ -12,11 +12,11 @@ class Teacher(Strict):
     path: str | None
 
     @model_validator(mode="after")
-    def _something(self) -> "Teacher":
+    def _is_given(self) -> "Teacher":
         if self.name is None and self.path is None:
             raise ValueError(
-                "distillation needs a teacher: distillation.teacher.path=… (a run's folder or a checkpoint) or "
-                "distillation.teacher.name=… (a model of timm)"
+                "distillation needs a teacher: distillation.teacher.path=… (a run directory or a checkpoint) or "
+                "distillation.teacher.name=… (a timm model)"
             )
         return self
 
@@ -24,18 +24,20 @@ class Teacher(Strict):
 class Weighted(Strict):
     weight: NonNegative
     schedule: Literal["constant", "linear", "cosine"]
-    start: Share
-    end: Share
+    start: Fraction
+    end: Fraction
 
     @model_validator(mode="after")
-    def _some_time(self) -> "Weighted":
+    def _has_an_effect(self) -> "Weighted":
         if self.start >= self.end:
-            raise ValueError(f"a loss of distillation from start={self.start:g} to end={self.end:g} has no effect")
+            raise ValueError(
+                f"a distillation loss from start={self.start:g} to end={self.end:g} has no effect; set start below end"
+            )
         return self
 
 
 class Soft(Weighted):
-    temperature: Annotated[float, Field(gt=0)]
+    temperature: PositiveFloat
 
 
 class AttentionMatch(Weighted):
@@ -47,7 +49,7 @@ class FeatureMatch(AttentionMatch):
     place: Literal["final", "blocks"]
 
     @model_validator(mode="after")
-    def _no_map_of_one(self) -> "FeatureMatch":
+    def _blocks_need_blocks(self) -> "FeatureMatch":
         if self.place == "final" and self.blocks is not None:
             raise ValueError("distillation.features.blocks has no effect with place=final; set place=blocks")
         return self
@@ -62,11 +64,11 @@ class Distillation(Strict):
     features: FeatureMatch
 
     @model_validator(mode="after")
-    def _some_loss(self) -> "Distillation":
+    def _has_a_loss(self) -> "Distillation":
         losses = ("soft", "hard", "attention", "features")
         if not any(getattr(self, name).weight for name in losses):
             raise ValueError(
                 f"a teacher has no effect without a loss: set distillation.LOSS.weight of {', '.join(losses)}, "
-                "or take distillation=none"
+                "or use distillation=none"
             )
         return self

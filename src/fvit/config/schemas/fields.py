@@ -1,35 +1,54 @@
-"""Types of fields that several schemas share."""
+"""Field types shared by several schemas."""
 
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-_NOT_IN_A_PROJECT = "/\\#?%:"
+_FORBIDDEN = "/\\#?%:"
 
 
 def _project(name: str) -> str:
-    if found := "".join(letter for letter in _NOT_IN_A_PROJECT if letter in name):
-        raise ValueError(f"project={name}: W&B allows none of {' '.join(_NOT_IN_A_PROJECT)} in it; leave {found} out")
+    if found := "".join(letter for letter in _FORBIDDEN if letter in name):
+        raise ValueError(f"project={name}: W&B does not allow any of {' '.join(_FORBIDDEN)} in it; remove {found}")
     return name
 
 
 Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
-WandbProject = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_project)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
 Decoder = Literal["auto", "turbo", "simplejpeg", "pil"]
+WandbProject = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_project)]
 
 
 class Strict(BaseModel):
-    """Takes the keys it declares and no others."""
+    """Refuses undeclared keys."""
 
-    model_config = ConfigDict(extra="forbid", strict=False)
+    model_config = ConfigDict(extra="forbid")
 
 
 class Open(BaseModel):
-    """Takes further keys, which somebody else checks."""
+    """Accepts further keys, which the function that receives them checks."""
 
     model_config = ConfigDict(extra="allow")
+
+
+class Wandb(Open):
+    project: WandbProject
+    name: str
+    group: str | None
+    job_type: str
+    tags: list[str]
+    media: Count
+    artifacts: Literal["off", "best", "all"]
+    offline: bool
+    run_dir: str
+    save_dir: str
+
+
+class Loggers(Open):
+    wandb: Wandb | None = None

@@ -1,4 +1,4 @@
-"""What `hydra.sweeper` may hold where Optuna is the sweeper."""
+"""Schema of `hydra.sweeper` for an Optuna study."""
 
 from typing import Annotated, Any, Literal
 
@@ -28,19 +28,19 @@ class Options(Strict):
     def _objectives(self) -> "Options":
         if len(self.direction) != len(self.objective):
             raise ValueError(
-                f"hydra.sweeper.direction={self.direction} needs one of maximize and minimize for each of "
+                f"hydra.sweeper.direction={self.direction} must give maximize or minimize for each of "
                 f"hydra.sweeper.objective={self.objective}"
             )
         if len(self.objective) > 1 and self.prunes:
             raise ValueError(
-                f"with several objectives ({', '.join(self.objective)}) no run is hopeless, so none can be pruned: "
-                "set hydra/sweeper/pruner=none, or search for one objective"
+                f"runs cannot be pruned with several objectives ({', '.join(self.objective)}): set "
+                "hydra/sweeper/pruner=none, or search for one objective"
             )
         return self
 
     @property
     def prunes(self) -> bool:
-        """Whether the pruner is one that ever stops a run."""
+        """Whether the pruner may stop a run."""
         return not str(self.pruner.get("_target_")).endswith(".NopPruner")
 
 

@@ -1,21 +1,29 @@
-"""What a configuration may hold, checked first thing and before torch is imported.
+"""Schema of `fvit-train`: all keys with their types and ranges.
 
-Hydra refuses unknown keys but takes `+experimnt=x` silently, and knows neither types nor ranges. Here every key is
-known, from the classes below or from the signature of the constructor that will receive it.
+Options of mechanisms, data sources, the Trainer, loggers and callbacks are checked where these are built.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from fvit.config.batch_plan import plan_batches
+from fvit.config.errors import unknown_key
 from fvit.config.schemas.distillation import Distillation
-from fvit.config.schemas.fields import Count, Decoder, NonNegative, Open, Positive, Rate, Share, Strict
-from fvit.config.schemas.hardware import Hardware, check_sharding
-from fvit.config.schemas.loggers import Loggers
-from fvit.config.signature import mechanism_signature, source_signature
-from fvit.config.surgery import check_blocks, check_effects, check_keep
-from fvit.config.validation import check_options
+from fvit.config.schemas.fields import (
+    Count,
+    Decoder,
+    Fraction,
+    Loggers,
+    NonNegative,
+    Open,
+    Positive,
+    PositiveFloat,
+    PositiveFraction,
+    Rate,
+    Strict,
+)
+from fvit.config.schemas.hardware import Hardware
 
 
 class Model(Open):
@@ -23,43 +31,40 @@ class Model(Open):
     num_classes: Positive | None = None
     pretrained: bool = False
     init_from: str | None = None
-    blocks: Annotated[Any, BeforeValidator(check_blocks)] = None
-    keep: Annotated[list[str], BeforeValidator(check_keep), Field(default_factory=list)]
+    blocks: Any = None
+    keep: Annotated[list[str], Field(default_factory=list)]
     attention: dict[str, Any]
     patch_size: Positive | None = None
     embed_dim: Positive | None = None
     depth: Positive | None = None
     num_heads: Positive | None = None
     match: Literal["params", "macs"] | None = None
-    mlp_ratio: Annotated[float, Field(gt=0)] | None = None
+    mlp_ratio: PositiveFloat | None = None
     drop_rate: Rate | None = None
     drop_path_rate: Rate | None = None
 
     @model_validator(mode="after")
-    def _attention_options(self) -> "Model":
-        options = dict(self.attention)
-        name = options.pop("name", None)
-        if name in ("native", "mixed"):
-            known: dict[str, Any] | None = {"layers": list} if name == "mixed" else {}
-        else:
-            known = mechanism_signature(str(name))
-        if known is not None:
-            check_options(options, known, f"model.attention ({name})")
+    def _attention_without_a_class(self) -> "Model":
+        name = self.attention.get("name")
+        known = {"native": ["name"], "mixed": ["name", "layers"]}.get(name, list(self.attention))
+        for option, value in self.attention.items():
+            if option not in known:
+                raise ValueError(unknown_key(f"model.attention.{option}", value, known))
+        if name == "mixed" and not isinstance(self.attention["layers"], list):
+            raise ValueError(
+                f"model.attention.layers={self.attention['layers']!r} must be a list: [additive*2,softmax*2]"
+            )
         return self
 
     @model_validator(mode="after")
-    def _surgery(self) -> "Model":
-        check_effects(self.model_dump())
-        return self
-
-    @model_validator(mode="after")
-    def _images_are_the_datas(self) -> "Model":
-        extra = self.model_extra or {}
-        if "img_size" in extra:
-            size = extra["img_size"]
-            raise ValueError(f"model.img_size={size}: a model is built for the size of its images; set data.img_size")
-        if (channels := extra.get("in_chans", 3)) != 3:
-            raise ValueError(f"model.in_chans={channels}: images have 3 channels, gray ones 3 that are equal; take 3")
+    def _further_options_have_an_effect(self) -> "Model":
+        further = self.model_extra or {}
+        if "img_size" in further:
+            raise ValueError(f"model.img_size={further['img_size']}: the model follows the data; set data.img_size")
+        if (channels := further.get("in_chans", 3)) != 3:
+            raise ValueError(f"model.in_chans={channels}: images always have 3 channels, grayscale ones 3 equal ones")
+        if "pretrained_cfg_overlay" in further and not self.pretrained:
+            raise ValueError("model.pretrained_cfg_overlay has no effect without model.pretrained=true")
         return self
 
     @model_validator(mode="after")
@@ -67,30 +72,36 @@ class Model(Open):
         if self.embed_dim and self.num_heads and self.embed_dim % self.num_heads:
             raise ValueError(
                 f"model.embed_dim={self.embed_dim} is not divisible by model.num_heads={self.num_heads}; "
-                f"take embed_dim={round(self.embed_dim / self.num_heads) * self.num_heads}"
+                f"use embed_dim={round(self.embed_dim / self.num_heads) * self.num_heads}"
             )
         return self
 
 
 class Transform(Strict):
     no_aug: bool
-    scale: tuple[Share, Share]
-    ratio: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
-    hflip: Share
+    scale: tuple[Fraction, Fraction]
+    ratio: tuple[PositiveFloat, PositiveFloat]
+    hflip: Fraction
     color_jitter: NonNegative | None
     auto_augment: str | None
 
+    @model_validator(mode="after")
+    def _scale_is_ordered(self) -> "Transform":
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"data.augment.transform.scale={list(self.scale)} must be [smallest, largest]")
+        return self
+
 
 class Erasing(Strict):
-    probability: Share
+    probability: Fraction
     mode: Literal["const", "rand", "pixel"]
 
 
 class Mixup(Strict):
     mixup_alpha: NonNegative
     cutmix_alpha: NonNegative
-    prob: Share
-    switch_prob: Share
+    prob: Fraction
+    switch_prob: Fraction
     mode: Literal["batch", "pair", "elem"]
 
 
@@ -104,10 +115,10 @@ class Augment(Strict):
 class Data(Open):
     name: str
     img_size: Positive
-    crop_pct: Annotated[float, Field(gt=0, le=1)]
+    crop_pct: PositiveFraction
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
     mean: tuple[float, float, float]
-    std: tuple[Annotated[float, Field(gt=0)], ...]
+    std: tuple[PositiveFloat, ...]
     num_workers: Count
     eval_batch_size: Count
     pin_memory: bool
@@ -115,24 +126,12 @@ class Data(Open):
     skip_limit: Count
     augment: Augment
 
-    @model_validator(mode="after")
-    def _source_options(self) -> "Data":
-        known = {**dict.fromkeys(type(self).model_fields, Any), **source_signature(self.name)}
-        check_options(self.model_extra or {}, known, f"data ({self.name})")
-        return self
-
-    @model_validator(mode="after")
-    def _images_divide(self) -> "Data":
-        if self.augment.transform.scale[0] > self.augment.transform.scale[1]:
-            raise ValueError(f"data.augment.transform.scale={list(self.augment.transform.scale)} is not (least, most)")
-        return self
-
 
 class Optimizer(Open):
     opt: str
-    lr: Annotated[float, Field(gt=0)]
+    lr: PositiveFloat
     weight_decay: NonNegative
-    layer_decay: Annotated[float, Field(gt=0, le=1)] | None
+    layer_decay: PositiveFraction | None
 
 
 class Scheduler(Strict):
@@ -140,7 +139,7 @@ class Scheduler(Strict):
     warmup_epochs: NonNegative
     warmup_lr: NonNegative
     min_lr: NonNegative = 0.0
-    decay_epochs: Annotated[float, Field(gt=0)] | None = None
+    decay_epochs: PositiveFloat | None = None
     decay_fn: Literal["linear", "1-sqrt", "cosine", "power", "exp"] | None = None
 
 
@@ -152,11 +151,11 @@ class CrossEntropy(Strict):
 class BinaryCrossEntropy(Strict):
     name: Literal["bce"]
     smoothing: Rate
-    target_threshold: Share | None
+    target_threshold: Fraction | None
 
 
 class Train(Hardware):
-    also_known: ClassVar = ("experiment", "debug", "sweep", "attention", "augment", "hardware")
+    groups: ClassVar = ("experiment", "debug", "sweep", "attention", "augment", "hardware")
 
     title: str
     output_dir: str
@@ -175,22 +174,21 @@ class Train(Hardware):
     callbacks: dict[str, dict[str, Any]]
 
     @model_validator(mode="after")
-    def _combinations(self) -> "Train":
-        patch, size = self.model.patch_size, self.data.img_size
-        if patch and size % patch:
-            raise ValueError(
-                f"data.img_size={size} is not divisible by model.patch_size={patch}; "
-                f"take data.img_size={max(1, round(size / patch)) * patch}"
-            )
+    def _has_a_length(self) -> "Train":
         epochs = self.trainer.max_epochs
-        whole = not (self.trainer.model_extra or {}).get("fast_dev_run")
-        if whole and epochs is None and self.trainer.max_steps == -1:  # Lightning would take 1,000 epochs
-            raise ValueError("trainer.max_epochs=null leaves the run without a length; add +trainer.max_steps=N")
-        if whole and epochs and self.scheduler.warmup_epochs >= epochs:
+        if (self.trainer.model_extra or {}).get("fast_dev_run"):
+            return self
+        if epochs is None and self.trainer.max_steps == -1:  # Lightning would train for 1,000 epochs
+            raise ValueError("trainer.max_epochs=null needs another limit; add +trainer.max_steps=N")
+        if epochs and self.scheduler.warmup_epochs >= epochs:
             raise ValueError(
-                f"scheduler.warmup_epochs={self.scheduler.warmup_epochs:g} leaves nothing of "
-                f"trainer.max_epochs={epochs}; take scheduler.warmup_epochs={epochs // 10}"
+                f"scheduler.warmup_epochs={self.scheduler.warmup_epochs:g} must be less than "
+                f"trainer.max_epochs={epochs}; use scheduler.warmup_epochs={epochs // 10}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _everything_has_an_effect(self) -> "Train":
         if self.model.init_from is not None and (self.ckpt_path is not None or self.model.pretrained):
             other = "ckpt_path" if self.ckpt_path is not None else "model.pretrained"
             raise ValueError(
@@ -198,74 +196,24 @@ class Train(Hardware):
             )
         mixup = self.data.augment.mixup
         if isinstance(self.loss, BinaryCrossEntropy) and self.loss.smoothing and mixup.mixup_alpha + mixup.cutmix_alpha:
-            raise ValueError(
-                "loss.smoothing has no effect on mixed labels; set it to 0, or switch mixup and cutmix off"
-            )
-        check_sharding(self.trainer, self.distillation, self.callbacks)
-        if self.trainer.world_size is not None:  # else known once torch is imported
+            raise ValueError("loss.smoothing has no effect on mixed labels; set it to 0, or turn mixup and cutmix off")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_sharded(self) -> "Train":
+        if self.trainer.strategy != "fsdp":
+            return self
+        if self.distillation is not None:
+            raise ValueError("distillation needs unsharded weights: use hardware=ddp instead of fsdp")
+        for name, options in self.callbacks.items():
+            if str(options.get("_target_")).endswith(("EMA", "Averaging")):
+                raise ValueError(
+                    f"callbacks.{name} averages unsharded weights: leave it out, or use hardware=ddp instead of fsdp"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "Train":
+        if self.trainer.world_size is not None:
             plan_batches(self.global_batch_size, self.trainer.world_size)
-        return self
-
-
-class EvalData(Strict):
-    name: str | None
-    root: str | None
-    eval_batch_size: Positive | None
-    num_workers: Count | None
-    pin_memory: bool
-    crop_pct: Annotated[float, Field(gt=0, le=1)] | None
-    decoder: Decoder | None
-
-
-class Eval(Hardware):
-    output_dir: str
-    ckpt_path: str
-    tiny: str | None
-    quiet: bool
-    data: EvalData
-    logger: Loggers
-    callbacks: dict[str, dict[str, Any]]
-
-    @model_validator(mode="after")
-    def _no_gradients(self) -> "Eval":
-        if self.grad_checkpointing:
-            raise ValueError("grad_checkpointing=true has no effect: nothing is trained here")
-        return self
-
-
-class PrepareData(Open):
-    name: str
-
-    @model_validator(mode="after")
-    def _source_options(self) -> "PrepareData":
-        # What only a training run uses is in the same files of conf/data, and stays without effect here.
-        known = {**dict.fromkeys(Data.model_fields, Any), **source_signature(self.name)}
-        check_options(self.model_extra or {}, known, f"data ({self.name})")
-        return self
-
-
-PREPARE_VERBS = {"out": "write shards", "verify": "check shards", "bench": "measure the loader"}
-
-
-class Prepare(Strict):
-    data: PrepareData
-    out: str | None
-    verify: str | None
-    bench: str | None
-    rate: Positive | None
-    resize: Literal["none", 256, 320, 512]
-    quality: Annotated[int, Field(ge=1, le=100)]
-    shard_size: Positive
-    workers: Count | None
-    bad: Literal["skip", "fatal"]
-    quiet: bool
-
-    @model_validator(mode="after")
-    def _one_verb(self) -> "Prepare":
-        given = [verb for verb in PREPARE_VERBS if getattr(self, verb) is not None]
-        if len(given) != 1:
-            verbs = ", ".join(f"{verb}=DIR to {what}" for verb, what in PREPARE_VERBS.items())
-            raise ValueError(f"{' and '.join(given)} exclude each other: {verbs}" if given else f"give one of {verbs}")
-        if self.rate is not None and self.bench is None:
-            raise ValueError("rate has an effect with bench=DIR alone")
         return self

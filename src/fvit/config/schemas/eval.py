@@ -1,0 +1,34 @@
+"""Schema of `fvit-eval`."""
+
+from typing import Any
+
+from pydantic import model_validator
+
+from fvit.config.schemas.fields import Count, Decoder, Loggers, Positive, PositiveFraction, Strict
+from fvit.config.schemas.hardware import Hardware
+
+
+class EvalData(Strict):
+    name: str | None
+    root: str | None
+    eval_batch_size: Positive | None
+    num_workers: Count | None
+    pin_memory: bool
+    crop_pct: PositiveFraction | None
+    decoder: Decoder | None
+
+
+class Eval(Hardware):
+    output_dir: str
+    ckpt_path: str
+    tiny: str | None
+    quiet: bool
+    data: EvalData
+    logger: Loggers
+    callbacks: dict[str, dict[str, Any]]
+
+    @model_validator(mode="after")
+    def _no_gradients(self) -> "Eval":
+        if self.grad_checkpointing:
+            raise ValueError("grad_checkpointing=true has no effect in evaluation; set it to false")
+        return self
