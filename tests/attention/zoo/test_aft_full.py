@@ -3,7 +3,7 @@ import torch
 
 from fvit.attention import AftFull, AftSimple
 
-from .suite import randomise
+from ..suite import randomise
 
 
 def test_a_rank_of_nothing_is_refused():

@@ -3,7 +3,7 @@ import torch
 
 from fvit.attention import Agent
 
-from .suite import randomise
+from ..suite import randomise
 
 
 def random_agent(grid=(2, 2), prefix=1, **options):

@@ -3,7 +3,7 @@ import torch
 
 from fvit.attention import Catm
 
-from .suite import randomise
+from ..suite import randomise
 
 
 def on_a_line(length):

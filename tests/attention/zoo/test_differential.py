@@ -7,7 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 from fvit.attention import Differential
 from fvit.models import exchange
 
-from .suite import randomise
+from ..suite import randomise
 
 
 @pytest.mark.parametrize(("block_index", "expected"), [(0, 0.2), (1, 0.355509), (11, 0.777870)])

@@ -5,7 +5,7 @@ from timm.models.vision_transformer import VisionTransformer
 from fvit.attention import Focused
 from fvit.models import exchange
 
-from .suite import randomise, tokens_of
+from ..suite import randomise, tokens_of
 
 
 def with_positions(grid=(2, 3), prefix=1):

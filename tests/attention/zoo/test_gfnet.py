@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from fvit.attention import GFNet
 
-from .suite import randomise
+from ..suite import randomise
 
 
 def laid_out(grid, prefix=0, **options):

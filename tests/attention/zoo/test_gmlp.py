@@ -5,7 +5,7 @@ from timm.models.mlp_mixer import SpatialGatingBlock
 
 from fvit.attention import GMLP
 
-from .suite import randomise
+from ..suite import randomise
 
 
 @pytest.mark.parametrize(("width", "ratio", "channels"), [(16, 0.01, 0), (5, 1, 5)])

@@ -3,7 +3,7 @@ import torch
 
 from fvit.attention import Linear
 
-from .suite import randomise
+from ..suite import randomise
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

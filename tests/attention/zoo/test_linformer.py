@@ -3,7 +3,7 @@ import torch
 
 from fvit.attention import Linformer, Softmax
 
-from .suite import randomise
+from ..suite import randomise
 
 
 def test_a_projection_to_nothing_is_refused():

@@ -4,7 +4,7 @@ from timm.models.mlp_mixer import MixerBlock
 
 from fvit.attention import Mixer
 
-from .suite import randomise
+from ..suite import randomise
 
 
 def test_no_hidden_width_is_refused():

@@ -3,7 +3,7 @@ import torch
 
 from fvit.attention import Linear, Mlla
 
-from .suite import randomise
+from ..suite import randomise
 
 
 def test_a_width_without_pairs_is_refused():

@@ -4,7 +4,7 @@ import torch
 from fvit.attention import Nystrom
 from fvit.attention.zoo.nystrom import _pinv, _segment_means, _segment_weights
 
-from .suite import randomise
+from ..suite import randomise
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from fvit.attention import PermuteMlp
 from fvit.cost import count
 from fvit.models import exchange
 
-from .suite import randomise
+from ..suite import randomise
 
 
 def laid_out(grid, **options):

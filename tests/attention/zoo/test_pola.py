@@ -5,8 +5,8 @@ import torch
 
 from fvit.attention import Pola
 
-from .refs import pola
-from .suite import randomise
+from ..refs import pola
+from ..suite import randomise
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import torch
 
 from fvit.attention import ReluLinear
 
-from .suite import randomise
+from ..suite import randomise
 
 
 @pytest.mark.parametrize("width", [-1, 2, 4])

@@ -5,7 +5,7 @@ from torch import nn
 
 from fvit.attention import Softmax
 
-from .suite import randomise
+from ..suite import randomise
 
 MASKS = {
     "none": {},

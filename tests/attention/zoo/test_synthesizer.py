@@ -3,7 +3,7 @@ import torch
 
 from fvit.attention import Synthesizer
 
-from .suite import randomise
+from ..suite import randomise
 
 KINDS = ("dense", "factorised_dense", "random", "factorised_random")
 

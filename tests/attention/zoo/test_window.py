@@ -6,7 +6,7 @@ from timm.models.vision_transformer import VisionTransformer
 from fvit.attention import Window
 from fvit.models import exchange
 
-from .suite import randomise
+from ..suite import randomise
 
 
 def laid_out(grid, prefix=0, block_index=0, **options):
