@@ -162,7 +162,7 @@ class Mechanism(nn.Module):
         for name, neutral in (("qk_norm", False), ("scale_norm", False), ("proj_bias", True)):
             if bool(host.get(name, neutral)) is not neutral:
                 raise ValueError(
-                    f"{type(self).__name__} does not support {name}={host[name]}; build the host with {name}={neutral}"
+                    f"{type(self).__name__} cannot honour {name}={host[name]}; build the host with {name}={neutral}"
                 )
 
     def key_bias(self, attn_mask: Tensor | None, x: Tensor) -> Tensor | None:
