@@ -114,7 +114,12 @@ def test_trains_on_digits(compose_config, option):
 def test_clip_takes_another_attention(compose_config):
     config = compose_config("model=clip_vit", "attention=additive", "model.blocks=[0,3]", "+model.depth=4")
     model = build_from(config)
-    assert [type(block.attn).__name__ for block in model.blocks] == ["Additive", "Attention", "Attention", "Additive"]
+    assert [type(block.attn).__name__ for block in model.blocks] == [
+        "AdditiveAttention",
+        "Attention",
+        "Attention",
+        "AdditiveAttention",
+    ]
     model(torch.randn(2, 3, 32, 32)).square().sum().backward()
     assert model.blocks[0].attn.query_logit.grad.any()
 

@@ -160,7 +160,7 @@ def test_an_option_of_another_mechanism_is_a_row(run):
 
 def test_a_candidate_without_memory_is_a_row(run, monkeypatch):
     def forward(subject, batch):
-        if type(subject.model.blocks[0].attn).__name__ == "Sigmoid":
+        if type(subject.model.blocks[0].attn).__name__ == "SigmoidAttention":
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
         return real(subject, batch)
 

@@ -18,7 +18,7 @@ assert timm.is_model("fvit_tiny_patch16_224")
 options = dict(img_size=32, patch_size=8, embed_dim=24, depth=4, num_heads=3)
 model = timm.create_model("fvit_tiny_patch16_224", num_classes=5, **options)
 assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
-assert type(model.blocks[0].attn).__name__ == "Additive"
+assert type(model.blocks[0].attn).__name__ == "AdditiveAttention"
 features = timm.create_model("fvit_tiny_patch16_224", features_only=True, **options)
 assert [f.shape for f in features(torch.zeros(1, 3, 32, 32))] == [(1, 24, 4, 4)] * 3
 """

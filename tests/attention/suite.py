@@ -1,4 +1,4 @@
-"""What the files of the shared suite have in common: building a case, and comparing it with its reference."""
+"""Helpers of the shared suite: building a case, and comparing it with its reference."""
 
 from collections.abc import Callable
 
@@ -8,25 +8,21 @@ from torch import Tensor, nn
 
 from fvit.attention import Mechanism, get
 
-from .cases import CASES, Case, Reference
+from .cases import CASES, DEFAULTS, FULL, PATHS, Case, Reference
 
 WIDTH, HEADS = 16, 4
 
-every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-"""Runs a test once a line of the table."""
+
+def over(cases: list[Case], condition: Callable[[Case], object] = lambda case: True) -> pytest.MarkDecorator:
+    """Parametrise a test over the cases for which the condition holds."""
+    return pytest.mark.parametrize("case", [case for case in cases if condition(case)], ids=lambda case: case.id)
 
 
-every_key = pytest.mark.parametrize("key", list(dict.fromkeys(case.key for case in CASES)))
-"""Runs a test once a mechanism, for what does not depend on its options."""
-
-
-def cases_where(condition: Callable[[Case], object]) -> pytest.MarkDecorator:
-    """Like `every_case`, with those lines alone for which the condition holds."""
-    return pytest.mark.parametrize("case", [case for case in CASES if condition(case)], ids=lambda case: case.id)
+every_case, every_path, every_default, every_full = over(CASES), over(PATHS), over(DEFAULTS), over(FULL)
 
 
 def prefix_of(case: Case, wished: int = 1) -> int:
-    """`wished` prefix tokens, or none where the mechanism takes none."""
+    """`wished` prefix tokens, or none if the mechanism takes none."""
     return wished if get(case.key).takes_prefix else 0
 
 
@@ -42,7 +38,7 @@ def build(
     prefix: int = 1,
     **options: object,
 ) -> Mechanism:
-    """The case's mechanism, laid out and with random weights; with its own initialisation if `std` is 0."""
+    """The case's mechanism with its layout set and random weights, or its own initialisation if `std` is 0."""
     torch.manual_seed(seed)
     module = get(case.key)(width, heads, dtype=dtype, **{**case.options, **options})
     module.set_layout(grid or case.grids[0], prefix_of(case, prefix), case.block_index)
@@ -50,14 +46,14 @@ def build(
 
 
 def randomise(module: nn.Module, std: float = 1.0) -> nn.Module:
-    """Give every parameter weights so large that no term of a formula is lost beside the others."""
+    """Draw every parameter large enough for each term of the formula to matter."""
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=std)
     return module
 
 
 def tokens_of(module: Mechanism, batch: int = 2, seed: int = 1) -> Tensor:
-    """Random tokens [B, N, C] that fit the module's layout and dtype."""
+    """Random tokens [B, N, C] for the module's layout and dtype."""
     rows, columns = module.grid_size
     shape = (batch, module.num_prefix_tokens + rows * columns, module.dim)
     tensors = [*module.parameters(), *module.buffers()]
@@ -68,7 +64,7 @@ def tokens_of(module: Mechanism, batch: int = 2, seed: int = 1) -> Tensor:
 def values_and_gradients(
     module: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor, upstream: Tensor, keep: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """The kept rows of `function(x)`, and the gradients of ⟨them, upstream⟩ by x and by all weights of `module`."""
+    """The kept rows of `function(x)`, and the gradients of ⟨rows, upstream⟩ with respect to x and all parameters."""
     x = x.detach().clone().requires_grad_()
     out = function(x)
     if keep is not None:
@@ -79,7 +75,7 @@ def values_and_gradients(
 
 
 def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float = 1e-10) -> None:
-    """Raise AssertionError unless each tensor is its counterpart, relative to the latter's largest element."""
+    """Assert that tensors are equal up to `tolerance` times the largest element of the expected one."""
     assert ours.keys() == theirs.keys()
     for name, expected in theirs.items():
         scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
@@ -91,7 +87,7 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: f
 def assert_equals_reference(
     module: nn.Module, reference: Reference, x: Tensor, keep: Tensor | None = None, tolerance: float = 1e-10
 ) -> None:
-    """Raise AssertionError unless values and gradients of `module`, in float64, are those of its reference."""
+    """Assert that values and gradients of `module`, in float64, equal those of its reference."""
     upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=x.dtype)
     mask = {} if keep is None else {"attn_mask": keep[:, None, None]}
     ours = values_and_gradients(module, lambda x: module(x, **mask), x, upstream, keep)

@@ -1,6 +1,6 @@
-"""Approximations of softmax attention come near it as their features, landmarks or projected tokens become more.
+"""Approximations of softmax attention converge with more features, landmarks or projected tokens.
 
-An error is ‖difference‖ / ‖softmax attention‖ with the same weights, averaged over eight draws of weights and tokens.
+Errors are ‖difference‖ / ‖softmax attention‖ with the same weights, averaged over draws of weights and tokens.
 """
 
 import math
@@ -15,7 +15,7 @@ DRAWS = range(8)
 
 
 def attention(key, draw, std=0.1, **options):
-    """A mechanism of 8×8 tokens, whose projections are those of every other mechanism in that draw."""
+    """A mechanism on 8×8 tokens; all mechanisms of a draw have the same projections."""
     module = get(key)(WIDTH, HEADS, dtype=torch.float64, **options)
     module.set_layout((8, 8), 0)
     generator = torch.Generator().manual_seed(draw)
@@ -30,14 +30,14 @@ def random_tokens(draw):
 
 
 def smooth_tokens(draw):
-    """Four waves along the sequence, of which a few tokens tell as much as all."""
+    """Four waves along the sequence, which a few tokens determine."""
     place = (torch.arange(TOKENS, dtype=torch.float64) + 0.5) / TOKENS
     waves = torch.cos(math.pi * place[:, None] * torch.arange(1, 5))
     return waves @ torch.randn(4, 4, WIDTH, generator=torch.Generator().manual_seed(draw), dtype=torch.float64)
 
 
 def mean_error(tokens, make, std=0.1):
-    """The error of `make(draw)` on `tokens(draw)`, averaged over the draws."""
+    """Error of `make(draw)` on `tokens(draw)`, averaged over the draws."""
     errors = []
     for draw in DRAWS:
         x = tokens(draw)
@@ -47,12 +47,12 @@ def mean_error(tokens, make, std=0.1):
 
 
 def quotients(errors):
-    """By what each error is larger than the next."""
+    """Each error divided by the next."""
     return [earlier / later for earlier, later in pairwise(errors)]
 
 
-def test_performer_comes_near_softmax_with_the_root_of_its_features():
-    """Four times as many halve the error, as for the mean of random samples that it is."""
+def test_performers_error_decreases_with_the_root_of_its_features():
+    """Four times as many halve the error, as for any mean of random samples."""
 
     def error(features):
         return mean_error(
@@ -71,20 +71,20 @@ def nystrom_errors(tokens, landmarks, iterations):
     ]
 
 
-def test_nystrom_comes_near_softmax_with_its_landmarks():
+def test_nystroms_error_decreases_with_its_landmarks():
     errors = nystrom_errors(random_tokens, (1, 2, 4, 8, 16, 32, 64), iterations=6)
     assert all(quotient > 1 for quotient in quotients(errors))
     assert errors[0] > 10 * errors[-1]
 
 
-def test_nystrom_needs_few_landmarks_where_tokens_are_alike():
+def test_nystrom_needs_few_landmarks_for_smooth_tokens():
     errors = nystrom_errors(smooth_tokens, (4, 8, 16, 32), iterations=20)
     assert all(quotient > 10 for quotient in quotients(errors))
     assert errors[-1] < 1e-4
 
 
-def test_nystrom_with_a_landmark_a_token_is_exact_but_for_its_iterations():
-    """A A⁺ A = A; the paper's six iterations leave 1 or 2 %."""
+def test_nystrom_with_a_landmark_per_token_is_exact_up_to_its_iterations():
+    """A A⁺ A = A; the paper's six iterations leave an error of 1 to 2 %."""
     for tokens in (smooth_tokens, random_tokens):
         errors = [nystrom_errors(tokens, [TOKENS], iterations)[0] for iterations in (2, 4, 6, 8, 12, 16, 20)]
         assert all(quotient > 2 for quotient in quotients(errors))
@@ -93,15 +93,15 @@ def test_nystrom_with_a_landmark_a_token_is_exact_but_for_its_iterations():
 
 
 def average_segments(linformer):
-    """E and F that average segments of tokens, the paper's mean pooling; for as many segments as tokens, identities."""
+    """E and F average segments of tokens, the paper's mean pooling, and are identities for N segments."""
     rows = len(linformer.key_projection.weight)
     for projection in (linformer.key_projection, linformer.value_projection):
         projection.weight.copy_(torch.eye(rows).repeat_interleave(TOKENS // rows, dim=1) * rows / TOKENS)
     return linformer
 
 
-def test_linformer_comes_near_softmax_with_its_projected_tokens():
-    """The error is that of a midpoint rule: from where the rows resolve the waves, twice as many leave a quarter."""
+def test_linformers_error_decreases_with_its_projected_tokens():
+    """As for a midpoint rule, once the rows resolve the waves, twice as many leave a quarter of the error."""
     errors = [
         mean_error(smooth_tokens, lambda draw, k=k: average_segments(attention("linformer", draw, projected_tokens=k)))
         for k in (1, 2, 4, 8, 16, 32, 64)

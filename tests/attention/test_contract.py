@@ -1,102 +1,206 @@
-"""What every constructor accepts, refuses and shows, and what dropout does."""
+"""What every constructor accepts and refuses, what dropout does, and whether the order of the tokens matters."""
 
 import inspect
-import re
 
 import pytest
 import torch
 from torch import nn
 
-from fvit.attention import get
+from fvit.attention import Mechanism, Projected, get
 
-from .suite import HEADS, WIDTH, build, cases_where, every_case, every_key, prefix_of, tokens_of
+from .cases import DEFAULTS
+from .suite import HEADS, WIDTH, build, every_default, every_full, tokens_of
 
-RATES = ("attn_drop", "proj_drop")
-
-
-@every_key
-@pytest.mark.parametrize(("width", "heads"), [(30, 4), (64, 5), (7, 3), (16, 0)])
-def test_indivisible_width_is_refused_with_fitting_head_counts(key, width, heads):
-    with pytest.raises(ValueError, match=f"width {width} is not divisible by {heads} heads") as error:
-        get(key)(width, heads)
-    offered = re.search(r"num_heads=([\d or]+)", str(error.value))[1]
-    assert all(width % int(count) == 0 for count in re.findall(r"\d+", offered))
+KEYS = pytest.mark.parametrize("key", [case.key for case in DEFAULTS])
 
 
-@every_key
-@pytest.mark.parametrize(("option", "asked"), [("qk_norm", True), ("scale_norm", True), ("proj_bias", False)])
-def test_host_option_is_honoured_or_refused(key, option, asked):
-    if option in inspect.signature(get(key)).parameters:
-        plain, special = get(key)(WIDTH, HEADS), get(key)(WIDTH, HEADS, **{option: asked})
-        assert plain.state_dict().keys() != special.state_dict().keys()
-    else:
-        with pytest.raises(ValueError, match=f"cannot honour {option}={asked}"):
-            get(key)(WIDTH, HEADS, **{option: asked})
+@pytest.mark.parametrize(
+    ("width", "heads", "offered"),
+    [(30, 4, "2 or 3 or 5"), (64, 5, "2 or 4 or 8"), (7, 3, "1 or 7"), (16, 0, "1 or 2 or 4")],
+)
+def test_an_indivisible_width_is_refused_with_the_nearest_head_counts(width, heads, offered):
+    with pytest.raises(ValueError, match=rf"width {width} is not divisible by {heads} heads; use num_heads={offered}"):
+        Mechanism(width, heads)
 
 
-@every_key
-def test_neutral_host_options_are_accepted(key):
-    get(key)(WIDTH, HEADS, qk_norm=False, scale_norm=False, proj_bias=True, norm_layer=nn.LayerNorm)
+@KEYS
+def test_every_constructor_checks_its_arguments(key):
+    make = get(key)
+    with pytest.raises(ValueError, match="width 30 is not divisible by 4 heads"):
+        make(30, 4)
+    for option, rate in (("attn_drop", -0.1), ("attn_drop", 1.0), ("proj_drop", 1.5)):
+        with pytest.raises(ValueError, match=rf"{option}={rate} must be in \[0, 1\)"):
+            make(WIDTH, HEADS, **{option: rate})
+    with pytest.raises(ValueError, match="has no option nonsense"):
+        make(WIDTH, HEADS, nonsense=1)
 
 
-@every_key
-def test_unknown_option_is_refused(key):
-    with pytest.raises((TypeError, ValueError)):
-        get(key)(WIDTH, HEADS, nonsense=1)
+@KEYS
+def test_host_options_are_honoured_or_refused(key):
+    make = get(key)
+    plain = make(WIDTH, HEADS, qk_norm=False, scale_norm=False, proj_bias=True, norm_layer=nn.LayerNorm)
+    for option, asked in (("qk_norm", True), ("scale_norm", True), ("proj_bias", False)):
+        if option in inspect.signature(make).parameters:
+            special = make(WIDTH, HEADS, **{option: asked})
+            assert plain.state_dict().keys() != special.state_dict().keys()
+        else:
+            with pytest.raises(ValueError, match=f"cannot honour {option}={asked}"):
+                make(WIDTH, HEADS, **{option: asked})
 
 
-@pytest.mark.parametrize("value", [-0.1, 1.5])
-@pytest.mark.parametrize("option", RATES)
-@every_key
-def test_dropout_outside_its_range_is_refused(key, option, value):
-    with pytest.raises(ValueError, match="drop"):
-        get(key)(WIDTH, HEADS, **{option: value})
+@KEYS
+def test_the_signature_lists_all_arguments(key):
+    """For timm, for messages and for docs/zoo.py, although a constructor passes on most of them."""
+    parameters = inspect.signature(get(key)).parameters
+    assert list(parameters)[:2] == ["dim", "num_heads"]
+    assert list(parameters)[-1] == "host"
+    shared = inspect.signature(Projected if issubclass(get(key), Projected) else Mechanism).parameters
+    for name in shared:
+        assert parameters[name].default == shared[name].default
+    module = get(key)(**{name: p.default for name, p in parameters.items() if name not in ("dim", "host")}, dim=WIDTH)
+    assert module.num_heads == 8
 
 
-@every_case
-@pytest.mark.parametrize("option", RATES)
-def test_dropout_acts_in_training_alone(case, option):
-    plain, dropping = build(case), build(case, **{option: 0.5})
+def test_a_subclass_may_repeat_the_whole_signature_or_inherit_it():
+    class Whole(Projected):
+        def __init__(self, dim, num_heads=8, qkv_bias=True, attn_drop=0.0, proj_drop=0.0, power=2):
+            super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop)
+
+    class Inherited(Whole):
+        pass
+
+    for cls in (Whole, Inherited):
+        names = ["dim", "num_heads", "qkv_bias", "attn_drop", "proj_drop", "power"]
+        assert list(inspect.signature(cls).parameters) == names
+        assert cls(8, 2, power=3).num_heads == 2
+
+
+@every_full
+def test_dropout_acts_only_in_training(case):
+    plain = build(case).eval()
     x = tokens_of(plain)
-    expected = plain.eval()(x)
-    assert torch.equal(dropping.eval()(x), expected)
-    dropping.train()
-    first, second = dropping(x), dropping(x)
-    acts = option in case.dropouts
-    assert torch.equal(first, expected) is not acts
-    assert torch.equal(first, second) is not acts
+    expected = plain(x)
+    for option in ("attn_drop", "proj_drop"):
+        dropping = build(case, **{option: 0.5})
+        assert torch.equal(dropping.eval()(x), expected)
+        dropping.train()
+        first, second = dropping(x), dropping(x)
+        acts = option in case.dropouts
+        assert torch.equal(first, expected) is not acts
+        assert torch.equal(first, second) is not acts
+    if "proj_drop" in case.dropouts:
+        assert 0.3 < (first == 0).double().mean() < 0.7
+        torch.testing.assert_close(first[first != 0], 2 * expected[first != 0])
 
 
-@cases_where(lambda case: "proj_drop" in case.dropouts)
-def test_proj_drop_zeroes_elements_and_scales_the_rest(case):
-    plain, dropping = build(case), build(case, proj_drop=0.5)
-    x = tokens_of(plain)
-    out = dropping(x)
-    assert 0.3 < (out == 0).double().mean() < 0.7
-    torch.testing.assert_close(out[out != 0], 2 * plain(x)[out != 0])
-
-
-@every_case
-def test_is_deterministic_in_eval(case):
-    module = build(case, attn_drop=0.5, proj_drop=0.5).eval()
-    x = tokens_of(module)
-    assert torch.equal(module(x), module(x))
-
-
-@every_case
+@every_full
 def test_every_parameter_has_a_gradient(case):
-    """DDP stops a run whose parameters take no part in the loss."""
+    """DDP fails if a parameter does not contribute to the loss."""
     module = build(case).train()
     module(tokens_of(module).requires_grad_()).square().sum().backward()
     assert [name for name, p in module.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
-@every_case
-def test_remembers_its_layout(case):
+@every_default
+def test_is_permutation_equivariant_or_is_not(case):
     module = build(case)
-    assert (module.grid_size, module.num_prefix_tokens) == (case.grids[0], prefix_of(case))
+    x = tokens_of(module)
+    order = torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(0))
+    permuted, expected = module(x[:, order]), module(x)[:, order]
+    if case.equivariant:
+        torch.testing.assert_close(permuted, expected, rtol=1e-10, atol=1e-10)
+    else:
+        assert (permuted - expected).abs().max() > 1e-3 * expected.abs().max()
 
 
-@every_case
-def test_shows_width_and_heads_when_printed(case):
-    assert "dim=16, num_heads=4" in repr(build(case))
+def test_the_name_width_and_heads_are_printed():
+    assert repr(build(DEFAULTS[0])).startswith("AdditiveAttention(\n  dim=16, num_heads=4\n")
+    assert repr(get("linear")(8, 2)).startswith("LinearAttention(\n  dim=8, num_heads=2\n")
+
+
+REFUSED = [
+    ("additive", {"logits": "x"}, "additive: logits='x' must be one of per_head, full"),
+    ("additive", {"value": "x"}, "additive: value='x' must be one of shared, separate"),
+    ("additive", {"form": "x"}, "additive: form='x' must be one of auto, textbook, factored, folded"),
+    ("aft_full", {"rank": 0}, "aft_full: rank=0 must be at least 1, or null for a full matrix"),
+    ("agent", {"num_agents": 50}, "agent: num_agents=50 must be a square number, such as 49 or 64"),
+    ("agent", {"num_agents": 0}, "agent: num_agents=0 must be a square number, such as 1"),
+    ("agent", {"num_agents": -4}, "agent: num_agents=-4 must be a square number"),
+    ("agent", {"conv": 2}, "agent: conv=2 has no centre; use an odd width, or 0 for no convolution"),
+    ("differential", {"lambda_init": 1.0}, r"differential: lambda_init=1.0 must be in \[0, 1\)"),
+    ("differential", {"lambda_init": -0.1}, r"differential: lambda_init=-0.1 must be in \[0, 1\)"),
+    ("differential", {"dim": 15, "num_heads": 3}, "3 heads of width 5 can be neither paired nor split in two"),
+    ("focused", {"focusing_factor": 0.5}, "focused: focusing_factor=0.5 must be at least 1"),
+    ("focused", {"norm": "row"}, "focused: norm='row' must be one of head, token"),
+    ("focused", {"conv": 4}, "focused: conv=4 has no centre"),
+    ("gmlp", {"mlp_ratio": 0.01}, "gmlp: mlp_ratio=0.01 gives 0 channels, not two equal halves; use 2 or 6"),
+    ("gmlp", {"dim": 5, "num_heads": 1, "mlp_ratio": 1}, "gmlp: mlp_ratio=1 gives 5 channels"),
+    ("linformer", {"projected_tokens": 0}, "linformer: projected_tokens=0 must be at least 1"),
+    ("mala", {"dim": 24, "rotary": True}, r"multiples of 4, got 6; use num_heads such that dim / num_heads is a"),
+    ("mala", {"conv": 2}, "mala: conv=2 has no centre"),
+    ("mixer", {"mlp_ratio": 0.01}, "mixer: mlp_ratio=0.01 of width 16 gives no hidden units; the paper uses 0.5"),
+    ("mlla", {"dim": 6, "num_heads": 2}, "mlla: width 6 must be a multiple of 4"),
+    ("mlla", {"conv": 2}, "mlla: conv=2 has no centre"),
+    ("nystrom", {"num_landmarks": 0}, "nystrom: num_landmarks=0 must be at least 1"),
+    ("nystrom", {"iterations": -1}, "nystrom: iterations=-1 must not be negative; the paper uses 6"),
+    ("nystrom", {"conv": -1}, "nystrom: conv=-1 has no centre"),
+    ("performer", {"num_features": 0}, "performer: num_features=0 must be at least 1, or null for d ln d"),
+    ("permute_mlp", {"dim": 24, "num_heads": 3, "segments": 7}, "24 is not divisible by 7 .* use segments=4 or 6 or 8"),
+    ("permute_mlp", {"segments": 0}, "width 16 is not divisible by 0 segments"),
+    ("pola", {"dim": 15, "num_heads": 5}, "pola: the width of heads must be even, got 3; use another num_heads"),
+    ("pola", {"alpha": 0.0}, "pola: alpha=0.0 must be positive"),
+    ("pola", {"conv": 4}, "pola: conv=4 has no centre"),
+    ("relu_linear", {"conv": -1}, "relu_linear: conv=-1 has no centre"),
+    ("relu_linear", {"aggregate": 2}, "relu_linear: aggregate=2 has no centre"),
+    ("swiftformer", {"norm": "l1"}, "swiftformer: norm='l1' must be one of softmax, l2"),
+    (
+        "synthesizer",
+        {"kind": "fixed"},
+        "kind='fixed' must be one of dense, factorised_dense, random, fact",
+    ),
+    ("synthesizer", {"kind": "dense", "rank": 4}, "synthesizer: rank=4 has no effect with kind=dense; use null"),
+    ("synthesizer", {"kind": "factorised_random", "rank": 0}, "rank=0 must be at least 1, or null for 8"),
+    ("window", {"window": 0}, "window: window=0 must be at least 1"),
+]
+
+
+@pytest.mark.parametrize(("key", "options", "message"), REFUSED)
+def test_options_out_of_range_are_refused(key, options, message):
+    with pytest.raises(ValueError, match=message):
+        get(key)(**{"dim": WIDTH, "num_heads": HEADS, **options})
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "grid", "length"),
+    [
+        ("agent", {"position_bias": False}, True, False),
+        ("agent", {"position_bias": True}, True, True),
+        ("focused", {"norm": "token", "scale_channels": True}, False, False),
+        ("focused", {"conv": 3}, True, False),
+        ("focused", {"position_keys": True}, False, True),
+        ("inline", {"local": False}, False, False),
+        ("inline", {"local": True}, True, False),
+        ("mala", {"gate": True}, False, False),
+        ("mala", {"conv": 3}, True, False),
+        ("mala", {"rotary": True}, True, False),
+        ("nystrom", {}, False, False),
+        ("nystrom", {"conv": 3}, True, False),
+        ("pola", {}, False, False),
+        ("pola", {"conv": 3}, True, False),
+        ("pola", {"position_keys": True}, False, True),
+        ("relu_linear", {}, False, False),
+        ("relu_linear", {"conv": 3}, True, False),
+        ("relu_linear", {"aggregate": 3}, True, False),
+        ("synthesizer", {"kind": "dense"}, False, True),
+        ("synthesizer", {"kind": "factorised_dense"}, True, True),
+    ],
+)
+def test_an_option_brings_its_requirement(key, options, grid, length):
+    module = get(key)(WIDTH, HEADS, **options)
+    assert (module.needs_grid, module.fixed_length) == (grid, length)
+    if grid and not length:
+        for layout in (None, ((2, 2), 1), ((3, 2), 0)):
+            if layout:
+                module.set_layout(*layout)
+            with pytest.raises(ValueError, match=r"got 7 tokens, but the layout is \d prefix tokens and a grid of"):
+                module(torch.randn(1, 7, WIDTH))

@@ -1,99 +1,92 @@
-"""Additive attention in its textbook, factored and folded forms: one function, with one state dict."""
+"""Mechanisms with several orders of evaluation: additive, separable and Linformer's. Each is one function."""
 
 import itertools
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from fvit.attention import Additive
+from fvit.attention import AdditiveAttention, get
 from fvit.cost import count
 from fvit.models import FViT
 
-from .suite import assert_same, randomise, values_and_gradients
+from .suite import assert_same, randomise, tokens_of, values_and_gradients
+from .test_numerics import relative_errors
 
-CHOICES = ("factored", "folded")
-FAST = (*CHOICES, "auto")
+FORMS = ("factored", "folded")
 OPTIONS = [
-    dict(logits=logits, value=value, proj=proj, qkv_bias=qkv_bias)
+    ("additive", dict(logits=logits, value=value, proj=proj, qkv_bias=qkv_bias))
     for logits, value, proj, qkv_bias in itertools.product(
         ("per_head", "full"), ("shared", "separate"), (False, True), (True, False)
     )
 ]
-every_option = pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(map(str, o.values())))
-every_fast_form = pytest.mark.parametrize("form", FAST)
+OTHERS = [
+    *(("separable", dict(qkv_bias=qkv_bias)) for qkv_bias in (True, False)),
+    *(("linformer", dict(projected_tokens=k, qkv_bias=b)) for k in (3, 7) for b in (True, False)),
+]
+
+
+def named(part):
+    return part if isinstance(part, str) else "-".join(map(str, part.values()))
+
+
+every_additive = pytest.mark.parametrize(("key", "options"), OPTIONS, ids=named)
+every_mechanism = pytest.mark.parametrize(("key", "options"), [*OPTIONS, *OTHERS], ids=named)
 
 KEEP = torch.tensor([[1, 1, 0, 1, 0, 1, 1], [0, 1, 1, 1, 1, 0, 1]], dtype=torch.bool)
-MASKS = {
-    "no mask": None,
-    "hidden tokens": KEEP[:, None, None],
-    "weighed tokens": torch.linspace(-2, 2, 7, dtype=torch.float64).view(1, 1, 1, 7),
-}
+MASKS = (None, KEEP[:, None, None], torch.linspace(-2, 2, 7, dtype=torch.float64).view(1, 1, 1, 7))
 
 
-def twins(form, std=0.5, **options):
-    """The textbook form and another one, with the same weights."""
-    torch.manual_seed(0)
-    textbook, fast = (Additive(24, 4, dtype=torch.float64, form=f, **options) for f in ("textbook", form))
-    fast.load_state_dict(randomise(textbook, std).state_dict(), strict=True)
-    return textbook, fast
+def forms_of(key, std=0.5, device=None, **options):
+    """The textbook form and the others, with the same weights, on 7 tokens."""
+    modules = []
+    for form in ("textbook", *(FORMS if key == "additive" else ("auto",))):
+        torch.manual_seed(0)
+        module = get(key)(24, 4, dtype=torch.float64, device=device, **options)
+        module.form = form
+        module.set_layout((2, 3), 1)
+        modules.append(randomise(module, std))
+    return modules
 
 
-def tokens(dtype=torch.float64, count=7):
-    return torch.randn(2, count, 24, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
-
-
-def everything(module, x, **forward):
-    """The output and all gradients, with dropout as the seed draws it."""
+def everything(module, mask=None, x=None):
+    """Output and gradients, with dropout from a fixed seed."""
 
     def seeded(x):
         torch.manual_seed(3)
-        return module(x, **forward)
+        return module(x, attn_mask=mask)
 
-    return values_and_gradients(module, seeded, x, tokens(x.dtype, x.shape[1]).flip(0))
-
-
-@every_fast_form
-@every_option
-@pytest.mark.parametrize("mask", MASKS)
-def test_forms_agree_in_values_and_gradients(form, options, mask):
-    textbook, fast = twins(form, **options)
-    x = tokens()
-    ours, theirs = (everything(module, x, attn_mask=MASKS[mask]) for module in (fast, textbook))
-    assert_same(ours, theirs, tolerance=1e-12)
+    x = tokens_of(module) if x is None else x
+    return values_and_gradients(module, seeded, x, x.flip(0))
 
 
-@every_fast_form
-@every_option
-def test_forms_drop_the_same_weights_and_outputs(form, options):
-    textbook, fast = (module.train() for module in twins(form, attn_drop=0.3, proj_drop=0.2, **options))
-    assert_same(everything(fast, tokens()), everything(textbook, tokens()), tolerance=1e-12)
+@every_mechanism
+def test_forms_agree_in_values_and_gradients(key, options):
+    textbook, *fast = forms_of(key, **options)
+    for mask in MASKS:
+        expected = everything(textbook, mask)
+        for module in fast:
+            assert_same(everything(module, mask), expected, tolerance=1e-12)
 
 
-@every_fast_form
-@every_option
-def test_forms_agree_under_no_grad_too(form, options):
-    textbook, fast = (module.eval() for module in twins(form, **options))
-    with torch.no_grad():
-        torch.testing.assert_close(fast(tokens()), textbook(tokens()), rtol=1e-12, atol=1e-12)
+@every_mechanism
+def test_forms_drop_the_same_weights_and_outputs(key, options):
+    textbook, *fast = forms_of(key, attn_drop=0.3, proj_drop=0.2, **options)
+    for module in fast:
+        assert_same(everything(module), everything(textbook), tolerance=1e-12)
 
 
-@every_fast_form
-@every_option
-def test_forms_agree_under_autocast_as_far_as_bfloat16_goes(form, options):
-    """Each is off by at most 2 % of the output's norm, and so are all its gradients together."""
-    textbook, fast = (module.float() for module in twins(form, std=0.25, **options))
-    x = tokens(torch.float32)
-    exact = everything(textbook.double(), x.double())
-    for module in (textbook.float(), fast):
+@every_additive
+def test_forms_agree_under_autocast(key, options):
+    """Output and gradients are off by at most 2 % of their norm."""
+    modules = forms_of(key, std=0.25, **options)
+    x = tokens_of(modules[0]).float()
+    exact = everything(modules[0], x=x.double())
+    for module in modules:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            ours = everything(module, x)
-        for part in ("out", "d "):
-            actual, expected = (
-                torch.cat([t.flatten().double() for name, t in results.items() if name.startswith(part)])
-                for results in (ours, exact)
-            )
-            assert (actual - expected).norm() < 0.02 * expected.norm()
+            ours = everything(module.float(), x=x)
+        assert max(relative_errors(ours, exact)) < 0.02
 
 
 class UnderEachMask(nn.Module):
@@ -106,41 +99,39 @@ class UnderEachMask(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", CHOICES)
-@every_option
-def test_an_exported_form_agrees(form, options):
-    textbook, fast = (UnderEachMask(module.eval()) for module in twins(form, **options))
-    inputs = (tokens(), *MASKS.values())
-    exported = torch.export.export(fast, inputs).module()
-    torch.testing.assert_close(exported(*inputs), textbook(*inputs), rtol=1e-12, atol=1e-12)
+@every_additive
+def test_exported_forms_agree(key, options):
+    textbook, *fast = (UnderEachMask(module.eval()) for module in forms_of(key, **options))
+    inputs = (tokens_of(textbook.module), *MASKS)
+    for module in fast:
+        exported = torch.export.export(module, inputs).module()
+        torch.testing.assert_close(exported(*inputs), textbook(*inputs), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("form", CHOICES)
-@every_option
-def test_a_captured_form_agrees_in_values_and_gradients(form, options):
-    """As graphs of the way there and the way back, run without generated code."""
+@every_additive
+def test_captured_forms_agree_in_values_and_gradients(key, options):
+    """As forward and backward graphs, run without generated code."""
     torch.compiler.reset()
-    textbook, fast = (UnderEachMask(module) for module in twins(form, **options))
-    fast.compile(fullgraph=True, backend="aot_eager")
-    upstream = torch.randn(3, 2, 7, 24, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    ours, theirs = (
-        values_and_gradients(module, lambda x, module=module: module(x, *MASKS.values()), tokens(), upstream)
-        for module in (fast, textbook)
-    )
-    assert_same(ours, theirs, tolerance=1e-12)
+    textbook, *fast = (UnderEachMask(module) for module in forms_of(key, **options))
+    x, upstream = tokens_of(textbook.module), torch.randn(3, 2, 7, 24, dtype=torch.float64)
+    expected = values_and_gradients(textbook, lambda x: textbook(x, *MASKS), x, upstream)
+    for module in fast:
+        module.compile(fullgraph=True, backend="aot_eager")
+        ours = values_and_gradients(module, lambda x, module=module: module(x, *MASKS), x, upstream)
+        assert_same(ours, expected, tolerance=1e-12)
 
 
 @pytest.mark.slow
-@every_fast_form
-def test_a_compiled_form_agrees(form):
+def test_compiled_forms_agree():
     torch.compiler.reset()
-    textbook, fast = (module.float() for module in twins(form, std=0.25, proj=True))
-    fast.compile(fullgraph=True)
-    ours, theirs = (everything(module, tokens(torch.float32)) for module in (fast, textbook))
-    for name in theirs:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-4)
+    textbook, *fast = (module.float() for module in forms_of("additive", std=0.25, proj=True))
+    expected = everything(textbook)
+    for module in fast:
+        module.compile(fullgraph=True)
+        for name, tensor in everything(module).items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -155,17 +146,30 @@ def test_a_compiled_form_agrees(form):
         (9, {"value": "separate", "proj": True}, "folded"),
     ],
 )
-def test_auto_takes_the_form_with_the_fewest_products(tokens, options, cheapest):
-    module = Additive(24, 4, **options)
+def test_auto_selects_the_additive_form_with_the_fewest_macs(tokens, options, cheapest):
+    module = AdditiveAttention(24, 4, **options)
     assert module.cheapest_form(tokens) == cheapest
     x = torch.randn(1, tokens, 24)
-    forced = Additive(24, 4, **options, form=cheapest)
+    forced = AdditiveAttention(24, 4, **options, form=cheapest)
     forced.load_state_dict(module.state_dict())
     assert torch.equal(module(x), forced(x))
 
 
-def test_the_papers_count_is_of_the_textbook_and_the_true_one_of_what_is_computed():
+@pytest.mark.parametrize(("key", "options"), OTHERS, ids=named)
+def test_the_other_order_saves_macs(key, options):
+    macs = []
+    for module in forms_of(key, device="meta", **options):
+        with FlopCounterMode(display=False) as counter:
+            module(torch.empty(2, 7, 24, dtype=torch.float64, device="meta"))
+        macs.append(counter.get_total_flops() // 2)
+    # Keys, and Linformer's values, are projected after the sum: k rows instead of N.
+    summed, rows = {"separable": (1, 1), "linformer": (2, options.get("projected_tokens"))}[key]
+    assert macs[0] - macs[1] == 2 * summed * (7 - rows) * 24 * 24
+
+
+def test_paper_macs_are_of_the_textbook_form_and_macs_of_the_computed_one():
     shape = dict(img_size=64, patch_size=8, embed_dim=48, depth=2, num_heads=4, num_classes=5)
-    costs = {f: count(FViT(**shape, attention={"name": "additive", "form": f}), 64) for f in ("textbook", *FAST)}
+    forms = ("textbook", *FORMS, "auto")
+    costs = {form: count(FViT(**shape, attention={"name": "additive", "form": form}), 64) for form in forms}
     assert len({(cost.params, cost.macs_paper) for cost in costs.values()}) == 1
     assert costs["auto"].macs == costs["folded"].macs < costs["factored"].macs < costs["textbook"].macs

@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fvit.attention import Relu, Sigmoid
+from fvit.attention import ReLUAttention, SigmoidAttention
 from fvit.attention.ops import associate, convolve_patches, divide, kernel_average, pair_bias, unit
 
 from .suite import randomise
 
 
-def test_divide_leaves_the_numerator_where_the_denominator_vanishes():
+def test_divide_returns_the_numerator_where_the_denominator_is_0():
     numerator, denominator = torch.tensor([6.0, 0.0]), torch.tensor([3.0, 0.0], requires_grad=True)
     out = divide(numerator, denominator)
     assert out.tolist() == [2, 0]
@@ -54,25 +54,19 @@ def test_pair_bias_counts_a_mask_that_is_broadcast_over_keys():
     assert count.flatten().tolist() == [3] * 6
 
 
-@pytest.mark.parametrize("mechanism", [Relu, Sigmoid])
-def test_a_mask_and_causality_at_once_are_refused(mechanism):
-    with pytest.raises(ValueError, match="a mask or is_causal, not both"):
-        mechanism(8, 2)(torch.zeros(1, 3, 8), attn_mask=torch.ones(3, 3, dtype=torch.bool), is_causal=True)
-
-
-@pytest.mark.parametrize("mechanism", [Relu, Sigmoid])
+@pytest.mark.parametrize("mechanism", [ReLUAttention, SigmoidAttention])
 def test_a_float_mask_is_added_to_the_logits(mechanism):
     torch.manual_seed(0)
     module = randomise(mechanism(3, 1, dtype=torch.float64))
     x, mask = torch.randn(1, 4, 3, dtype=torch.float64), torch.randn(4, 4, dtype=torch.float64)
     q, k, v = module.qkv(x[0]).chunk(3, dim=-1)
     logits = q @ k.T / 3**0.5 + mask
-    weights = logits.clamp(min=0) / 4 if mechanism is Relu else 1 / (1 + 4 * torch.exp(-logits))
+    weights = logits.clamp(min=0) / 4 if mechanism is ReLUAttention else 1 / (1 + 4 * torch.exp(-logits))
     torch.testing.assert_close(module(x, attn_mask=mask)[0], module.proj(weights @ v), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("mechanism", [Relu, Sigmoid])
-def test_a_query_that_sees_nothing_gets_nothing(mechanism):
+@pytest.mark.parametrize("mechanism", [ReLUAttention, SigmoidAttention])
+def test_a_query_that_sees_no_key_gets_0(mechanism):
     module = randomise(mechanism(8, 2, dtype=torch.float64))
     mask = torch.ones(3, 3, dtype=torch.bool)
     mask[1] = False
@@ -80,7 +74,7 @@ def test_a_query_that_sees_nothing_gets_nothing(mechanism):
     torch.testing.assert_close(out[0, 1], module.proj.bias)
 
 
-def test_convolve_patches_leaves_the_prefix_out():
+def test_convolve_patches_excludes_prefix_tokens():
     conv = randomise(torch.nn.Conv2d(4, 4, 3, padding=1, groups=4))
     x = torch.randn(2, 2 + 6, 4)
     out = convolve_patches(conv, x, (2, 3), 2)
@@ -90,7 +84,7 @@ def test_convolve_patches_leaves_the_prefix_out():
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 5, 6, 7, 20])
-def test_both_orders_of_a_product_give_the_same(tokens):
+def test_both_orders_of_a_product_are_equal(tokens):
     q, k = torch.randn(2, 2, 3, tokens, 4, dtype=torch.float64)
     v = torch.randn(2, 3, tokens, 12, dtype=torch.float64)
     expected = torch.einsum("bhnm,bhlm,bhld->bhnd", q, k, v)
@@ -101,8 +95,8 @@ def test_both_orders_of_a_product_give_the_same(tokens):
 
 
 @pytest.mark.parametrize("tokens", [5, 6, 7, 400])
-def test_the_order_of_a_product_is_the_cheaper_one(tokens):
-    """With 4 features and heads 12 wide the orders cost the same at 6 tokens; beyond, no map of pairs exists."""
+def test_the_order_with_fewer_macs_is_used(tokens):
+    """With 4 features and a head width of 12 both orders cost the same at 6 tokens."""
     q, k, v = (torch.empty(1, 1, tokens, width, device="meta") for width in (4, 4, 12))
     counter = FlopCounterMode(display=False)
     with counter:

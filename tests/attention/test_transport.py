@@ -1,4 +1,4 @@
-"""A mechanism survives being saved, copied, moved, built without memory, exported and compiled."""
+"""A mechanism survives saving, copying, building on the meta device, exporting and compiling."""
 
 import copy
 import pickle
@@ -8,10 +8,10 @@ import torch
 
 from fvit.attention import get
 
-from .cases import CASES
-from .suite import HEADS, WIDTH, build, every_case, prefix_of, tokens_of
+from .cases import DEFAULTS
+from .suite import HEADS, WIDTH, build, every_full, every_path, over, prefix_of, tokens_of
 
-# Of each kind one: generated code is torch's to test, and takes half a minute a case.
+# One of each kind: generated code is torch's to test, and compiling takes half a minute per case.
 COMPILED = ("additive", "softmax", "linear", "performer")
 
 
@@ -21,61 +21,47 @@ def build_on_meta(case):
     return module
 
 
-@every_case
-def test_state_dict_round_trip(case):
-    one, other = build(case, seed=0), build(case, seed=1)
-    x = tokens_of(one)
-    if one.state_dict():
-        assert not torch.equal(one(x), other(x))
-    for tensor in other.state_dict().values():
-        tensor.zero_()  # buffers too, which a seed may have made equal
-    other.load_state_dict(one.state_dict(), strict=True)
-    assert torch.equal(one(x), other(x))
-
-
-@every_case
-def test_meta_device_gives_meta_parameters(case):
-    module = build_on_meta(case)
-    assert {t.device.type for t in [*module.parameters(), *module.buffers()]} <= {"meta"}
-    x = tokens_of(module).to("meta")
-    assert module(x).shape == x.shape
-
-
-@every_case
-def test_state_loads_into_a_module_built_on_meta(case):
-    module, empty = build(case), build_on_meta(case)
+@every_full
+def test_state_loads_into_another_module_and_one_built_on_meta(case):
+    module, other, empty = build(case, seed=0), build(case, seed=1), build_on_meta(case)
     x = tokens_of(module)
+    if module.state_dict():
+        assert not torch.equal(module(x), other(x))
+    for tensor in other.state_dict().values():
+        tensor.zero_()  # including buffers, which a seed may have made equal
+    other.load_state_dict(module.state_dict(), strict=True)
+    assert torch.equal(other(x), module(x))
+
+    assert {t.device.type for t in [*empty.parameters(), *empty.buffers()]} <= {"meta"}
+    assert empty(x.to("meta")).shape == x.shape
     empty.to_empty(device="cpu")
     empty.load_state_dict(module.state_dict(), strict=True)
     assert torch.equal(empty(x), module(x))
 
 
-@every_case
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["float64", "bfloat16"])
-def test_dtype_is_honoured(case, dtype):
-    module = build(case, dtype=dtype)
-    assert {t.dtype for t in module.state_dict().values() if t.is_floating_point()} <= {dtype}
-    assert module(tokens_of(module).to(dtype)).dtype == dtype
-
-
-@pytest.mark.parametrize(
-    "copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))], ids=["deepcopy", "pickle"]
-)
-@every_case
-def test_a_copy_does_the_same_and_shares_nothing(case, copied):
+@every_full
+def test_a_copy_gives_the_same_and_shares_nothing(case):
     module = build(case)
-    twin = copied(module)
     x = tokens_of(module)
     expected = module(x)
-    assert torch.equal(twin(x), expected)
-    with torch.no_grad():
-        for parameter in twin.parameters():
-            parameter.add_(1)
-    assert torch.equal(module(x), expected)
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert torch.equal(twin(x), expected)
+        with torch.no_grad():
+            for parameter in twin.parameters():
+                parameter.add_(1)
+        assert torch.equal(module(x), expected)
+
+
+@every_full
+def test_dtype_is_honoured(case):
+    for dtype in (torch.float64, torch.bfloat16):
+        module = build(case, dtype=dtype)
+        assert {t.dtype for t in module.state_dict().values() if t.is_floating_point()} <= {dtype}
+        assert module(tokens_of(module).to(dtype)).dtype == dtype
 
 
 @pytest.mark.slow
-@every_case
+@every_path
 def test_export_agrees_with_eager(case):
     module = build(case, dtype=torch.float32).eval()
     x = tokens_of(module).float()
@@ -84,15 +70,14 @@ def test_export_agrees_with_eager(case):
 
 
 @pytest.mark.slow
-@every_case
-def test_the_compiler_captures_it_whole(case):
-    """As one graph; run without generated code, which takes half a minute a case."""
+@every_path
+def test_the_compiler_captures_it_as_one_graph(case):
     assert_compiled_agrees(case, "eager")
 
 
 @pytest.fixture(scope="module")
 def own_compile_cache(tmp_path_factory):
-    """Kernels are compiled here and now, and none is read that another process left half written."""
+    """No kernel is read from a cache that another process may be writing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield
@@ -100,9 +85,7 @@ def own_compile_cache(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_compile_cache")
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if case.key in COMPILED and not case.options], ids=lambda c: c.id
-)
+@over(DEFAULTS, lambda case: case.key in COMPILED)
 def test_compiled_code_agrees_with_eager(case):
     assert_compiled_agrees(case, "inductor")
 

@@ -1,4 +1,4 @@
-"""What mechanisms tell of the weights that they give to tokens, against what they compute with them."""
+"""The attention weights that mechanisms return, against what they compute with them."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from fvit.attention import Mechanism, get, names
 PAIRS = ["differential", "gated", "relu", "sigmoid", "softmax", "random", "synthesizer"]
 
 
-def made(name, dim=12, heads=3, grid=(3, 4), prefix=1, **options):
+def make(name, dim=12, heads=3, grid=(3, 4), prefix=1, **options):
     torch.manual_seed(0)
     mechanism = get(name)(dim, heads, dtype=torch.float64, **options).eval()
     mechanism.set_layout(grid, prefix)
@@ -22,7 +22,7 @@ def tokens(count=13, dim=12):
 
 
 def textbook(mechanism, x, hidden=None):
-    """α and β of equations 1 to 6, a head and an image at a time."""
+    """α and β of equations 1 to 6, per head and image."""
     heads, width = mechanism.num_heads, mechanism.head_dim
     alphas, betas = torch.empty(2, len(x), heads, x.shape[1], dtype=x.dtype)
     for image in range(len(x)):
@@ -47,12 +47,11 @@ def textbook(mechanism, x, hidden=None):
     return {"query": alphas, "key": betas}
 
 
-@pytest.mark.parametrize("form", ["textbook", "factored", "folded"])
 @pytest.mark.parametrize("logits", ["per_head", "full"])
 @pytest.mark.parametrize("value", ["shared", "separate"])
 @torch.no_grad()
-def test_additive_attention_tells_alpha_and_beta(form, logits, value):
-    mechanism = made("additive", form=form, logits=logits, value=value)
+def test_additive_attention_returns_alpha_and_beta(logits, value):
+    mechanism = make("additive", logits=logits, value=value)
     found, expected = mechanism.weights(tokens()), textbook(mechanism, tokens())
     assert list(found) == ["query", "key"]
     for name, weights in found.items():
@@ -63,16 +62,16 @@ def test_additive_attention_tells_alpha_and_beta(form, logits, value):
 
 @pytest.mark.parametrize(("name", "weights"), [("additive", "query"), ("softmax", "map")])
 @torch.no_grad()
-def test_weights_are_told_without_dropout(name, weights):
-    """β is left out: it is for the q̄ that α and its dropout have drawn."""
-    mechanism = made(name, attn_drop=0.5)
-    told, in_training = (m.weights(tokens())[weights] for m in (mechanism.eval(), mechanism.train()))
-    torch.testing.assert_close(in_training, told)
+def test_weights_are_returned_without_dropout(name, weights):
+    """Except β, which depends on the q̄ that was pooled with dropout."""
+    mechanism = make(name, attn_drop=0.5)
+    in_eval, in_training = (m.weights(tokens())[weights] for m in (mechanism.eval(), mechanism.train()))
+    torch.testing.assert_close(in_training, in_eval)
 
 
 @torch.no_grad()
 def test_a_hidden_token_gets_no_weight_in_additive_attention():
-    mechanism, mask = made("additive"), torch.ones(2, 1, 1, 13, dtype=torch.bool)
+    mechanism, mask = make("additive"), torch.ones(2, 1, 1, 13, dtype=torch.bool)
     mask[..., [2, 7]] = False
     found, expected = mechanism.weights(tokens(), mask), textbook(mechanism, tokens(), hidden=[2, 7])
     for name, weights in found.items():
@@ -82,8 +81,8 @@ def test_a_hidden_token_gets_no_weight_in_additive_attention():
 
 @pytest.mark.parametrize("qk_norm", [False, True])
 @torch.no_grad()
-def test_softmax_attention_tells_its_map(qk_norm):
-    mechanism, x = made("softmax", qk_norm=qk_norm, norm_layer=torch.nn.LayerNorm), tokens()
+def test_softmax_attention_returns_its_map(qk_norm):
+    mechanism, x = make("softmax", qk_norm=qk_norm, norm_layer=torch.nn.LayerNorm), tokens()
     found = mechanism.weights(x)["map"]
     q, k, _ = mechanism.qkv(x).split(12, dim=-1)
     for image, head in ((0, 0), (1, 2)):
@@ -98,8 +97,8 @@ def test_softmax_attention_tells_its_map(qk_norm):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", PAIRS)
 @torch.no_grad()
-def test_a_map_and_the_values_give_what_the_mechanism_gives(name, masked):
-    mechanism, x = made(name, **({} if name not in ("random", "differential") else dict(heads=2))), tokens()
+def test_the_map_times_the_values_is_the_output(name, masked):
+    mechanism, x = make(name, **({} if name not in ("random", "differential") else dict(heads=2))), tokens()
     mask = None
     if masked:
         mask = torch.ones(2, 1, 1, 13, dtype=torch.bool)
@@ -123,16 +122,16 @@ def test_a_map_and_the_values_give_what_the_mechanism_gives(name, masked):
 
 
 def test_causality_reaches_the_map():
-    mechanism = made("softmax")
+    mechanism = make("softmax")
     assert not mechanism.weights(tokens(), is_causal=True)["map"].triu(1).any()
 
 
-def test_every_other_mechanism_tells_none():
-    telling = {name for name in names() if get(name).weights is not Mechanism.weights}
-    assert telling == {"additive", "identity", *PAIRS}
-    assert made("linear").weights(tokens()) == {}
+def test_all_other_mechanisms_return_none():
+    returning = {name for name in names() if get(name).weights is not Mechanism.weights}
+    assert returning == {"additive", "identity", *PAIRS}
+    assert make("linear").weights(tokens()) == {}
 
 
-def test_without_mixing_each_token_has_itself_alone():
+def test_without_mixing_each_token_attends_to_itself():
     x = tokens()
-    assert torch.equal(made("identity").weights(x)["map"][:, 0] @ x, x)
+    assert torch.equal(make("identity").weights(x)["map"][:, 0] @ x, x)

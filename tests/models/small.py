@@ -6,7 +6,7 @@ import torch
 from timm.models.vision_transformer import ResPostBlock
 from torch import nn
 
-from fvit.attention import Identity, get
+from fvit.attention import IdentityMixer, get
 from fvit.models import exchange
 from fvit.models.hosts import sites
 
@@ -93,17 +93,17 @@ def head_for(attention):
     return {} if get(attention).reaches_prefix else {"global_pool": "avg"}
 
 
-class NeedsGrid(Identity):
+class NeedsGrid(IdentityMixer):
     needs_grid = True
     reaches_prefix = True
 
 
-class FixedLength(Identity):
+class FixedLength(IdentityMixer):
     fixed_length = True
     reaches_prefix = True
 
 
-class NoPrefix(Identity):
+class NoPrefix(IdentityMixer):
     takes_prefix = False
 
 

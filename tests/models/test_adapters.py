@@ -170,7 +170,7 @@ def test_exchanging_again_finds_the_mechanism_behind_the_adapter(kind):
     exchange(model, "softmax", keep=["qkv", "proj"])
     assert torch.equal(model(images()), before)
     assert [type(site.block.attn) for site in sites(model) if isinstance(site.block.attn, Adapter)] == adapters
-    assert {(report.old, report.new) for report in model.exchange_report} == {("Softmax", "Softmax")}
+    assert {(report.old, report.new) for report in model.exchange_report} == {("SoftmaxAttention", "SoftmaxAttention")}
     assert set(kinds(exchange(model, fitting(kind)))) == {get(fitting(kind)).__name__}
 
 

@@ -21,12 +21,12 @@ def test_builds_for_the_size_and_classes_asked_for(name):
 
 def test_without_attention_the_model_stays_as_timm_makes_it():
     assert all(type(b.attn) is Attention for b in build("vit_tiny_patch16_224", 32, 5, **SMALL).blocks)
-    assert kinds(build("fvit_tiny_patch16_224", 32, 5, **SMALL)) == ["Additive"] * 3
+    assert kinds(build("fvit_tiny_patch16_224", 32, 5, **SMALL)) == ["AdditiveAttention"] * 3
 
 
 def test_attention_and_blocks_are_passed_on():
     model = build("vit_tiny_patch16_224", 32, 5, attention=["linear", "additive"], blocks=[0, 2], **SMALL)
-    assert kinds(model) == ["Linear", "Attention", "Additive"]
+    assert kinds(model) == ["LinearAttention", "Attention", "AdditiveAttention"]
 
 
 def test_what_is_kept_is_passed_on():

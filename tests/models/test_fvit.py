@@ -4,7 +4,7 @@ import torch
 from timm.models import get_pretrained_cfg
 from timm.models.vision_transformer import VisionTransformer
 
-from fvit.attention import Additive, Softmax, get, names
+from fvit.attention import AdditiveAttention, SoftmaxAttention, get, names
 from fvit.models import FViT
 
 WIDTHS = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
@@ -45,7 +45,7 @@ def test_shape_is_what_the_name_says(name):
         model = timm.create_model(name)
     assert isinstance(model, FViT)
     assert (model.embed_dim, len(model.blocks)) == (width, 12)
-    assert all(type(b.attn) is Additive and b.attn.num_heads == heads for b in model.blocks)
+    assert all(type(b.attn) is AdditiveAttention and b.attn.num_heads == heads for b in model.blocks)
     assert model.patch_embed.patch_size == (int(patch.removeprefix("patch")),) * 2
     assert model.patch_embed.img_size == (int(side),) * 2
     assert model.num_classes == 1000
@@ -79,7 +79,7 @@ def test_attention_is_an_argument_of_create_model(attention):
 
 
 def test_is_additive_by_default():
-    assert all(type(block.attn) is Additive for block in FViT(**SMALL).blocks)
+    assert all(type(block.attn) is AdditiveAttention for block in FViT(**SMALL).blocks)
 
 
 def test_is_a_timm_vision_transformer_apart_from_the_attention():
@@ -101,10 +101,10 @@ def test_unknown_argument_is_refused():
 
 def test_attn_layer_is_honoured_or_refused():
     try:
-        model = small(attn_layer=Softmax)
+        model = small(attn_layer=SoftmaxAttention)
     except (TypeError, ValueError):
         return
-    assert all(type(block.attn) is Softmax for block in model.blocks)
+    assert all(type(block.attn) is SoftmaxAttention for block in model.blocks)
 
 
 def test_number_of_classes_can_be_overridden():

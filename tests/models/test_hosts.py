@@ -55,7 +55,7 @@ def test_named_host_is_accepted(name):
     model = meta_host(name)
     with torch.device("meta"):
         exchange(model, "softmax", keep=["qkv", "proj"])
-    assert set(kinds(model)) == {"Softmax"}
+    assert set(kinds(model)) == {"SoftmaxAttention"}
     out = model.eval()(torch.empty(1, 3, *model.default_cfg["input_size"][1:], device="meta"))
     assert (out[0] if isinstance(out, tuple) else out).shape == (1, model.num_classes or model.num_features)
 
@@ -116,11 +116,11 @@ def test_shifted_windows_are_refused_to_what_would_ignore_them_with_what_fits():
     before = model(images())
     able = ", ".join(name for name in names() if get(name).takes_pair_mask)
     with pytest.raises(
-        ValueError, match=rf"block 1 .* Linear cannot honour; take one of {able}, or .* blocks=\[0, 2\]"
+        ValueError, match=rf"block 1 .* LinearAttention cannot honour; take one of {able}, or .* blocks=\[0, 2\]"
     ):
         exchange(model, "linear")
     assert torch.equal(model(images()), before)
-    assert kinds(exchange(model, "linear", blocks=[0, 2])) == ["Linear", "WindowAttention"] * 2
+    assert kinds(exchange(model, "linear", blocks=[0, 2])) == ["LinearAttention", "WindowAttention"] * 2
     assert model(images()).shape == (2, 5)
 
 

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from fvit.attention import Mechanism, Softmax, names
+from fvit.attention import Mechanism, SoftmaxAttention, names
 from fvit.models import exchange
 from fvit.models.hosts import sites
 
@@ -25,7 +25,7 @@ def test_deep_copies_are_independent(make):
     assert twin.blocks[0].attn.grid_size == (4, 8)
     assert model.blocks[0].attn.grid_size == (4, 4)
     exchange(twin, "linear")
-    assert kinds(model) == ["Additive"] * 3
+    assert kinds(model) == ["AdditiveAttention"] * 3
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter.zero_()
@@ -107,7 +107,7 @@ FIXED = {"dinov2": dict(dynamic_img_size=False)}
 """What makes the grid of a host a fixed one, where it is not."""
 
 
-class Positions(Softmax):
+class Positions(SoftmaxAttention):
     """Softmax attention that asks for a grid, as its place in any host allows."""
 
     needs_grid = True

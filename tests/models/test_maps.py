@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fvit.attention import Identity, get, names
+from fvit.attention import IdentityMixer, get, names
 from fvit.models import build, exchange
 from fvit.models.maps import attention_maps
 from tests.models.small import (
@@ -38,7 +38,7 @@ def test_the_bright_patch_is_found_where_it_is(attention, place, options):
 
 @pytest.mark.parametrize("options", [{}, dict(class_token=False, global_pool="avg")], ids=str)
 def test_the_jacobian_lies_where_the_mechanism_reads(options):
-    class ReadsOne(Identity):
+    class ReadsOne(IdentityMixer):
         reaches_prefix = True
 
         def weights(self, x, attn_mask=None, is_causal=False):
@@ -119,7 +119,7 @@ def test_windows_are_put_together_where_they_lie(attention):
 
 
 def test_a_mechanism_in_shifted_windows_must_tell_its_weights():
-    class Silent(Identity):
+    class Silent(IdentityMixer):
         def weights(self, x, attn_mask=None, is_causal=False):
             return {}
 

@@ -36,7 +36,7 @@ def pretrained(overlay, name="deit_tiny_patch16_224", img_size=32, num_classes=5
 def test_all_but_what_is_exchanged_and_not_kept_is_the_files(file):
     overlay, weights = file()
     model = pretrained(overlay, attention="linear", blocks="1-2", keep=["qkv", "proj"])
-    assert kinds(model) == ["Attention", "Linear", "Linear"]
+    assert kinds(model) == ["Attention", "LinearAttention", "LinearAttention"]
     state = model.state_dict()
     assert [name for name in weights if name not in state or not torch.equal(state[name], weights[name])] == [
         "head.weight",

@@ -19,7 +19,7 @@ def test_a_report_is_plain_and_cannot_be_changed():
     assert dataclasses.asdict(report) == {
         "block": 1,
         "old": "Attention",
-        "new": "Additive",
+        "new": "AdditiveAttention",
         "kept": ("q.weight", "q.bias"),
         "initialised": ("k.weight", "k.bias", "query_logit", "key_logit", "transform.weight", "transform.bias"),
         "dropped": ("k.weight", "k.bias", "v.weight", "v.bias", "proj.weight", "proj.bias"),
@@ -32,14 +32,14 @@ def test_the_last_exchange_of_each_block_counts():
     model = exchange(small_host(), "linear", blocks="1-2")
     exchange(model, "additive", blocks="0-1")
     assert [(report.block, report.old, report.new) for report in model.exchange_report] == [
-        (0, "Attention", "Additive"),
-        (1, "Linear", "Additive"),
-        (2, "Attention", "Linear"),
+        (0, "Attention", "AdditiveAttention"),
+        (1, "LinearAttention", "AdditiveAttention"),
+        (2, "Attention", "LinearAttention"),
     ]
 
 
 def test_a_model_that_was_built_with_another_attention_reports_as_well():
-    assert [report.new for report in being_built("additive").exchange_report] == ["Additive"] * 3
+    assert [report.new for report in being_built("additive").exchange_report] == ["AdditiveAttention"] * 3
 
 
 def test_neighbours_share_a_row():

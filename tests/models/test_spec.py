@@ -3,23 +3,38 @@
 import pytest
 from torch import nn
 
-from fvit.attention import Additive, Linear, Softmax
+from fvit.attention import AdditiveAttention, LinearAttention, SoftmaxAttention
 from fvit.models import block_indices, exchange, expand
 
 from .small import NoPrefix, being_built, finished, images, kinds, small_host
 
 # What may be given as `attention`, and what it puts into a model of three blocks.
 SPECS = {
-    "a name": ("additive", ["Additive"] * 3),
-    "a class": (Linear, ["Linear"] * 3),
-    "a mapping": ({"name": "additive", "logits": "full"}, ["Additive"] * 3),
-    "a list of names": (["additive", "softmax", "identity"], ["Additive", "Softmax", "Identity"]),
-    "a tuple of names": (("additive", "softmax", "identity"), ["Additive", "Softmax", "Identity"]),
-    "counts": (["additive*2", "softmax"], ["Additive", "Additive", "Softmax"]),
-    "places": (["fvit.attention.zoo.linear:Linear × 2", "softmax"], ["Linear", "Linear", "Softmax"]),
-    "counts with ×": (["additive", "softmax×2"], ["Additive", "Softmax", "Softmax"]),
-    "counts with spaces": (["additive * 1", " softmax × 2 "], ["Additive", "Softmax", "Softmax"]),
-    "a mixture": ([{"name": "linear", "qkv_bias": False}, Softmax, "identity*1"], ["Linear", "Softmax", "Identity"]),
+    "a name": ("additive", ["AdditiveAttention"] * 3),
+    "a class": (LinearAttention, ["LinearAttention"] * 3),
+    "a mapping": ({"name": "additive", "logits": "full"}, ["AdditiveAttention"] * 3),
+    "a list of names": (
+        ["additive", "softmax", "identity"],
+        ["AdditiveAttention", "SoftmaxAttention", "IdentityMixer"],
+    ),
+    "a tuple of names": (
+        ("additive", "softmax", "identity"),
+        ["AdditiveAttention", "SoftmaxAttention", "IdentityMixer"],
+    ),
+    "counts": (["additive*2", "softmax"], ["AdditiveAttention", "AdditiveAttention", "SoftmaxAttention"]),
+    "places": (
+        ["fvit.attention.zoo.linear:LinearAttention × 2", "softmax"],
+        ["LinearAttention", "LinearAttention", "SoftmaxAttention"],
+    ),
+    "counts with ×": (["additive", "softmax×2"], ["AdditiveAttention", "SoftmaxAttention", "SoftmaxAttention"]),
+    "counts with spaces": (
+        ["additive * 1", " softmax × 2 "],
+        ["AdditiveAttention", "SoftmaxAttention", "SoftmaxAttention"],
+    ),
+    "a mixture": (
+        [{"name": "linear", "qkv_bias": False}, SoftmaxAttention, "identity*1"],
+        ["LinearAttention", "SoftmaxAttention", "IdentityMixer"],
+    ),
 }
 
 
@@ -35,7 +50,7 @@ def test_each_form_of_attention(make, spec):
 @pytest.mark.parametrize("make", [being_built, finished])
 def test_twelve_blocks_by_count(make):
     model = make(["additive*8", "softmax×4"], depth=12)
-    assert kinds(model) == ["Additive"] * 8 + ["Softmax"] * 4
+    assert kinds(model) == ["AdditiveAttention"] * 8 + ["SoftmaxAttention"] * 4
 
 
 @pytest.mark.parametrize("make", [being_built, finished])
@@ -55,10 +70,10 @@ def test_a_mapping_is_left_as_it_was():
 @pytest.mark.parametrize(
     ("blocks", "attention", "expected"),
     [
-        ([0, 2], "additive", ["Additive", "Attention", "Additive"]),
-        ([2, 0], ["linear", "identity"], ["Identity", "Attention", "Linear"]),
-        (range(1, 3), ["softmax*2"], ["Attention", "Softmax", "Softmax"]),
-        ((i for i in [1]), "additive", ["Attention", "Additive", "Attention"]),
+        ([0, 2], "additive", ["AdditiveAttention", "Attention", "AdditiveAttention"]),
+        ([2, 0], ["linear", "identity"], ["IdentityMixer", "Attention", "LinearAttention"]),
+        (range(1, 3), ["softmax*2"], ["Attention", "SoftmaxAttention", "SoftmaxAttention"]),
+        ((i for i in [1]), "additive", ["Attention", "AdditiveAttention", "Attention"]),
         ([], "additive", ["Attention"] * 3),
     ],
 )
@@ -81,7 +96,7 @@ def test_only_chosen_blocks(blocks, attention, expected):
         (["additive*2", "sofmax"], None, "unknown attention 'sofmax', did you mean softmax"),
         (["addditive*3"], None, "unknown attention 'addditive', did you mean additive"),
         ({"name": "additive", "logit": "full"}, None, "no option 'logit', did you mean logits"),
-        ({"name": "softmax", "logits": "full"}, None, "Softmax has no option 'logits'"),
+        ({"name": "softmax", "logits": "full"}, None, "SoftmaxAttention has no option 'logits'"),
         ({"name": "additive", "logits": "nonsense"}, None, "logits='nonsense' is none of per_head, full"),
         ({"name": "additive", "num_heads": 5}, None, "not divisible by 5 heads"),
         ({"logits": "full"}, None, "has no name; write name=additive"),
@@ -108,8 +123,8 @@ def test_a_refusal_of_one_block_leaves_the_others_alone():
 
 
 def test_expand_gives_one_class_a_block():
-    assert expand("softmax", 2) == [Softmax, Softmax]
-    assert expand(["additive*2", Linear], 3) == [Additive, Additive, Linear]
+    assert expand("softmax", 2) == [SoftmaxAttention, SoftmaxAttention]
+    assert expand(["additive*2", LinearAttention], 3) == [AdditiveAttention, AdditiveAttention, LinearAttention]
 
 
 @pytest.mark.parametrize(
@@ -148,4 +163,8 @@ def test_what_names_no_blocks_is_refused(blocks, message):
 
 
 def test_ranges_reach_the_model():
-    assert kinds(exchange(small_host(), ["linear", "additive"], blocks="1-2")) == ["Attention", "Linear", "Additive"]
+    assert kinds(exchange(small_host(), ["linear", "additive"], blocks="1-2")) == [
+        "Attention",
+        "LinearAttention",
+        "AdditiveAttention",
+    ]

@@ -169,10 +169,10 @@ def test_one_name_may_stand_alone():
 @pytest.mark.parametrize(
     ("old", "new", "keep", "message"),
     [
-        (None, "identity", ["qkv", "proj"], "Attention has q, k, v, proj, and Identity has no projection"),
-        (None, "additive", ["proj"], "Additive has q, k"),
+        (None, "identity", ["qkv", "proj"], "Attention has q, k, v, proj, and IdentityMixer has no projection"),
+        (None, "additive", ["proj"], "AdditiveAttention has q, k"),
         (None, "separable", ["q"], "Separable has k, v, proj"),
-        ("additive", "linear", ["v", "proj"], "Additive has q, k, and Linear has q, k, v, proj"),
+        ("additive", "linear", ["v", "proj"], "AdditiveAttention has q, k, and LinearAttention has q, k, v, proj"),
     ],
 )
 def test_where_nothing_can_be_kept_the_mechanism_is_told(old, new, keep, message):

@@ -42,7 +42,12 @@ def classifier(config):
 def test_a_model_starts_from_its_file(compose_config, weights):
     overrides, state = weights
     model = classifier(compose_config(*RUN, "model.blocks=2-3", *overrides)).model
-    assert [type(block.attn).__name__ for block in model.blocks] == ["Attention", "Attention", "Linear", "Linear"]
+    assert [type(block.attn).__name__ for block in model.blocks] == [
+        "Attention",
+        "Attention",
+        "LinearAttention",
+        "LinearAttention",
+    ]
     ours = model.state_dict()
     assert all(torch.equal(ours[name], state[name]) for name in ours if not name.startswith("head."))
 

@@ -1,84 +1,97 @@
-"""The zoo: attention mechanisms under one contract. This folder imports torch and nothing else."""
+"""Attention mechanisms under one contract. This package imports torch and the standard library only."""
 
 from fvit.attention.base import Mechanism
 from fvit.attention.projected import Projected
 from fvit.attention.registry import bind, get, names, register
-from fvit.attention.zoo.additive import Additive
-from fvit.attention.zoo.aft_full import AftFull
-from fvit.attention.zoo.aft_simple import AftSimple
-from fvit.attention.zoo.agent import Agent
-from fvit.attention.zoo.catm import Catm
-from fvit.attention.zoo.cosformer import Cosformer
-from fvit.attention.zoo.differential import Differential
-from fvit.attention.zoo.efficient import Efficient
+from fvit.attention.zoo.additive import AdditiveAttention
+from fvit.attention.zoo.aft_full import AFTFull
+from fvit.attention.zoo.aft_simple import AFTSimple
+from fvit.attention.zoo.agent import AgentAttention
+from fvit.attention.zoo.catm import CATM
+from fvit.attention.zoo.cosformer import CosFormerAttention
+from fvit.attention.zoo.differential import DifferentialAttention
+from fvit.attention.zoo.efficient import EfficientAttention
 from fvit.attention.zoo.fnet import FNet
-from fvit.attention.zoo.focused import Focused
-from fvit.attention.zoo.gated import Gated
+from fvit.attention.zoo.focused import FocusedLinearAttention
+from fvit.attention.zoo.gated import GatedAttention
 from fvit.attention.zoo.gfnet import GFNet
 from fvit.attention.zoo.gmlp import GMLP
-from fvit.attention.zoo.hydra import Hydra
-from fvit.attention.zoo.identity import Identity
-from fvit.attention.zoo.inline import InLine
-from fvit.attention.zoo.linear import Linear
-from fvit.attention.zoo.linformer import Linformer
-from fvit.attention.zoo.mala import Mala
-from fvit.attention.zoo.mixer import Mixer
-from fvit.attention.zoo.mlla import Mlla
-from fvit.attention.zoo.nystrom import Nystrom
-from fvit.attention.zoo.performer import Performer
-from fvit.attention.zoo.permute_mlp import PermuteMlp
-from fvit.attention.zoo.pola import Pola
-from fvit.attention.zoo.pool import Pool
-from fvit.attention.zoo.random import Random
-from fvit.attention.zoo.relu import Relu
-from fvit.attention.zoo.relu_linear import ReluLinear
-from fvit.attention.zoo.separable import Separable
-from fvit.attention.zoo.sigmoid import Sigmoid
-from fvit.attention.zoo.softmax import Softmax
-from fvit.attention.zoo.swiftformer import SwiftFormer
-from fvit.attention.zoo.synthesizer import Synthesizer
-from fvit.attention.zoo.window import Window
-from fvit.attention.zoo.xca import Xca
+from fvit.attention.zoo.hydra import HydraAttention
+from fvit.attention.zoo.identity import IdentityMixer
+from fvit.attention.zoo.inline import InLineAttention
+from fvit.attention.zoo.linear import LinearAttention
+from fvit.attention.zoo.linformer import LinformerAttention
+from fvit.attention.zoo.mala import MALA
+from fvit.attention.zoo.mixer import TokenMixingMLP
+from fvit.attention.zoo.mlla import MLLA
+from fvit.attention.zoo.nystrom import NystromAttention
+from fvit.attention.zoo.performer import PerformerAttention
+from fvit.attention.zoo.permute_mlp import PermuteMLP
+from fvit.attention.zoo.pola import PoLA
+from fvit.attention.zoo.pool import PoolMixer
+from fvit.attention.zoo.random import RandomMixer
+from fvit.attention.zoo.relu import ReLUAttention
+from fvit.attention.zoo.relu_linear import ReLULinearAttention
+from fvit.attention.zoo.separable import SeparableAttention
+from fvit.attention.zoo.sigmoid import SigmoidAttention
+from fvit.attention.zoo.softmax import SoftmaxAttention
+from fvit.attention.zoo.swiftformer import SwiftFormerAttention
+from fvit.attention.zoo.synthesizer import SynthesizerAttention
+from fvit.attention.zoo.window import WindowAttention
+from fvit.attention.zoo.xca import XCA
+
+# Class names of version 0.1.
+Additive, AftFull, AftSimple = AdditiveAttention, AFTFull, AFTSimple
+Agent, Catm, Cosformer = AgentAttention, CATM, CosFormerAttention
+Differential, Efficient, Focused = DifferentialAttention, EfficientAttention, FocusedLinearAttention
+Gated, Hydra, Identity = GatedAttention, HydraAttention, IdentityMixer
+InLine, Linear, Linformer = InLineAttention, LinearAttention, LinformerAttention
+Mala, Mixer, Mlla = MALA, TokenMixingMLP, MLLA
+Nystrom, Performer, PermuteMlp = NystromAttention, PerformerAttention, PermuteMLP
+Pola, Pool, Random = PoLA, PoolMixer, RandomMixer
+Relu, ReluLinear, Separable = ReLUAttention, ReLULinearAttention, SeparableAttention
+Sigmoid, Softmax, SwiftFormer = SigmoidAttention, SoftmaxAttention, SwiftFormerAttention
+Synthesizer, Window, Xca = SynthesizerAttention, WindowAttention, XCA
 
 __all__ = [
+    "CATM",
     "GMLP",
-    "Additive",
-    "AftFull",
-    "AftSimple",
-    "Agent",
-    "Catm",
-    "Cosformer",
-    "Differential",
-    "Efficient",
+    "MALA",
+    "MLLA",
+    "XCA",
+    "AFTFull",
+    "AFTSimple",
+    "AdditiveAttention",
+    "AgentAttention",
+    "CosFormerAttention",
+    "DifferentialAttention",
+    "EfficientAttention",
     "FNet",
-    "Focused",
+    "FocusedLinearAttention",
     "GFNet",
-    "Gated",
-    "Hydra",
-    "Identity",
-    "InLine",
-    "Linear",
-    "Linformer",
-    "Mala",
+    "GatedAttention",
+    "HydraAttention",
+    "IdentityMixer",
+    "InLineAttention",
+    "LinearAttention",
+    "LinformerAttention",
     "Mechanism",
-    "Mixer",
-    "Mlla",
-    "Nystrom",
-    "Performer",
-    "PermuteMlp",
-    "Pola",
-    "Pool",
+    "NystromAttention",
+    "PerformerAttention",
+    "PermuteMLP",
+    "PoLA",
+    "PoolMixer",
     "Projected",
-    "Random",
-    "Relu",
-    "ReluLinear",
-    "Separable",
-    "Sigmoid",
-    "Softmax",
-    "SwiftFormer",
-    "Synthesizer",
-    "Window",
-    "Xca",
+    "RandomMixer",
+    "ReLUAttention",
+    "ReLULinearAttention",
+    "SeparableAttention",
+    "SigmoidAttention",
+    "SoftmaxAttention",
+    "SwiftFormerAttention",
+    "SynthesizerAttention",
+    "TokenMixingMLP",
+    "WindowAttention",
     "bind",
     "get",
     "names",

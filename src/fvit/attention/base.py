@@ -1,6 +1,7 @@
-"""The contract that every mechanism keeps, and the little they share."""
+"""`Mechanism`: the contract that every attention mechanism keeps."""
 
-from typing import ClassVar
+import inspect
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -9,27 +10,34 @@ from torch import Tensor, nn
 from fvit.attention.ops import Size, rows_and_columns
 
 HOST_OPTIONS = ("qk_norm", "scale_norm", "proj_bias", "norm_layer")
-"""What timm's blocks may ask of their attention, besides what every mechanism has."""
+"""What timm's blocks may pass to their attention in addition to the arguments of `Mechanism`."""
 
 
 class Mechanism(nn.Module):
-    """Base of all mechanisms: maps tokens [B, N, C] to tokens [B, N, C].
+    """Base class of all mechanisms, which map tokens [B, N, C] to tokens [B, N, C].
 
-    The constructor speaks timm's language, so that a class can also be handed to timm as ``attn_layer=``. What a
-    mechanism needs of its surroundings it declares in the class attributes; `fvit.models.exchange` reads them and
+    The constructor takes timm's arguments, so each class also works as timm's ``attn_layer=``. A subclass declares the
+    arguments it reads or adds, passes everything else on, and ends up with the signature of both::
+
+        def __init__(self, dim, num_heads=8, qkv_bias=True, window=7, **shared):
+            super().__init__(dim, num_heads, qkv_bias, **shared)
+            self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias, **self.factory)
+
+    What a mechanism requires of its host is declared in the class attributes; `fvit.models.exchange` reads them and
     calls `set_layout`.
 
     Args:
         dim: width C of the tokens.
         num_heads: number of heads H; must divide `dim`.
-        qkv_bias: biases in the input projections.
-        attn_drop: dropout on attention weights, in [0, 1).
-        proj_drop: dropout on the output, in [0, 1).
-        host: what timm's blocks pass besides, `HOST_OPTIONS`. A mechanism that has no use for one of them refuses it
-            through `refuse_host_options`.
+        qkv_bias: biases of the input projections.
+        attn_drop: dropout rate of the attention weights, in [0, 1).
+        proj_drop: dropout rate of the output, in [0, 1).
+        device: device of the parameters.
+        dtype: dtype of the parameters.
+        host: `HOST_OPTIONS`. Those that the subclass does not declare must have their neutral value.
 
     Raises:
-        ValueError: `num_heads` does not divide `dim`.
+        ValueError: `num_heads` does not divide `dim`, a rate is out of range, or a host option is not supported.
     """
 
     needs_grid: ClassVar[bool] = False
@@ -39,13 +47,17 @@ class Mechanism(nn.Module):
     takes_prefix: ClassVar[bool] = True
     """Whether class and register tokens may precede the patches."""
     reaches_prefix: ClassVar[bool] = True
-    """Whether prefix tokens learn anything of the patches: a class token of a model without it sees no image."""
+    """Whether prefix tokens receive information from the patches. If not, a class token never sees the image."""
     takes_pair_mask: ClassVar[bool] = False
-    """Whether a mask, or a bias on the logits, may differ from query to query and from head to head."""
+    """Whether a mask, or a bias on the logits, may differ between queries and between heads."""
 
     form: str = "auto"
-    """How the formula is evaluated: ``auto`` takes the order with the fewest products, where there is a choice, and
-    ``textbook`` that in which it is written, of which papers count the products."""
+    """Order of evaluation: ``auto`` has the fewest MACs; ``textbook`` follows the formula, whose MACs papers report."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__signature__ = _full_signature(cls)
 
     def __init__(
         self,
@@ -54,23 +66,31 @@ class Mechanism(nn.Module):
         qkv_bias: bool = True,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
-        **host: object,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **host: Any,
     ) -> None:
         super().__init__()
+        self.refuse_host_options(
+            **{name: value for name, value in host.items() if name not in inspect.signature(type(self)).parameters}
+        )
         for option, rate in (("attn_drop", attn_drop), ("proj_drop", proj_drop)):
             if not 0 <= rate < 1:
-                raise ValueError(f"{option}={rate} is no dropout rate; take one in [0, 1)")
+                raise ValueError(f"{option}={rate} must be in [0, 1)")
         if num_heads < 1 or dim % num_heads:
             fitting = [h for h in range(1, dim + 1) if dim % h == 0]
             nearest = sorted(sorted(fitting, key=lambda h: abs(h - num_heads))[:3])
             raise ValueError(
-                f"width {dim} is not divisible by {num_heads} heads; "
-                f"take num_heads={' or '.join(map(str, nearest))}, or a width that is a multiple of the heads"
+                f"width {dim} is not divisible by {num_heads} heads; use num_heads="
+                f"{' or '.join(map(str, nearest))}, or a width that is a multiple of num_heads"
             )
         self.dim = dim
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.scale = self.head_dim**-0.5
+        self.attn_drop = nn.Dropout(attn_drop)
+        self.proj_drop = nn.Dropout(proj_drop)
+        self.factory = dict(device=device, dtype=dtype)
         # What the host asked for, so that another mechanism can later take this one's place.
         self.host_args = dict(num_heads=num_heads, qkv_bias=qkv_bias, attn_drop=attn_drop, proj_drop=proj_drop, **host)
         self.grid_size: Size | None = None
@@ -78,10 +98,10 @@ class Mechanism(nn.Module):
         self.block_index = 0
 
     def set_layout(self, grid_size: Size, num_prefix_tokens: int, block_index: int = 0) -> None:
-        """Tell how the tokens lie: `num_prefix_tokens` first, then `grid_size` = (rows, columns) of patches.
+        """Set the token layout: `num_prefix_tokens` first, then the patches of a grid of (rows, columns), row by row.
 
-        `block_index`, from 0, is for what changes with depth, such as the shift of windows in every second block.
-        Parts of a mechanism that are mechanisms themselves, such as learned positions, are told as well.
+        Called once after construction and again whenever the input size changes, also for submodules that are
+        mechanisms themselves. `block_index` counts from 0, for what depends on depth, such as shifted windows.
         """
         for part in self.children():
             if isinstance(part, Mechanism):
@@ -91,18 +111,17 @@ class Mechanism(nn.Module):
         self.block_index = block_index
 
     def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
-        """The weights that tokens x [B, N, C] get in ``forward(x, …)``, by name, dropout aside.
+        """The attention weights of ``forward(x, …)`` without dropout, by name, for tokens x [B, N, C].
 
-        [B, H, N] where all queries share them, [B, H, N, N] where each has a row of its own; empty for a mechanism
-        that weighs no token by itself.
+        [B, H, N] if all queries share them, [B, H, N, N] if each query has its own; empty for a mechanism that does
+        not weight individual tokens.
         """
         return {}
 
     def init_weights(self) -> None:
-        """Initialise what a plain Linear's initialisation does not fit; timm calls it after initialising Linears."""
+        """Initialise what a Linear's default initialisation does not suit; timm calls this after its own."""
 
     def extra_repr(self) -> str:
-        """Show width and heads when a model is printed."""
         return f"dim={self.dim}, num_heads={self.num_heads}"
 
     def split_heads(self, x: Tensor) -> Tensor:
@@ -114,25 +133,30 @@ class Mechanism(nn.Module):
         return x.transpose(1, 2).flatten(2)
 
     def to_grid(self, x: Tensor) -> Tensor:
-        """The patches of tokens in their rows and columns, [B, N, C] -> [B, C, rows, columns].
+        """The patches of tokens on their grid, [B, N, C] -> [B, C, rows, columns].
 
         Raises:
-            ValueError: the tokens are not those of the layout.
+            ValueError: the number of tokens does not match the layout.
         """
         grid = rows_and_columns(type(self).__name__, x.shape[1], self.grid_size, self.num_prefix_tokens)
         return x[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
 
     def from_grid(self, patches: Tensor) -> Tensor:
-        """Patches as tokens behind prefix tokens of 0, [B, C, rows, columns] -> [B, N, C]."""
+        """Patches as tokens, with zeros for the prefix tokens, [B, C, rows, columns] -> [B, N, C]."""
         return F.pad(patches.flatten(2).transpose(1, 2), (0, 0, self.num_prefix_tokens, 0))
 
+    def sdpa(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:
+        """torch's fused softmax attention, with this mechanism's dropout on the attention weights."""
+        dropout = self.attn_drop.p if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p=dropout, **options)
+
     def refuse_causal(self, is_causal: bool) -> None:
-        """Raise ValueError if asked for causality, which most mechanisms of vision do not have."""
+        """Raise ValueError if causality is requested."""
         if is_causal:
             raise ValueError(f"{type(self).__name__} mixes all tokens and cannot be causal; use attention=softmax")
 
-    def refuse_host_options(self, **host: object) -> None:
-        """Raise ValueError if the host asks for an option (`qk_norm`, …) that this mechanism does not have."""
+    def refuse_host_options(self, **host: Any) -> None:
+        """Raise ValueError if an option is none of `HOST_OPTIONS` or does not have its neutral value."""
         if unknown := sorted(host.keys() - set(HOST_OPTIONS)):
             raise ValueError(f"{type(self).__name__} has no option {', '.join(unknown)}")
         for name, neutral in (("qk_norm", False), ("scale_norm", False), ("proj_bias", True)):
@@ -147,8 +171,7 @@ class Mechanism(nn.Module):
         SDPA's convention: a boolean mask is True where a token takes part, a float mask is added to the logits.
 
         Raises:
-            ValueError: the mask differs from query to query or from head to head, so that a mechanism which pools
-                all tokens into one vector cannot honour it.
+            ValueError: the mask differs between queries or heads.
         """
         if attn_mask is None:
             return None
@@ -156,10 +179,32 @@ class Mechanism(nn.Module):
         shape = tuple(attn_mask.shape)
         if len(shape) != 4 or shape[0] not in (1, batch) or shape[1:] != (1, 1, tokens):
             raise ValueError(
-                f"{type(self).__name__} pools over all tokens and takes a mask over keys alone, of shape "
-                f"[{batch}, 1, 1, {tokens}]; got {list(shape)}. Use attention=softmax for a mask between pairs"
+                f"{type(self).__name__} only supports a mask over keys, of shape [{batch}, 1, 1, {tokens}]; "
+                f"got {list(shape)}. Use attention=softmax for a mask between pairs of tokens"
             )
         mask = attn_mask[:, 0]
         if mask.dtype == torch.bool:
             return torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, float("-inf"))
         return mask.to(x.dtype)
+
+    def mask_factor(self, attn_mask: Tensor | None, x: Tensor) -> Tensor | None:
+        """`key_bias` for mechanisms without logits, as a factor exp(bias) per token, [B or 1, N, 1]: 0 hides it."""
+        bias = self.key_bias(attn_mask, x)
+        return None if bias is None else bias.exp().transpose(1, 2)
+
+
+def _full_signature(cls: type[Mechanism]) -> inspect.Signature:
+    """The constructor's signature, with the base class's parameters in place of ``**shared``."""
+    _, *own = inspect.signature(cls.__init__).parameters.values()
+    kinds = {parameter.kind for parameter in own}
+    if inspect.Parameter.VAR_KEYWORD not in kinds:
+        return inspect.Signature(own)
+    base = next(base for base in cls.__mro__[1:] if "__init__" in vars(base))
+    explicit = [p for p in own if p.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)]
+    inherited = [p for name, p in inspect.signature(base).parameters.items() if name not in {p.name for p in explicit}]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        inherited = [
+            p if p.kind is inspect.Parameter.VAR_KEYWORD else p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for p in inherited
+        ]
+    return inspect.Signature([*explicit, *inherited])

@@ -1,4 +1,4 @@
-"""Arithmetic that several mechanisms share: guarded quotients, unit vectors, masks between pairs, patches."""
+"""Arithmetic that several mechanisms share: guarded quotients, product order, pair masks, patches on their grid."""
 
 from typing import Any
 
@@ -10,31 +10,28 @@ Size = tuple[int, int]
 
 
 def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, and the numerator itself where the denominator is not positive.
+    """The quotient, or the numerator itself where the denominator is not positive.
 
-    A kernel underflows in both parts of its quotient at once. Dividing by 1 keeps value and gradient finite there; an
-    epsilon would change the quotient everywhere, and a clamp to the smallest number has a reciprocal that overflows.
+    Both parts of a kernel's quotient underflow together, and dividing by 1 there keeps value and gradient finite. An
+    epsilon would change the quotient everywhere; after a clamp to the smallest number the reciprocal overflows.
     """
     return numerator / torch.where(denominator > 0, denominator, 1)
 
 
 def unit(x: Tensor, dim: int) -> Tensor:
-    """`x` scaled to length 1 along `dim`; zero, or so short that its square is 0, it stays, with a finite gradient."""
+    """`x` scaled to length 1 along `dim`; unchanged where its length is 0 or underflows, with a finite gradient."""
     return divide(x, torch.linalg.vector_norm(x, dim=dim, keepdim=True))
 
 
 def kernel_average(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The values averaged with weights q_n·k_m ≥ 0, and 0 where all are 0: q, k [B, H, N, m], v [B, H, N, d].
-
-    Σ_m (q_n·k_m) v_m / Σ_m q_n·k_m.
-    """
+    """Σ_m (q_n·k_m) v_m / Σ_m q_n·k_m for features ≥ 0, and 0 where all are 0: q, k [B, H, N, m], v [B, H, N, d]."""
     return divide(associate(q, k, v), q @ k.sum(dim=-2).unsqueeze(-1))
 
 
 def associate(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q kᵀ v in the order with fewer products: q, k [B, H, N, m], v [B, H, N, d] to [B, H, N, d].
+    """q kᵀ v in the order with fewer MACs: q, k [B, H, N, m], v [B, H, N, d] to [B, H, N, d].
 
-    q (kᵀ v) takes 2·N·m·d of them and (q kᵀ) v takes N²·(m + d), which is less for fewer tokens than a head is wide.
+    q (kᵀ v) takes 2·N·m·d of them and (q kᵀ) v takes N²·(m + d).
     """
     (tokens, features), width = k.shape[-2:], v.shape[-1]
     if tokens * (features + width) < 2 * features * width:
@@ -43,34 +40,34 @@ def associate(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def project_sums(weights: Tensor, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-    """weights (x Wᵀ + b), summed before they are projected: weights [..., k, N], x [..., N, C] to [..., k, D].
+    """weights (x Wᵀ + b), summed before the projection: weights [..., k, N], x [..., N, C] to [..., k, D].
 
-    For k < N that takes fewer products than the other order. The weights need not sum to 1.
+    Takes fewer MACs than the other order for k < N. The weights need not sum to 1.
     """
     projected = F.linear(weights @ x, matrix)
     return projected if bias is None else projected + weights.sum(dim=-1, keepdim=True) * bias
 
 
 def refuse_mask_and_causality(attn_mask: Tensor | None, is_causal: bool) -> None:
-    """Raise ValueError if asked for both, as SDPA does."""
+    """Raise ValueError if both are given, as SDPA does."""
     if is_causal and attn_mask is not None:
-        raise ValueError("attention takes a mask or is_causal, not both; put the causality into the mask")
+        raise ValueError("attention takes attn_mask or is_causal, not both; make the mask causal instead")
 
 
 def token_shares(bias: Tensor | None, x: Tensor) -> Tensor:
-    """1/N for each token of x [..., N, C], or what a softmax over those that take part makes of it: [B or 1, 1, N]."""
+    """The softmax of a bias over keys: 1/N per token of x [..., N, C] without one; [B or 1, 1, N]."""
     return (x.new_zeros(1, 1, x.shape[-2]) if bias is None else bias).softmax(dim=-1)
 
 
 def pair_bias(attn_mask: Tensor | None, is_causal: bool, x: Tensor) -> tuple[Tensor | None, Tensor]:
     """A bias on the logits of all pairs, and the number of keys that each query sees, both in the dtype of `x`.
 
-    `attn_mask` follows SDPA: it broadcasts to [B, H, N, N], True where a key takes part, or a float that is added. A
-    float so low that its exponential is 0 hides the key. The count broadcasts to [B, H, N, 1]; it is 1 for a query
-    that sees nothing, so that it can divide.
+    `attn_mask` follows SDPA: it broadcasts to [B, H, N, N], True where a key takes part, or a float added to the
+    logits. A float so low that its exponential is 0 hides the key. The count broadcasts to [B, H, N, 1] and is at
+    least 1, so it can be divided by.
 
     Raises:
-        ValueError: a mask and causality are asked for at once.
+        ValueError: both a mask and causality are given.
     """
     tokens = x.shape[-2]
     refuse_mask_and_causality(attn_mask, is_causal)
@@ -88,30 +85,30 @@ def pair_bias(attn_mask: Tensor | None, is_causal: bool, x: Tensor) -> tuple[Ten
 
 
 def softmax_map(q: Tensor, k: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-    """softmax(q kᵀ/√d) [B, H, N, N], the map that SDPA, which takes the same arguments, does not show."""
+    """softmax(q kᵀ/√d) [B, H, N, N], the attention weights that SDPA does not return."""
     bias, _ = pair_bias(attn_mask, is_causal, q)
     logits = q @ k.mT / q.shape[-1] ** 0.5
     return (logits if bias is None else logits + bias).softmax(dim=-1)
 
 
 def depthwise(option: str, channels: int, width: int, bias: bool = True, **factory: Any) -> nn.Conv2d | None:
-    """A depth-wise convolution of `width`×`width` that keeps the size of its grid; None for a width of 0.
+    """A depth-wise convolution of `width`×`width` that preserves the grid size; None for a width of 0.
 
     Raises:
-        ValueError: `width` is even or negative; `option` names it there, such as ``focused: conv``.
+        ValueError: `width` is even or negative; the message starts with `option`, such as ``focused: conv``.
     """
     if width < 0 or (width and width % 2 == 0):
-        raise ValueError(f"{option}={width} has no centre; take an odd width, or 0 for none")
+        raise ValueError(f"{option}={width} has no centre; use an odd width, or 0 for no convolution")
     if not width:
         return None
     return nn.Conv2d(channels, channels, width, padding=width // 2, groups=channels, bias=bias, **factory)
 
 
 def convolve_patches(conv: nn.Module, x: Tensor, grid_size: Size | None, num_prefix_tokens: int) -> Tensor:
-    """`conv` over the patches of tokens x [B, N, C], and 0 for the prefix tokens, which have no place on the grid.
+    """`conv` over the patches of tokens x [B, N, C], and 0 for the prefix tokens.
 
     Raises:
-        ValueError: the tokens are not `num_prefix_tokens` and then the patches of `grid_size`.
+        ValueError: the number of tokens does not match the layout.
     """
     grid = rows_and_columns("a convolution of patches", x.shape[1], grid_size, num_prefix_tokens)
     patches = x[:, num_prefix_tokens:].transpose(1, 2).unflatten(2, grid)
@@ -119,20 +116,20 @@ def convolve_patches(conv: nn.Module, x: Tensor, grid_size: Size | None, num_pre
 
 
 def convolve_heads(conv: nn.Module, v: Tensor, grid_size: Size | None, num_prefix_tokens: int) -> Tensor:
-    """`convolve_patches` of v [B, H, N, d], with one kernel for all heads, which are images of their own to it."""
+    """`convolve_patches` of v [B, H, N, d], with one kernel shared by all heads."""
     return convolve_patches(conv, v.flatten(0, 1), grid_size, num_prefix_tokens).unflatten(0, v.shape[:2])
 
 
 def rows_and_columns(user: str, tokens: int, grid_size: Size | None, num_prefix_tokens: int) -> Size:
-    """`grid_size`, if that many tokens are the prefix tokens and then its patches.
+    """`grid_size`, if `tokens` is the number of prefix tokens and patches.
 
     Raises:
-        ValueError: they are not; the text names the `user` of the grid, such as ``a convolution of patches``.
+        ValueError: it is not; the message names the `user` of the grid, such as ``a convolution of patches``.
     """
     rows, columns = grid_size or (0, 0)
     if tokens != num_prefix_tokens + rows * columns:
         raise ValueError(
-            f"{user} got {tokens} tokens where set_layout told of {num_prefix_tokens} before a grid of "
-            f"{rows}×{columns}; tell it the grid, or do without it where there is none"
+            f"{user} got {tokens} tokens, but the layout is {num_prefix_tokens} prefix tokens and a grid of "
+            f"{rows}×{columns}; call set_layout with the grid, or switch off what needs it"
         )
     return rows, columns

@@ -1,4 +1,6 @@
-"""What most mechanisms have in common: a joint projection before them, and an output projection behind."""
+"""`Projected`: mechanisms between a joint projection to q, k, v and an output projection."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -7,20 +9,20 @@ from fvit.attention.base import Mechanism
 
 
 class Projected(Mechanism):
-    """Base of the mechanisms that stand where softmax attention stands, between `qkv` and `proj`.
+    """Base class of the mechanisms that replace softmax attention between `qkv` and `proj`.
 
-    A subclass writes `mix`; one that needs more than q, k, v and a mask over keys writes `forward`, from `heads` and
-    `output`. Softmax checkpoints load into both projections by their names.
+    A subclass implements `mix`, or, if it needs more than q, k, v and a mask over keys, `forward` in terms of `heads`
+    and `output`. Both projections have timm's names, so softmax checkpoints load into them.
 
     Args:
         dim: width D.
         num_heads: number of heads H, d = D / H.
         qkv_bias: biases of the joint projection.
-        attn_drop: dropout on what weighs the tokens; each mechanism says what that is.
-        proj_drop: dropout on the output.
+        attn_drop: dropout rate of what weights the tokens; each mechanism says what that is.
+        proj_drop: dropout rate of the output.
         proj_bias: bias of the output projection.
-        device: where the parameters are made.
-        dtype: their type.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
         host: as for `Mechanism`.
     """
 
@@ -34,24 +36,22 @@ class Projected(Mechanism):
         proj_bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        **host: object,
+        **host: Any,
     ) -> None:
-        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias=proj_bias, **host)
-        self.refuse_host_options(**host)
-        factory = dict(device=device, dtype=dtype)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **factory)
-        self.proj = nn.Linear(dim, dim, bias=proj_bias, **factory)
-        self.attn_drop = nn.Dropout(attn_drop)
-        self.proj_drop = nn.Dropout(proj_drop)
+        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, device, dtype, proj_bias=proj_bias, **host)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **self.factory)
+        self.proj = nn.Linear(dim, dim, bias=proj_bias, **self.factory)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
         return self.output(self.mix(*self.heads(x), self.key_bias(attn_mask, x)))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-        """The mechanism itself: q, k, v [B, H, N, d] and a bias on keys, [B or 1, 1, N] or None, to [B, H, N, d]."""
-        raise NotImplementedError(f"{type(self).__name__} writes neither mix nor forward")
+        """The mechanism itself: q, k, v [B, H, N, d] to [B, H, N, d].
+
+        `bias` [B or 1, 1, N] is a mask over keys, or None: added to logits, or multiplied to a kernel as exp(bias).
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement mix or forward")
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of tokens [B, N, C], each [B, H, N, d]."""
@@ -59,5 +59,5 @@ class Projected(Mechanism):
         return q, k, v
 
     def output(self, out_bhnd: Tensor) -> Tensor:
-        """The output projection of [B, H, N, d], as [B, N, C]."""
+        """The output projection, [B, H, N, d] -> [B, N, C]."""
         return self.proj_drop(self.proj(self.merge_heads(out_bhnd)))

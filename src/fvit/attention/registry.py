@@ -1,6 +1,5 @@
 """Mechanisms by name: `names`, `get`, `bind`, and `register` for your own."""
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Callable
@@ -12,10 +11,10 @@ _MECHANISMS: dict[str, type[Mechanism]] = {}
 
 
 def register(name: str) -> Callable[[type[Mechanism]], type[Mechanism]]:
-    """Class decorator: make a mechanism known as `name`.
+    """Class decorator: register a mechanism as `name`.
 
     Raises:
-        ValueError: another class has that name.
+        ValueError: the name is taken.
     """
 
     def add(cls: type[Mechanism]) -> type[Mechanism]:
@@ -33,34 +32,32 @@ def names() -> list[str]:
 
 
 def get(name: str) -> type[Mechanism]:
-    """The class registered as `name`, or the one that ``package.module:Class`` says where to import from.
+    """The class registered as `name`, or the class to import from ``package.module:Class``.
 
     Raises:
-        ValueError: no such mechanism; the text names the nearest ones.
+        ValueError: no such mechanism; the message lists those that exist.
     """
     if ":" in name:
         return _import(name)
     if name not in _MECHANISMS:
-        raise ValueError(f"unknown attention '{name}'{did_you_mean(name, names())}; registered: {', '.join(names())}")
+        raise ValueError(f"unknown attention '{name}'; registered: {', '.join(names())}")
     return _MECHANISMS[name]
 
 
 def bind(cls: type[Mechanism], **options: Any) -> type[Mechanism]:
-    """A subclass of `cls` with `options` fixed: they win over what a host passes.
+    """A subclass of `cls` with fixed `options`, which take precedence over what a host passes.
 
-    timm insists on a class for ``attn_layer=`` (a `functools.partial` raises TypeError), hence a subclass.
+    timm's ``attn_layer=`` requires a class (a `functools.partial` raises TypeError), hence a subclass.
 
     Raises:
-        ValueError: `cls` has no such option; the text names the nearest ones.
+        ValueError: `cls` has no such option; the message lists those that exist.
     """
     known = [
         p.name for p in inspect.signature(cls).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
     for option in options:
         if option not in known:
-            raise ValueError(
-                f"{cls.__name__} has no option '{option}'{did_you_mean(option, known)}; it takes: {', '.join(known)}"
-            )
+            raise ValueError(f"{cls.__name__} has no option '{option}'; it takes: {', '.join(known)}")
     if not options:
         return cls
 
@@ -68,7 +65,6 @@ def bind(cls: type[Mechanism], **options: Any) -> type[Mechanism]:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, **options})
 
-    Bound.__signature__ = inspect.signature(cls)
     Bound.__name__, Bound.__qualname__, Bound.__doc__ = cls.__name__, cls.__qualname__, cls.__doc__
     return Bound
 
@@ -76,31 +72,30 @@ def bind(cls: type[Mechanism], **options: Any) -> type[Mechanism]:
 def _import(name: str) -> type[Mechanism]:
     module_name, class_name = name.split(":", 1)
     if not all(part.isidentifier() for part in (*module_name.split("."), class_name)):
-        raise ValueError(f"attention '{name}' is not of the form package.module:Class")
+        raise ValueError(f"attention '{name}' must have the form package.module:Class")
+    if module_name.startswith("fvit.attention."):
+        # The package also exports every mechanism under its name in version 0.1, when its file was elsewhere.
+        known = getattr(importlib.import_module("fvit.attention"), class_name, None)
+        if _is_mechanism(known):
+            return known
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if f"{module_name}.".startswith(f"{error.name}."):  # and not what the module itself imports
+        if f"{module_name}.".startswith(f"{error.name}."):  # and not an import inside that module
             raise ValueError(
-                f"attention '{name}': there is no module '{error.name}' here; install it or put its folder on "
-                "PYTHONPATH. The current folder is searched by `python -m fvit.train`, not by `fvit-train`"
+                f"attention '{name}': there is no module '{error.name}'; install it or add its folder to PYTHONPATH. "
+                "`python -m fvit.train` also searches the current folder, `fvit-train` does not"
             ) from error
         raise
     found = {key: value for key, value in vars(module).items() if _is_mechanism(value)}
     if class_name not in found:
-        near = did_you_mean(class_name, list(found))
+        known = [key for key, cls in found.items() if cls.__name__ == key]
         raise ValueError(
-            f"attention '{name}': {module_name} has no mechanism '{class_name}'{near}; it has: "
-            f"{', '.join(found) or 'none'}. A mechanism is a subclass of fvit.attention.Mechanism"
+            f"attention '{name}': {module_name} has no mechanism '{class_name}'; it has: {', '.join(known) or 'none'}. "
+            "A mechanism is a subclass of fvit.attention.Mechanism"
         )
     return found[class_name]
 
 
 def _is_mechanism(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, Mechanism)
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """', did you mean a or b?' or ''."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f", did you mean {' or '.join(near)}?" if near else ""

@@ -9,7 +9,7 @@ import torch
 from timm.layers import RelPosBias, RelPosMlp
 from torch import Tensor, nn
 
-from fvit.attention import Identity, Mechanism
+from fvit.attention import IdentityMixer, Mechanism
 from fvit.attention.base import Size
 
 
@@ -31,7 +31,7 @@ class Adapter(nn.Module):
         """Whether a bias of the host, which is one a head, means something to the mechanism."""
         # Identity honours every mask by mixing nothing, so that a bias would change nothing.
         as_many_heads = self.mechanism.num_heads == self.mechanism.host_args["num_heads"]
-        return self.mechanism.takes_pair_mask and as_many_heads and not isinstance(self.mechanism, Identity)
+        return self.mechanism.takes_pair_mask and as_many_heads and not isinstance(self.mechanism, IdentityMixer)
 
     def position_bias(self, shared: Tensor | None = None) -> Tensor | None:
         """This block's bias and the one that the host shares among blocks, [1, H, N, N] or [H, N, N]."""

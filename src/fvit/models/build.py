@@ -1,5 +1,6 @@
 """A model from plain arguments: a name that timm knows, and the attention to put into it."""
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -8,7 +9,6 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from fvit.attention.registry import did_you_mean
 from fvit.models.exchange import exchange
 from fvit.models.inherit import inherit
 from fvit.models.sizes import check_size
@@ -62,7 +62,9 @@ def build(
     if keep and exchanged:
         raise ValueError("keep has no effect with the weights of a model of the same attention: all are taken")
     if not timm.is_model(name.split(".")[0]):
-        raise ValueError(f"unknown model '{name}'{did_you_mean(name, timm.list_models())}")
+        near = difflib.get_close_matches(name, timm.list_models(), cutoff=0.5)
+        hint = f", did you mean {' or '.join(near)}?" if near else "; timm.list_models() lists all"
+        raise ValueError(f"unknown model '{name}'{hint}")
     model = _create(name, img_size, pretrained=pretrained, num_classes=num_classes, **options)
     check_size(model, name, img_size, options.get("in_chans") or 3)
     if weights is not None and not exchanged:

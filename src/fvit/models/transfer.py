@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from fvit.attention.registry import did_you_mean
 from fvit.models.adapters import Adapter
 
 NAMES = {"qkv": ("q", "k", "v"), "q": ("q",), "k": ("k",), "v": ("v",), "proj": ("proj",)}
@@ -31,7 +30,7 @@ def projections(keep: Sequence[str]) -> list[str]:
     keep = [keep] if isinstance(keep, str) else keep
     for name in keep:
         if name not in NAMES:
-            raise ValueError(f"keep has no '{name}'{did_you_mean(name, list(NAMES))}; it takes: {', '.join(NAMES)}")
+            raise ValueError(f"keep has no '{name}'; it takes: {', '.join(NAMES)}")
     return list(dict.fromkeys(part for name in keep for part in NAMES[name]))
 
 

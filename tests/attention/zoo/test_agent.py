@@ -1,34 +1,18 @@
-import pytest
 import torch
 
-from fvit.attention import Agent
+from fvit.attention import AgentAttention
 
-from .suite import randomise
+from ..suite import randomise
 
 
 def random_agent(grid=(2, 2), prefix=1, **options):
     torch.manual_seed(0)
-    module = Agent(8, 2, dtype=torch.float64, **{"num_agents": 4, **options})
+    module = AgentAttention(8, 2, dtype=torch.float64, **{"num_agents": 4, **options})
     module.set_layout(grid, prefix)
     return randomise(module, std=0.5)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_agents": 50}, "num_agents=50 is no square, and agents lie on one; take 49 or 64"),
-        ({"num_agents": 0}, "num_agents=0 is no square, and agents lie on one; take 1"),
-        ({"num_agents": -4}, "num_agents=-4 is no square"),
-        ({"conv": 2}, "conv=2 has no centre; take an odd width, or 0 for none"),
-    ],
-    ids=str,
-)
-def test_what_cannot_be_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        Agent(8, 2, **options)
-
-
-def test_with_an_agent_for_each_patch_the_agents_are_the_queries():
+def test_with_one_agent_per_patch_the_agents_are_the_queries():
     module = random_agent()
     x = torch.randn(1, 5, 8, dtype=torch.float64)
     q, k, v = (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in module.qkv(x).chunk(3, dim=-1))
@@ -37,7 +21,7 @@ def test_with_an_agent_for_each_patch_the_agents_are_the_queries():
     torch.testing.assert_close(module(x), module.proj(out.transpose(1, 2).flatten(2)))
 
 
-def test_position_biases_of_zero_are_none():
+def test_zero_position_biases_change_nothing():
     biased, plain = random_agent(position_bias=True), random_agent()
     with torch.no_grad():
         for name, parameter in biased.named_parameters():
@@ -48,11 +32,6 @@ def test_position_biases_of_zero_are_none():
     torch.testing.assert_close(biased(x), plain(x))
 
 
-@pytest.mark.parametrize("position_bias", [False, True])
-def test_only_position_biases_make_the_length_a_fixed_one(position_bias):
-    assert random_agent(position_bias=position_bias).fixed_length is position_bias
-
-
 def test_position_biases_follow_the_grid():
     module = random_agent((2, 4), position_bias=True)
     biases = module.position_bias
@@ -61,21 +40,13 @@ def test_position_biases_follow_the_grid():
     assert biases.rows.shape == (2, 2, 4, 6)
     assert torch.equal(biases.columns, before["columns"])
     assert torch.equal(biases.map, before["map"])
-    # From two rows to six, bicubic interpolation keeps the mean, goes on in one direction, and keeps it.
+    # From two rows to six, bicubic interpolation preserves the mean and is monotonic.
     torch.testing.assert_close(biases.rows.mean(dim=-1), before["rows"].mean(dim=-1))
     assert torch.equal(biases.rows.diff().sign(), before["rows"].diff().sign().expand(-1, -1, -1, 5))
     assert module(torch.randn(1, 25, 8, dtype=torch.float64)).isfinite().all()
 
 
-def test_weights_of_another_grid_load():
-    module, other = random_agent((2, 4), position_bias=True), random_agent((3, 5), position_bias=True)
-    other.load_state_dict(module.state_dict())
-    module.set_layout((3, 5), 1)
-    x = torch.randn(1, 16, 8, dtype=torch.float64)
-    torch.testing.assert_close(other(x), module(x))
-
-
-def test_where_all_patches_are_hidden_the_prefix_tokens_are_left():
+def test_if_all_patches_are_hidden_the_prefix_tokens_remain():
     module = random_agent(prefix=2)
     x = torch.randn(1, 6, 8, dtype=torch.float64).requires_grad_()
     keep = torch.tensor([1, 1, 0, 0, 0, 0], dtype=torch.bool)[None, None, None]

@@ -1,17 +1,10 @@
-import pytest
 import torch
 import torch.nn.functional as F
 from timm.models.mlp_mixer import SpatialGatingBlock
 
 from fvit.attention import GMLP
 
-from .suite import randomise
-
-
-@pytest.mark.parametrize(("width", "ratio", "channels"), [(16, 0.01, 0), (5, 1, 5)])
-def test_a_width_without_two_halves_is_refused(width, ratio, channels):
-    with pytest.raises(ValueError, match=f"mlp_ratio={ratio} makes {channels} channels, which have no halves"):
-        GMLP(width, 1, mlp_ratio=ratio)
+from ..suite import randomise
 
 
 def test_with_the_papers_width_it_is_timms_block_without_norm_and_residual():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fvit.attention import Identity
+from fvit.attention import IdentityMixer
 
 
 @pytest.mark.parametrize(
@@ -11,8 +11,8 @@ from fvit.attention import Identity
 )
 def test_returns_its_tokens(forward):
     x = torch.randn(2, 3, 8)
-    assert torch.equal(Identity(8, 2)(x, **forward), x)
+    assert torch.equal(IdentityMixer(8, 2)(x, **forward), x)
 
 
 def test_has_no_state():
-    assert not Identity(8, 2).state_dict()
+    assert not IdentityMixer(8, 2).state_dict()

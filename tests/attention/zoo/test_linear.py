@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from fvit.attention import Linear
+from fvit.attention import LinearAttention
 
-from .suite import randomise
+from ..suite import randomise
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -21,9 +21,9 @@ def test_gradients_stay_finite_where_the_kernel_underflows(dtype):
 
 
 def _underflowing(scale, dtype):
-    """A module whose q and k are its input, and tokens so negative that φ = elu + 1 is 0 or nearly so."""
+    """A module whose q and k are its input, and tokens so negative that φ = elu + 1 is about 0."""
     torch.manual_seed(0)
-    module = randomise(Linear(8, 2, dtype=dtype))
+    module = randomise(LinearAttention(8, 2, dtype=dtype))
     torch.nn.init.zeros_(module.qkv.bias)
     module.qkv.weight.data = torch.eye(8, dtype=dtype).repeat(3, 1)
     return (-scale * (1 + torch.rand(2, 6, 8))).to(dtype).requires_grad_(), module

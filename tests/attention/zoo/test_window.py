@@ -3,48 +3,38 @@ import torch
 from timm.models.swin_transformer import SwinTransformerBlock
 from timm.models.vision_transformer import VisionTransformer
 
-from fvit.attention import Window
+from fvit.attention import WindowAttention
 from fvit.models import exchange
 
-from .suite import randomise
+from ..suite import randomise
 
 
-def laid_out(grid, prefix=0, block_index=0, **options):
+def with_layout(grid, prefix=0, block_index=0, **options):
     torch.manual_seed(0)
-    module = Window(8, 2, dtype=torch.float64, **options)
+    module = WindowAttention(8, 2, dtype=torch.float64, **options)
     module.set_layout(grid, prefix, block_index)
     return randomise(module, std=0.5)
 
 
 def seen(module, token):
-    """The tokens on which the output of one depends."""
+    """The tokens that the output of one token depends on."""
     x = torch.randn(1, module.num_prefix_tokens + module.grid_size[0] * module.grid_size[1], 8, dtype=torch.float64)
     x.requires_grad_()
     module(x)[:, token].square().sum().backward()
     return x.grad.abs().amax(dim=(0, 2)).nonzero().flatten().tolist()
 
 
-def test_a_window_that_holds_no_patch_is_refused():
-    with pytest.raises(ValueError, match="window=0 holds no patch"):
-        Window(8, 2, window=0)
-
-
-def test_tokens_that_do_not_fill_the_grid_are_refused():
-    with pytest.raises(ValueError, match="Window got 5 tokens where set_layout told of 0 before a grid of 2×3"):
-        laid_out((2, 3))(torch.randn(1, 5, 8, dtype=torch.float64))
-
-
 @pytest.mark.parametrize("block_index", [0, 1, 2, 3])
 @pytest.mark.parametrize(("grid", "window"), [((6, 9), 3), ((8, 4), 4), ((4, 4), 2)])
 def test_equals_timms_swin(grid, window, block_index):
-    ours = laid_out(grid, 0, block_index, window=window, position_bias=True)
+    ours = with_layout(grid, 0, block_index, window=window, position_bias=True)
     shift = window // 2 if block_index % 2 else 0
     block = SwinTransformerBlock(8, grid, num_heads=2, window_size=window, shift_size=shift)
     block = block.double().eval()
     with torch.no_grad():
         for theirs, mine in ((block.attn.qkv, ours.qkv), (block.attn.proj, ours.proj)):
             theirs.load_state_dict(mine.state_dict())
-        # Theirs has the distances in the first axis, for windows that shrink with the grid.
+        # Theirs has the offsets on the first axis, for windows that shrink with the grid.
         rows, columns = block.window_size
         inner = ours.position_bias[:, window - rows : window + rows - 1, window - columns : window + columns - 1]
         block.attn.relative_position_bias_table.copy_(inner.flatten(1).T)
@@ -54,36 +44,36 @@ def test_equals_timms_swin(grid, window, block_index):
 
 
 def test_windows_shift_in_every_second_block():
-    assert seen(laid_out((1, 9), window=4, block_index=0), 5) == [4, 5, 6, 7]
-    assert seen(laid_out((1, 9), window=4, block_index=1), 5) == [2, 3, 4, 5]
-    assert seen(laid_out((1, 9), window=4, block_index=2), 8) == [8]
-    assert seen(laid_out((1, 9), window=4, block_index=3), 8) == [6, 7, 8]
-    assert seen(laid_out((1, 9), window=4, block_index=3), 0) == [0, 1]
+    assert seen(with_layout((1, 9), window=4, block_index=0), 5) == [4, 5, 6, 7]
+    assert seen(with_layout((1, 9), window=4, block_index=1), 5) == [2, 3, 4, 5]
+    assert seen(with_layout((1, 9), window=4, block_index=2), 8) == [8]
+    assert seen(with_layout((1, 9), window=4, block_index=3), 8) == [6, 7, 8]
+    assert seen(with_layout((1, 9), window=4, block_index=3), 0) == [0, 1]
 
 
-def test_a_window_larger_than_the_grid_is_the_grid_and_lies_still():
+def test_a_window_larger_than_the_grid_is_the_grid_and_is_not_shifted():
     for block_index in (0, 1):
-        module = laid_out((2, 3), 0, block_index, window=7)
+        module = with_layout((2, 3), 0, block_index, window=7)
         assert seen(module, 0) == list(range(6))
         assert seen(module, 5) == list(range(6))
 
 
 def test_a_window_as_large_as_the_grid_is_softmax_attention():
-    module = laid_out((2, 3), window=7)
+    module = with_layout((2, 3), window=7)
     x = torch.randn(2, 6, 8, dtype=torch.float64)
     q, k, v = (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in module.qkv(x).chunk(3, dim=-1))
     out = ((q @ k.mT / 2).softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
     torch.testing.assert_close(module(x), module.proj(out))
 
 
-def test_prefix_tokens_see_all_and_patches_see_none_of_them():
-    module = laid_out((2, 4), prefix=2, window=2)
+def test_prefix_tokens_see_all_tokens_and_patches_see_no_prefix_token():
+    module = with_layout((2, 4), prefix=2, window=2)
     assert seen(module, 0) == list(range(10))
     assert seen(module, 2) == [2, 3, 6, 7]
 
 
-def test_a_window_that_is_hidden_as_a_whole_leaves_the_rest_finite():
-    module = laid_out((2, 4), prefix=1, window=2)
+def test_a_fully_hidden_window_leaves_the_others_unchanged():
+    module = with_layout((2, 4), prefix=1, window=2)
     x = torch.randn(1, 9, 8, dtype=torch.float64)
     keep = torch.tensor([1, 1, 1, 0, 0, 1, 1, 0, 0], dtype=torch.bool)
     leaf = x.clone().requires_grad_()
@@ -94,7 +84,7 @@ def test_a_window_that_is_hidden_as_a_whole_leaves_the_rest_finite():
     torch.testing.assert_close(out[:, [1, 2, 5, 6]], module(x)[:, [1, 2, 5, 6]])
 
 
-def test_a_model_shifts_by_the_place_of_the_block():
+def test_the_shift_follows_the_block_in_a_model():
     host = VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=3, num_classes=5)
     model = exchange(host, {"name": "window", "window": 2}, blocks=[0, 1])
     assert [model.blocks[i].attn.block_index for i in (0, 1)] == [0, 1]

@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 
-from fvit.attention import Identity, get, names
+from fvit.attention import IdentityMixer, get, names
 from fvit.cost import count
 from fvit.models import build
 from fvit.models.export import FORMATS, Subject
@@ -33,7 +33,7 @@ FOLDERS = {
 }
 
 
-class Undecided(Identity):
+class Undecided(IdentityMixer):
     """Does what no graph can hold: it looks at its tokens to choose what to do."""
 
     reaches_prefix = True

@@ -1,4 +1,4 @@
-"""Linear attention: a kernel in place of the softmax, so that the sums can be taken in the other order.
+"""Linear attention: a kernel replaces the softmax, so that the sum over keys is shared by all queries.
 
 Source: Katharopoulos et al., "Transformers are RNNs", arXiv:2006.16236, equations 4-7.
 
@@ -16,17 +16,11 @@ from fvit.attention.registry import register
 
 
 @register("linear")
-class Linear(Projected):
-    """Linear attention with φ = elu + 1. Arguments as for `Projected`; `attn_drop` falls on φ(k).
-
-    Raises:
-        ValueError: a mask between pairs of tokens, or causality, is asked for.
-    """
+class LinearAttention(Projected):
+    """Linear attention with φ = elu + 1. Arguments as for `Projected`; `attn_drop` applies to φ(k)."""
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-        """q, k, v [B, H, N, d] to [B, H, N, d]."""
         q, k = F.elu(q) + 1, F.elu(k) + 1
         if bias is not None:
-            # A bias on a softmax's logit is a factor on its kernel: exp(-inf) = 0 removes the token.
             k = k * bias.to(k.dtype).exp().unsqueeze(-1)
         return kernel_average(q, self.attn_drop(k), v)

@@ -1,10 +1,10 @@
-"""ReLU attention: the softmax replaced by a ReLU and a division by the number of tokens.
+"""ReLU attention: ReLU and division by the number of tokens replace the softmax.
 
 Source: Wortsman et al., "Replacing softmax with ReLU in Vision Transformers", arXiv:2309.08586.
 
     out = ReLU(QKᵀ/√d) V / N
 
-Under a mask N is the number of keys that the query sees, so that hidden tokens are as if absent.
+Under a mask N is the number of keys that the query sees, so hidden tokens are as if absent.
 
 Cost: O(N²·D) besides the four projections.
 """
@@ -17,18 +17,17 @@ from fvit.attention.registry import register
 
 
 @register("relu")
-class Relu(Projected):
-    """Attention with ReLU / N in place of the softmax. Arguments as for `Projected`; `attn_drop` falls on the map."""
+class ReLUAttention(Projected):
+    """ReLU / N attention. Arguments as for `Projected`; `attn_drop` applies to the map."""
 
     takes_pair_mask = True
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Map tokens [B, N, C] to [B, N, C]; `attn_mask` broadcasts to [B, H, N, N]."""
         q, k, v = self.heads(x)
         return self.output(self.attn_drop(self._map(q, k, attn_mask, is_causal)) @ v)
 
     def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
-        """As `Mechanism.weights`: the ``map``, whose rows need not sum to 1."""
+        """The ``map``, whose rows need not sum to 1."""
         q, k, _ = self.heads(x)
         return {"map": self._map(q, k, attn_mask, is_causal)}
 

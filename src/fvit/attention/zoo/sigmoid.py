@@ -1,11 +1,11 @@
-"""Sigmoid attention: every pair of tokens is weighed for itself, without competition between keys.
+"""Sigmoid attention: each pair of tokens is weighted independently, without competition between keys.
 
 Source: Ramapuram et al., "Theory, Analysis, and Best Practices for Sigmoid Self-Attention", arXiv:2409.04431.
 
     out = σ(QKᵀ/√d − ln N) V
 
-The bias −ln N, the paper's choice, makes a fresh map's rows sum to about 1. Under a mask N is the number of keys that
-the query sees, so that hidden tokens are as if absent.
+With the bias −ln N, the paper's choice, the rows of the map sum to about 1 at initialisation. Under a mask N is the
+number of keys that the query sees, so hidden tokens are as if absent.
 
 Cost: O(N²·D) besides the four projections.
 """
@@ -18,18 +18,17 @@ from fvit.attention.registry import register
 
 
 @register("sigmoid")
-class Sigmoid(Projected):
-    """Attention with a sigmoid in place of the softmax. Arguments as for `Projected`; `attn_drop` falls on the map."""
+class SigmoidAttention(Projected):
+    """Sigmoid attention. Arguments as for `Projected`; `attn_drop` applies to the map."""
 
     takes_pair_mask = True
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Map tokens [B, N, C] to [B, N, C]; `attn_mask` broadcasts to [B, H, N, N]."""
         q, k, v = self.heads(x)
         return self.output(self.attn_drop(self._map(q, k, attn_mask, is_causal)) @ v)
 
     def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
-        """As `Mechanism.weights`: the ``map``, whose rows need not sum to 1."""
+        """The ``map``, whose rows need not sum to 1."""
         q, k, _ = self.heads(x)
         return {"map": self._map(q, k, attn_mask, is_causal)}
 

@@ -1,4 +1,4 @@
-"""Efficient additive attention: one global query, and a linear map in place of the values.
+"""Efficient additive attention (SwiftFormer): one global query, and a linear map in place of the values.
 
 Source: Shaker et al., "SwiftFormer: Efficient Additive Attention for Transformer-based Real-time Mobile Vision
 Applications", arXiv:2303.15446.
@@ -6,14 +6,14 @@ Applications", arXiv:2303.15446.
     q̂ = q / ‖q‖, k̂ = k / ‖k‖      a = norm_N(q̂ w_g / √d)      g = Σ_n a_n q̂_n
     out_n = W_f (W_p (g ⊙ k̂_n) + b_p + q̂_n) + b_f
 
-The lengths ‖q‖ and ‖k‖ are those of a token over all its channels.
+The norms ‖q‖ and ‖k‖ are over all channels of a token.
 
-Cost: O(N·D) besides the four projections. The paper writes norm as a softmax over tokens; the published code divides
-a by its L2 norm over tokens instead. As in that code the heads enter through √d alone: one vector w_g spans all
-channels, and `num_heads` = 1 is what the paper runs.
+Cost: O(N·D) besides the four projections. The paper writes norm as a softmax over tokens; the authors' code divides a
+by its L2 norm over tokens instead. As in that code the number of heads enters only through √d: one vector w_g spans all
+channels, and the paper runs `num_heads` = 1.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +24,11 @@ from fvit.attention.registry import register
 
 
 @register("swiftformer")
-class SwiftFormer(Mechanism):
-    """SwiftFormer's efficient additive attention. Arguments as for `Mechanism`, and:
+class SwiftFormerAttention(Mechanism):
+    """SwiftFormer's efficient additive attention. Other arguments as for `Projected`; `attn_drop` applies to a.
 
     Args:
-        norm: ``softmax`` over tokens (the paper) or division by the ``l2`` norm over tokens (the published code).
-
-    Raises:
-        ValueError: `norm` is unknown; a mask between pairs of tokens, or causality, is asked for.
+        norm: ``softmax`` over tokens (the paper) or division by the ``l2`` norm over tokens (the authors' code).
     """
 
     def __init__(
@@ -39,35 +36,27 @@ class SwiftFormer(Mechanism):
         dim: int,
         num_heads: int = 8,
         qkv_bias: bool = True,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
+        *,
         proj_bias: bool = True,
         norm: Literal["softmax", "l2"] = "softmax",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **host: object,
+        **shared: Any,
     ) -> None:
-        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias=proj_bias, **host)
-        self.refuse_host_options(**host)
+        super().__init__(dim, num_heads, qkv_bias, proj_bias=proj_bias, **shared)
         if norm not in ("softmax", "l2"):
-            raise ValueError(f"swiftformer: norm={norm!r} is none of softmax, l2")
-        factory = dict(device=device, dtype=dtype)
-        self.q = nn.Linear(dim, dim, bias=qkv_bias, **factory)
-        self.k = nn.Linear(dim, dim, bias=qkv_bias, **factory)
-        self.query_logit = nn.Parameter(torch.empty(dim, **factory))
-        self.transform = nn.Linear(dim, dim, **factory)
-        self.proj = nn.Linear(dim, dim, bias=proj_bias, **factory)
-        self.attn_drop = nn.Dropout(attn_drop)
-        self.proj_drop = nn.Dropout(proj_drop)
+            raise ValueError(f"swiftformer: norm={norm!r} must be one of softmax, l2")
+        self.q = nn.Linear(dim, dim, bias=qkv_bias, **self.factory)
+        self.k = nn.Linear(dim, dim, bias=qkv_bias, **self.factory)
+        self.query_logit = nn.Parameter(torch.empty(dim, **self.factory))
+        self.transform = nn.Linear(dim, dim, **self.factory)
+        self.proj = nn.Linear(dim, dim, bias=proj_bias, **self.factory)
         self.norm = norm
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Draw w_g from N(0, 1): the queries it meets have length 1, so that a small one would weigh all alike."""
+        """Draw w_g from N(0, 1): it multiplies unit vectors, so a small one would weight all tokens equally."""
         nn.init.normal_(self.query_logit)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
         bias = self.key_bias(attn_mask, x)
         q_bnc, k_bnc = unit(self.q(x), dim=-1), unit(self.k(x), dim=-1)

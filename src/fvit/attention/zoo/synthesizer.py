@@ -1,28 +1,29 @@
-"""Synthesizer: a softmax map that no pair of tokens has a part in, read off each query alone or off nothing at all.
+"""Synthesizer: a softmax map computed from each query alone, or learned directly, without query-key products.
 
 Source: Tay et al., "Synthesizer: Rethinking Self-Attention in Transformer Models", arXiv:2005.00743, section 3.
 
     out = W_o softmax(B) V,      for each head
     dense               B_i = ReLU(q_i) W + b,      q = W_q x + b_q, W [d, N]
-    factorised_dense    B_ij = α_i,r(j) · β_i,c(j),      α and β as dense has B, for the row r and column c of patch j
-    random              B = R, learned and the same for all images
+    factorised_dense    B_ij = α_i,r(j) · β_i,c(j),      α and β computed like B of dense, for row r and column c of j
+    random              B = R, learned, the same for all images
     factorised_random   B = R₁ R₂ᵀ,      R₁ and R₂ [N, k]
 
-The paper factorises N into any two numbers; on a grid these are its sides, and a prefix token has an α of its own and
-β = 1. As in the authors' code W_q stands where softmax attention has its queries', and the logits are not scaled.
+The paper factorises N into any two numbers; here they are the sides of the grid, and a prefix token has an α of its own
+and β = 1. As in the authors' code W_q takes the place of softmax attention's query projection, and the logits are not
+scaled.
 
-Cost: O(N²·D) besides the projections, of which dense has three and random two; twice that for dense, which goes through
-SDPA with W for its keys. The others make their map: one of a random kind serves all images, and that of
-factorised_dense is no product of queries and keys narrower than N.
+Cost: O(N²·D) besides the projections, of which dense has three and random two; twice that for dense, which runs through
+SDPA with W as its keys. The others build their map: a random one serves all images, and that of factorised_dense is not
+a product of queries and keys narrower than N.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.fixed_length import FixedLength, Layout
+from fvit.attention.fixed_length import FixedLength, TokenLayout
 from fvit.attention.registry import register
 
 KINDS = {
@@ -31,20 +32,20 @@ KINDS = {
     "random": {"logits": (1, 2)},
     "factorised_random": {"query_factor": (1,), "key_factor": (1,)},
 }
-"""What each kind learns of its logits, and the axes of these that run over tokens, rows or columns."""
+"""The parameters of each kind's logits, and their axes that run over tokens, rows or columns."""
 
 
 @register("synthesizer")
-class Synthesizer(FixedLength):
-    """Synthesizer. Arguments as for `Projected`, `attn_drop` falls on the map, and:
+class SynthesizerAttention(FixedLength):
+    """Synthesizer. Other arguments as for `Projected`; `attn_drop` applies to the map.
 
     Args:
-        kind: where the logits come from.
-        rank: k of ``factorised_random``; 8, the paper's, if None.
+        kind: how the logits are computed.
+        rank: k of ``factorised_random``; None for the paper's 8.
 
     Raises:
-        ValueError: an option is unknown, out of its range or without effect; the tokens are not those of the layout; a
-            mask between pairs of tokens, or causality, is asked for.
+        ValueError: an option is unknown, out of range or without effect; the number of tokens does not match the
+            layout; a mask between pairs of tokens, or causality, is requested.
     """
 
     def __init__(
@@ -52,88 +53,72 @@ class Synthesizer(FixedLength):
         dim: int,
         num_heads: int = 8,
         qkv_bias: bool = True,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
+        *,
         proj_bias: bool = True,
         kind: Literal["dense", "factorised_dense", "random", "factorised_random"] = "dense",
         rank: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **host: object,
+        **shared: Any,
     ) -> None:
-        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, proj_bias=proj_bias, **host)
-        self.refuse_host_options(**host)
+        super().__init__(dim, num_heads, qkv_bias, proj_bias=proj_bias, **shared)
         if kind not in KINDS:
-            raise ValueError(f"synthesizer: kind={kind!r} is none of {', '.join(KINDS)}")
+            raise ValueError(f"synthesizer: kind={kind!r} must be one of {', '.join(KINDS)}")
         if rank is not None and kind != "factorised_random":
-            raise ValueError(f"synthesizer: rank={rank} has no effect with kind={kind}; take null")
+            raise ValueError(f"synthesizer: rank={rank} has no effect with kind={kind}; use null")
         if rank is not None and rank < 1:
-            raise ValueError(f"synthesizer: rank={rank} leaves no factors; take at least 1, or null for 8")
-        factory = dict(device=device, dtype=dtype)
+            raise ValueError(f"synthesizer: rank={rank} must be at least 1, or null for 8")
         self.kind, self.rank = kind, rank or 8
         self.token_axes = KINDS[kind]
         self.needs_grid = kind == "factorised_dense"
         widths = {"weight": (self.head_dim, 1), "bias": (1,), "logits": (1, 1), "factor": (1, self.rank)}
         for name in self.token_axes:
             shape = (num_heads, *widths[name.rpartition("_")[2]])
-            self.register_parameter(name, nn.Parameter(torch.empty(shape, **factory)))
-        self.q = nn.Linear(dim, dim, bias=qkv_bias, **factory) if kind.endswith("dense") else None
-        self.v = nn.Linear(dim, dim, bias=qkv_bias, **factory)
-        self.proj = nn.Linear(dim, dim, bias=proj_bias, **factory)
-        self.attn_drop = nn.Dropout(attn_drop)
-        self.proj_drop = nn.Dropout(proj_drop)
+            self.register_parameter(name, nn.Parameter(torch.empty(shape, **self.factory)))
+        self.q = nn.Linear(dim, dim, bias=qkv_bias, **self.factory) if kind.endswith("dense") else None
+        self.v = nn.Linear(dim, dim, bias=qkv_bias, **self.factory)
+        self.proj = nn.Linear(dim, dim, bias=proj_bias, **self.factory)
 
     def init_weights(self) -> None:
-        """Draw as timm draws Linears, and R₁ and R₂ so that their product has the same σ."""
+        """As timm initialises Linears, and R₁ and R₂ such that their product has the same σ."""
         super().init_weights()
         if self.kind == "factorised_random":
             for factor in (self.query_factor, self.key_factor):
                 nn.init.trunc_normal_(factor, std=(0.02 / self.rank**0.5) ** 0.5)
 
-    def part(self, name: str, layout: Layout) -> Layout:
-        """Rows, with the prefix tokens, or columns, or all tokens."""
+    def part(self, name: str, layout: TokenLayout) -> TokenLayout:
         if name.startswith("row_"):
-            return Layout(layout.rows, 1, layout.prefix)
-        return Layout(1, layout.columns, 0) if name.startswith("column_") else layout
+            return TokenLayout(layout.rows, 1, layout.prefix)
+        return TokenLayout(1, layout.columns, 0) if name.startswith("column_") else layout
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Map tokens [B, N, C] to [B, N, C]; `attn_mask` may hide tokens, as [B, 1, 1, N]."""
         self.refuse_causal(is_causal)
         v = self.split_heads(self.v(x))
         out = self._attend(x, v, attn_mask) if self.kind == "dense" else self.attn_drop(self._map(x, attn_mask)) @ v
         return self.proj_drop(self.proj(self.merge_heads(out)))
 
     def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
-        """As `Mechanism.weights`: the ``map``."""
         self.refuse_causal(is_causal)
         return {"map": self._map(x, attn_mask).expand(x.shape[0], -1, -1, -1)}
 
     def _attend(self, x: Tensor, v: Tensor, attn_mask: Tensor | None) -> Tensor:
-        """softmax(ReLU(q) W + b) v without a map, [B, H, N, d]."""
+        """softmax(ReLU(q) W + b) v by SDPA, without building the map, [B, H, N, d]."""
         self.check_length(x)
         bias = self.key_bias(attn_mask, x)
-        # b comes in by a channel that is 1 for each query: as a mask that learns it would keep SDPA from fused kernels.
+        # b multiplies an extra channel of ones, since a mask with a gradient would rule out SDPA's fused kernels.
         q = F.pad(F.relu(self.split_heads(self.q(x))), (0, 1), value=1.0)
         k = torch.cat([self.logit_weight, self.logit_bias.unsqueeze(1)], dim=1).mT.contiguous()
-        out = F.scaled_dot_product_attention(
-            q,
-            k.expand(x.shape[0], -1, -1, -1),
-            F.pad(v, (0, 1)),
-            attn_mask=None if bias is None else bias.unsqueeze(1),
-            dropout_p=self.attn_drop.p if self.training else 0.0,
-            scale=1.0,
-        )
+        mask = None if bias is None else bias.unsqueeze(1)
+        out = self.sdpa(q, k.expand(x.shape[0], -1, -1, -1), F.pad(v, (0, 1)), mask, scale=1.0)
         return out[..., :-1]
 
     def _map(self, x: Tensor, attn_mask: Tensor | None) -> Tensor:
-        """softmax(B), [B, H, N, N] or, the same for all images, [H, N, N]."""
+        """softmax(B), [B, H, N, N], or [H, N, N] if shared by all images."""
         self.check_length(x)
         bias = self.key_bias(attn_mask, x)
         logits_bhnn = self._logits(x)
         return (logits_bhnn if bias is None else logits_bhnn + bias.unsqueeze(1)).softmax(dim=-1)
 
     def _logits(self, x: Tensor) -> Tensor:
-        """B, [B, H, N, N] or, the same for all images, [H, N, N]."""
+        """B, [B, H, N, N], or [H, N, N] if shared by all images."""
         if self.kind == "random":
             return self.logits
         if self.kind == "factorised_random":

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from fvit.attention.rotary import rotate_patches
+from fvit.attention.positions import rotate_patches
 
 
 def rotated(x, grid, prefix=0, **options):
@@ -11,8 +11,8 @@ def rotated(x, grid, prefix=0, **options):
     return rotate_patches(x[None, None], grid, prefix, **options)[0, 0]
 
 
-def test_pairs_turn_by_row_and_by_column():
-    """A grid of 2×3 with d = 4: the first pair turns by the row, the second by the column, by 1 each."""
+def test_pairs_rotate_by_row_and_by_column():
+    """With d = 4 the first pair rotates by 1 per row, the second by 1 per column."""
     x = torch.tensor([[1.0, 0.0, 1.0, 0.0]], dtype=torch.float64).expand(6, -1)
     for n, token in enumerate(rotated(x, (2, 3))):
         row, column = divmod(n, 3)
@@ -23,15 +23,15 @@ def test_pairs_turn_by_row_and_by_column():
 @pytest.mark.parametrize(
     ("options", "expected"),
     [({}, [1.0, 1e-2, 1e-4]), ({"inclusive": False}, [1.0, 10 ** (-4 / 3), 10 ** (-8 / 3)])],
-    ids=["to a ten thousandth", "short of it"],
+    ids=["inclusive", "exclusive"],
 )
-def test_speeds_fall_from_1(options, expected):
+def test_speeds_decrease_from_1(options, expected):
     out = rotated(torch.tensor([[1.0, 0.0] * 6], dtype=torch.float64).expand(2, -1), (2, 1), **options)[1]
     angles = torch.atan2(out[1::2], out[::2])
     torch.testing.assert_close(angles, torch.tensor([*expected, 0, 0, 0], dtype=torch.float64))
 
 
-def test_products_depend_on_the_way_between_two_patches_alone():
+def test_products_depend_only_on_relative_positions():
     q, k = torch.randn(2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     at_q, at_k = (rotated(t.expand(20, -1), (4, 5)).unflatten(0, (4, 5)) for t in (q, k))
     for down, right in ((0, 0), (1, 2), (3, 1)):
@@ -39,15 +39,15 @@ def test_products_depend_on_the_way_between_two_patches_alone():
         torch.testing.assert_close(products, products[0, 0].expand_as(products))
 
 
-def test_lengths_and_prefix_tokens_stay():
+def test_norms_and_prefix_tokens_are_preserved():
     x = torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     out = rotated(x, (2, 3), prefix=2)
     torch.testing.assert_close(out.norm(dim=1), x.norm(dim=1))
-    assert torch.equal(out[:3], x[:3])  # the first patch is where rows and columns begin
+    assert torch.equal(out[:3], x[:3])  # the first patch is at row 0 and column 0
     assert not torch.allclose(out[3:], x[3:])
 
 
-def test_places_stay_exact_in_bfloat16():
+def test_positions_are_exact_in_bfloat16():
     x = torch.ones(300, 4, dtype=torch.float64)
     expected = rotated(x, (300, 1))
     assert (rotated(x.bfloat16(), (300, 1)) - expected).abs().max() < 1e-2
@@ -55,5 +55,5 @@ def test_places_stay_exact_in_bfloat16():
 
 @pytest.mark.parametrize("grid", [None, (2, 2), (6, 1)], ids=str)
 def test_tokens_that_do_not_fill_the_grid_are_refused(grid):
-    with pytest.raises(ValueError, match="a rotation of patches got 7 tokens where set_layout told of 0 before a grid"):
+    with pytest.raises(ValueError, match="a rotation of patches got 7 tokens, but the layout is 0 prefix tokens"):
         rotated(torch.ones(7, 4), grid)
