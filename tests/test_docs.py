@@ -15,8 +15,9 @@ from fvit.config.schemas.bench import Bench
 from fvit.config.schemas.dashboard import Dashboard
 from fvit.config.schemas.export import Export
 from fvit.config.schemas.predict import Predict
+from fvit.config.schemas.prepare import Prepare
 from fvit.config.schemas.report import Report, gather_folders
-from fvit.config.schemas.train import Eval, Prepare, Train
+from fvit.config.schemas.train import Eval, Train
 from fvit.launch.sweep import plan
 from fvit.reports.bench.grid import expand, gather
 
