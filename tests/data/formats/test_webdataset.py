@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fvit.data.formats.scan import IMAGES, scan
+from fvit.data.formats.webdataset import IMAGES, scan
 from fvit.data.images import DataError
 from tests.data.tars import jpeg, sample, write_tar
 

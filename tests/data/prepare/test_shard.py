@@ -6,7 +6,7 @@ from PIL import Image
 
 from fvit.data.formats import decode
 from fvit.data.images import BadImage
-from fvit.data.prepare.encode import encode
+from fvit.data.prepare.shard import Encoding, encode
 
 
 @pytest.fixture(params=["pil", "auto"])
