@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from fvit.data import faults
-from fvit.data.faults import deadline, Fault, FaultLog, attempt
+from fvit.data.faults import Fault, FaultLog, attempt, deadline
 from fvit.data.images import DataError
 
 # Counting.

@@ -101,9 +101,9 @@ def _index_shard(
 
 def _load_index(path: Path) -> Index:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file:
+            return dict(np.load(file))
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is damaged ({error}): delete it to have it rebuilt") from None
 
 
