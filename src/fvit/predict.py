@@ -30,7 +30,7 @@ def predict(config: dict[str, Any]) -> dict[str, float]:
     # Imported here, because composing, --help and a wrong override must not wait for torch.
     from fvit.cost.machine import open_device
     from fvit.data.inference import display_names, find_images, inference_batches
-    from fvit.data.storage.atomic import replacing
+    from fvit.data.storage.base import replacing
     from fvit.launch.progress import counting
     from fvit.reports.predictions import FEW, Tally, writing
     from fvit.training import Classifier, checkpoint

@@ -1,4 +1,4 @@
-"""Images that tests decode: of every kind that a data set of photographs was found to hold."""
+"""Test images of every kind found in datasets of photographs."""
 
 import io
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from fvit.data.formats import turbo
 SUBSAMPLINGS = ("444", "422", "420", "440", "411", "Gray")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-needs_turbo = pytest.mark.skipif(turbo.library() is None, reason="no libjpeg-turbo of version 3 or later was found")
+needs_turbo = pytest.mark.skipif(turbo.library() is None, reason="libjpeg-turbo 3 or later was not found")
 DECODERS = [pytest.param("turbo", marks=needs_turbo), "simplejpeg", "pil"]
 
 
@@ -37,25 +37,25 @@ def jpeg(width: int = 80, height: int = 60, subsampling: str = "420", seed: int 
 
 
 def saved(pixels: np.ndarray, form: str = "JPEG", mode: str = "RGB", **options: object) -> bytes:
-    """A file as PIL writes it."""
+    """A file written by PIL."""
     file, image = io.BytesIO(), Image.fromarray(pixels)
     (image if pixels.ndim == 2 else image.convert(mode)).save(file, form, **options)
     return file.getvalue()
 
 
 def read_by_pil(data: bytes) -> Image.Image:
-    """As torchvision's ImageFolder does."""
+    """As in torchvision's ImageFolder."""
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
 def rotated_by_exif() -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: turn by 90 degrees
+    exif[0x0112] = 6  # orientation: rotate by 90 degrees
     return saved(photo(90, 50), exif=exif, quality=90)
 
 
 def deep() -> np.ndarray:
-    """Sixteen bits a pixel."""
+    """16 bits per pixel."""
     return np.arange(60 * 80, dtype=np.uint16).reshape(60, 80) * 13
 
 
@@ -63,11 +63,11 @@ _SIZES = ((1, 1), (1, 37), (37, 1), (700, 9), (9, 700), (17, 33), (311, 402))
 ZOO: dict[str, Callable[[], bytes]] = {
     **{f"subsampling {name}": lambda name=name: jpeg(131, 77, name) for name in SUBSAMPLINGS},
     **{f"{width}x{height}": lambda size=(width, height): jpeg(*size) for width, height in _SIZES},
-    "huge": lambda: jpeg(4000, 3000, quality=60),
+    "huge": lambda: jpeg(3000, 2000, quality=60),
     "progressive": lambda: saved(photo(150, 101), progressive=True),
     "progressive 4:4:4": lambda: saved(photo(99, 101), progressive=True, subsampling=0),
     "restart markers": lambda: saved(photo(120, 88), restart_marker_rows=1),
-    "components that are RGB": lambda: saved(photo(), keep_rgb=True),
+    "RGB components": lambda: saved(photo(), keep_rgb=True),
     "rotated by EXIF": rotated_by_exif,
     "CMYK": lambda: saved(photo(), mode="CMYK"),
     "PNG": lambda: saved(photo(), "PNG"),
@@ -82,5 +82,5 @@ ZOO: dict[str, Callable[[], bytes]] = {
 
 @cache
 def specimen(name: str) -> bytes:
-    """An image of the zoo."""
+    """An image of the zoo, cached."""
     return ZOO[name]()

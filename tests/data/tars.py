@@ -1,4 +1,4 @@
-"""Tar shards for tests, whole and broken."""
+"""Tar shards for tests."""
 
 import io
 import tarfile
@@ -15,7 +15,7 @@ def jpeg(level: int, size=(12, 10), mode="RGB") -> bytes:
 
 
 def noise(seed: int, size=(40, 30)) -> bytes:
-    """A JPEG that differs from every other."""
+    """A JPEG that differs with the seed."""
     buffer = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(256, size=(size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(buffer, "JPEG")
@@ -23,7 +23,7 @@ def noise(seed: int, size=(40, 30)) -> bytes:
 
 
 def write_tar(path: Path, members, format=tarfile.PAX_FORMAT) -> Path:
-    """Members are (name, bytes), or TarInfos."""
+    """Write members, each (name, bytes) or a TarInfo."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=format) as tar:
         for member in members:
@@ -38,25 +38,25 @@ def write_tar(path: Path, members, format=tarfile.PAX_FORMAT) -> Path:
 
 
 def sample(key: str, label: int, image: bytes | None = None):
-    """The members of one image."""
+    """The members of one image: KEY.jpg and KEY.cls."""
     return [(f"{key}.jpg", jpeg(label % 256) if image is None else image), (f"{key}.cls", str(label).encode())]
 
 
 def write_set(root: Path, train=((0, 1), (2, 0)), val=((0, 1, 2),)) -> Path:
-    """Shards as `timm/imagenet-1k-wds` names them; each is a row of labels, and each image differs."""
+    """Shards named as in `timm/imagenet-1k-wds`, given the labels in each; every image is different."""
     seed = 0
     for split, shards in (("train", train), ("validation", val)):
         for number, labels in enumerate(shards):
             members = []
-            for place, label in enumerate(labels):
+            for position, label in enumerate(labels):
                 seed += 1
-                members += sample(f"{split}_{number}_{place}", label, noise(seed))
+                members += sample(f"{split}_{number}_{position}", label, noise(seed))
             write_tar(root / f"set-{split}-{number:04d}.tar", members)
     return root
 
 
 def flip(path: Path, offset: int) -> None:
-    """Change one byte and leave size and modification time."""
+    """Invert one byte."""
     content = bytearray(path.read_bytes())
     content[offset] ^= 0xFF
     path.write_bytes(content)

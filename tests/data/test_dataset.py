@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fvit.data.sources.fake import fake
 from torch.utils.data import DataLoader
 
 from fvit.data import faults
@@ -14,7 +15,6 @@ from fvit.data.formats.decode import Decoder, choose
 from fvit.data.images import BadImage, DataError, Images
 from fvit.data.sampler import BatchLayout, Shuffle, TrainSampler
 from fvit.data.seeding import SampleKey
-from fvit.data.sources.fake import fake
 from fvit.data.transforms.image import EvalTransform, TrainTransform
 from tests.data.pictures import jpeg
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from fvit.data import faults
-from fvit.data.faults import Deadline, Fault, FaultLog, attempt
+from fvit.data.faults import Fault, FaultLog, attempt, deadline
 from fvit.data.images import DataError
 
 # Counting.
@@ -120,7 +120,7 @@ def test_a_deadline_ends_a_read_that_blocks(tmp_path, handler):
     began = time.monotonic()
     with (
         pytest.raises(TimeoutError, match=r"reading the pipe took longer than 0\.2 s"),
-        Deadline("reading the pipe", 0.2),
+        deadline("reading the pipe", 0.2),
     ):
         os.read(pipe, 1)
     os.close(pipe)
@@ -135,7 +135,7 @@ def test_a_timeout_is_what_is_tried_again():
 
     def read():
         calls.append(None)
-        with Deadline("reading", 0.05):
+        with deadline("reading", 0.05):
             time.sleep(0 if len(calls) == 2 else 5)
         return "data"
 
@@ -145,19 +145,19 @@ def test_a_timeout_is_what_is_tried_again():
 
 def test_the_default_is_that_of_reads(monkeypatch):
     monkeypatch.setattr(faults, "READ_SECONDS", 0.05)
-    with pytest.raises(TimeoutError, match=r"reading took longer than 0\.05 s"), Deadline("reading"):
+    with pytest.raises(TimeoutError, match=r"reading took longer than 0\.05 s"), deadline("reading"):
         time.sleep(5)
 
 
 def test_in_time_nothing_happens_and_nothing_is_left(handler):
-    with Deadline("reading", 0.1):
+    with deadline("reading", 0.1):
         pass
     assert signal.getsignal(signal.SIGALRM) is handler
     time.sleep(0.15)
 
 
 def test_an_error_within_leaves_nothing(handler):
-    with pytest.raises(KeyError), Deadline("reading", 0.1):
+    with pytest.raises(KeyError), deadline("reading", 0.1):
         {}["missing"]
     assert signal.getsignal(signal.SIGALRM) is handler
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
@@ -168,7 +168,7 @@ def test_in_another_thread_it_does_nothing(handler):
     done = []
 
     def work():
-        with Deadline("reading", 0.01):
+        with deadline("reading", 0.01):
             time.sleep(0.05)
         done.append(signal.getsignal(signal.SIGALRM))
 

@@ -3,11 +3,11 @@ import random
 import numpy as np
 import pytest
 import torch
+from fvit.data.sources.fake import fake
 
 from fvit.data.dataset import ImageDataset
 from fvit.data.formats.decode import Decoder
 from fvit.data.seeding import SampleKey, generator, global_generators
-from fvit.data.sources.fake import fake
 from fvit.data.transforms.image import TrainTransform
 
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"

@@ -1,8 +1,7 @@
-"""The LightningDataModule: one source, its transforms, and loaders that are exact on any number of ranks."""
+"""The LightningDataModule: a data source, its transforms, and loaders that are exact on any number of ranks."""
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,38 +23,34 @@ from fvit.data.transforms.image import EvalTransform, TrainTransform
 
 log = logging.getLogger(__name__)
 
-# A worker that gives nothing for so many seconds is taken for dead. Reads have deadlines of their own, far shorter.
+# A worker that delivers nothing for this long counts as dead. Reads have much shorter timeouts of their own.
 _WORKER_TIMEOUT = 1800
 
 
 class ImageDataModule(LightningDataModule):
-    """Images of one source, in batches.
+    """Batches of images from one source.
 
-    Training: each rank draws its share of a shuffle that is a function of (seed, epoch), in whole optimizer steps.
-    Validation: every image exactly once over all ranks. The position in the epoch is part of a checkpoint: a run that
-    goes on sees the images, and the augmentations, that it would have seen.
+    In training, each rank takes its share of a shuffle that depends on (seed, epoch) alone, in whole optimizer steps.
+    In validation, each image is seen exactly once over all ranks. Checkpoints contain the position within the epoch: a
+    resumed run sees the same images, with the same augmentations, as if it had not been interrupted.
 
     Args:
-        name: the source, a key of `fvit.data.SOURCES`.
-        img_size: side of the images a model sees, in pixels.
-        batch_size: images a rank takes at once.
-        accumulate: batches a rank takes for one optimizer step.
-        eval_batch_size: images a rank takes at once in validation; 0 means `batch_size`.
-        num_workers: loader processes a rank.
-        crop_pct: share of the shorter side that the centre crop of validation keeps.
-        interpolation: ``bilinear``, ``bicubic``, ….
+        name: the source, a key of `fvit.data.SOURCES`; further arguments are its options.
+        img_size: side of the model's input in pixels.
+        batch_size: training images per micro batch and rank.
+        accumulate: micro batches per optimizer step.
+        eval_batch_size: validation images per batch and rank; 0 means `batch_size`.
+        num_workers: loader processes per rank.
+        crop_pct: share of the shorter side that validation's centre crop keeps.
+        interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
         mean, std: of the channels, for pixels in [0, 1].
         augment: ``transform`` (arguments of `TrainTransform`, and ``no_aug``), ``erasing`` (of `RandomErasing`),
             ``mixup`` (of `Mixup`) and ``num_repeats`` (repeated augmentation: how often an image is drawn per epoch).
-        decoder: ``auto``, ``turbo``, ``simplejpeg`` or ``pil``.
-        skip_limit: damaged images an epoch that a rank skips before it gives up.
-        seed: of the order and of the augmentations.
-        pin_memory: page-locked batches, for copies to a GPU.
-        source: the source's own options.
+        decoder: see `fvit.data.formats.decode.choose`.
+        skip_limit: number of damaged images per epoch and rank that are skipped.
 
     Attributes:
-        positions: int64 [B], which images the newest batch holds: in validation their indices, ascending over a rank's
-            batches.
+        positions: int64 [B], of the current batch in the epoch; in validation, the images' indices, ascending.
     """
 
     def __init__(
@@ -86,72 +81,49 @@ class ImageDataModule(LightningDataModule):
         self.batch_transform = BatchTransform(
             len(self.classes), mean, std, self.augment.get("mixup", {}), self.augment.get("erasing", {}), seed
         )
-        if self.batch_transform.mix is not None and batch_size % 2:
+        if self.batch_transform.mixup is not None and batch_size % 2:
             raise ValueError(f"mixup and cutmix pair images and need an even batch on each device, not {batch_size}")
         self.faults = FaultLog(skip_limit)
         self.positions: Tensor | None = None
-        self._draws: TrainSampler | None = None
-        self._last: tuple[int, int] | None = None  # epoch and first position of the newest training batch
+        self._sampler: TrainSampler | None = None
+        self._last: tuple[int, int] | None = None  # epoch and first position of the latest training batch
         self._resumed: dict[str, Any] = {}
 
     @property
     def num_classes(self) -> int:
-        """Number of labels."""
         return len(self.classes)
 
     @property
-    def layout(self) -> BatchLayout:
-        """How a step's images lie on ranks."""
+    def batch_layout(self) -> BatchLayout:
+        """How an optimizer step is divided among ranks and micro batches."""
         return BatchLayout(self.hparams.batch_size, self.hparams.accumulate, self._world()[0])
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled batches of equal size."""
-        images, layout, (world, rank) = self.source.train, self.layout, self._world()
+        images, layout = self.source.train, self.batch_layout
         if len(images) < layout.global_batch:
             raise ValueError(
-                f"{len(images)} training images give no batch of {layout.global_batch}; "
-                f"take global_batch_size={len(images) // world * world} or less"
+                f"{len(images)} training images are fewer than one batch of {layout.global_batch}; "
+                f"take global_batch_size={len(images) // layout.world_size * layout.world_size} or less"
             )
-        resumed, nodes = self._resumed, self.trainer.num_nodes if self.trainer else 1
-        windows = None
-        if resumed.get("windows", images.window) is not None:
-            shards, lanes = resumed.get("windows") or (images.window, nodes)
-            windows = ShardWindows(images.shard_sizes, shards, lanes)
-            if rank == 0:
-                log.info(
-                    "this machine's cache does not hold all %d shards of training images: they are mixed %d at a time",
-                    len(images.shard_sizes),
-                    shards,
-                )
-        # A machine's ranks take the lane that has the machine's number.
-        local = world // nodes
-        seat = rank // local + nodes * (rank % local)
-        shuffle = Shuffle(len(images), self.hparams.seed, self.augment.get("num_repeats", 1), windows)
-        epoch, step = resumed.get("epoch", 0), resumed.get("position", 0) // layout.global_batch
-        frozen = bool(self.trainer and self.trainer.overfit_batches)
-        # One rank a machine fetches ahead for all.
-        lanes = windows.lanes if windows else 1
-        announce = partial(self._fetch_ahead, seat % lanes, lanes) if rank % local == 0 else None
-        self._draws = TrainSampler(shuffle, layout, seat, epoch, step, frozen, announce)
-        if self.batch_transform.mix is not None:
-            self.batch_transform.mix.global_batch = layout.global_batch
-        return self._loader(self._train_set(), self.hparams.batch_size, self._draws)
+        if self.batch_transform.mixup is not None:
+            self.batch_transform.mixup.global_batch = layout.global_batch
+        self._sampler = self._train_sampler(layout)
+        return self._loader(self._train_set(), self.hparams.batch_size, self._sampler)
 
     def val_dataloader(self) -> DataLoader:
-        """Each image exactly once over all ranks, in order."""
-        hp, (world, rank) = self.hparams, self._world()
-        images = self.source.val
-        if len(images) < world:
-            raise ValueError(f"{len(images)} validation images do not give each of {world} ranks one")
-        return self._loader(self._val_set(), hp.eval_batch_size or hp.batch_size, EvalSampler(len(images), world, rank))
+        world, rank = self._world()
+        count = len(self.source.val)
+        if count < world:
+            raise ValueError(f"{count} validation images are not enough for {world} ranks")
+        batch_size = self.hparams.eval_batch_size or self.hparams.batch_size
+        return self._loader(self._val_set(), batch_size, EvalSampler(count, world, rank))
 
     def val_images(self, indices: Sequence[int]) -> Batch:
-        """Some images of validation, without the rest; those that cannot be read are left out."""
-        loaded = self._val_set()
-        return collate([loaded[SampleKey(index, 0, index)] for index in indices])
+        """A batch of these validation images, without those that cannot be read."""
+        dataset = self._val_set()
+        return collate([dataset[SampleKey(index, 0, index)] for index in indices])
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Count what could not be used, and note which images these are and how far training has come."""
         self.faults.note(batch.faults)
         self.positions = batch.positions
         if self.trainer.training:
@@ -163,56 +135,72 @@ class ImageDataModule(LightningDataModule):
         return self.batch_transform(batch, self.trainer.training, self.trainer.lightning_module.dtype)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where in which epoch's order training goes on, and what that order depends on beside the seed."""
-        if self._draws is None:
+        """The position from which training continues, and what the order depends on besides the seed."""
+        if self._sampler is None:
             return {}
-        layout, windows = self._draws.layout, self._draws.shuffle.windows
+        layout, windows = self._sampler.layout, self._sampler.shuffle.windows
         epoch, step = self._next_step(layout)
         return {
             "epoch": epoch,
             "position": step * layout.global_batch,
             "images": len(self.source.train),
-            "windows": windows and (windows.shards, windows.lanes),
+            "windows": windows and (windows.shards, windows.nodes),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Note where to go on; Lightning calls this before it asks for loaders.
-
-        Raises:
-            DataError: the training set has another number of images than when the run was stopped within an epoch.
-        """
+        """Note the position to resume at; Lightning calls this before it asks for loaders."""
         if state and state["position"] and state["images"] != len(self.source.train):
             raise DataError(
-                f"the run was stopped within an epoch of {state['images']:,} training images, and now there are "
-                f"{len(self.source.train):,}: it can go on with the data that it began with"
+                f"the run was stopped within an epoch of {state['images']:,} training images, but there are now "
+                f"{len(self.source.train):,}: resume it with the data that it started with"
             )
         self._resumed = state
 
     @property
     def resumed_batches(self) -> int:
-        """Batches of its first epoch that lie behind a run that goes on, counted in batches of this run."""
-        return self._resumed.get("position", 0) // self.layout.global_batch * self.layout.accumulate
+        """Micro batches of the first epoch that were done before this run resumed."""
+        return self._resumed.get("position", 0) // self.batch_layout.global_batch * self.batch_layout.accumulate
 
     def _next_step(self, layout: BatchLayout) -> tuple[int, int]:
-        """Epoch and step after the last finished one.
-
-        Batches of an unfinished step are lost with its gradients: a run that goes on takes them again.
-        """
+        """Epoch and step after the last complete one: micro batches of an incomplete step are repeated on resume."""
         if self._last is None:
             return self._resumed.get("epoch", 0), self._resumed.get("position", 0) // layout.global_batch
         loop = self.trainer.fit_loop
         progress = loop.epoch_loop.batch_progress.current
         if progress.ready >= loop.max_batches and progress.processed == progress.ready:
             return self._last[0] + 1, 0
-        epoch, (step, place) = self._last[0], divmod(self._last[1], layout.global_batch)
-        micro = place // layout.world_size % layout.accumulate
-        finished = micro == layout.accumulate - 1 and progress.processed == progress.ready
-        return epoch, step + finished
+        epoch, (step, offset) = self._last[0], divmod(self._last[1], layout.global_batch)
+        micro_batch = offset // layout.world_size % layout.accumulate
+        complete = micro_batch == layout.accumulate - 1 and progress.processed == progress.ready
+        return epoch, step + complete
 
-    def _fetch_ahead(self, lane: int, lanes: int, order: np.ndarray) -> None:
-        images = self.source.train
-        if images.shard_sizes is not None:
-            images.prefetch(shards_in_order(order[lane::lanes], images.shard_sizes))
+    def _train_sampler(self, layout: BatchLayout) -> TrainSampler:
+        images, resumed, (world, rank) = self.source.train, self._resumed, self._world()
+        num_nodes = self.trainer.num_nodes if self.trainer else 1
+        ranks_per_node = world // num_nodes
+        node, local_rank = divmod(rank, ranks_per_node)
+        windows = None
+        if resumed.get("windows", images.window) is not None:
+            shards, nodes = resumed.get("windows") or (images.window, num_nodes)
+            windows = ShardWindows(images.shard_sizes, shards, nodes)
+            if rank == 0:
+                total = len(images.shard_sizes)
+                log.info("the cache cannot hold all %d shards of training images: mixing %d at a time", total, shards)
+
+        def prefetch(order: np.ndarray) -> None:
+            if images.shard_sizes is not None:
+                nodes = windows.nodes if windows else 1
+                images.prefetch(shards_in_order(order[node % nodes :: nodes], images.shard_sizes))
+
+        return TrainSampler(
+            Shuffle(len(images), self.hparams.seed, self.augment.get("num_repeats", 1), windows),
+            layout,
+            rank=node + num_nodes * local_rank,  # gives each node the positions of its own shards
+            epoch=resumed.get("epoch", 0),
+            step=resumed.get("position", 0) // layout.global_batch,
+            frozen=bool(self.trainer and self.trainer.overfit_batches),
+            on_epoch=prefetch if local_rank == 0 else None,
+        )
 
     def _train_set(self) -> ImageDataset:
         hp = self.hparams
@@ -233,10 +221,10 @@ class ImageDataModule(LightningDataModule):
     def _world(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _loader(self, images: ImageDataset, batch_size: int, sampler: TrainSampler | EvalSampler) -> DataLoader:
+    def _loader(self, dataset: ImageDataset, batch_size: int, sampler: TrainSampler | EvalSampler) -> DataLoader:
         workers = self.hparams.num_workers
         return DataLoader(
-            images,
+            dataset,
             batch_size,
             sampler=sampler,
             collate_fn=collate,
@@ -245,7 +233,6 @@ class ImageDataModule(LightningDataModule):
             timeout=_WORKER_TIMEOUT if workers else 0,
             pin_memory=self.hparams.pin_memory,
             worker_init_fn=ignore_group_signals,
-            # Each loader draws a seed for workers that need none, and when it does so depends on how often the run was
-            # stopped: not from the generator of dropout.
+            # A loader draws a seed, which nothing here uses. Drawn from the global generator, it would change dropout.
             generator=torch.Generator(),
         )

@@ -1,9 +1,10 @@
-"""What a loader's process does: read an image, transform it, put a batch together."""
+"""The torch dataset of a set of images, with what happens in loader workers: read, transform, collate."""
 
 import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -16,115 +17,99 @@ from fvit.data.seeding import SampleKey, generator
 
 Transform = Callable[..., Tensor]
 
-# Neighbours of a damaged image that are tried in its place.
+# How many of the images that follow a damaged one are tried in its place.
 _REPLACEMENTS = 16
 
-
-# Of a worker: what a cluster, a terminal's `kill` or a launcher sends to all processes of a run alike.
-_SHARED_SIGNALS = {signal.SIGTERM, signal.SIGUSR1} if hasattr(signal, "sigwaitinfo") else set()
+# Clusters, launchers and a user's `kill` send these to every process of a run.
+_GROUP_SIGNALS = {signal.SIGTERM, signal.SIGUSR1} if hasattr(signal, "sigwaitinfo") else set()
 
 
 class Sample(NamedTuple):
-    """One image of a batch: uint8 [H, W, 3], its label, its place; None where nothing could be read."""
+    """One image, uint8 [H, W, 3], and its label; the pixels are None if it could not be read."""
 
     pixels: Tensor | None
     label: int
-    draw: SampleKey
+    key: SampleKey
     faults: tuple[Fault, ...] = ()
 
 
 class Batch(NamedTuple):
-    """What travels from the loader to the device.
+    """A batch on its way from the loader to the device."""
 
-    Attributes:
-        images: uint8 [B, H, W, 3].
-        labels: int64 [B].
-        epochs, positions: int64 [B], of the draws.
-        faults: what could not be used.
-    """
-
-    images: Tensor
-    labels: Tensor
-    epochs: Tensor
-    positions: Tensor
+    images: Tensor  # uint8 [B, H, W, 3]
+    labels: Tensor  # int64 [B]
+    epochs: Tensor  # int64 [B]
+    positions: Tensor  # int64 [B], in the epoch
     faults: tuple[Fault, ...]
 
 
+@dataclass(eq=False)
 class ImageDataset(Dataset):
-    """The images of a set, transformed; indexed by draws.
+    """Transformed images, indexed by `SampleKey`.
 
-    In training an image that cannot be used gives its place to the next one that can, so that all batches stay equal.
-    In validation it is left out. Either way the batch says so.
-
-    Args:
-        images: the set.
-        transform: maps encoded bytes and a generator to uint8 [H, W, 3].
-        seed: of the run; with a draw it determines what is random.
-        replace: training's way.
+    The seed and the key determine all randomness of `transform`, which maps an encoded image and a generator to uint8
+    [H, W, 3]. With `replace`, the next good image replaces a damaged one, which keeps training batches equal in size.
+    Without it, damaged images are left out. Either way, the batch reports them.
     """
 
-    def __init__(self, images: Images, transform: Transform, seed: int, replace: bool) -> None:
-        self.images, self.transform, self.seed, self.replace = images, transform, seed, replace
+    images: Images
+    transform: Transform
+    seed: int
+    replace: bool
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: SampleKey) -> Sample:
+    def __getitem__(self, key: SampleKey) -> Sample:
         faults: list[Fault] = []
-        candidates = range(draw.index, draw.index + (_REPLACEMENTS if self.replace else 1))
-        for index in (candidate % len(self.images) for candidate in candidates):
+        for offset in range(_REPLACEMENTS if self.replace else 1):
+            index = (key.index + offset) % len(self.images)
             try:
                 data = attempt(lambda index=index: self.images.read(index))
-                pixels = self.transform(data, generator(self.seed, "image", draw.epoch, draw.position))
-                return Sample(pixels, int(self.images.labels[index]), draw, tuple(faults))
+                pixels = self.transform(data, generator(self.seed, "image", key.epoch, key.position))
+                return Sample(pixels, int(self.images.labels[index]), key, tuple(faults))
             except (BadImage, OSError) as error:
                 faults.append(self._fault(index, error))
             except DataError as error:
                 faults.append(self._fault(index, error, fatal=True))
                 break
         if self.replace and not faults[-1].fatal:
-            faults[-1] = faults[-1]._replace(
-                reason=f"{faults[-1].reason}, and so are the {len(faults) - 1} before it", fatal=True
-            )
-        return Sample(None, -1, draw, tuple(faults))
+            reason = f"{faults[-1].reason}, as are the {len(faults) - 1} images before it"
+            faults[-1] = faults[-1]._replace(reason=reason, fatal=True)
+        return Sample(None, -1, key, tuple(faults))
 
     def _fault(self, index: int, error: Exception, fatal: bool = False) -> Fault:
         try:
             where = self.images.locate(index)
-        except (OSError, DataError):  # the file that would tell is the one that is damaged
+        except (OSError, DataError):  # the file with the name is damaged as well
             where = f"image {index}"
         return Fault(where, str(error).removeprefix(where).lstrip(": "), fatal)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Put samples together; those without pixels are left out."""
-    whole = [sample for sample in samples if sample.pixels is not None]
-    faults = tuple(fault for sample in samples for fault in sample.faults)
-    if whole:
-        # torch's collation writes into memory that worker and trainer share.
-        images = default_collate([sample.pixels for sample in whole])
-    else:
-        images = torch.empty(0, 0, 0, 3, dtype=torch.uint8)
-    numbers = [(sample.label, sample.draw.epoch, sample.draw.position) for sample in whole]
+    """Make a batch of the samples that have pixels."""
+    good = [sample for sample in samples if sample.pixels is not None]
+    # torch's collation writes to memory that worker and trainer share.
+    images = default_collate([sample.pixels for sample in good]) if good else torch.empty(0, 0, 0, 3, dtype=torch.uint8)
+    numbers = [(sample.label, sample.key.epoch, sample.key.position) for sample in good]
     labels, epochs, positions = torch.tensor(numbers, dtype=torch.int64).reshape(-1, 3).T.contiguous()
-    return Batch(images, labels, epochs, positions, faults)
+    return Batch(images, labels, epochs, positions, tuple(fault for sample in samples for fault in sample.faults))
 
 
 def ignore_group_signals(worker_id: int) -> None:
-    """Have a loader's process end when its parent says so, and not when the whole group is told to.
+    """Let only its parent end a loader worker: after a SIGTERM to all, the trainer needs batches up to the last step.
 
-    The parent still needs it then: for the batches up to the step at which all ranks end. Where the system does not
-    tell who has sent a signal (macOS, ShardWindows) nothing is changed.
+    Has no effect where the system does not report who sent a signal (macOS, Windows).
     """
-    if not _SHARED_SIGNALS:
+    if not _GROUP_SIGNALS:
         return
-    # A handler of Python's does not get the sender, and one of torch's ends on any but the parent's.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SHARED_SIGNALS)
-    threading.Thread(target=_wait_for_parent, name="signals", daemon=True).start()
+    # Python handlers do not see the sender, and torch's own ends the worker whoever sent the signal.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
+    threading.Thread(target=_exit_when_parent_asks, name="signals", daemon=True).start()
 
 
-def _wait_for_parent() -> None:
+def _exit_when_parent_asks() -> None:
     while True:
-        told = signal.sigwaitinfo(_SHARED_SIGNALS)
-        if told.si_signo == signal.SIGTERM and told.si_pid == os.getppid():
+        received = signal.sigwaitinfo(_GROUP_SIGNALS)
+        if received.si_signo == signal.SIGTERM and received.si_pid == os.getppid():
             os._exit(0)

@@ -1,21 +1,21 @@
-"""What could not be used: noted where it is met, in a loader's process, and counted where the epoch is trained."""
+"""Images that could not be read: retries and timeouts in loader workers, and a limit per epoch in the trainer."""
 
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 from fvit.data.images import DataError
 
 T = TypeVar("T")
 
-READ_SECONDS = 60.0
-"""After so long a read is taken for stalled, and tried again."""
+READ_SECONDS = 60.0  # after which a read counts as stalled
 
 
 class Fault(NamedTuple):
-    """An image that could not be used: where it lies, why, and whether the run cannot go on."""
+    """An image that could not be used, and why; `fatal` if the run cannot continue."""
 
     where: str
     reason: str
@@ -26,22 +26,14 @@ class Fault(NamedTuple):
 
 
 class FaultLog:
-    """Counts the faults of an epoch in one process, up to a limit.
-
-    Args:
-        limit: images an epoch that may be skipped; one more is an error.
-    """
+    """Collects the faults of an epoch in one process, of which `limit` are allowed."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.faults: list[Fault] = []
 
     def note(self, faults: Iterable[Fault]) -> None:
-        """Add the faults that came with a batch.
-
-        Raises:
-            DataError: one is fatal, or they are more than the limit.
-        """
+        """Add the faults of a batch; an error if one is fatal, or there are more than the limit."""
         for fault in faults:
             self.faults.append(fault)
             if fault.fatal:
@@ -49,60 +41,48 @@ class FaultLog:
             if len(self.faults) > self.limit:
                 raise DataError(
                     f"{fault}\n"
-                    f"With it {len(self.faults)} images of this epoch cannot be used, and data.skip_limit={self.limit} "
-                    "may be skipped; repair the data, or raise the limit"
+                    f"{len(self.faults)} images of this epoch could not be used, more than "
+                    f"data.skip_limit={self.limit}; repair the data, or raise the limit"
                 )
 
     def take(self) -> list[Fault]:
-        """The faults so far, and begin anew."""
+        """Return the faults so far, and clear them."""
         faults, self.faults = self.faults, []
         return faults
 
 
 def attempt(read: Callable[[], T], tries: int = 3, pause: float = 0.1) -> T:
-    """Call `read`, again where it raises OSError: a network file system recovers.
+    """Call `read`, and again after an OSError, from which a network file system may recover.
 
-    Args:
-        read: what may fail.
-        tries: calls in all.
-        pause: seconds before the second call; doubles with each.
+    `pause` is the number of seconds before the second call, and doubles with each one.
     """
-    for left in reversed(range(tries)):
+    for _ in range(tries - 1):
         try:
             return read()
         except OSError:
-            if not left:
-                raise
             time.sleep(pause)
             pause *= 2
-    raise AssertionError
+    return read()
 
 
-class Deadline:
-    """Context manager that raises TimeoutError when its block takes longer, also out of a system call that waits.
+@contextmanager
+def deadline(what: str, seconds: float | None = None) -> Iterator[None]:
+    """Raise TimeoutError if the block takes longer than `seconds` (READ_SECONDS), even in a blocking system call.
 
-    It rests on SIGALRM, which reaches main threads alone, those of loader workers among them; elsewhere it does
-    nothing.
-
-    Args:
-        what: is done, for the error's text.
-        seconds: None for `READ_SECONDS`.
+    It uses SIGALRM, so it only has an effect in the main thread of a process, such as that of a loader worker.
     """
+    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seconds = READ_SECONDS if seconds is None else seconds
 
-    def __init__(self, what: str, seconds: float | None = None) -> None:
-        self.what = what
-        self.seconds = READ_SECONDS if seconds is None else seconds
-        self.active = hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"{what} took longer than {seconds:g} s")
 
-    def __enter__(self) -> None:
-        if self.active:
-            self.previous = signal.signal(signal.SIGALRM, self._stop)
-            signal.setitimer(signal.ITIMER_REAL, self.seconds)
-
-    def __exit__(self, *_: object) -> None:
-        if self.active:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, self.previous)
-
-    def _stop(self, *_: object) -> None:
-        raise TimeoutError(f"{self.what} took longer than {self.seconds:g} s")
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)

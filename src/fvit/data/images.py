@@ -1,4 +1,4 @@
-"""The contract of what a source gives: a map-style set of encoded images with labels."""
+"""The interface of a set of encoded, labelled images."""
 
 from abc import ABC, abstractmethod
 
@@ -6,73 +6,59 @@ import numpy as np
 
 
 class DataError(ValueError):
-    """Data that a run cannot go on with; the text names the file, what is wrong with it and what to do."""
+    """Data that a run cannot continue with; the text names the file, the problem and the remedy."""
 
 
-class BadImage(DataError):  # noqa: N818 (what is raised is the image's fault)
-    """One image that cannot be used, while those around it can."""
+class BadImage(DataError):  # noqa: N818 (the image is at fault)
+    """One damaged image, while others around it may be fine."""
 
 
 class Images(ABC):
-    """Encoded images, read by index, in any order and from any process.
+    """Encoded images, read by index in any order and from any process.
 
-    Loader workers are forked from the process that built the set, millions of images long. So what it holds an image
-    lies in arrays and never in Python objects, whose reference counts would copy it into each worker; and files are
-    read by position, because a forked file shares its position with its parent.
-
-    Attributes:
-        labels: int32 [N].
+    Loader workers are forked. So per-image data must be in arrays, because the reference counts of millions of Python
+    objects would copy them into every worker; and files must be read by position, because forks share a file's offset.
     """
 
-    labels: np.ndarray
+    labels: np.ndarray  # int32 [N]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @abstractmethod
     def read(self, index: int) -> bytes | np.ndarray:
-        """One image: encoded, or as pixels uint8 [H, W] or [H, W, 3] where that is how the source holds it.
+        """One image: encoded, or as pixels uint8 [H, W] or [H, W, 3] if the source stores pixels.
 
         Raises:
-            OSError: it could not be read, now; it may help to try again.
-            BadImage: it is damaged: empty, truncated, another checksum.
-            DataError: the file that holds it is missing or has changed, and others with it.
+            OSError: a retry may help.
+            BadImage: it is empty, truncated, or its checksum is wrong.
+            DataError: the file that contains it and others is missing or has changed.
         """
 
-    @abstractmethod
     def locate(self, index: int) -> str:
-        """Where the image lies, for people: a file, or a shard and the member in it."""
+        """Where the image is stored, for messages: its path, or a shard and the member in it."""
+        return f"image {index}"
 
     @property
     def shard_sizes(self) -> np.ndarray | None:
-        """Images a shard, where consecutive images share a file that is fetched as a whole; None if none does."""
+        """Number of images in each shard, if the images are stored in shards, which are fetched as a whole."""
         return None
 
     @property
     def window(self) -> int | None:
-        """Shards that may be mixed at a time, where the machine cannot hold all of them; None for all."""
+        """How many shards may be mixed at a time if they do not all fit on this machine; None if they do."""
         return None
 
     def prefetch(self, shards: np.ndarray) -> None:  # noqa: B027 (most sets have nothing to fetch)
-        """Begin to fetch these shards, in this order, in the background."""
+        """Start fetching these shards in the background, in this order."""
 
 
 class Pixels(Images):
-    """Images held in memory as pixels.
-
-    Args:
-        pixels: uint8 [N, H, W] or [N, H, W, 3].
-        labels: [N].
-    """
+    """Decoded images in memory: uint8 [N, H, W] or [N, H, W, 3], and labels [N]."""
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray) -> None:
         self.pixels = pixels
         self.labels = np.asarray(labels, dtype=np.int32)
 
     def read(self, index: int) -> np.ndarray:
-        """Pixels uint8 [H, W] or [H, W, 3]."""
         return self.pixels[index]
-
-    def locate(self, index: int) -> str:
-        """Its number."""
-        return f"image {index}"

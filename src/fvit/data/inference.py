@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from timm.data import ImageNetInfo
 from torch import Tensor
@@ -17,7 +16,7 @@ from torch.utils.data import DataLoader
 from fvit.data.dataset import ImageDataset, collate
 from fvit.data.faults import Fault
 from fvit.data.formats import decode
-from fvit.data.formats.files import FileImages, Listing, is_image, list_images, listing
+from fvit.data.formats.files import FileImages, is_image, list_images
 from fvit.data.images import Images
 from fvit.data.sampler import EvalSampler
 from fvit.data.sources.base import nearest_sibling
@@ -30,40 +29,27 @@ _SYNSET = re.compile(r"n\d{8}")
 
 
 class InferenceBatch(NamedTuple):
-    """One batch of unlabelled images.
+    """One batch of unlabelled images."""
 
-    Attributes:
-        files: path of each image.
-        pixels: uint8 [B, H, W, 3], resized and cropped as in validation.
-        images: float32 [B, 3, H, W], normalised, on the device.
-        faults: images of this batch that could not be read; the other fields leave them out.
-    """
-
-    files: list[str]
-    pixels: Tensor
-    images: Tensor
-    faults: tuple[Fault, ...]
+    files: list[str]  # paths
+    pixels: Tensor  # uint8 [B, H, W, 3], resized and cropped as in validation
+    images: Tensor  # the same, normalised, float32 [B, 3, H, W], on the device
+    faults: tuple[Fault, ...]  # images that could not be read and are left out of the above
 
 
 def find_images(where: str | Path) -> FileImages:
-    """The images at `where`, sorted by name, all with label 0.
+    """The images, sorted by name, of a file, a folder with subfolders, or a pattern such as ``photos/**/*.jpg``.
 
-    Args:
-        where: a file, whatever its name; a folder, searched recursively; or a pattern such as ``photos/**/*.jpg``.
-            In folders and patterns, hidden files and files without an image extension are skipped.
-
-    Raises:
-        FileNotFoundError: `where` does not exist, or contains no images.
+    In folders and patterns, hidden files and files without an image extension are skipped.
     """
     path = Path(where).expanduser()
     if path.is_file():
-        return _unlabelled(path.parent, [listing("", [path.name])])
+        return FileImages(path.parent, [("", [path.name], 0)])
     if path.is_dir():
         found = list_images(path)
         if not found:
             raise FileNotFoundError(f"images={path} contains no images (*.jpg, *.png, …)")
-        # Shown as DIR/name.jpg, not DIR/./name.jpg.
-        return _unlabelled(path, [one._replace(folder="" if one.folder == "." else one.folder) for one in found])
+        return FileImages(path, found)
     if not glob.has_magic(str(path)):
         raise FileNotFoundError(f"images={path} does not exist{nearest_sibling(path)}")
     folders = path.parts[:-1]
@@ -75,25 +61,15 @@ def find_images(where: str | Path) -> FileImages:
             names[folder].append(name)
     if not names:
         raise FileNotFoundError(f"images={path} matches no image files (*.jpg, *.png, …)")
-    return _unlabelled(root, [listing(folder, names[folder]) for folder in sorted(names)])
-
-
-def _unlabelled(root: Path, listings: list[Listing]) -> FileImages:
-    # Relative to the current folder, paths are shown as the user typed them, without a leading "./".
-    return FileImages("" if root == Path() else root, listings, np.zeros(sum(len(one.lengths) for one in listings)))
+    return FileImages(root, [(folder, names[folder], 0) for folder in sorted(names)])
 
 
 def inference_batches(
     images: Images, trained: Mapping[str, Any], batch_size: int, num_workers: int | None, device: torch.device
 ) -> Iterator[InferenceBatch]:
-    """Load every image once, in order.
+    """Load every image once, in order, with one worker per core by default if there are enough images.
 
-    Args:
-        images: what to load.
-        trained: the DataModule's hyperparameters in the checkpoint: image size, crop, interpolation, normalisation.
-        batch_size: images per batch.
-        num_workers: loader processes; None means one per core, or none for a few images.
-        device: where to put the normalised images.
+    `trained` are the DataModule's hyperparameters from the checkpoint: image size, crop, interpolation, normalisation.
     """
     transform = EvalTransform(decode.choose(), trained["img_size"], trained["crop_pct"], trained["interpolation"])
     normalise = BatchTransform(0, trained["mean"], trained["std"], {}, {}, seed=0)
@@ -108,12 +84,7 @@ def inference_batches(
 
 
 def display_names(classes: Sequence[str] | None, num_outputs: int) -> list[str]:
-    """A readable name for each output of the head.
-
-    Args:
-        classes: class names in label order, or None if unknown. WordNet IDs are followed by their English words.
-        num_outputs: number of outputs; those without a class name are called ``class N``.
-    """
+    """A readable name for each output of the head: ``class N`` without a class name; WordNet IDs with English words."""
     names = [*(classes or ()), *(f"class {index}" for index in range(len(classes or ()), num_outputs))]
     if not all(_SYNSET.fullmatch(name) for name in names):
         return names

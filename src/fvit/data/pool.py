@@ -1,104 +1,61 @@
-"""Work on many items, in processes that end when the one that started them does."""
+"""Runs a task on many items in worker processes."""
 
-import multiprocessing
-import multiprocessing.connection
 import os
-import signal
-import sys
-import traceback
-from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fvit.data.images import DataError
 
-Advance = Callable[[int], None]
-"""Told how much has been done since it was told last."""
-
-Work = Callable[[Any, Advance], Any]
-"""Does one item; where processes are spawned and not forked it must be picklable."""
+Advance = Callable[[int], None]  # called with the amount of work done since the last call
+Task = Callable[[Any], Generator[int, None, Any]]  # yields the amount of work done since the last yield
 
 
-def run(work: Work, items: Sequence[Any], workers: int, advance: Advance) -> list[Any]:
-    """The results of ``work(item, advance)``, in the order of the items.
-
-    Args:
-        work: is told `advance` as often as it likes; what a worker says of it arrives at the caller's.
-        items: worker w takes every `workers`-th of them, from the w-th on.
-        workers: processes; 0 works in this one.
-        advance: called in this process.
-
-    Raises:
-        DataError: that of the first worker to fail, or a worker was killed; the others are ended.
-        RuntimeError: a worker failed for another reason; the text is its traceback.
-    """
-    if not workers:
-        return [work(item, advance) for item in items]
-    context = multiprocessing.get_context()
-    results: dict[int, Any] = {}
-    running: dict[Connection, Any] = {}
+def run(task: Task, items: Sequence[Any], workers: int, advance: Advance) -> list[Any]:
+    """Run `task` on each item, in this process if there are no workers, and return the results in order."""
+    # A DataLoader's workers end with this process, and report errors and their own death.
+    events = DataLoader(
+        _Events(task, items),
+        batch_size=None,
+        collate_fn=_unchanged,
+        num_workers=min(workers, len(items)),
+        in_order=False,
+        generator=torch.Generator(),
+    )
+    results = {}
     try:
-        for number in range(min(workers, len(items))):
-            here, there = context.Pipe(duplex=False)
-            share = list(enumerate(items))[number::workers]
-            process = context.Process(target=_serve, args=(work, share, os.getpid(), there), daemon=True)
-            process.start()
-            running[here] = process
-            # Held open here, or by the workers forked later, it would hide that the worker has died.
-            there.close()
-        while running:
-            for pipe in multiprocessing.connection.wait(list(running)):
-                _receive(pipe, running, results, advance)
-    finally:
-        for pipe, process in running.items():
-            process.terminate()
-            process.join()
-            pipe.close()
+        for event in events:
+            if isinstance(event, int):
+                advance(event)
+            elif isinstance(event, DataError):
+                raise event
+            else:
+                index, results[index] = event
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise DataError(f"{error} If it ran out of memory, use fewer workers. Run the same command to resume") from None
     return [results[index] for index in range(len(items))]
 
 
-def _receive(pipe: Connection, running: dict[Connection, Any], results: dict[int, Any], advance: Advance) -> None:
-    try:
-        kind, value = pipe.recv()
-    except EOFError:
-        process = running.pop(pipe)
-        pipe.close()
-        process.join()
-        if process.exitcode:
-            cause = f"killed by signal {-process.exitcode}" if process.exitcode < 0 else "ended early"
-            raise DataError(
-                f"a worker was {cause}; if that was for want of memory, take fewer workers. "
-                "The same command goes on where this one stopped"
-            ) from None
-        return
-    if kind == "advance":
-        advance(value)
-    elif kind == "result":
-        index, result = value
-        results[index] = result
-    elif kind == "bad data":
-        raise DataError(value)
-    else:
-        raise RuntimeError(f"a worker failed:\n{value}")
+class _Events(IterableDataset):
+    """The progress (int), results (index, result) and errors (DataError) of this worker's items."""
+
+    def __init__(self, task: Task, items: Sequence[Any]) -> None:
+        self.task, self.items, self.parent = task, items, os.getpid()
+
+    def __iter__(self) -> Iterator[int | tuple[int, Any] | DataError]:
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        try:
+            for index in range(first, len(self.items), step):
+                result = yield from self.task(self.items[index])
+                yield index, result
+        except DataError as error:
+            yield error
 
 
-def _serve(work: Work, share: list[tuple[int, Any]], parent: int, pipe: Connection) -> None:
-    """Be a worker."""
-    # Ctrl-C reaches every process of a terminal; the parent ends workers by SIGTERM. Its own handler is not theirs.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    def advance(count: int) -> None:
-        if os.getppid() != parent:  # it was killed, and its successor may do our work already
-            os._exit(1)
-        pipe.send(("advance", count))
-
-    try:
-        for index, item in share:
-            pipe.send(("result", (index, work(item, advance))))
-    except DataError as error:
-        pipe.send(("bad data", str(error)))
-    except BrokenPipeError:
-        sys.exit(1)
-    except Exception:
-        pipe.send(("failure", traceback.format_exc()))
+def _unchanged(event: Any) -> Any:
+    return event

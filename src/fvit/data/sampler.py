@@ -1,4 +1,4 @@
-"""Which image stands where in an epoch: a function of (seed, epoch) alone, shared out to ranks and micro batches."""
+"""The order of an epoch as a function of (seed, epoch) alone, and its division among ranks and micro batches."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,26 +11,19 @@ from fvit.data.seeding import SampleKey
 
 @dataclass(frozen=True)
 class ShardWindows:
-    """For shards that no machine holds all of: an order that needs a few at a time.
+    """Restricts a shuffle to a few shards at a time, for machines that cannot hold all of them."""
 
-    Attributes:
-        shard_sizes: images a shard; consecutive images share one.
-        shards: how many are mixed at a time.
-        lanes: shares of the shards, one a machine; neighbouring places of the order lie in different lanes.
-    """
-
-    shard_sizes: np.ndarray
-    shards: int
-    lanes: int = 1
+    shard_sizes: np.ndarray  # images in each shard, in the order of their indices
+    shards: int  # that are mixed at a time
+    nodes: int = 1  # among which the shards are divided; position p of the order is for node p % nodes
 
 
 @dataclass(frozen=True)
 class Shuffle:
-    """The order of a training set, anew each epoch.
+    """The order of a training set in each epoch.
 
-    With `num_repeats` each image drawn fills as many consecutive places, which lie on different ranks or in different
-    micro batches (repeated augmentation, Hoffer et al., arXiv:1901.09335; as in DeiT, an epoch keeps its length and
-    sees fewer images).
+    With `num_repeats`, an image takes that many consecutive positions, on different ranks or in different micro batches
+    (repeated augmentation, Hoffer et al., arXiv:1901.09335). As in DeiT, the epoch keeps its length.
     """
 
     num_images: int
@@ -38,120 +31,103 @@ class Shuffle:
     num_repeats: int = 1
     windows: ShardWindows | None = None
 
+    @property
+    def length(self) -> int:
+        """Positions per epoch."""
+        return self.num_images - self.num_images % (self.windows.nodes if self.windows else 1)
+
     def __call__(self, epoch: int) -> np.ndarray:
-        """Indices of images, [num_images] or a few less where lanes do not divide them."""
+        """Image indices [length]."""
         rng = np.random.default_rng((self.seed, epoch))
-        order = rng.permutation(self.num_images) if self.windows is None else self._in_windows(rng)
-        return np.repeat(order[: -(-len(order) // self.num_repeats)], self.num_repeats)[: len(order)]
+        order = rng.permutation(self.num_images) if self.windows is None else self._windowed(self.windows, rng)
+        distinct = -(-len(order) // self.num_repeats)
+        return np.repeat(order[:distinct], self.num_repeats)[: len(order)]
 
-    def _lanes(self, rng: np.random.Generator) -> np.ndarray:
-        """Whole shards, shuffled, laid end to end and cut into equal lanes: [lanes, images a lane]."""
-        ends = np.cumsum(self.windows.shard_sizes)
-        shards = rng.permutation(len(ends))
-        images = np.concatenate([np.arange(ends[i] - self.windows.shard_sizes[i], ends[i]) for i in shards])
-        each = self.num_images // self.windows.lanes
-        return images[: each * self.windows.lanes].reshape(self.windows.lanes, each)
-
-    def _in_windows(self, rng: np.random.Generator) -> np.ndarray:
-        lanes = self._lanes(rng)
-        window = max(1, round(self.windows.shards * float(np.mean(self.windows.shard_sizes))))
-        for lane in lanes:
-            for start in range(0, len(lane), window):
-                rng.shuffle(lane[start : start + window])
-        return lanes.T.ravel()
+    def _windowed(self, windows: ShardWindows, rng: np.random.Generator) -> np.ndarray:
+        sizes = windows.shard_sizes
+        ends = np.cumsum(sizes)
+        shards = rng.permutation(len(sizes))
+        images = np.concatenate([np.arange(ends[shard] - sizes[shard], ends[shard]) for shard in shards])
+        by_node = images[: self.length].reshape(windows.nodes, -1)
+        window = max(1, round(windows.shards * float(np.mean(sizes))))
+        for part in by_node:
+            for start in range(0, len(part), window):
+                rng.shuffle(part[start : start + window])
+        return by_node.T.ravel()
 
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """How the images of an optimizer step lie on ranks and in micro batches.
+    """How the images of an optimizer step are divided among ranks and micro batches.
 
-    Position p of the order belongs to step ``p // global_batch``. Within a step, positions are dealt out in turn to
-    the ranks' first micro batches, then to the second ones, and so on. So a step has the same images on any number of
-    ranks, and two that lie half a step apart are always in the same micro batch, where mixup needs them.
-
-    Attributes:
-        batch_size: images a rank takes at once.
-        accumulate: micro batches a step.
-        world_size: ranks.
+    The positions of a step are dealt to the first micro batch of each rank in turn, then to the second ones, and so on.
+    So a step contains the same images on any number of ranks, and two images that are half a step apart, which mixup
+    combines, are always in the same micro batch.
     """
 
-    batch_size: int
-    accumulate: int = 1
+    batch_size: int  # per micro batch
+    accumulate: int = 1  # micro batches per step and rank
     world_size: int = 1
 
     @property
     def global_batch(self) -> int:
-        """Images an optimizer step."""
+        """Images per optimizer step."""
         return self.batch_size * self.accumulate * self.world_size
 
-    def positions(self, steps: range, rank: int) -> np.ndarray:
-        """The positions that a rank takes in these steps, in the order of its batches: [images]."""
-        grid = np.arange(steps.start * self.global_batch, steps.stop * self.global_batch)
-        grid = grid.reshape(len(steps), self.batch_size, self.accumulate, self.world_size)
-        return grid[..., rank].transpose(0, 2, 1).ravel()
+    def positions(self, step: int, rank: int) -> np.ndarray:
+        """The positions of one step on one rank, in the order of its micro batches: [accumulate · batch_size]."""
+        grid = np.arange(step * self.global_batch, (step + 1) * self.global_batch)
+        return grid.reshape(self.batch_size, self.accumulate, self.world_size)[..., rank].T.ravel()
 
 
 def shards_in_order(images: np.ndarray, shard_sizes: np.ndarray) -> np.ndarray:
-    """The shards that these images lie in, in the order in which they are needed first."""
-    found, first = np.unique(np.searchsorted(np.cumsum(shard_sizes), images, side="right"), return_index=True)
-    return found[np.argsort(first)]
+    """The shards that contain these images, in the order in which they are first needed."""
+    shards, first = np.unique(np.searchsorted(np.cumsum(shard_sizes), images, side="right"), return_index=True)
+    return shards[np.argsort(first)]
 
 
+@dataclass(eq=False)
 class TrainSampler(SequentialSampler):
-    """One rank's draws of an epoch, from any step on. What does not fill a global batch is left out of the epoch.
+    """One rank's samples of each epoch, in whole optimizer steps; the first epoch can start at any step.
 
-    A SequentialSampler by name only: the one kind that Lightning's overfit mode does not replace.
-
-    Args:
-        shuffle: the order.
-        layout: what of it is whose.
-        rank: whose draws these are.
-        epoch, step: where to begin; the epochs after the first begin at their start.
-        frozen: the first epoch's images again and again, to overfit on.
-        announce: told the images of an epoch, in their order, when it begins.
+    It is a SequentialSampler in name only, because Lightning's overfit mode replaces every other kind.
     """
 
-    def __init__(
-        self,
-        shuffle: Shuffle,
-        layout: BatchLayout,
-        rank: int = 0,
-        epoch: int = 0,
-        step: int = 0,
-        frozen: bool = False,
-        announce: Callable[[np.ndarray], None] | None = None,
-    ) -> None:
-        self.shuffle, self.layout, self.rank, self.frozen = shuffle, layout, rank, frozen
-        self.announce = announce
-        self.epoch, self.step = epoch, step
-        places = shuffle.num_images
-        if shuffle.windows is not None:
-            places -= places % shuffle.windows.lanes
-        self.steps = places // layout.global_batch
+    shuffle: Shuffle
+    layout: BatchLayout
+    rank: int = 0
+    epoch: int = 0
+    step: int = 0
+    frozen: bool = False  # repeat the first epoch's order forever, to overfit
+    on_epoch: Callable[[np.ndarray], None] | None = None  # gets the image indices of an epoch when it starts
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps per full epoch."""
+        return self.shuffle.length // self.layout.global_batch
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch, the one that a run goes on in included."""
+        """Lightning calls this before each epoch, including the one that a run resumes in."""
         if epoch != self.epoch and not self.frozen:
             self.epoch, self.step = epoch, 0
 
     def __len__(self) -> int:
-        """TrainSampler of a whole epoch, also where this one has begun before."""
+        """Samples per full epoch, even if this one was resumed."""
         return self.steps * self.layout.batch_size * self.layout.accumulate
 
     def __iter__(self) -> Iterator[SampleKey]:
         epoch, order = self.epoch, self.shuffle(self.epoch)
-        if self.announce is not None:
-            self.announce(order[self.step * self.layout.global_batch :])
+        if self.on_epoch is not None:
+            self.on_epoch(order[self.step * self.layout.global_batch :])
         for step in range(self.step, self.steps):
-            for position in self.layout.positions(range(step, step + 1), self.rank).tolist():
+            for position in self.layout.positions(step, self.rank).tolist():
                 yield SampleKey(int(order[position]), epoch, position)
 
 
 class EvalSampler(SequentialSampler):
-    """One rank's share of a validation set: consecutive images, each once over all ranks.
+    """One rank's share of a validation set, without padding: each image exactly once over all ranks.
 
-    Consecutive, so that a machine fetches its own shards alone. Ranks may hold one image more or less, which the
-    metrics allow for.
+    Shares are consecutive, so each machine fetches only its own shards. They may differ by one image.
     """
 
     def __init__(self, num_images: int, world_size: int = 1, rank: int = 0) -> None:

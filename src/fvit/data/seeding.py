@@ -1,4 +1,4 @@
-"""Randomness that is a function of (seed, epoch, place in the epoch), and of no worker, rank or order of calls."""
+"""Randomness as a function of (seed, epoch, position), independent of workers, ranks and the order of calls."""
 
 import random
 from collections.abc import Iterator
@@ -10,31 +10,21 @@ import torch
 
 
 class SampleKey(NamedTuple):
-    """One image of an epoch.
+    """One sample of an epoch."""
 
-    Attributes:
-        index: of the image in its set.
-        epoch: from 0.
-        position: of the image in the epoch's order; with repeated augmentation an image has several.
-    """
-
-    index: int
+    index: int  # of the image in its set
     epoch: int
-    position: int
+    position: int  # in the order of the epoch; with repeated augmentation an image has several
 
 
 def generator(seed: int, purpose: str, epoch: int, position: int) -> random.Random:
-    """A generator for one purpose at one place."""
+    """The generator for one purpose, such as cropping, at one position of an epoch."""
     return random.Random(f"{seed} {purpose} {epoch} {position}")
 
 
 @contextmanager
 def global_generators(seed: int) -> Iterator[None]:
-    """Seed the generators that libraries share, and leave them as they were: dropout draws from them as well.
-
-    Args:
-        seed: 32 bits.
-    """
+    """Seed the global generators with 32 bits, and restore them afterwards, because dropout uses them as well."""
     states = random.getstate(), np.random.get_bit_generator(), torch.get_rng_state()
     random.seed(seed)
     np.random.set_bit_generator(np.random.PCG64(seed))

@@ -1,15 +1,12 @@
 import gc
 import pickle
-import threading
-import time
 import tracemalloc
 
 import numpy as np
 import pytest
 from torchvision.datasets import ImageFolder
 
-from fvit.data.formats import files
-from fvit.data.formats.files import FileImages, image_names, list_images, list_tree, listing
+from fvit.data.formats.files import FileImages, image_names, list_tree
 from fvit.data.images import BadImage, DataError
 
 NAMES = ["a.jpg", "b.JPEG", "c.Png", "d.webp", "e.bmp", "f.tiff", "g.ppm"]
@@ -17,7 +14,7 @@ NAMES = ["a.jpg", "b.JPEG", "c.Png", "d.webp", "e.bmp", "f.tiff", "g.ppm"]
 
 @pytest.fixture
 def root(tmp_path):
-    """Two classes, one of them with sub-folders whose sorted order is not that of their depth."""
+    """Two classes, one of them with subfolders whose sorted order is not that of a tree walk."""
     for folder in ("one", "two", "two/sub", "two/sub-1", "two/sub/x", "two/empty"):
         (tmp_path / folder).mkdir()
     for folder in ("one", "two", "two/sub", "two/sub-1", "two/sub/x"):
@@ -30,7 +27,7 @@ def paths(images):
     return [(images.locate(index), int(label)) for index, label in enumerate(images.labels)]
 
 
-def test_images_and_their_order_are_those_of_image_folder(root):
+def test_images_and_order_match_image_folder(root):
     (root / "one" / "notes.txt").write_text("no image")
     (root / "one" / "jpg").write_text("no image either")
     expected = ImageFolder(root).samples
@@ -38,7 +35,7 @@ def test_images_and_their_order_are_those_of_image_folder(root):
     assert paths(list_tree(root, ["one", "two"])) == expected
 
 
-def test_each_image_is_read_whole_in_any_order(root):
+def test_images_are_read_in_any_order(root):
     images = list_tree(root, ["one", "two"])
     for index in np.random.default_rng(0).permutation(len(images)):
         assert str(root / images.read(index).decode()) == images.locate(index)
@@ -62,7 +59,7 @@ def test_links_are_followed(root, tmp_path_factory):
     assert images.read(paths(images).index((str(root / "one" / "link.jpg"), 0))) == b"z"
 
 
-def test_labels_follow_the_given_classes_and_a_missing_one_shifts_none(root):
+def test_labels_follow_the_given_classes(root):
     images = list_tree(root, ["absent", "two", "one"])
     assert {path[len(str(root)) + 1 :].partition("/")[0]: label for path, label in paths(images)} == {
         "one": 2,
@@ -71,18 +68,18 @@ def test_labels_follow_the_given_classes_and_a_missing_one_shifts_none(root):
     assert images.labels.dtype == np.int32
 
 
-def test_names_that_are_no_unicode(tmp_path):
+def test_file_names_may_be_invalid_unicode(tmp_path):
     (tmp_path / "one").mkdir()
     try:
         (tmp_path / "one" / "caf\udce9.jpg").write_bytes(b"latin")
     except OSError:
-        pytest.skip("this file system takes Unicode alone")
+        pytest.skip("this file system only allows Unicode")
     (tmp_path / "one" / "naïve.jpg").write_bytes(b"unicode")
     images = list_tree(tmp_path, ["one"])
     assert sorted(images.read(index) for index in range(2)) == [b"latin", b"unicode"]
 
 
-def test_a_folder_that_cannot_be_listed_is_an_error(root, monkeypatch):
+def test_folder_that_cannot_be_listed_is_an_error(root, monkeypatch):
     def walk(top, followlinks, onerror):
         onerror(PermissionError(13, "Permission denied", top))
         return iter(())
@@ -92,40 +89,22 @@ def test_a_folder_that_cannot_be_listed_is_an_error(root, monkeypatch):
         list_tree(root, ["one"])
 
 
-@pytest.mark.parametrize(("seconds", "threads"), [(0.0, 1), (0.02, 16)])
-def test_a_slow_file_system_is_asked_by_threads(tmp_path, monkeypatch, seconds, threads):
-    def list_slowly(root, folder):
-        time.sleep(seconds)
-        names.add(threading.current_thread().name)
-        return list_images(root, folder)
-
-    names, classes = set(), [f"class{number:02}" for number in range(60)]
-    for name in classes:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.jpg").write_bytes(name.encode())
-    monkeypatch.setattr(files, "list_images", list_slowly)
-    monkeypatch.setattr(files, "_SLOW_SECONDS", 0.015)
-    images = list_tree(tmp_path, classes)
-    assert [images.read(index).decode() for index in range(60)] == classes
-    assert len(names - {threading.current_thread().name}) == threads
-
-
-def test_an_empty_file_is_a_bad_image(root):
+def test_empty_file_is_a_bad_image(root):
     (root / "one" / "a.jpg").write_bytes(b"")
     with pytest.raises(BadImage, match=r"one/a\.jpg is empty"):
         list_tree(root, ["one"]).read(0)
 
 
-def test_a_file_that_went_is_named(root):
+def test_missing_file_is_named(root):
     images = list_tree(root, ["one"])
     (root / "one" / "b.JPEG").unlink()
-    with pytest.raises(DataError, match=r"one/b\.JPEG is missing") as caught:
+    with pytest.raises(DataError, match=r"one/b\.JPEG existed when the run started") as caught:
         images.read(1)
     assert not isinstance(caught.value, BadImage)
     assert images.read(2) == b"one/c.Png"
 
 
-def test_another_failure_to_read_stays_an_os_error(root):
+def test_other_read_errors_stay_os_errors(root):
     images = list_tree(root, ["one"])
     (root / "one" / "a.jpg").unlink()
     (root / "one" / "a.jpg").mkdir()
@@ -133,29 +112,28 @@ def test_another_failure_to_read_stays_an_os_error(root):
         images.read(0)
 
 
-def test_names_of_one_folder(root):
+def test_flat_folder(root):
     (root / "two" / "dir.jpg").mkdir()
     assert image_names(root / "two") == NAMES
-    images = FileImages(root / "two", [listing("", NAMES)], np.arange(len(NAMES)))
+    images = FileImages(root / "two", [("", NAMES, np.arange(len(NAMES)))])
     assert images.read(1) == b"two/b.JPEG"
     assert images.locate(1) == str(root / "two" / "b.JPEG")
 
 
-def test_a_set_can_be_pickled(root):
+def test_images_can_be_pickled(root):
     images = list_tree(root, ["one", "two"])
     assert paths(pickle.loads(pickle.dumps(images))) == paths(images)
 
 
-def test_an_image_costs_no_object_and_few_bytes(tmp_path):
+def test_memory_per_image(tmp_path):
     names = [f"n01440764_{index}.JPEG" for index in range(100_000)]
-    listings = [listing(f"class{start}", names[start : start + 1000]) for start in range(0, 100_000, 1000)]
-    labels = np.repeat(np.arange(100, dtype=np.int32), 1000)
+    folders = [(f"class{label}", names[1000 * label :][:1000], label) for label in range(100)]
     gc.collect()
     objects = len(gc.get_objects())
     tracemalloc.start()
-    images = FileImages(tmp_path, listings, labels)
+    images = FileImages(tmp_path, folders)
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(gc.get_objects()) - objects < 200
     assert held < 50 * len(images)
-    assert images.locate(54_321) == str(tmp_path / "class54000" / "n01440764_54321.JPEG")
+    assert images.locate(54_321) == str(tmp_path / "class54" / "n01440764_54321.JPEG")

@@ -6,116 +6,101 @@ import numpy as np
 import pytest
 
 from fvit.data import pool
-from fvit.data.formats import index
-from fvit.data.formats.shards import class_names, open_shards, splits
+from fvit.data.formats import shards
+from fvit.data.formats.shards import choose_splits, default_class_names, index_shards, split_of
+from fvit.data.formats.webdataset import scan
 from fvit.data.images import DataError
-from fvit.data.storage.base import LocalStorage
-from tests.data.tars import noise, sample, write_set, write_tar
+from fvit.data.storage.base import File, LocalStorage
+from tests.data.tars import sample, write_set, write_tar
+
+
+class Indexer:
+    """Notes the names of the shards that are indexed in this process."""
+
+    def __init__(self):
+        self.names = []
+
+    def __call__(self, path, name):
+        self.names.append(name.rpartition("/")[2])
+        return scan(path, name)
 
 
 @pytest.fixture
-def opened(tmp_path):
-    def make(root=None):
-        return open_shards(LocalStorage(root or tmp_path / "set"), tmp_path / "cache")
+def indexed(tmp_path):
+    """Index the shards of tmp_path/set: the names of those that were not cached, and all labels."""
 
-    return make
+    def index():
+        storage, indexer = LocalStorage(tmp_path / "set"), Indexer()
+        found = index_shards(storage, storage.files([".tar"]), tmp_path / "cache", indexer)
+        return indexer.names, [one["entries"]["label"].tolist() for one in found]
 
-
-@pytest.fixture
-def scanned(monkeypatch):
-    """Names of the shards that are walked."""
-    names = []
-
-    def scan(path, name, real=index.scan):
-        names.append(name.rpartition("/")[2])
-        return real(path, name)
-
-    monkeypatch.setattr(index, "scan", scan)
-    return names
+    return index
 
 
-def test_foreign_shards_are_read_in_place(opened, tmp_path):
-    write_set(tmp_path / "set", train=((0, 1), (2, 0, 1)), val=((2, 0),))
-    train, val, classes = opened()
-    assert train.labels.tolist() == [0, 1, 2, 0, 1]
-    assert val.labels.tolist() == [2, 0]
-    assert classes == ["0", "1", "2"]
-    assert train.shard_sizes.tolist() == [2, 3]
-    assert [train.read(k) for k in range(5)] == [noise(seed) for seed in range(1, 6)]
-    assert [val.read(k) for k in range(2)] == [noise(6), noise(7)]
-    assert train.locate(2) == f"{tmp_path}/set/set-train-0001.tar: train_1_0.jpg"
-
-
-def test_the_index_is_built_once_and_for_changed_shards_anew(opened, tmp_path, scanned):
+def test_index_is_built_once_and_again_for_changed_shards(indexed, tmp_path):
     root = write_set(tmp_path / "set")
-    opened()
-    assert scanned == ["set-train-0000.tar", "set-train-0001.tar", "set-validation-0000.tar"]
-    opened()
-    assert len(scanned) == 3
-    write_tar(root / "set-train-0001.tar", [*sample("x", 0), *sample("y", 1), *sample("z", 2)])
-    train, _, _ = opened()
-    assert train.labels.tolist() == [0, 1, 0, 1, 2]
-    # Same size, another time.
-    path = root / "set-validation-0000.tar"
-    os.utime(path, ns=(1, 1))
-    del scanned[:]
-    opened()
-    assert scanned == [path.name]
+    names = ["set-train-0000.tar", "set-train-0001.tar", "set-validation-0000.tar"]
+    assert indexed() == (names, [[0, 1], [2, 0], [0, 1, 2]])
+    assert indexed() == ([], [[0, 1], [2, 0], [0, 1, 2]])
+    write_tar(root / names[1], [*sample("x", 0), *sample("y", 1), *sample("z", 2)])
+    assert indexed() == ([names[1]], [[0, 1], [0, 1, 2], [0, 1, 2]])
+    os.utime(root / names[2], ns=(1, 1))  # the same size, but another time
+    assert indexed()[0] == [names[2]]
 
 
-def test_an_interrupted_build_goes_on(opened, tmp_path, scanned):
+def test_interrupted_index_is_resumed(indexed, tmp_path):
     root = write_set(tmp_path / "set", train=((0, 1), (2, 0), (1, 1)))
     last = root / "set-train-0002.tar"
-    whole, times = last.read_bytes(), last.stat()
-    last.write_bytes(b"\1" * len(whole))
+    content, times = last.read_bytes(), last.stat()
+    last.write_bytes(b"\1" * len(content))
     os.utime(last, ns=(times.st_atime_ns, times.st_mtime_ns))
     with pytest.raises(DataError, match=r"set-train-0002\.tar"):
-        opened()
-    last.write_bytes(whole)
+        indexed()
+    last.write_bytes(content)
     os.utime(last, ns=(times.st_atime_ns, times.st_mtime_ns))
-    del scanned[:]
-    train, _, _ = opened()
-    assert scanned == ["set-train-0002.tar", "set-validation-0000.tar"]
-    assert train.labels.tolist() == [0, 1, 2, 0, 1, 1]
+    assert indexed() == (["set-train-0002.tar", "set-validation-0000.tar"], [[0, 1], [2, 0], [1, 1], [0, 1, 2]])
 
 
-def _open_and_count(root, cache, queue):
-    real = index.scan
-
-    def scan(path, name):
+def _index(root, cache, queue):
+    def read_index(path, name):
         queue.put(name)
-        return real(path, name)
+        return scan(path, name)
 
-    index.scan = scan
-    train, _, _ = open_shards(LocalStorage(root), cache)
-    queue.put(len(train))
+    storage = LocalStorage(root)
+    queue.put(len(index_shards(storage, storage.files([".tar"]), cache, read_index)))
 
 
-def test_of_several_processes_one_builds(tmp_path):
-    root = write_set(tmp_path / "set", train=((0, 1), (2, 0)), val=((0, 1),))
+def test_one_of_several_processes_builds_the_index(tmp_path):
+    root = write_set(tmp_path / "set")
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
-    ranks = [context.Process(target=_open_and_count, args=(root, tmp_path / "cache", queue)) for _ in range(4)]
+    ranks = [context.Process(target=_index, args=(root, tmp_path / "cache", queue)) for _ in range(4)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
         rank.join(60)
-    told = [queue.get() for _ in range(3 + 4)]
+    found = [queue.get() for _ in range(3 + 4)]
     assert queue.empty()
-    assert sorted(str(item) for item in told if item != 4) == sorted(f"{root}/{path.name}" for path in root.iterdir())
-    assert told.count(4) == 4
+    assert sorted(item for item in found if item != 3) == sorted(f"{root}/{path.name}" for path in root.iterdir())
 
 
-def test_many_shards_are_walked_by_several_processes(opened, tmp_path, monkeypatch):
-    monkeypatch.setattr(index.os, "cpu_count", lambda: 3)
+def test_many_shards_are_indexed_in_parallel(indexed, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards.os, "cpu_count", lambda: 2)
     used = []
     real = pool.run
     monkeypatch.setattr(pool, "run", lambda *arguments: used.append(arguments[2]) or real(*arguments))
-    write_set(tmp_path / "set", train=[(k % 3, 1) for k in range(20)])
-    train, _, _ = opened()
-    assert used == [3, 0]
-    assert train.labels.tolist() == [label for k in range(20) for label in (k % 3, 1)]
-    assert [train.read(k) for k in range(40)] == [noise(seed) for seed in range(1, 41)]
+    write_set(tmp_path / "set", train=[(k % 3, 1) for k in range(16)])
+    assert indexed() == ([], [*([k % 3, 1] for k in range(16)), [0, 1, 2]]), "in processes of their own"
+    assert used == [2]
+
+
+def test_damaged_index_is_reported(indexed, tmp_path):
+    write_set(tmp_path / "set")
+    indexed()
+    for path in (tmp_path / "cache").rglob("*.npz"):
+        path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(DataError, match=r"\.npz is damaged .*: delete it"):
+        indexed()
 
 
 @pytest.mark.parametrize(
@@ -126,7 +111,6 @@ def test_many_shards_are_walked_by_several_processes(opened, tmp_path, monkeypat
         ("val/0001.tar", "val"),
         ("train/validation/0.tar", "val"),
         ("TRAIN/x.tar", "train"),
-        ("train_000.tar", "train"),
         ("val12.tar", "val"),
         ("train/val-0.tar", "val"),
         ("x-test-0.tar", "test"),
@@ -136,38 +120,29 @@ def test_many_shards_are_walked_by_several_processes(opened, tmp_path, monkeypat
         ("evaluation.tar", None),
     ],
 )
-def test_splits_are_words_of_names(name, split):
-    assert [found for found, names in splits([name]).items() if names] == ([split] if split else [])
+def test_split_is_a_word_of_the_name(name, split):
+    assert split_of(name) == split
 
 
-def test_test_stands_in_for_a_missing_val(opened, tmp_path):
-    write_tar(tmp_path / "set/train-0.tar", sample("a", 0))
-    write_tar(tmp_path / "set/test-0.tar", [*sample("b", 0), *sample("c", 0)])
-    assert len(opened()[1]) == 2
-    write_tar(tmp_path / "set/val-0.tar", sample("d", 0))
-    assert len(opened()[1]) == 1
+def test_test_split_replaces_a_missing_val_split(tmp_path):
+    storage = LocalStorage(tmp_path)
+    train, test, val = (File(f"{name}-0.tar", 1) for name in ("train", "test", "val"))
+    assert choose_splits(storage, [train, test], "tar") == ([train], [test])
+    assert choose_splits(storage, [train, test, val], "tar") == ([train], [val])
+    for files, message in (
+        ([train], r"no tar files for validation: it has train-0\.tar\. The split must be a word in their names"),
+        ([val], r"no tar files for training"),
+        ([], "it has none"),
+    ):
+        with pytest.raises(DataError, match=message):
+            choose_splits(storage, files, "tar")
 
 
-def test_a_set_without_a_split_is_refused(opened, tmp_path):
-    write_tar(tmp_path / "set/train-0.tar", sample("a", 0))
-    with pytest.raises(DataError, match=r"no shards of validation images: it has train-0\.tar\. A shard is known by"):
-        opened()
-    (tmp_path / "set/train-0.tar").unlink()
-    with pytest.raises(DataError, match=r"it has no \.tar files"):
-        opened()
-
-
-def test_a_label_of_val_beyond_those_of_train_names_the_member(opened, tmp_path):
-    write_set(tmp_path / "set", train=((0, 1),), val=((0, 1, 2),))
-    with pytest.raises(DataError, match=r"set-validation-0000\.tar: validation_0_2\.jpg has label 2.*0 to 1"):
-        opened()
-
-
-def test_a_thousand_labels_are_those_of_imagenet(caplog):
-    names = class_names(np.arange(1000, dtype=np.int32)[::-1])
+def test_default_class_names(caplog):
+    names = default_class_names(np.arange(1000, dtype=np.int32)[::-1])
     assert (names[0], names[1], names[999]) == ("n01440764", "n01443537", "n15075141")
-    assert class_names(np.arange(999, dtype=np.int32))[-1] == "998"
+    assert default_class_names(np.arange(999, dtype=np.int32))[-1] == "998"
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
-        assert class_names(np.array([0, 3], dtype=np.int32)) == ["0", "1", "2", "3"]
-    assert "labels run to 3, and 2 of them have no training image" in caplog.text
+        assert default_class_names(np.array([0, 3], dtype=np.int32)) == ["0", "1", "2", "3"]
+    assert "labels go up to 3, but 2 of them have no training image" in caplog.text

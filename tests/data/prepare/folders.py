@@ -1,4 +1,4 @@
-"""Sources to prepare, and what has become of them."""
+"""Sources to prepare, and the resulting files."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +14,7 @@ CLASSES = ["ant", "bee", "cow"]
 
 
 class Encoded(Images):
-    """JPEGs in memory; number `bad` is damaged."""
+    """JPEGs in memory, of which those in `bad` are damaged."""
 
     def __init__(self, count: int, first: int = 0, bad: tuple[int, ...] = ()) -> None:
         self.labels = (np.arange(count) % len(CLASSES)).astype(np.int32)
@@ -46,8 +46,8 @@ def silent(total, done):
     yield lambda count: None
 
 
-def prepared(out: Path, images: Source | None = None, workers=0, bad="skip", progress=silent, **options):
-    return write(images or source(), out, settings(**options), workers, bad, progress)
+def prepared(out: Path, images: Source | None = None, workers=0, skip_bad=True, progress=silent, **options):
+    return write(images or source(), out, settings(**options), workers, skip_bad, progress)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

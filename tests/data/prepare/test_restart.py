@@ -1,4 +1,4 @@
-"""What becomes of a preparation that ended early, or was there before."""
+"""Preparations that were interrupted, or are already complete."""
 
 import multiprocessing
 import os
@@ -40,27 +40,28 @@ def _killed(out, workers, after):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_after_a_kill_it_goes_on_and_ends_with_the_same_bytes(tmp_path, workers):
+def test_killed_preparation_resumes_and_gives_the_same_bytes(tmp_path, workers):
     process = multiprocessing.get_context("fork").Process(target=_killed, args=(tmp_path / "out", workers, 17))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    with FileLock(tmp_path / "out/.progress/lock"):  # which its workers hold until they have noticed
+    with FileLock(tmp_path / "out/.progress/lock"):  # which its workers hold until they notice
         before = {name for name in contents(tmp_path / "out") if name.endswith(".tar")}
     assert before
     assert "manifest.json" not in contents(tmp_path / "out")
-    assert [name for name in contents(tmp_path / "out") if name.endswith(".partial")]
-    told = []
+    if not workers:
+        assert [name for name in contents(tmp_path / "out") if name.endswith(".partial")]
+    opened = []
 
     @contextmanager
     def progress(total, done):
-        told.append((total, done))
+        opened.append((total, done))
         yield lambda count: None
 
     times = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in before}
     prepared(tmp_path / "out", workers=2, progress=progress)
-    assert told[0][0] == 30
-    assert 0 < told[0][1] < 30
+    assert opened[0][0] == 30
+    assert 0 < opened[0][1] < 30
     kept = [name for name in before if (tmp_path / "out" / name).stat().st_mtime_ns == times[name]]
     assert kept
     prepared(tmp_path / "direct")
@@ -72,12 +73,12 @@ class Interrupted(BaseException):
 
 
 @pytest.mark.parametrize("step", ["rename", "fsync", "rmtree"])
-def test_an_end_at_any_step_is_made_up_for(tmp_path, monkeypatch, step):
-    """Stops at the first, second, … time that something is done to the disk, until nothing is left to do."""
+def test_interruption_at_any_step_can_be_resumed(tmp_path, monkeypatch, step):
+    """Interrupted at the first, second, … call."""
     prepared(tmp_path / "direct")
     owner, name = {"rename": (Path, "replace"), "fsync": (os, "fsync"), "rmtree": (writing.shutil, "rmtree")}[step]
     real, stops = getattr(owner, name), 0
-    for at in range(1, 40):
+    for at in (1, 2, 5, 8, 12, 17, 18, 19):
         out, calls = tmp_path / f"out{at}", [0]
 
         def stop(*arguments, calls=calls, at=at):
@@ -96,13 +97,13 @@ def test_an_end_at_any_step_is_made_up_for(tmp_path, monkeypatch, step):
                 break
         prepared(out)
         assert contents(out) == contents(tmp_path / "direct")
-    assert stops == {"rename": 18, "fsync": 18, "rmtree": 1}[step]
+    assert stops == {"rename": 7, "fsync": 7, "rmtree": 1}[step], "of 18 calls, and one of rmtree"
 
 
-def test_what_is_complete_is_left_alone(tmp_path):
+def test_complete_preparation_is_left_alone(tmp_path):
     prepared(tmp_path / "out")
     before = contents(tmp_path / "out")
-    assert prepared(tmp_path / "out").bytes_in is None
+    assert prepared(tmp_path / "out")[1] is None
     assert contents(tmp_path / "out") == before
 
 
@@ -110,34 +111,34 @@ def test_what_is_complete_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"resize": 25}, "resize was 20 and is 25"),
-        ({"resize": None}, "resize was 20 and is None"),
-        ({"quality": 81}, "quality was 80 and is 81"),
-        ({"shard_size": 6}, "shard_size was 5 and is 6"),
-        ({"images": source(train=24)}, "train_images was 23 and is 24"),
+        ({"resize": 25}, "resize was 20 and is now 25"),
+        ({"resize": None}, "resize was 20 and is now None"),
+        ({"quality": 81}, "quality was 80 and is now 81"),
+        ({"shard_size": 6}, "shard_size was 5 and is now 6"),
+        ({"images": source(train=24)}, "train_images was 23 and is now 24"),
     ],
 )
-def test_another_preparation_in_the_same_folder_is_refused(tmp_path, complete, options, message):
+def test_other_settings_in_the_same_folder_are_rejected(tmp_path, complete, options, message):
     if complete:
         prepared(tmp_path / "out")
     else:
         with pytest.raises(DataError):
-            prepared(tmp_path / "out", source(bad=(3,)), bad="fatal")
+            prepared(tmp_path / "out", source(bad=(3,)), skip_bad=False)
     before = contents(tmp_path / "out")
-    with pytest.raises(DataError, match=f"holds another preparation: .*{message}"):
+    with pytest.raises(DataError, match=f"was written with other settings: .*{message}"):
         prepared(tmp_path / "out", **options)
     assert contents(tmp_path / "out") == before
 
 
-def test_a_folder_that_holds_something_else_is_refused(tmp_path):
+def test_folder_with_other_content_is_rejected(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(DataError, match="is not empty and holds no preparation"):
+    with pytest.raises(DataError, match="is not empty and was not written by fvit-prepare"):
         prepared(tmp_path)
     assert list(tmp_path.iterdir()) == [tmp_path / "thesis.tex"]
 
 
-def test_two_at_once_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(writing, "_PATIENCE", 0.1)
+def test_concurrent_preparation_is_rejected(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "_LOCK_SECONDS", 0.1)
     (tmp_path / "out/.progress").mkdir(parents=True)
-    with FileLock(tmp_path / "out/.progress/lock"), pytest.raises(DataError, match="another process is preparing"):
+    with FileLock(tmp_path / "out/.progress/lock"), pytest.raises(DataError, match="another process is writing to"):
         prepared(tmp_path / "out")

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import tarfile
 import zlib
 
@@ -8,26 +9,26 @@ import pytest
 from PIL import Image
 
 from fvit.data.formats import decode
-from fvit.data.formats.shards import open_shards
+from fvit.data.formats.tar import open_tars
 from fvit.data.images import DataError
 from fvit.data.prepare import write as writing
-from fvit.data.prepare.write import _mixed
+from fvit.data.prepare.write import _shuffled
 from fvit.data.sources import Source
 from fvit.data.storage.base import LocalStorage
 from tests.data.prepare.folders import CLASSES, Encoded, contents, pixels, prepared, source
-from tests.data.tars import noise, write_set
+from tests.data.tars import flip, noise, write_set
 
 
 def opened(out):
-    return open_shards(LocalStorage(out), out / "no cache is needed")
+    return open_tars(LocalStorage(out), out / "unused")
 
 
 def numbers(images):
-    """The numbers that the images had in their source, which their members' names begin with."""
+    """The original indices, which the member names start with."""
     return [int(images.locate(index).rpartition(": ")[2].partition("_")[0]) for index in range(len(images))]
 
 
-def test_all_images_are_there_once_with_their_labels(tmp_path):
+def test_all_images_are_written_once_with_their_labels(tmp_path):
     prepared(tmp_path / "out", resize=None)
     train, val, classes = opened(tmp_path / "out")
     assert classes == CLASSES
@@ -42,7 +43,7 @@ def test_all_images_are_there_once_with_their_labels(tmp_path):
     assert train.locate(0).endswith(f"train/train-00000.tar: {order[0]:08d}_img_{order[0]}.jpg")
 
 
-def test_images_shrink(tmp_path):
+def test_images_are_resized(tmp_path):
     prepared(tmp_path / "out", resize=20)
     _, val, _ = opened(tmp_path / "out")
     assert Image.open(io.BytesIO(val.read(0))).size == (26, 20)
@@ -56,25 +57,25 @@ def test_pixels_become_png(tmp_path):
     assert [np.asarray(Image.open(io.BytesIO(val.read(k)))).tolist() for k in range(3)] == images.val.pixels.tolist()
 
 
-def test_other_tools_read_the_shards(tmp_path):
-    """Alone, without index and manifest, they are WebDataset shards."""
+def test_shards_are_a_webdataset(tmp_path):
+    """They can be read without index and manifest."""
     prepared(tmp_path / "out")
     train, _, _ = opened(tmp_path / "out")
     (tmp_path / "out/manifest.json").unlink()
-    foreign, _, classes = open_shards(LocalStorage(tmp_path / "out"), tmp_path / "cache")
+    foreign, _, classes = open_tars(LocalStorage(tmp_path / "out"), tmp_path / "cache")
     assert [foreign.read(k) for k in range(23)] == [train.read(k) for k in range(23)]
     assert foreign.labels.tolist() == train.labels.tolist()
     assert classes == ["0", "1", "2"]
 
 
-def test_members_have_neither_time_nor_owner(tmp_path):
+def test_members_have_no_time_or_owner(tmp_path):
     prepared(tmp_path / "out")
     with tarfile.open(tmp_path / "out/train/train-00000.tar") as tar:
         assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in tar} == {(0, 0, 0, "", "", 0o644)}
 
 
-@pytest.mark.parametrize("workers", [1, 2, 7])
-def test_the_same_bytes_with_any_number_of_workers(tmp_path, workers):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_same_bytes_with_any_number_of_workers(tmp_path, workers):
     prepared(tmp_path / "one", source(bad=(3, 8)))
     prepared(tmp_path / "two", source(bad=(3, 8)), workers=workers)
     one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
@@ -86,8 +87,8 @@ def test_the_same_bytes_with_any_number_of_workers(tmp_path, workers):
     assert one == two
 
 
-def test_the_manifest_tells_what_there_is(tmp_path):
-    outcome = prepared(tmp_path / "out", source(bad=(3,)))
+def test_manifest(tmp_path):
+    manifest, bytes_in = prepared(tmp_path / "out", source(bad=(3,)))
     content = json.loads((tmp_path / "out/manifest.json").read_text())
     train = content["splits"]["train"]
     assert content["classes"] == CLASSES
@@ -100,40 +101,41 @@ def test_the_manifest_tells_what_there_is(tmp_path):
     recorded = content["settings"]
     assert (recorded["resize"], recorded["quality"], recorded["shard_size"]) == (20, 80, 5)
     assert recorded["source"] == {"name": "memory", "root": "x"}
-    assert outcome.content.model_dump() == content
+    assert recorded["decoder"] == decode.choose().name
+    assert manifest.model_dump() == content
     read = (
         sum(len(noise(k)) for k in range(23) if k != 3)
         + len(noise(3)) // 2
         + sum(len(noise(1000 + k)) for k in range(7))
     )
-    assert outcome.bytes_in == read
+    assert bytes_in == read
 
 
-def test_the_index_knows_checksums(tmp_path):
+def test_index_has_checksums(tmp_path):
     prepared(tmp_path / "out")
     train, _, _ = opened(tmp_path / "out")
     entries = np.load(tmp_path / "out/train/index.npy")
     assert entries["crc"].tolist() == [zlib.crc32(train.read(k)) for k in range(23)]
 
 
-def test_a_bad_image_is_fatal_by_choice_and_the_rest_can_go_on(tmp_path):
+def test_damaged_image_can_be_fatal_and_the_rest_resumed(tmp_path):
     images = source(bad=(3,))
     with pytest.raises(DataError, match=r"/somewhere/ant/img_3\.v1\.JPEG: .*bad=skip"):
-        prepared(tmp_path / "out", images, bad="fatal")
-    prepared(tmp_path / "out", images, bad="skip")
+        prepared(tmp_path / "out", images, skip_bad=False)
+    prepared(tmp_path / "out", images)
     prepared(tmp_path / "direct", images)
     assert contents(tmp_path / "out") == contents(tmp_path / "direct")
 
 
-def test_a_shard_of_bad_images_alone_is_left_out(tmp_path):
+def test_shard_without_good_images_is_left_out(tmp_path):
     prepared(tmp_path / "out", source(bad=(3,)), shard_size=1)
     assert len(list((tmp_path / "out/train").glob("*.tar"))) == 22
     train, _, _ = opened(tmp_path / "out")
     assert sorted(numbers(train)) == [k for k in range(23) if k != 3]
 
 
-def test_a_split_of_bad_images_alone_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"no image of train is whole, of 4; the first: /somewhere"):
+def test_split_without_good_images_is_an_error(tmp_path):
+    with pytest.raises(DataError, match=r"all 4 images of train are damaged, the first: /somewhere"):
         prepared(tmp_path / "out", source(train=4, bad=(0, 1, 2, 3)))
 
 
@@ -145,13 +147,13 @@ class Unreadable(Encoded):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_cannot_be_read_is_not_skipped(tmp_path, workers):
+def test_unreadable_image_is_not_skipped(tmp_path, workers):
     images = Source(Unreadable(9), Encoded(3), CLASSES)
-    with pytest.raises(DataError, match=r"cannot read /somewhere/bee/img_4.*Permission denied.*goes on"):
+    with pytest.raises(DataError, match=r"cannot read /somewhere/bee/img_4.*Permission denied.*to resume"):
         prepared(tmp_path / "out", images, workers=workers)
 
 
-def test_what_cannot_be_written_is_told(tmp_path, monkeypatch):
+def test_write_error_is_reported(tmp_path, monkeypatch):
     class FullTar(tarfile.TarFile):
         def addfile(self, *_):
             raise OSError(28, "No space left on device")
@@ -162,25 +164,18 @@ def test_what_cannot_be_written_is_told(tmp_path, monkeypatch):
     assert not [name for name in contents(tmp_path / "out") if "tar" in name]
 
 
-def test_a_label_beyond_the_classes_is_refused(tmp_path):
-    images = source()
-    images.val.labels[2] = 3
-    with pytest.raises(DataError, match=r"img_1002\.v1\.JPEG has label 3; there are 3 classes"):
-        prepared(tmp_path / "out", images)
-
-
-def test_images_of_shards_are_mixed_a_few_shards_at_a_time(tmp_path, monkeypatch):
+def test_images_from_shards_are_mixed_among_a_few_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "_SHARDS_MIXED", 2)
     root = write_set(tmp_path / "set", train=[(0, 1, 2)] * 7, val=((0, 1, 2),))
-    train, val, classes = open_shards(LocalStorage(root), tmp_path / "cache")
-    order = _mixed(train)
+    train, val, classes = open_tars(LocalStorage(root), tmp_path / "cache")
+    order = _shuffled(train)
     assert sorted(order) == list(range(21))
     shards = [index // 3 for index in order.tolist()]
     assert all(len(set(shards[start : start + 6])) == 2 for start in range(0, 18, 6))
     assert shards != sorted(shards)
     asked = []
     monkeypatch.setattr(
-        train._place, "prefetch", lambda files: asked.append([file.name for file in files]), raising=False
+        train.storage, "prefetch", lambda files: asked.append([file.name for file in files]), raising=False
     )
     prepared(tmp_path / "out", Source(train, val, classes), shard_size=7, resize=None)
     names = [
@@ -191,5 +186,26 @@ def test_images_of_shards_are_mixed_a_few_shards_at_a_time(tmp_path, monkeypatch
     assert [written.read(k) for k in range(21)] == [train.read(index) for index in order.tolist()]
 
 
-def test_the_decoder_stands_in_the_manifest(tmp_path):
-    assert prepared(tmp_path / "out").content.settings["decoder"] == decode.choose().name
+@pytest.fixture
+def out(tmp_path):
+    prepared(tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda out: (out / "train/train-00001.tar").unlink(), r"train-00001\.tar is missing; .*verify="),
+        (
+            lambda out: os.truncate(out / "val/val-00000.tar", 99),
+            r"val-00000\.tar has 99 bytes instead of .*verify=",
+        ),
+        (lambda out: flip(out / "train/index.npy", 200), r"train/index\.npy does not match the manifest"),
+        (lambda out: (out / "val/index.npy").unlink(), r"val/index\.npy is missing"),
+        (lambda out: os.truncate(out / "manifest.json", 50), r"manifest\.json is not a valid manifest"),
+    ],
+)
+def test_missing_or_changed_file_is_reported_on_opening(out, damage, message):
+    damage(out)
+    with pytest.raises(DataError, match=message):
+        open_tars(LocalStorage(out), out)

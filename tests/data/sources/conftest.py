@@ -1,4 +1,4 @@
-"""What tests of sources share: trees of small images, a web server on loopback."""
+"""Trees of small images, and a local web server."""
 
 import http.server
 import io
@@ -34,7 +34,7 @@ def contents(images):
 
 @pytest.fixture
 def tree(tmp_path):
-    """Makes root/SPLIT/CLASS with an image each, of a grey that tells the class, in PNG and JPEG by turns."""
+    """Make root/SPLIT/CLASS with one image each, alternately PNG and JPEG, whose grey level identifies the class."""
 
     def make(train=("ant", "bee", "cow"), val=("ant", "bee", "cow"), root="tree"):
         for split, classes in (("train", train), ("val", val)):
@@ -47,7 +47,7 @@ def tree(tmp_path):
 
 
 class Server:
-    """Serves a folder; `requests` are the paths asked for, `stall` keeps answers back until it is set."""
+    """Serves a folder and notes the requested paths; clear `stall` to withhold answers."""
 
     def __init__(self, folder):
         self.folder, self.requests = folder, []
@@ -68,7 +68,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self.http.server_port}"
 
     def downloads(self, name):
-        """How often torchvision downloaded the file: it asks once for redirections and once for the content."""
+        """How often torchvision downloaded the file, with two requests each, the first to resolve redirects."""
         return self.requests.count(f"/{name}") / 2
 
 

@@ -2,9 +2,11 @@ import io
 import json
 import tarfile
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scipy.io
 from PIL import Image
 
 from fvit.data.formats.files import FileImages
@@ -12,6 +14,7 @@ from fvit.data.formats.parquet import ParquetImages
 from fvit.data.formats.tar import TarImages
 from fvit.data.images import DataError
 from fvit.data.sources import load
+from fvit.data.sources.imagenet import _DEVKIT, ground_truth
 from tests.data.sources.conftest import GREY, found, write
 
 CLASSES = ["ant", "bee", "cow"]
@@ -48,7 +51,7 @@ def write_parquet(path, labels):
 
 
 def check(source, kind, classes=CLASSES):
-    """All three forms hold the same: an image a class to train with, and two in another order to validate."""
+    """All formats contain the same: one training image per class, and two for validation."""
     assert isinstance(source.train, kind)
     assert isinstance(source.val, kind)
     assert source.classes == classes
@@ -66,7 +69,7 @@ def check(source, kind, classes=CLASSES):
     ],
 )
 @pytest.mark.parametrize("flat", [False, True])
-def test_a_tree(tree, tmp_path, train, val, flat):
+def test_tree(tree, tmp_path, train, val, flat):
     made, root = tree(val=("ant", "cow")), tmp_path / "imagenet"
     for name, split in ((train, "train"), (val, "val")):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +85,7 @@ def test_a_tree(tree, tmp_path, train, val, flat):
     check(load("imagenet", root=str(root)), FileImages)
 
 
-def test_the_ground_truth_may_lie_in_the_devkit(tree):
+def test_ground_truth_in_the_devkit(tree):
     root = tree(val=())
     write(root / "val" / "ILSVRC2012_val_00000001.JPEG", GREY["bee"])
     devkit = root / "ILSVRC2012_devkit_t12" / "data"
@@ -92,24 +95,24 @@ def test_the_ground_truth_may_lie_in_the_devkit(tree):
     assert found(source.val, CLASSES) == [("bee", GREY["bee"])]
 
 
-def test_a_flat_folder_without_a_list(tree):
+def test_flat_folder_without_a_list(tree):
     root = tree(val=())
     write(root / "val" / "ILSVRC2012_val_00000001.JPEG", 1)
-    with pytest.raises(DataError, match=rf"need a list of their labels: val\.txt, .* found in none of .*{root}/ILSVRC"):
+    with pytest.raises(DataError, match=rf"need a list of labels: none of .*{root}/ILSVRC.* contains val\.txt or "):
         load("imagenet", root=str(root))
 
 
-def test_a_folder_that_is_both_flat_and_a_tree(tree):
+def test_val_is_both_flat_and_a_tree(tree):
     root = tree()
     write(root / "val" / "ILSVRC2012_val_00000001.JPEG", 1)
-    with pytest.raises(DataError, match=rf"{root}/val holds both folders and images \(ILSVRC2012_val_00000001"):
+    with pytest.raises(DataError, match=rf"{root}/val contains both folders and images \(ILSVRC2012_val_00000001"):
         load("imagenet", root=str(root))
 
 
-def test_a_tree_without_validation(tree):
+def test_tree_without_validation(tree):
     root = tree()
     (root / "val").rename(root / "valid")
-    with pytest.raises(DataError, match=rf"{root} no folder val or Data/CLS-LOC/val .* for validation"):
+    with pytest.raises(DataError, match=rf"{root} has no folder val or Data/CLS-LOC/val"):
         load("imagenet", root=str(root))
 
 
@@ -122,11 +125,11 @@ def test_tar_shards(tmp_path, scheme):
     check(load("imagenet", root=f"{scheme}{root}"), TarImages, ["0", "1", "2"])
 
 
-def test_the_index_is_kept_where_the_option_says(tmp_path, cache):
+def test_cache_dir(tmp_path, cache):
     write_shard(tmp_path / "wds" / "train-0.tar", [0, 1, 2])
     write_shard(tmp_path / "wds" / "val-0.tar", [0])
     load("imagenet", root=str(tmp_path / "wds"), cache_dir=str(tmp_path / "other"))
-    assert list((tmp_path / "other").rglob("*.npy"))
+    assert list((tmp_path / "other").rglob("*.npz"))
     assert not cache.exists()
 
 
@@ -139,7 +142,7 @@ def test_parquet(tmp_path, scheme):
     check(load("imagenet", root=f"{scheme}{root}"), ParquetImages)
 
 
-def test_parquet_behind_a_url(server, cache):
+def test_remote_parquet(server, cache):
     pytest.importorskip("aiohttp")
     write_parquet(server.folder / "data" / "train-00000-of-00001.parquet", [0, 1, 2])
     write_parquet(server.folder / "data" / "validation-00000-of-00001.parquet", [2, 0])
@@ -147,39 +150,192 @@ def test_parquet_behind_a_url(server, cache):
     assert len(list((cache / "shards").glob("*.parquet"))) == 2
     server.requests.clear()
     check(load("imagenet", root=server.url), ParquetImages)
-    assert not [path for path in server.requests if path.endswith(".parquet")], "it comes from the cache"
+    assert not [path for path in server.requests if path.endswith(".parquet")], "all of them are cached"
 
 
-def test_nothing_that_is_known(tmp_path):
+def test_unknown_content(tmp_path):
     for name in ("b.zip", "a.txt", *(f"c{number}" for number in range(9))):
         (tmp_path / "root" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "root" / name).write_text("")
-    match = r"root holds no train/CLASS/.*, tar shards, or Parquet files; it holds a\.txt, b\.zip, c0, c1, c2, …$"
+    match = r"root must contain train/CLASS/.*, or Parquet files, but contains a\.txt, b\.zip, c0, c1, c2, …$"
     with pytest.raises(DataError, match=match):
         load("imagenet", root=str(tmp_path / "root"))
 
 
-def test_nothing_at_all(tmp_path):
+def test_empty_root(tmp_path):
     (tmp_path / "root").mkdir()
-    with pytest.raises(DataError, match=r"it holds nothing$"):
+    with pytest.raises(DataError, match=r"but contains nothing$"):
         load("imagenet", root=str(tmp_path / "root"))
 
 
-def test_both_shards_and_parquet(tmp_path):
+def test_both_tar_and_parquet(tmp_path):
     write_shard(tmp_path / "root" / "train.tar", [0])
     write_parquet(tmp_path / "root" / "train.parquet", [0])
-    with pytest.raises(DataError, match=r"holds both train\.tar and train\.parquet: name the folder of one"):
+    with pytest.raises(DataError, match=r"contains both train\.tar and train\.parquet: choose the folder of one"):
         load("imagenet", root=str(tmp_path / "root"))
 
 
 @pytest.mark.parametrize("name", ["ILSVRC2012_img_train.tar", "train/n01440764.tar", "ILSVRC2012_devkit_t12.tar"])
-def test_the_archives_of_ilsvrc_are_to_be_unpacked(tmp_path, name):
+def test_archives_must_be_unpacked(tmp_path, name):
     write_shard(tmp_path / "root" / name, [0])
-    with pytest.raises(DataError, match=rf"archives as ILSVRC hands them out \({name}\): unpack them"):
+    with pytest.raises(DataError, match=rf"contains ILSVRC's archives \({name}\): unpack"):
         load("imagenet", root=str(tmp_path / "root"))
 
 
-def test_a_missing_root_names_the_nearest_sibling(tree, tmp_path):
-    root = tree(root="imagenet")
-    with pytest.raises(FileNotFoundError, match=f"imagenett is not a folder, did you mean {root}\\?"):
-        load("imagenet", root=str(tmp_path / "imagenett"))
+# Labels of a flat validation folder
+
+SYNSETS = ["n01440764", "n01443537", "n01484850"]
+NAMES = [f"ILSVRC2012_val_{number:08}.JPEG" for number in range(1, 6)]
+LABELS = [2, 0, 1, 1, 2]
+# ILSVRC's own IDs have another order than WordNet's, and include inner synsets.
+IDS = {"n01440764": 3, "n01443537": 1, "n01484850": 2, "n00001740": 4}
+# Lists with file names need not be sorted.
+SHUFFLED = [3, 0, 4, 1, 2]
+
+
+def write_text(folder, labels):
+    (folder / "val.txt").write_text("".join(f"{NAMES[index]} {labels[index]}\n" for index in SHUFFLED))
+
+
+def write_kaggle(folder, synsets):
+    rows = "".join(f"{NAMES[i].removesuffix('.JPEG')},{synsets[i]} 1 2 3 4 {synsets[i]} 5 6 7 8\n" for i in SHUFFLED)
+    (folder / "LOC_val_solution.csv").write_text(f"ImageId,PredictionString\n{rows}")
+
+
+def write_devkit(folder, ids, meta=None):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{id_}\n" for id_ in ids))
+    write_meta(meta or folder)
+
+
+def write_meta(folder):
+    kind = [("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("num_children", object)]
+    synsets = np.array([[(float(id_), wnid, "a fish", 0.0)] for wnid, id_ in IDS.items()], dtype=kind)
+    scipy.io.savemat(folder / "meta.mat", {"synsets": synsets})
+
+
+def synsets():
+    return [SYNSETS[label] for label in LABELS]
+
+
+@pytest.mark.parametrize("form", ["label", "synset", "folder and synset", "no suffix"])
+def test_val_txt(tmp_path, form):
+    write_text(tmp_path, LABELS if form == "label" else synsets())
+    path = tmp_path / "val.txt"
+    if form == "folder and synset":
+        path.write_text(path.read_text().replace("ILSVRC", "val/ILSVRC") + "\n")
+    if form == "no suffix":
+        path.write_text(path.read_text().replace(".JPEG", ""))
+    assert ground_truth([tmp_path], NAMES, SYNSETS).tolist() == LABELS
+
+
+def test_kaggles_solution(tmp_path):
+    write_kaggle(tmp_path, synsets())
+    labels = ground_truth([tmp_path], NAMES, SYNSETS)
+    assert labels.tolist() == LABELS
+    assert labels.dtype == np.int32
+
+
+@pytest.mark.parametrize("place", ["together", "meta in the devkit"])
+def test_the_devkits_ids_are_translated(tmp_path, place):
+    meta = None
+    if place == "meta in the devkit":
+        meta = tmp_path / _DEVKIT
+        meta.mkdir(parents=True)
+    write_devkit(tmp_path, [IDS[synset] for synset in synsets()], meta)
+    assert ground_truth([tmp_path], NAMES, SYNSETS).tolist() == LABELS
+
+
+def test_folders_are_searched_in_order(tmp_path):
+    for name, labels in (("a", None), ("b", LABELS), ("c", [0] * 5)):
+        (tmp_path / name).mkdir()
+        if labels:
+            write_text(tmp_path / name, labels)
+    assert ground_truth([tmp_path / name for name in "abc"], NAMES, SYNSETS).tolist() == LABELS
+
+
+def test_missing_list_is_reported(tmp_path):
+    match = (
+        rf"{NAMES[0]} and 4 more images .* none of {tmp_path} contains val\.txt or LOC_val_solution\.csv or ILSVRC2012_"
+    )
+    with pytest.raises(DataError, match=match):
+        ground_truth([tmp_path], NAMES, SYNSETS)
+
+
+@pytest.mark.parametrize("write", [write_text, write_kaggle])
+def test_list_of_another_length(tmp_path, write):
+    write(tmp_path, synsets())
+    with pytest.raises(DataError, match="has 5 lines for 4 images"):
+        ground_truth([tmp_path], NAMES[:4], SYNSETS)
+
+
+def test_devkit_of_another_length(tmp_path):
+    write_devkit(tmp_path, [1, 2, 3])
+    with pytest.raises(DataError, match=r"ground_truth\.txt has 3 lines for 5 images"):
+        ground_truth([tmp_path], NAMES, SYNSETS)
+
+
+def test_image_missing_in_the_list(tmp_path):
+    write_text(tmp_path, LABELS)
+    (tmp_path / "val.txt").write_text((tmp_path / "val.txt").read_text().replace("00000003", "00000004"))
+    with pytest.raises(DataError, match=r"has no label for ILSVRC2012_val_00000003\.JPEG"):
+        ground_truth([tmp_path], NAMES, SYNSETS)
+
+
+@pytest.mark.parametrize(("labels", "stranger"), [([0, 1, 2, 3, 0], "3"), ([0, 1, 2, -1, 0], "-1")])
+def test_label_out_of_range(tmp_path, labels, stranger):
+    write_text(tmp_path, labels)
+    with pytest.raises(DataError, match=rf"val\.txt: '{stranger}' is not a class of train; .* 0 … 2 in"):
+        ground_truth([tmp_path], NAMES, SYNSETS)
+
+
+@pytest.mark.parametrize("write", [write_text, write_kaggle])
+def test_synset_without_training_images(tmp_path, write):
+    write(tmp_path, [*synsets()[:4], "n02084071"])
+    with pytest.raises(DataError, match="'n02084071' is not a class of train"):
+        ground_truth([tmp_path], NAMES, SYNSETS)
+
+
+def test_id_missing_in_meta(tmp_path):
+    write_devkit(tmp_path, [1, 2, 3, 1001, 1])
+    with pytest.raises(DataError, match=r"the ID 1001 is not in .*meta\.mat"):
+        ground_truth([tmp_path], NAMES, SYNSETS)
+
+
+def test_id_of_an_inner_synset(tmp_path):
+    write_devkit(tmp_path, [1, 2, 3, 4, 1])
+    with pytest.raises(DataError, match="'n00001740' is not a class of train"):
+        ground_truth([tmp_path], NAMES, SYNSETS)
+
+
+def test_missing_meta(tmp_path):
+    write_devkit(tmp_path, [1, 2, 3, 1, 1])
+    (tmp_path / "meta.mat").unlink()
+    with pytest.raises(DataError, match=r"ILSVRC's own IDs, which need the devkit's meta\.mat"):
+        ground_truth([tmp_path], NAMES, SYNSETS)
+
+
+@pytest.mark.parametrize("content", [b"", b"no matlab" * 100, "cut", "cut where it is compressed", "others"])
+def test_invalid_meta(tmp_path, content):
+    write_devkit(tmp_path, [1, 2, 3, 1, 1])
+    meta = tmp_path / "meta.mat"
+    if content == "others":
+        scipy.io.savemat(meta, {"others": np.arange(3)})
+    else:
+        if content == "cut where it is compressed":
+            scipy.io.savemat(meta, {"synsets": np.arange(5000)}, do_compression=True)
+        meta.write_bytes(content if isinstance(content, bytes) else meta.read_bytes()[:400])
+    with pytest.raises(DataError, match=r"meta\.mat is not the devkit's list of synsets"):
+        ground_truth([tmp_path], NAMES, SYNSETS)
+
+
+def test_invalid_line(tmp_path):
+    (tmp_path / "val.txt").write_text("65\n970\n")
+    with pytest.raises(DataError, match=r"val\.txt, line 1: '65' is not a file name and a label"):
+        ground_truth([tmp_path], NAMES, SYNSETS)
+
+
+def test_wrong_columns(tmp_path):
+    (tmp_path / "LOC_val_solution.csv").write_text("file,class\na,b\n")
+    with pytest.raises(DataError, match=r"needs the columns ImageId and PredictionString, but has \['file', 'class'\]"):
+        ground_truth([tmp_path], NAMES, SYNSETS)

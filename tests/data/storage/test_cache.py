@@ -1,11 +1,7 @@
-"""The cache: bounded, shared by processes, never half a file."""
-
-import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,49 +9,41 @@ import pytest
 from fvit.data.images import DataError
 from fvit.data.storage.base import File
 from fvit.data.storage.cache import Cache, Prefetcher, cache_dir
+from tests.data.remote import fork, forks, wait_for
 
 KIB = 2**10
-fork = multiprocessing.get_context("fork")
-forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # as loader workers are
 
 
-def kib(size: float) -> float:
+def kib(size):
     return size * KIB / 2**30
 
 
-def key(name: str) -> str:
+def key(name):
     return name.encode().hex().rjust(32, "0")
 
 
-def writes(content: bytes) -> Callable[[Path], None]:
+def writes(content):
     return lambda partial: partial.write_bytes(content) and None
 
 
-def put(cache: Cache, name: str, size: int = KIB, used: bool = True) -> Path:
+def put(cache, name, size=KIB, used=True):
     path = cache.get(key(name), name, size, writes(name.encode() * (size // len(name))), used=used)
-    time.sleep(0.005)  # the next one is seen to be later, however coarse the file system's clock
+    time.sleep(0.005)  # files need different times even with a coarse clock
     return path
 
 
-def names(cache: Cache) -> list[str]:
+def names(cache):
     return sorted(path.name.split("-", 2)[2] for path in cache.folder.glob("*-*"))
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-
-
-def test_the_folder_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_folder_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("FVIT_CACHE", str(tmp_path))
     assert cache_dir() == tmp_path
     monkeypatch.delenv("FVIT_CACHE")
     assert cache_dir() == Path.home() / ".cache" / "fvit"
 
 
-def test_a_file_is_fetched_once(tmp_path: Path) -> None:
+def test_file_is_fetched_once(tmp_path):
     cache = Cache(tmp_path, kib(4))
     path = put(cache, "a")
     assert path.read_bytes() == b"a" * KIB
@@ -63,13 +51,13 @@ def test_a_file_is_fetched_once(tmp_path: Path) -> None:
     assert cache.get(key("a"), "a", KIB, lambda partial: pytest.fail("fetched again")) == path
 
 
-def test_a_cached_file_of_the_wrong_size_is_fetched_again(tmp_path: Path) -> None:
+def test_file_of_the_wrong_size_is_fetched_again(tmp_path):
     cache = Cache(tmp_path, kib(4))
     put(cache, "a").write_bytes(b"cut")
     assert put(cache, "a").read_bytes() == b"a" * KIB
 
 
-def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
+def test_least_recently_used_is_evicted_first(tmp_path):
     cache = Cache(tmp_path, kib(3))
     for name in "abc":
         put(cache, name)
@@ -80,7 +68,7 @@ def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     assert names(cache) == ["d", "e"]
 
 
-def test_what_is_not_the_caches_own_is_left_alone(tmp_path: Path) -> None:
+def test_other_files_are_left_alone(tmp_path):
     (tmp_path / "mine.tar").write_bytes(bytes(64 * KIB))
     cache = Cache(tmp_path, kib(2))
     for name in "abc":
@@ -89,12 +77,12 @@ def test_what_is_not_the_caches_own_is_left_alone(tmp_path: Path) -> None:
     assert names(cache) == ["b", "c"]
 
 
-def test_a_file_above_the_bound_names_the_option(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data\.cache_gib is .* raise it"):
+def test_file_larger_than_the_cache_names_the_option(tmp_path):
+    with pytest.raises(DataError, match=r"increase data\.cache_gib="):
         put(Cache(tmp_path, kib(1)), "a", 2 * KIB)
 
 
-def test_a_file_fetched_ahead_is_spared_until_it_is_used(tmp_path: Path) -> None:
+def test_prefetched_file_is_kept_until_used(tmp_path):
     cache = Cache(tmp_path, kib(3))
     put(cache, "ahead", used=False)
     put(cache, "b")
@@ -107,16 +95,16 @@ def test_a_file_fetched_ahead_is_spared_until_it_is_used(tmp_path: Path) -> None
     assert names(cache) == ["e", "f", "g"]
 
 
-def test_files_ahead_take_no_more_than_half_until_they_are_used(tmp_path: Path) -> None:
+def test_prefetched_files_take_at_most_half_of_the_cache(tmp_path):
     cache = Cache(tmp_path, kib(4))
-    ahead = Prefetcher(cache, lambda file: put(cache, file.name, file.size, used=False))
-    ahead.replace([File(name, KIB) for name in "abcdef"])
+    prefetcher = Prefetcher(cache, lambda file: put(cache, file.name, file.size, used=False))
+    prefetcher.replace([File(name, KIB) for name in "abcdef"])
     wait_for(lambda: len(names(cache)) == 2)
     time.sleep(0.2)
     assert names(cache) == ["a", "b"]
     put(cache, "a")
     wait_for(lambda: names(cache) == ["a", "b", "c"])
-    ahead.replace([File("z", KIB)])
+    prefetcher.replace([File("z", KIB)])
     put(cache, "b")
     wait_for(lambda: "z" in names(cache))
     put(cache, "c")
@@ -124,7 +112,7 @@ def test_files_ahead_take_no_more_than_half_until_they_are_used(tmp_path: Path) 
     assert "d" not in names(cache)
 
 
-def test_a_killed_runs_files_ahead_are_spared_for_a_while_only(tmp_path: Path) -> None:
+def test_prefetched_files_of_a_killed_run_expire(tmp_path):
     cache = Cache(tmp_path, kib(2))
     old = put(cache, "old", used=False)
     assert not cache.has_room_to_prefetch(KIB)
@@ -133,10 +121,10 @@ def test_a_killed_runs_files_ahead_are_spared_for_a_while_only(tmp_path: Path) -
     assert cache.has_room_to_prefetch(KIB)
 
 
-def test_a_failed_fetch_leaves_nothing_and_can_be_repeated(tmp_path: Path) -> None:
+def test_failed_fetch_leaves_nothing_and_can_be_repeated(tmp_path):
     cache = Cache(tmp_path, kib(4))
 
-    def fails(partial: Path) -> None:
+    def fails(partial):
         partial.write_bytes(b"half")
         raise DataError("the host is down")
 
@@ -147,17 +135,17 @@ def test_a_failed_fetch_leaves_nothing_and_can_be_repeated(tmp_path: Path) -> No
     assert put(cache, "a").read_bytes() == b"a" * KIB
 
 
-def test_who_waits_for_a_fetch_shares_its_failure(tmp_path: Path) -> None:
+def test_waiting_threads_share_a_failure(tmp_path):
     cache = Cache(tmp_path, kib(4))
     calls, started = [], threading.Event()
 
-    def fails(partial: Path) -> None:
+    def fails(partial):
         calls.append(partial)
         started.set()
         time.sleep(0.3)
         raise DataError("the host is down")
 
-    def get() -> None:
+    def get():
         with pytest.raises(DataError, match="the host is down"):
             cache.get(key("a"), "a", KIB, fails)
 
@@ -171,11 +159,11 @@ def test_who_waits_for_a_fetch_shares_its_failure(tmp_path: Path) -> None:
     assert len(calls) == 1
 
 
-def test_a_full_disk_is_told(tmp_path: Path) -> None:
+def test_full_disk_is_reported(tmp_path):
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
 
-    def fills(partial: Path) -> None:
+    def fills(partial):
         with open("/dev/full", "wb") as disk:
             disk.write(bytes(KIB))
 
@@ -183,18 +171,18 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
         Cache(tmp_path, kib(4)).get(key("a"), "a", KIB, fills)
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_unwritable_folder_is_reported(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DataError, match=r"cannot be used .*set data\.cache_dir"):
         put(Cache(tmp_path / "file", kib(4)), "a")
 
 
 @forks
-def test_several_processes_fetch_a_file_once_and_see_it_whole(tmp_path: Path) -> None:
+def test_several_processes_fetch_a_file_once(tmp_path):
     cache = Cache(tmp_path / "cache", kib(64))
     log = tmp_path / "log"
 
-    def slowly(partial: Path) -> None:
+    def slowly(partial):
         with log.open("a") as lines:
             lines.write("fetched\n")
         with partial.open("wb") as target:
@@ -203,7 +191,7 @@ def test_several_processes_fetch_a_file_once_and_see_it_whole(tmp_path: Path) ->
                 target.flush()
                 time.sleep(0.02)
 
-    def read() -> None:
+    def read():
         content = cache.get(key("a"), "a", 16 * KIB, slowly).read_bytes()
         os._exit(0 if content == b"a" * 16 * KIB else 1)
 
@@ -217,12 +205,12 @@ def test_several_processes_fetch_a_file_once_and_see_it_whole(tmp_path: Path) ->
 
 
 @forks
-def test_a_file_can_be_evicted_while_another_process_reads_it(tmp_path: Path) -> None:
+def test_evicted_file_stays_readable_while_open(tmp_path):
     cache = Cache(tmp_path, kib(2))
     path = put(cache, "a")
     here, there = fork.Pipe()
 
-    def read() -> None:
+    def read():
         with path.open("rb") as file:
             there.send("open")
             there.recv()
@@ -240,10 +228,10 @@ def test_a_file_can_be_evicted_while_another_process_reads_it(tmp_path: Path) ->
 
 
 @forks
-def test_a_killed_fetch_leaves_no_lock_no_file_and_no_reservation(tmp_path: Path) -> None:
+def test_killed_fetch_leaves_nothing(tmp_path):
     cache = Cache(tmp_path, kib(2))
 
-    def halfway(partial: Path) -> None:
+    def halfway(partial):
         partial.write_bytes(b"a" * 100)
         time.sleep(60)
 
@@ -258,11 +246,11 @@ def test_a_killed_fetch_leaves_no_lock_no_file_and_no_reservation(tmp_path: Path
     assert put(cache, "a", 2 * KIB).read_bytes() == b"a" * 2 * KIB
 
 
-def test_fetches_at_one_time_keep_the_bound_together(tmp_path: Path) -> None:
+def test_concurrent_fetches_respect_the_size_limit(tmp_path):
     cache = Cache(tmp_path, kib(4))
     most = []
 
-    def slowly(partial: Path) -> None:
+    def slowly(partial):
         most.append(len(list(tmp_path.glob("*-*"))))
         time.sleep(0.05)
         partial.write_bytes(bytes(KIB))

@@ -1,4 +1,4 @@
-"""Schema of `fvit-prepare`."""
+"""The configuration of fvit-prepare."""
 
 from typing import Annotated, Literal
 
@@ -6,10 +6,12 @@ from pydantic import Field, model_validator
 
 from fvit.config.schemas.fields import Count, Open, Positive, Strict
 
-VERBS = {"out": "write shards", "verify": "check shards", "bench": "measure the loader"}
+VERBS = {"out": "write shards", "verify": "verify shards", "bench": "measure the loader"}
 
 
 class PrepareData(Open):
+    """A source and its options, which the source checks; those of the training loader have no effect."""
+
     name: str
 
 
@@ -27,11 +29,11 @@ class Prepare(Strict):
     quiet: bool
 
     @model_validator(mode="after")
-    def _has_one_verb(self) -> "Prepare":
+    def _one_verb(self) -> "Prepare":
         given = [verb for verb in VERBS if getattr(self, verb) is not None]
         if len(given) != 1:
             verbs = ", ".join(f"{verb}=DIR to {what}" for verb, what in VERBS.items())
             raise ValueError(f"{' and '.join(given)} exclude each other: {verbs}" if given else f"give one of {verbs}")
         if self.rate is not None and self.bench is None:
-            raise ValueError("rate has an effect only with bench=DIR")
+            raise ValueError("rate only has an effect with bench=DIR")
         return self

@@ -1,9 +1,9 @@
-"""Images read in place from tar shards, through an index of where each lies."""
+"""Images in tar shards, read in place through an index of their byte offsets."""
 
+import hashlib
 import os
 import resource
 import tarfile
-from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -12,125 +12,62 @@ from typing import Any
 import numpy as np
 from isal.isal_zlib import crc32
 
-from fvit.data.faults import Deadline
-from fvit.data.images import BadImage, DataError, Images
+from fvit.data.faults import deadline
+from fvit.data.formats import manifest
+from fvit.data.formats.shards import ShardedImages, choose_splits, default_class_names, index_shards
+from fvit.data.formats.webdataset import scan
+from fvit.data.images import BadImage, DataError
 from fvit.data.storage.base import File, Storage
 
-ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4"), ("label", "<i4"), ("crc", "<u4")])
-"""One image: first byte in its shard and length of its data, label, CRC-32 (0 where it is not known)."""
 
+class TarImages(ShardedImages):
+    """Images in tar shards, whose `entries` are `ENTRY` [N]."""
 
-def _most_open() -> int:
-    """Shards of one set to hold open: a part of the files that a process may have, which are often 1,024."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 4096 if limit == resource.RLIM_INFINITY else max(1, limit // 4)
+    def __init__(self, storage: Storage, shards: Sequence[File], counts: Sequence[int], entries: np.ndarray) -> None:
+        super().__init__(storage, shards, counts, entries["label"])
+        self.entries = entries
+        files = self.shards  # a closure over self would keep the files open until the garbage collector runs
+        self._open = lru_cache(_max_open_files())(lambda shard: _OpenFile(storage.local(files[shard])))
 
-
-class TarImages(Images):
-    """Images of tar shards, numbered shard by shard. The index is mapped from its file: 20 bytes an image, shared by
-    all processes of a machine.
-
-    Args:
-        place: where the shards lie.
-        shards: its files, with the sizes they had when they were indexed.
-        counts: [shards]: images in each.
-        index: a .npy file of `ENTRY` [N].
-        has_crc: whether the index knows the images' checksums.
-
-    Raises:
-        DataError: the index is no such file, or points outside the shards.
-    """
-
-    def __init__(self, place: Storage, shards: Sequence[File], counts: np.ndarray, index: Path, has_crc: bool) -> None:
-        self._arguments = (place, shards, counts, index, has_crc)
-        self._place, self._shards, self._has_crc = place, list(shards), has_crc
-        self._counts = np.asarray(counts, dtype=np.int64)
-        self._ends = np.cumsum(self._counts).tolist()
-        self._entries = load_index(index)
-        self.labels = self._entries["label"]
-        if len(self._entries) != sum(self._counts):
-            raise DataError(f"{index} has {len(self._entries):,} images and its shards {sum(self._counts):,}")
-        self._check_bounds(index)
-        # A name of this object in what is kept would keep the files open until the garbage collector comes.
-        files = self._shards
-        self._file = lru_cache(_most_open())(lambda shard: _OpenFile(place.local(files[shard])))
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TarImages, (self.storage, self.shards, self.shard_sizes, self.entries)
 
     def read(self, index: int) -> bytes:
-        """The encoded image."""
-        shard = self._shard(index)
-        offset, size, _, crc = self._entries[index].item()
+        shard, _ = self._find(index)
+        offset, size, _, crc = self.entries[index].item()
         if not size:
             raise BadImage(f"{self.locate(index)} is empty")
         try:
-            data = self._file(shard).read(size, offset)
+            data = self._open(shard).read(size, offset)
         except OSError:
-            # A handle that has gone stale stays so, and a second try must not meet it again.
-            self._file.cache_clear()
+            self._open.cache_clear()  # a stale file handle would fail again in the next attempt
             raise
         if len(data) != size:
-            raise DataError(
-                f"{self._name(shard)} ends within an image, at byte {offset + len(data):,}: it was truncated after it "
-                "was opened. Fetch it again"
-            )
-        if self._has_crc and crc32(data) != crc:
-            raise BadImage(f"{self.locate(index)} is damaged: its CRC-32 is not that of the index")
+            raise DataError(f"{self._url(shard)} was truncated to {offset + len(data):,} bytes: fetch it again")
+        if crc and crc32(data) != crc:
+            raise BadImage(f"{self.locate(index)} is damaged: its CRC-32 does not match the index")
         return data
 
     def locate(self, index: int) -> str:
-        """The shard, and the member in it if its header can be read."""
-        shard = self._shard(index)
-        offset = int(self._entries["offset"][index])
+        """The shard, and the member's name if its header can be read."""
+        shard, _ = self._find(index)
+        offset = int(self.entries["offset"][index])
         try:
-            header = self._file(shard).read(tarfile.BLOCKSIZE, offset - tarfile.BLOCKSIZE)
+            header = self._open(shard).read(tarfile.BLOCKSIZE, offset - tarfile.BLOCKSIZE)
             member = tarfile.TarInfo.frombuf(header, "utf-8", "backslashreplace").name
         except (OSError, DataError, tarfile.HeaderError):
             member = f"the image at byte {offset:,}"
-        return f"{self._name(shard)}: {member}"
-
-    @property
-    def shard_sizes(self) -> np.ndarray:
-        """Images a shard, int64 [shards]."""
-        return self._counts
-
-    @property
-    def window(self) -> int | None:
-        """Shards that may be mixed at a time."""
-        return self._place.window(self._shards)
-
-    def prefetch(self, shards: np.ndarray) -> None:
-        """Begin to fetch these shards, in this order."""
-        self._place.prefetch([self._shards[shard] for shard in shards])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A worker that is not forked maps the index anew instead of getting a copy of it.
-        return TarImages, self._arguments
-
-    def _shard(self, index: int) -> int:
-        if not 0 <= index < len(self._entries):
-            raise IndexError(f"image {index} of {len(self._entries)}")
-        return bisect_right(self._ends, index)
-
-    def _name(self, shard: int) -> str:
-        return f"{self._place.root.rstrip('/')}/{self._shards[shard].name}"
-
-    def _check_bounds(self, index: Path) -> None:
-        """Offsets beyond a shard's end would read as truncated images later, one by one."""
-        sizes = np.repeat(np.array([shard.size for shard in self._shards], dtype=np.uint64), self._counts)
-        offsets = self._entries["offset"]
-        outside = (offsets > sizes) | (self._entries["size"] > sizes - offsets)
-        if outside.any():
-            raise DataError(f"{index} points beyond the end of {self._name(self._shard(int(outside.argmax())))}")
+        return f"{self._url(shard)}: {member}"
 
 
 class _OpenFile:
-    """Closed when nobody reads from it any more, so that a thread may drop it while another reads. It is read by
-    position alone, so that processes forked from this one may share it."""
+    """Closed with its last reference, so one thread may evict it while another reads; read by position, as forks do."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY)
 
     def read(self, size: int, offset: int) -> bytes:
-        with Deadline(f"reading {size:,} bytes at {offset:,}"):
+        with deadline(f"reading {size:,} bytes at {offset:,}"):
             return os.pread(self._descriptor, size, offset)
 
     def __del__(self) -> None:
@@ -138,17 +75,48 @@ class _OpenFile:
             os.close(self._descriptor)
 
 
-def load_index(path: Path) -> np.ndarray:
-    """`ENTRY` [N], mapped from its file.
+def _max_open_files() -> int:
+    """A quarter of the files that this process may open, often 1,024."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 4096 if limit == resource.RLIM_INFINITY else max(1, limit // 4)
 
-    Raises:
-        DataError: it is no such file.
-    """
-    try:
-        entries = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise DataError(f"{path} is no index of images ({error}); delete it, and it is made or fetched anew") from None
-    if not isinstance(entries, np.ndarray) or entries.dtype != ENTRY or entries.ndim != 1:
-        raise DataError(f"{path} is no index of images; delete it, and it is made or fetched anew")
-    # Without the subclass, whose indexing is slow.
-    return entries.view(np.ndarray)
+
+def open_tars(storage: Storage, cache: Path) -> tuple[TarImages, TarImages, list[str]]:
+    """The training images, the validation images, and the class names, of fvit-prepare or of WebDataset shards."""
+    files = {file.name: file for file in storage.files([".tar", ".npy", manifest.NAME])}
+    if manifest.NAME in files:
+        return _open_prepared(storage, files)
+    shards = [file for name, file in files.items() if name.endswith(".tar")]
+    train, val = (_open_webdataset(storage, split, cache) for split in choose_splits(storage, shards, "tar"))
+    return train, val, default_class_names(train.labels)
+
+
+def _open_webdataset(storage: Storage, shards: Sequence[File], cache: Path) -> TarImages:
+    entries = [index["entries"] for index in index_shards(storage, shards, cache, scan)]
+    return TarImages(storage, shards, [len(part) for part in entries], np.concatenate(entries))
+
+
+def _open_prepared(storage: Storage, files: dict[str, File]) -> tuple[TarImages, TarImages, list[str]]:
+    def expected(entry: manifest.FileEntry) -> File:
+        found = files.get(entry.name)
+        if found is None or found.size != entry.size:
+            problem = "is missing" if found is None else f"has {found.size:,} bytes instead of {entry.size:,}"
+            remedy = f"fetch it again, and check the others: fvit-prepare verify={storage.root}"
+            raise DataError(f"{storage.url(entry.name)} {problem}; {remedy}")
+        return File(entry.name, entry.size, found.version, entry.sha256)
+
+    content = manifest.parse(storage.local(files[manifest.NAME]).read_bytes(), storage.url(manifest.NAME))
+    opened = []
+    for split in content.splits.values():
+        shards = [expected(shard) for shard in split.shards]
+        path = storage.local(expected(split.index))
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != split.index.sha256:
+                raise DataError(f"{path} does not match the manifest's checksum: fetch it again")
+        opened.append(TarImages(storage, shards, [shard.images for shard in split.shards], load_entries(path)))
+    return opened[0], opened[1], content.classes
+
+
+def load_entries(path: Path) -> np.ndarray:
+    """`ENTRY` [N], mapped from an index that fvit-prepare wrote."""
+    return np.load(path, mmap_mode="r").view(np.ndarray)  # indexing a memmap is slow

@@ -1,6 +1,6 @@
-"""libjpeg-turbo 3 through ctypes: the one decoder that can leave out what lies outside a crop.
+"""libjpeg-turbo 3 through ctypes: the only decoder that can skip what is outside a crop.
 
-simplejpeg's wheel carries libjpeg-turbo 3 too, but neither its crop decode nor the library's symbols.
+simplejpeg's wheel contains libjpeg-turbo 3 as well, but exposes neither the crop decode nor the library's symbols.
 """
 
 import ctypes
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-# turbojpeg.h, version 3.
+# From turbojpeg.h, version 3.
 _DECOMPRESS = 1
 _STOP_ON_WARNING, _SUBSAMPLING, _WIDTH, _HEIGHT = 0, 4, 5, 6
 _RGB = 0
@@ -21,24 +21,22 @@ class _Region(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int) for name in ("x", "y", "width", "height")]
 
 
+_POINTER, _INT, _BYTES, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t
 _SIGNATURES = {
-    "tj3Init": ([ctypes.c_int], ctypes.c_void_p),
-    "tj3Destroy": ([ctypes.c_void_p], None),
-    "tj3Set": ([ctypes.c_void_p, ctypes.c_int, ctypes.c_int], ctypes.c_int),
-    "tj3Get": ([ctypes.c_void_p, ctypes.c_int], ctypes.c_int),
-    "tj3DecompressHeader": ([ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t], ctypes.c_int),
-    "tj3SetCroppingRegion": ([ctypes.c_void_p, _Region], ctypes.c_int),
-    "tj3Decompress8": (
-        [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int, ctypes.c_int],
-        ctypes.c_int,
-    ),
-    "tj3GetErrorStr": ([ctypes.c_void_p], ctypes.c_char_p),
+    "tj3Init": ([_INT], _POINTER),
+    "tj3Destroy": ([_POINTER], None),
+    "tj3Set": ([_POINTER, _INT, _INT], _INT),
+    "tj3Get": ([_POINTER, _INT], _INT),
+    "tj3DecompressHeader": ([_POINTER, _BYTES, _SIZE], _INT),
+    "tj3SetCroppingRegion": ([_POINTER, _Region], _INT),
+    "tj3Decompress8": ([_POINTER, _BYTES, _SIZE, _POINTER, _INT, _INT], _INT),
+    "tj3GetErrorStr": ([_POINTER], _BYTES),
 }
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The first libturbojpeg of version 3 or later: of the environment (conda), of the system, of Homebrew."""
+    """The first libturbojpeg ≥ 3 found in this environment (conda), the system, or Homebrew."""
     name = "libturbojpeg.dylib" if sys.platform == "darwin" else "libturbojpeg.so.0"
     folders = [Path(sys.prefix, "lib"), Path("/opt/homebrew/opt/jpeg-turbo/lib"), Path("/usr/local/opt/jpeg-turbo/lib")]
     candidates = [str(folder / name) for folder in folders if (folder / name).is_file()]
@@ -49,23 +47,19 @@ def library() -> ctypes.CDLL | None:
             for function, (arguments, result) in _SIGNATURES.items():
                 getattr(found, function).argtypes = arguments
                 getattr(found, function).restype = result
-        except (OSError, AttributeError):  # of another machine, or of version 2, which lacks these functions
+        except (OSError, AttributeError):  # for another machine, or version 2, which lacks these functions
             continue
         return found
     return None
 
 
 class Turbo:
-    """A decompressor. It keeps an image's header between calls, so each thread needs one of its own.
-
-    Raises:
-        OSError: no libjpeg-turbo of version 3 or later was found.
-    """
+    """A decompressor. It keeps state between calls, so each thread needs its own."""
 
     def __init__(self) -> None:
         found = library()
         if found is None:
-            raise OSError("no libjpeg-turbo of version 3 or later was found")
+            raise OSError("libjpeg-turbo 3 or later was not found")
         self._library = found
         self._open()
 
@@ -73,24 +67,21 @@ class Turbo:
         return Turbo, ()
 
     def decode(self, data: bytes, box: tuple[int, int, int, int] | None, mcu_width: int) -> np.ndarray:
-        """Pixels uint8 [height, width, 3] of a box of a JPEG, bit by bit those of a full decode.
+        """Pixels uint8 [height, width, 3] of a crop of a JPEG, bit-identical to those of a full decode.
 
         Args:
-            data: a JPEG of one or three components of 8 bits.
-            box: x, y, width, height in pixels; None for all.
-            mcu_width: of the file's minimum coded unit in pixels, the grid on which a decode may begin.
-
-        Raises:
-            ValueError: the library's reason.
+            data: a JPEG with one or three components of 8 bits.
+            box: x, y, width, height in pixels; None for the full image.
+            mcu_width: width of the file's minimum coded unit in pixels, the grid on which a decode can start.
         """
         tj, handle = self._library, self._handle
         if tj.tj3DecompressHeader(handle, data, len(data)):
             raise self._failure()
         width, height = tj.tj3Get(handle, _WIDTH), tj.tj3Get(handle, _HEIGHT)
         left, top, right, bottom = 0, 0, width, height
-        # The library cannot begin within files whose subsampling it has no name for.
+        # The library cannot crop files whose subsampling it has no name for.
         if box is not None and tj.tj3Get(handle, _SUBSAMPLING) >= 0:
-            # Chroma is upsampled from its neighbours, so a decode needs a margin to be exact within the box.
+            # Chroma is interpolated between neighbours, so the crop needs a margin to be exact.
             x, y, box_width, box_height = box
             left = max(0, (x // mcu_width - 1) * mcu_width)
             right = min(width, x + box_width + mcu_width)
@@ -106,11 +97,11 @@ class Turbo:
 
     def _open(self) -> None:
         self._handle = self._library.tj3Init(_DECOMPRESS)
-        # A warning is damage: bytes missing, bytes that are no Huffman code.
+        # Warnings are about damage, such as missing bytes and invalid Huffman codes.
         self._library.tj3Set(self._handle, _STOP_ON_WARNING, 1)
 
     def _failure(self) -> ValueError:
-        """The last error. An error within a header would stay with the decompressor, so the next image gets another."""
+        """The last error; replaces the decompressor, in which an error within a header would persist."""
         reason = self._library.tj3GetErrorStr(self._handle).decode(errors="replace")
         self._library.tj3Destroy(self._handle)
         self._open()

@@ -1,1 +1,1 @@
-"""Writing any source into tar shards, and checking what was written."""
+"""fvit-prepare: write a source to tar shards, verify them, and measure how fast images load."""

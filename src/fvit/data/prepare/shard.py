@@ -1,4 +1,4 @@
-"""One shard: its images read, encoded, and written as a tar file with a note of what is in it."""
+"""Writing one shard: read its images, encode them, and add them to a tar file."""
 
 import hashlib
 import io
@@ -6,139 +6,141 @@ import json
 import re
 import tarfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from fvit.data.formats import decode
+from fvit.data.formats.decode import Decoder
 from fvit.data.images import BadImage, DataError, Images
-from fvit.data.pool import Advance
-from fvit.data.prepare.encode import encode
-from fvit.data.sources import Source
-from fvit.data.storage.atomic import replacing
+from fvit.data.sampler import shards_in_order
+from fvit.data.storage.base import replacing
 
-GO_ON = "The same command goes on where this one stopped"
+RESUME = "Run the same command to resume"
 
 
-@dataclass(frozen=True)
-class Task:
-    """A shard that is to be written.
+class ShardTask(NamedTuple):
+    """A shard to write: the tar file, a JSON record that marks it as complete, and the indices of its images."""
 
-    Attributes:
-        split: ``train`` or ``val``.
-        name: of the tar file, in the folder of shards.
-        note: the file that says what is in it, once it is whole.
-        indices: which images of the split, in this order.
-    """
-
-    split: str
     name: str
-    note: Path
+    images: Images
     indices: np.ndarray
+    path: Path
+    record: Path
 
 
-@dataclass(frozen=True)
-class ShardWriter:
-    """Writes shards; the same bytes each time.
+class Encoding(NamedTuple):
+    """How images are stored."""
 
-    Args:
-        source: where the images come from.
-        out: the folder of shards.
-        resize, quality: see `fvit.data.prepare.encode.encode`.
-        decoder: its name.
-        bad: ``skip`` leaves damaged images out and notes them, ``fatal`` raises.
-    """
-
-    source: Source
-    out: Path
-    resize: int | None
-    quality: int
-    decoder: str
-    bad: str
-
-    def __call__(self, task: Task, advance: Advance) -> None:
-        """Write it.
-
-        Raises:
-            DataError: an image cannot be read, or is damaged and `bad` is ``fatal``, or the shard cannot be written.
-        """
-        path = self.out / task.name
-        try:
-            with replacing(path) as file:
-                note = self._fill(file, task, advance)
-                size = file.seek(0, io.SEEK_END)
-                file.seek(0)
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            images = len(note["entries"])
-            note["shard"] = {"name": task.name, "size": size, "sha256": digest, "images": images}
-            if not images:
-                path.unlink()
-            with replacing(task.note) as file:
-                file.write(json.dumps(note).encode())
-        except OSError as error:
-            raise DataError(f"cannot write {path}: {error.strerror or error}. {GO_ON}") from error
-
-    def _fill(self, file: BinaryIO, task: Task, advance: Advance) -> dict[str, Any]:
-        decoder = decode.choose(self.decoder)
-        source: Images = getattr(self.source, task.split)
-        if source.shard_sizes is not None:
-            source.prefetch(_shards(task.indices, source.shard_sizes))
-        entries: list[tuple[int, int, int, int]] = []  # as in fvit.data.formats.tar.ENTRY
-        skipped: list[dict[str, str]] = []
-        bytes_in = 0
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for index in task.indices.tolist():
-                try:
-                    image = _read(source, index)
-                    bytes_in += len(image) if isinstance(image, bytes) else image.nbytes
-                    data, extension = encode(image, decoder, self.resize, self.quality)
-                except BadImage as error:
-                    where = source.locate(index)
-                    if self.bad == "fatal":
-                        raise DataError(f"{where}: {error}. bad=skip leaves such images out and lists them") from None
-                    skipped.append({"name": where, "reason": str(error)})
-                else:
-                    label, key = int(source.labels[index]), _key(index, source.locate(index))
-                    entries.append((tar.offset + tarfile.BLOCKSIZE, len(data), label, zlib.crc32(data)))
-                    _add(tar, f"{key}.{extension}", data)
-                    _add(tar, f"{key}.cls", str(label).encode())
-                advance(1)
-        return {"entries": entries, "skipped": skipped, "bytes_in": bytes_in}
+    decoder: Decoder  # finds damaged images
+    resize: int | None  # shorter side in pixels, for larger images; None keeps all of them unchanged
+    quality: int  # of JPEGs, from 1 to 100
 
 
-def read_note(task: Task, out: Path) -> dict[str, Any] | None:
-    """What is in a shard that is whole; None if it is still to be written."""
+def write_shard(encoding: Encoding, skip_bad: bool, task: ShardTask) -> Generator[int, None, None]:
+    """Write a shard, always with the same bytes, and its record; yields 1 for each image."""
     try:
-        note = json.loads(task.note.read_bytes())
-        whole = not note["entries"] or (out / task.name).stat().st_size == note["shard"]["size"]
+        with replacing(task.path) as file:
+            record = yield from _fill(file, encoding, skip_bad, task)
+            size = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        images = len(record["entries"])
+        record["shard"] = {"name": task.name, "size": size, "sha256": digest, "images": images}
+        if not images:
+            task.path.unlink()
+        with replacing(task.record) as file:
+            file.write(json.dumps(record).encode())
+    except OSError as error:
+        raise DataError(f"cannot write {task.path}: {error.strerror or error}. {RESUME}") from error
+
+
+def _fill(file: BinaryIO, encoding: Encoding, skip_bad: bool, task: ShardTask) -> Generator[int, None, dict[str, Any]]:
+    images = task.images
+    if images.shard_sizes is not None:
+        images.prefetch(shards_in_order(task.indices, images.shard_sizes))
+    entries: list[tuple[int, int, int, int]] = []  # fvit.data.formats.webdataset.ENTRY
+    skipped: list[dict[str, str]] = []
+    bytes_in = 0
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for index in task.indices.tolist():
+            try:
+                image = _read(images, index)
+                bytes_in += len(image) if isinstance(image, bytes) else image.nbytes
+                data, extension = encode(image, encoding)
+            except BadImage as error:
+                where = images.locate(index)
+                if not skip_bad:
+                    raise DataError(f"{where}: {error}. bad=skip leaves out damaged images and lists them") from None
+                skipped.append({"name": where, "reason": str(error)})
+            else:
+                label, key = int(images.labels[index]), _key(index, images.locate(index))
+                entries.append((tar.offset + tarfile.BLOCKSIZE, len(data), label, zlib.crc32(data)))
+                _add(tar, f"{key}.{extension}", data)
+                _add(tar, f"{key}.cls", str(label).encode())
+            yield 1
+    return {"entries": entries, "skipped": skipped, "bytes_in": bytes_in}
+
+
+def read_record(task: ShardTask) -> dict[str, Any] | None:
+    """The record of a complete shard; None if the shard has yet to be written."""
+    try:
+        record = json.loads(task.record.read_bytes())
+        complete = not record["entries"] or task.path.stat().st_size == record["shard"]["size"]
     except FileNotFoundError:
         return None
-    return note if whole else None
+    return record if complete else None
 
 
-def _shards(indices: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The shards that the images lie in, in the order of their first use."""
-    shards, first = np.unique(np.searchsorted(np.cumsum(sizes), indices, side="right"), return_index=True)
-    return shards[np.argsort(first)]
+def encode(image: bytes | np.ndarray, encoding: Encoding) -> tuple[bytes, str]:
+    """The bytes to store, and their file extension.
+
+    Encoded images are stored unchanged, unless they are resized (bicubic with antialiasing): then they become RGB JPEGs
+    with 4:2:0 chroma. Pixels, uint8 [H, W] or [H, W, 3], become PNGs.
+    """
+    pixels = encoding.decoder(image)
+    is_encoded = isinstance(image, bytes)
+    height, width = pixels.shape[:2]
+    resize, short_side = encoding.resize, min(height, width)
+    shrinks = resize is not None and short_side > resize
+    if is_encoded and not shrinks:
+        return image, _extension(image)
+    picture = Image.fromarray(pixels if is_encoded else image)
+    if shrinks:
+        size = (width * resize // short_side, height * resize // short_side)  # rounded as in torchvision's Resize
+        picture = picture.resize(size, Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    if is_encoded:
+        picture.save(buffer, "JPEG", quality=encoding.quality, subsampling="4:2:0")
+        return buffer.getvalue(), "jpg"
+    picture.save(buffer, "PNG")
+    return buffer.getvalue(), "png"
 
 
-def _read(images: Images, index: int) -> Any:
+def _extension(data: bytes) -> str:
+    """From the content, because ImageNet has a PNG called .JPEG."""
+    if data.startswith(b"\xff\xd8"):
+        return "jpg"
+    with Image.open(io.BytesIO(data)) as image:
+        return str(image.format).lower()
+
+
+def _read(images: Images, index: int) -> bytes | np.ndarray:
     try:
         return images.read(index)
     except OSError as error:
-        raise DataError(f"cannot read {images.locate(index)}: {error.strerror or error}. {GO_ON}") from error
+        raise DataError(f"cannot read {images.locate(index)}: {error.strerror or error}. {RESUME}") from error
 
 
 def _key(index: int, where: str) -> str:
-    """The image's number, which makes it unique, and its old name up to the first dot, for people."""
+    """The image's index, which makes it unique, and its original name up to the first dot."""
     name = re.split(r"[/\\]|: ", where)[-1].partition(".")[0]
     return f"{index:08d}_{re.sub(r'[^A-Za-z0-9_-]+', '_', name)[:60]}"
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    # Of time, owner and group a TarInfo has zeros, so that the same images give the same bytes.
-    member = tarfile.TarInfo(name)
+    member = tarfile.TarInfo(name)  # time, owner and group are 0, so the same images give the same bytes
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))

@@ -1,131 +1,93 @@
-"""Whether a folder of prepared shards is still what its manifest says."""
+"""Checking a folder of shards against its manifest."""
 
 import hashlib
 import os
 import zlib
-from dataclasses import dataclass
+from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from fvit.data import pool
 from fvit.data.formats import manifest
-from fvit.data.formats.scan import scan
-from fvit.data.formats.tar import load_index
+from fvit.data.formats.tar import load_entries
+from fvit.data.formats.webdataset import scan
 from fvit.data.images import DataError
 from fvit.data.prepare.write import Progress
 from fvit.data.storage.base import LocalStorage
 
 
 def verify(folder: Path, workers: int, progress: Progress) -> tuple[list[str], int]:
-    """What is wrong, a line a file, and how many files there should be.
+    """One line for each file that is missing, damaged or unexpected, and the number of files in the manifest.
 
-    Sizes and SHA-256 of all files are compared; members of the shards are compared with the index, by place, label and
-    CRC-32; and files that the manifest does not name are wrong as well.
-
-    Args:
-        folder: of shards.
-        workers: processes; 0 is this one.
-        progress: counts files.
-
-    Raises:
-        DataError: there is no manifest, or it is damaged.
+    Compares the size and SHA-256 of every file, and the members of each shard with the index: offset, size, label and
+    CRC-32.
     """
-    place = LocalStorage(folder)
+    storage = LocalStorage(folder)
     path = folder / manifest.NAME
     if not path.is_file():
-        unfinished = (folder / ".progress").is_dir()
-        raise DataError(
-            f"{folder} holds a preparation that has not ended; start it again, and it goes on"
-            if unfinished
-            else f"{folder} has no {manifest.NAME}, so nothing says what should be in it; was it made by fvit-prepare?"
-        )
-    content = manifest.read(path)
+        if (folder / ".progress").is_dir():
+            raise DataError(f"{folder} is incomplete: run the fvit-prepare command that started it again, to resume it")
+        raise DataError(f"{folder} has no {manifest.NAME}, which fvit-prepare writes, so its content is unknown")
+    content = manifest.parse(path.read_bytes(), str(path))
     files = content.files()
-    indices = {split.index.name: _index_problems(folder, split) for split in content.by_split().values()}
+    problems: list[str] = []
     tasks = []
-    for split in content.by_split().values():
-        sound = not indices[split.index.name]
+    for split in content.splits.values():
+        index = folder / split.index.name
+        if problem := _file_problem(folder, split.index):
+            problems.append(f"{split.index.name}: {problem}")
+            index = None
         ends = np.cumsum([shard.images for shard in split.shards]).tolist()
-        for shard, end in zip(split.shards, ends, strict=True):
-            tasks.append(_Task(shard, folder / split.index.name if sound else None, end - shard.images))
-    with progress(len(files), len(indices)) as advance:
-        found = pool.run(_Check(folder), tasks, workers, advance)
+        tasks += [(shard, index, end - shard.images) for shard, end in zip(split.shards, ends, strict=True)]
+    with progress(len(files), len(content.splits)) as advance:
+        for found in pool.run(partial(_check_shard, folder), tasks, workers, advance):
+            problems += found
     known = {file.name for file in files} | {manifest.NAME}
-    extra = [
-        f"{file.name}: extra, the manifest does not name it" for file in place.files([""]) if file.name not in known
-    ]
-    lines = [line for some in (*indices.values(), *found) for line in some]
-    return lines + extra, len(files)
+    problems += [f"{file.name}: not in the manifest" for file in storage.files([""]) if file.name not in known]
+    return problems, len(files)
 
 
-@dataclass(frozen=True)
-class _Task:
-    """A shard, the index where it is sound, and the shard's first image in it."""
-
-    shard: manifest.Shard
-    index: Path | None
-    start: int
+def _check_shard(folder: Path, task: tuple[manifest.Shard, Path | None, int]) -> Generator[int, None, list[str]]:
+    problem = _shard_problem(folder, *task)
+    yield 1
+    return [f"{task[0].name}: {problem}"] if problem else []
 
 
-@dataclass(frozen=True)
-class _Check:
-    folder: Path
-
-    def __call__(self, task: _Task, advance: pool.Advance) -> list[str]:
-        problems = self._problems(task)
-        advance(1)
-        return [f"{task.shard.name}: {problem}" for problem in problems]
-
-    def _problems(self, task: _Task) -> list[str]:
-        problems = _file_problems(self.folder, task.shard)
-        if task.index is None or (problems and not problems[0].startswith("changed")):
-            return problems
-        path = self.folder / task.shard.name
-        entries = load_index(task.index)[task.start :][: task.shard.images]
-        if problems:
-            damaged = _damaged(path, entries)
-            return [f"{problems[0]}; {damaged} of its {len(entries)} images are damaged"]
-        try:
-            members = scan(path, path.name)
-        except DataError as error:
-            return [str(error)]
-        if not all(np.array_equal(members[field], entries[field]) for field in ("offset", "size", "label")):
-            return ["the index does not say what is in it"]
-        damaged = _damaged(path, entries)
-        return [f"{damaged} of its images have other checksums in the index"] if damaged else []
+def _shard_problem(folder: Path, shard: manifest.Shard, index: Path | None, start: int) -> str | None:
+    """Compare a shard with the manifest, and with the entries of the index from `start`, if the index is intact."""
+    problem = _file_problem(folder, shard)
+    if index is None or (problem and not problem.startswith("changed")):
+        return problem
+    path = folder / shard.name
+    entries = load_entries(index)[start:][: shard.images]
+    if problem:
+        return f"{problem}; {_count_damaged(path, entries)} of its {len(entries)} images are damaged"
+    try:
+        members = scan(path, path.name)["entries"]
+    except DataError as error:
+        return str(error)
+    if not all(np.array_equal(members[field], entries[field]) for field in ("offset", "size", "label")):
+        return "its content does not match the index"
+    damaged = _count_damaged(path, entries)
+    return f"the checksums of {damaged} of its images do not match the index" if damaged else None
 
 
-def _index_problems(folder: Path, split: manifest.Split) -> list[str]:
-    problems = _file_problems(folder, split.index)
-    if not problems:
-        try:
-            entries = load_index(folder / split.index.name)
-        except DataError as error:
-            problems = [str(error)]
-        else:
-            if np.bincount(np.maximum(entries["label"], 0), minlength=len(split.per_class)).tolist() != split.per_class:
-                problems = ["its images a class are not those of the manifest"]
-    return [f"{split.index.name}: {problem}" for problem in problems]
-
-
-def _file_problems(folder: Path, file: manifest.FileEntry) -> list[str]:
+def _file_problem(folder: Path, file: manifest.FileEntry) -> str | None:
     path = folder / file.name
     if not path.is_file():
-        return ["missing"]
+        return "missing"
     size = path.stat().st_size
     if size != file.size:
-        how = "truncated" if size < file.size else "too long"
-        return [f"{how}, it has {size:,} bytes of {file.size:,}"]
+        return f"{'truncated' if size < file.size else 'too long'}, {size:,} bytes instead of {file.size:,}"
     with path.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
-    return [] if digest == file.sha256 else [f"changed, its sha256 is {digest} and should be {file.sha256}"]
+    return None if digest == file.sha256 else f"changed, its sha256 is {digest} instead of {file.sha256}"
 
 
-def _damaged(path: Path, entries: np.ndarray) -> int:
-    """How many images have another checksum than the index."""
+def _count_damaged(path: Path, entries: np.ndarray) -> int:
     with path.open("rb") as file:
         return sum(
-            zlib.crc32(os.pread(file.fileno(), size, offset)) != crc
-            for offset, size, _, crc in map(tuple, entries.tolist())
+            zlib.crc32(os.pread(file.fileno(), size, offset)) != crc for offset, size, _, crc in entries.tolist()
         )

@@ -1,167 +1,138 @@
-"""From a source to a folder of tar shards with index and manifest; restartable at any moment."""
+"""Writing a source to tar shards with an index and a manifest, resumable at any point."""
 
 import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from fvit.data import pool
 from fvit.data.formats import decode, manifest
-from fvit.data.formats.tar import ENTRY
+from fvit.data.formats.webdataset import ENTRY
 from fvit.data.images import DataError, Images
-from fvit.data.prepare.shard import GO_ON, ShardWriter, Task, read_note
+from fvit.data.prepare.shard import Encoding, ShardTask, read_record, write_shard
 from fvit.data.sources import Source
-from fvit.data.storage.atomic import PARTIAL, replacing
+from fvit.data.storage.base import PARTIAL, replacing
 
 Progress = Callable[[int, int], AbstractContextManager[pool.Advance]]
-"""Opened with how many there are in all and how many are done already."""
+"""Opens a progress bar, given the total amount of work and how much of it is already done."""
 
-SPLITS = ("train", "val")
-
-# The order of the training images is drawn once and for all.
+# The training images are shuffled once, with this seed.
 _SEED = 0
 _SHARDS_MIXED = 8
-_PATIENCE = 10.0
-"""Seconds to wait for another preparation of the same folder."""
+_LOCK_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the bytes that are written depend on.
+class Settings(NamedTuple):
+    """What the written bytes depend on; see `Encoding`."""
 
-    Attributes:
-        source: name and options of the source, without credentials.
-        resize: pixels of the shorter side; None keeps images as they are.
-        quality: of the JPEGs that are written.
-        shard_size: images a shard.
-    """
-
-    source: dict[str, Any]
+    source: dict[str, Any]  # name and options, without credentials
     resize: int | None
     quality: int
-    shard_size: int
+    shard_size: int  # images per shard
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What there is now.
+def write(
+    source: Source, out: Path, settings: Settings, workers: int, skip_bad: bool, progress: Progress
+) -> tuple[manifest.Manifest, int | None]:
+    """Write `source` to `out` as WebDataset shards, with an index per split and, at the end, manifest.json.
 
-    Attributes:
-        content: the manifest.
-        bytes_in: of the images that were read; None if everything was there before.
+    Training images are shuffled once, with a fixed seed, so each shard contains many classes; validation images keep
+    their order. Files are written atomically. If interrupted, the same call resumes with the missing shards, and the
+    result has the same bytes. Returns the manifest, and how many bytes of images were read: None if `out` was complete.
     """
+    decoder = decode.choose()
+    identity = {**settings._asdict(), "decoder": decoder.name, "seed": _SEED, **source.fingerprint()}
+    path = out / manifest.NAME
+    with _claimed(out, identity) as records:
+        if path.is_file():
+            return _read_manifest(path), None
+        plan = {
+            "train": _plan("train", source.train, _shuffled(source.train), settings.shard_size, out, records),
+            "val": _plan("val", source.val, np.arange(len(source.val)), settings.shard_size, out, records),
+        }
+        tasks = [*plan["train"], *plan["val"]]
+        todo = [task for task in tasks if read_record(task) is None]
+        total, missing = (sum(len(task.indices) for task in some) for some in (tasks, todo))
+        with progress(total, total - missing) as advance:
+            encoding = Encoding(decoder, settings.resize, settings.quality)
+            pool.run(partial(write_shard, encoding, skip_bad), todo, workers, advance)
+        written = {split: [read_record(task) for task in plan[split]] for split in plan}
+        splits = {split: _write_index(out, split, written[split], len(source.classes)) for split in plan}
+        content = manifest.Manifest(classes=source.classes, settings=identity, splits=splits)
+        with replacing(path) as file:
+            file.write(content.model_dump_json(indent=1).encode() + b"\n")
+        return content, sum(record["bytes_in"] for split in written.values() for record in split)
 
-    content: manifest.Manifest
-    bytes_in: int | None
 
-
-def write(source: Source, out: Path, settings: Settings, workers: int, bad: str, progress: Progress) -> Outcome:
-    """Write all images of `source` to `out`: WebDataset shards, an index a split, and manifest.json, which comes last.
-
-    Training images are mixed once, with a fixed seed, so that each shard holds images of many classes; validation
-    images keep their order. Files appear under their names when they are whole. After an end of any kind the same
-    call goes on with the shards that are missing, and ends with the same bytes.
-
-    Args:
-        source: where images come from.
-        out: new, empty, or left by a call with the same settings.
-        settings: what goes into the manifest.
-        workers: processes; 0 is this one.
-        bad: ``skip`` or ``fatal``, for damaged images.
-        progress: counts images.
-
-    Raises:
-        DataError: `out` holds something else, or is being written; a label is beyond the classes; an image cannot be
-            read, or is damaged and that is fatal; a split has no image that is whole.
-    """
-    decoder = decode.choose().name
-    identity = {**asdict(settings), "decoder": decoder, "seed": _SEED, **source.facts()}
-    with _claim(out, identity) as notes:
-        if (out / manifest.NAME).is_file():
-            return Outcome(manifest.read(out / manifest.NAME), None)
-        tasks = _plan(source, settings.shard_size, notes)
-        todo = [task for task in tasks if read_note(task, out) is None]
-        for split in SPLITS:
-            (out / split).mkdir(exist_ok=True)
-        work = ShardWriter(source, out, settings.resize, settings.quality, decoder, bad)
-        total, left = (sum(len(task.indices) for task in some) for some in (tasks, todo))
-        with progress(total, total - left) as advance:
-            pool.run(work, todo, workers, advance)
-        written = {split: [_note(task, out) for task in tasks if task.split == split] for split in SPLITS}
-        splits = {split: _finish(out, split, written[split], len(source.classes)) for split in SPLITS}
-        content = manifest.Manifest(classes=source.classes, settings=identity, splits=manifest.Splits(**splits))
-        manifest.write(out / manifest.NAME, content)
-        return Outcome(content, sum(note["bytes_in"] for split in SPLITS for note in written[split]))
+def _read_manifest(path: Path) -> manifest.Manifest:
+    return manifest.parse(path.read_bytes(), str(path))
 
 
 @contextmanager
-def _claim(out: Path, identity: dict[str, Any]) -> Iterator[Path]:
-    """The folder of notes of this preparation, which is removed when all is written; nobody else writes meanwhile."""
-    notes = out / ".progress"
-    if out.is_dir() and any(out.iterdir()) and not notes.is_dir() and not (out / manifest.NAME).is_file():
-        raise DataError(f"out={out} is not empty and holds no preparation; choose a new folder")
-    if (out / manifest.NAME).is_file():
-        _compare(manifest.read(out / manifest.NAME).settings, identity, out)
-    notes.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(notes / "lock")
+def _claimed(out: Path, identity: dict[str, Any]) -> Iterator[Path]:
+    """Lock `out`, and yield its folder of shard records, which is deleted on success."""
+    records, finished = out / ".progress", out / manifest.NAME
+    if finished.is_file():
+        _check_settings(_read_manifest(finished).settings, identity, out)
+    elif out.is_dir() and any(out.iterdir()) and not records.is_dir():
+        raise DataError(f"out={out} is not empty and was not written by fvit-prepare; choose a new folder")
+    records.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(records / "lock")
     try:
-        # A process that was killed leaves the lock to its workers, which end with the image they are at.
-        lock.acquire(timeout=_PATIENCE)
+        # The workers of a killed process hold its lock until they have finished their image.
+        lock.acquire(timeout=_LOCK_SECONDS)
     except Timeout:
-        raise DataError(f"another process is preparing {out}; wait for it, or choose another folder") from None
+        raise DataError(f"another process is writing to {out}; wait for it, or choose another folder") from None
     try:
-        settings = notes / "settings.json"
+        settings = records / "settings.json"
         if settings.is_file():
-            _compare(json.loads(settings.read_bytes()), identity, out)
+            _check_settings(json.loads(settings.read_bytes()), identity, out)
         else:
             with replacing(settings) as file:
                 file.write(json.dumps(identity).encode())
-        for partial in out.rglob(f"*{PARTIAL}"):
-            partial.unlink()
-        yield notes
-        shutil.rmtree(notes)
+        for partial_file in out.rglob(f"*{PARTIAL}"):
+            partial_file.unlink()
+        yield records
+        shutil.rmtree(records)
     finally:
         lock.release()
 
 
-def _compare(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
+def _check_settings(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
     before, now = _flat(before), _flat(now)
-    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    if differing:
-        changes = "; ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in differing)
-        raise DataError(f"out={out} holds another preparation: {changes}. Choose another folder, or remove this one")
+    if different := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
+        changes = "; ".join(f"{key} was {before.get(key)} and is now {now.get(key)}" for key in different)
+        raise DataError(f"out={out} was written with other settings: {changes}. Choose another folder, or delete it")
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    # As JSON has them: a tuple has become a list.
-    plain = json.loads(json.dumps(settings))
+    plain = json.loads(json.dumps(settings))  # tuples become lists, as in the file
     source = {f"source.{key}": value for key, value in plain.pop("source", {}).items()}
     return {**source, **plain}
 
 
-def _plan(source: Source, shard_size: int, notes: Path) -> list[Task]:
-    orders = {"train": _mixed(source.train), "val": np.arange(len(source.val))}
-    return [
-        Task(
-            split, f"{split}/{split}-{number:05d}.tar", notes / f"{split}-{number:05d}.json", order[start:][:shard_size]
-        )
-        for split, order in orders.items()
-        for number, start in enumerate(range(0, len(order), shard_size))
-    ]
+def _plan(split: str, images: Images, order: np.ndarray, size: int, out: Path, records: Path) -> list[ShardTask]:
+    (out / split).mkdir(exist_ok=True)
+    tasks = []
+    for number, start in enumerate(range(0, len(order), size)):
+        stem = f"{split}-{number:05d}"
+        name = f"{split}/{stem}.tar"
+        tasks.append(ShardTask(name, images, order[start:][:size], out / name, records / f"{stem}.json"))
+    return tasks
 
 
-def _mixed(images: Images) -> np.ndarray:
-    """The training images in the order they are written: a permutation, drawn with a fixed seed.
+def _shuffled(images: Images) -> np.ndarray:
+    """A permutation of the training images, with a fixed seed.
 
-    Images that lie in shards are mixed among a few shards at a time. Where shards are fetched, each is then fetched
-    once; they are mixed already, if others have made them as one does.
+    Images from shards, which are usually mixed already, are mixed among a few shards at a time, so each remote shard is
+    fetched only once.
     """
     generator = np.random.default_rng(_SEED)
     sizes = images.shard_sizes
@@ -174,20 +145,12 @@ def _mixed(images: Images) -> np.ndarray:
     return np.concatenate([generator.permutation(indices) for indices in members])
 
 
-def _note(task: Task, out: Path) -> dict[str, Any]:
-    note = read_note(task, out)
-    if note is None:
-        raise DataError(f"{out / task.name} has been removed or changed by another process. {GO_ON}")
-    return note
-
-
-def _finish(out: Path, split: str, notes: list[dict[str, Any]], num_classes: int) -> manifest.Split:
-    """Write the index of a split."""
-    skipped = [image for note in notes for image in note["skipped"]]
-    rows = [tuple(row) for note in notes for row in note["entries"]]
+def _write_index(out: Path, split: str, records: list[dict[str, Any]], num_classes: int) -> manifest.Split:
+    skipped = [image for record in records for image in record["skipped"]]
+    rows = [tuple(row) for record in records for row in record["entries"]]
     if not rows:
-        first = f"; the first: {skipped[0]['name']}: {skipped[0]['reason']}" if skipped else ""
-        raise DataError(f"no image of {split} is whole, of {len(skipped)}{first}")
+        first = f", the first: {skipped[0]['name']}: {skipped[0]['reason']}" if skipped else ""
+        raise DataError(f"all {len(skipped)} images of {split} are damaged{first}")
     entries = np.array(rows, dtype=ENTRY)
     name = f"{split}/index.npy"
     with replacing(out / name) as file:
@@ -198,7 +161,7 @@ def _finish(out: Path, split: str, notes: list[dict[str, Any]], num_classes: int
     return manifest.Split(
         images=len(entries),
         per_class=np.bincount(entries["label"], minlength=num_classes).tolist(),
-        shards=[manifest.Shard(**note["shard"]) for note in notes if note["entries"]],
+        shards=[manifest.Shard(**record["shard"]) for record in records if record["entries"]],
         index=manifest.FileEntry(name=name, size=size, sha256=digest),
         skipped=[manifest.Skipped(**image) for image in skipped],
     )

@@ -1,20 +1,19 @@
-"""Where images come from: every source gives a training set and a validation set of encoded images."""
+"""Data sources, by name."""
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
+from pydantic import ValidationError, validate_call
+
 from fvit.data.sources.base import Source
-from fvit.data.sources.cifar10 import cifar10
-from fvit.data.sources.digits import digits
-from fvit.data.sources.fake import fake
+from fvit.data.sources.builtin import digits, fake
+from fvit.data.sources.downloads import cifar10, imagenette
 from fvit.data.sources.folder import folder
 from fvit.data.sources.imagenet import imagenet
-from fvit.data.sources.imagenette import imagenette
 
-__all__ = ["SOURCES", "Source", "load"]
+__all__ = ["SOURCES", "Source", "get", "load"]
 
-# A source's name is the name of its file here and of the function in it, whose parameters are its options:
-# fvit.config.signature reads them without importing anything.
 SOURCES: dict[str, Callable[..., Source]] = {
     "digits": digits,
     "folder": folder,
@@ -25,12 +24,23 @@ SOURCES: dict[str, Callable[..., Source]] = {
 }
 
 
-def load(name: str, **options: Any) -> Source:
-    """The source called `name`, built with its own options.
-
-    Raises:
-        ValueError: unknown source; the text lists the known ones.
-    """
+def get(name: str) -> Callable[..., Source]:
+    """The function that builds a source; its parameters are the source's options, data.OPTION in the configuration."""
     if name not in SOURCES:
-        raise ValueError(f"unknown data source '{name}'; known: {', '.join(SOURCES)}")
-    return SOURCES[name](**options)
+        raise ValueError(f"data.name={name} is not a data source; known: {', '.join(SOURCES)}")
+    return SOURCES[name]
+
+
+def load(name: str, **options: Any) -> Source:
+    """Build the source `name`; an unknown source or option, or a wrong type, is a ValueError."""
+    build = get(name)
+    try:
+        return validate_call(build)(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option, value = first["loc"][0], first["input"]
+        if first["type"] == "unexpected_keyword_argument":
+            known = ", ".join(signature(build).parameters)
+            takes = f"its options: {known}" if known else "it has no options"
+            raise ValueError(f"data.{option} is not an option of data.name={name}; {takes}") from None
+        raise ValueError(f"data.{option}={value}: {first['msg'][0].lower()}{first['msg'][1:]}") from None

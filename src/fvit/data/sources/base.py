@@ -1,4 +1,4 @@
-"""What every source gives, and what sources of a folder share."""
+"""A data source: two sets of images and their classes."""
 
 import difflib
 import hashlib
@@ -14,36 +14,32 @@ from fvit.data.images import DataError, Images
 
 @dataclass(frozen=True)
 class Source:
-    """A training set, a validation set, and the class names in the order of the labels."""
+    """A training set, a validation set, and the class names in label order."""
 
     train: Images
     val: Images
     classes: list[str]
 
-    def facts(self) -> dict[str, Any]:
-        """What tells one set of images from another without reading them: how many, and a digest of their labels.
+    def __post_init__(self) -> None:
+        for images in (self.train, self.val):
+            invalid = (images.labels < 0) | (images.labels >= len(self.classes))
+            if invalid.any():
+                first = int(invalid.argmax())
+                raise DataError(
+                    f"{images.locate(first)} has label {images.labels[first]}, but the {len(self.classes)} classes of "
+                    f"the training set have labels from 0 to {len(self.classes) - 1}"
+                )
 
-        Raises:
-            DataError: a label is beyond the classes.
-        """
+    def fingerprint(self) -> dict[str, Any]:
+        """The numbers of images and a digest of their labels, which identify the data without reading it."""
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         for images in (self.train, self.val):
-            beyond = (images.labels < 0) | (images.labels >= len(self.classes))
-            if beyond.any():
-                first = int(beyond.argmax())
-                raise DataError(
-                    f"{images.locate(first)} has label {images.labels[first]}; there are {len(self.classes)} classes"
-                )
             digest.update(np.ascontiguousarray(images.labels, dtype="<i4"))
         return {"train_images": len(self.train), "val_images": len(self.val), "labels": digest.hexdigest()}
 
 
 def existing_folder(root: str | Path) -> Path:
-    """The folder that data.root names, with ~ resolved.
-
-    Raises:
-        FileNotFoundError: it is none; the text suggests a sibling whose name is close.
-    """
+    """The folder data.root, with ~ expanded; if it does not exist, the error suggests one with a similar name."""
     path = Path(root).expanduser()
     if not path.is_dir():
         raise FileNotFoundError(f"data.root={path} is not a folder{nearest_sibling(path)}")
@@ -51,7 +47,7 @@ def existing_folder(root: str | Path) -> Path:
 
 
 def nearest_sibling(path: Path) -> str:
-    """', did you mean DIR?', a folder beside `path` whose name is close, or ''."""
+    """', did you mean DIR?' if the parent contains a folder with a similar name, or ''."""
     if not path.parent.is_dir():
         return ""
     near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir() if p.is_dir()], n=1)

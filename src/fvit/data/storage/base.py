@@ -1,77 +1,60 @@
-"""Where the files of a data set lie: a folder of this machine, or a URL whose files are fetched."""
+"""Storage of a dataset's files: the interface, a local folder, and atomic writes."""
 
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import BinaryIO
 
 from fvit.data.images import DataError
 
-REMOTE = ("s3", "gs", "http", "https", "hf")
+PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
 class File:
-    """One file of a place.
+    """A file in a storage."""
 
-    Attributes:
-        name: relative to the place, with forward slashes.
-        size: in bytes.
-        version: changes when the file does: a modification time, an ETag. Empty where the place knows none.
-        sha256: of its content, where the place or a manifest knows it.
-    """
-
-    name: str
-    size: int
-    version: str = ""
-    sha256: str | None = None
+    name: str  # path relative to the root, with forward slashes
+    size: int  # in bytes
+    version: str = ""  # modification time or ETag, which changes with the content; empty if unknown
+    sha256: str | None = None  # hex digest, if known
 
 
 class Storage(ABC):
-    """A folder somewhere.
+    """A folder, local or remote."""
 
-    Attributes:
-        root: as the user wrote it, without credentials: fit for messages.
-        capacity: bytes that this machine can hold of it at a time; None where all of it lies here.
-    """
-
-    root: str
-    capacity: int | None = None
+    root: str  # path or URL as the user wrote it, but without credentials
+    capacity: int | None = None  # bytes of it that fit on this machine at a time; None if all of it is local
 
     @abstractmethod
     def files(self, suffixes: Sequence[str]) -> list[File]:
-        """The files whose names end so, at any depth, sorted by name; hidden ones are left out.
-
-        Raises:
-            DataError: the place does not exist or cannot be reached.
-        """
+        """All files with one of these suffixes, at any depth, sorted by name; hidden files are skipped."""
 
     @abstractmethod
     def local(self, file: File) -> Path:
-        """The file on this machine, whole and with the size (and checksum) that `file` says.
+        """Local path of the complete file, which is fetched if necessary; an error if its size or checksum differs."""
 
-        Raises:
-            DataError: it is missing, or is not what `file` says.
-        """
+    def prefetch(self, files: Sequence[File]) -> None:  # noqa: B027 (a local folder has nothing to fetch)
+        """Start fetching these files in the background, in this order, instead of those of an earlier call."""
+
+    def url(self, name: str) -> str:
+        """The file called `name`, as error messages show it."""
+        return f"{self.root.rstrip('/')}/{name}"
 
     def window(self, files: Sequence[File]) -> int | None:
-        """How many of these files may be in use at a time; None for all.
-
-        A third of what the machine can hold: as much again is fetched ahead meanwhile, and there is a validation set.
-        """
+        """How many of these files may be in use at a time; None if all of them fit on this machine."""
         if self.capacity is None or sum(file.size for file in files) <= self.capacity:
             return None
+        # A third of the capacity: another third is for prefetched files, and the rest for the validation set.
         return max(1, self.capacity // (3 * max(file.size for file in files)))
-
-    def prefetch(self, files: Sequence[File]) -> None:  # noqa: B027 (a folder has nothing to fetch)
-        """Begin to make these files local, in this order, in the background; replaces what was asked for before."""
 
 
 class LocalStorage(Storage):
-    """A folder of this machine."""
+    """A folder on this machine."""
 
     def __init__(self, root: str | Path) -> None:
         self.path = Path(root).expanduser()
@@ -80,10 +63,9 @@ class LocalStorage(Storage):
             raise DataError(f"{self.path} is not a folder")
 
     def files(self, suffixes: Sequence[str]) -> list[File]:
-        """The files whose names end so."""
         found = []
         for folder, names, files in os.walk(self.path, followlinks=True):
-            names[:] = sorted(name for name in names if not name.startswith("."))
+            names[:] = [name for name in names if not name.startswith(".")]
             for name in files:
                 if name.endswith(tuple(suffixes)) and not name.startswith("."):
                     path = Path(folder, name)
@@ -93,46 +75,36 @@ class LocalStorage(Storage):
         return sorted(found, key=lambda file: file.name)
 
     def local(self, file: File) -> Path:
-        """The file, if it is there and has its size."""
         path = self.path / file.name
         try:
             size = path.stat().st_size
         except FileNotFoundError:
             raise DataError(f"{path} is missing") from None
         if size != file.size:
-            raise DataError(f"{path} has {size:,} bytes and should have {file.size:,}: it has changed or is truncated")
+            raise DataError(f"{path} has {size:,} bytes instead of {file.size:,}: it was changed or truncated")
         return path
 
 
-def open_storage(root: str, cache_dir: str | None, cache_gib: float) -> Storage:
-    """The place of that path or URL.
-
-    Args:
-        root: a path or file://, s3://, gs://, http(s)://, hf://datasets/owner/name[@revision][/folder].
-        cache_dir: what is fetched goes into its folder `shards`; None: `fvit.data.storage.cache.cache_dir`.
-        cache_gib: the bound of that folder, in GiB.
-
-    Raises:
-        DataError: there is no such folder, another kind of URL, or a library that it needs is not installed.
-    """
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", root)
-    if scheme is None:
-        return LocalStorage(root)
-    if scheme[1] == "file":
-        return LocalStorage(unquote(urlsplit(root).path))
-    if scheme[1] not in REMOTE:
-        known = ", ".join(f"{name}://" for name in ("file", *REMOTE))
-        raise DataError(f"{redact(root)}: {scheme[1]}:// is not known; data.root takes a path, {known}")
-
-    from fvit.data.storage.cache import Cache  # fsspec is not imported for a folder
-    from fvit.data.storage.cache import cache_dir as default
-    from fvit.data.storage.remote import RemoteStorage
-
-    return RemoteStorage(root, Cache(Path(cache_dir or default()) / "shards", cache_gib))
-
-
 def redact(text: str) -> str:
-    """The text with user names, passwords and queries taken out of its URLs: that is where tokens are."""
-    text = re.sub(r"(\w+://)[^/\s?#]*[?#][^/\s]*@\S*", r"\1", text)  # a password with ? or # that should be quoted
+    """`text` without the user names, passwords and queries of its URLs, which may contain secrets."""
+    text = re.sub(r"(\w+://)[^/\s?#]*[?#][^/\s]*@\S*", r"\1", text)  # a password with an unquoted ? or #
     text = re.sub(r"(\w+://)[^/\s?#]*@", r"\1", text)
     return re.sub(r"(\w+://[^\s?#]*)[?#]\S*", r"\1", text)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file for writing (and reading) that becomes `path` on success and is deleted on error.
+
+    Its name contains the process ID: a killed process and the one that repeats its work never share a file.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    try:
+        with partial.open("w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

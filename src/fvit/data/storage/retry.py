@@ -1,9 +1,10 @@
-"""What becomes of a request that fails: it is tried again where that may help, and told to people where not."""
+"""Retries of failed requests, and one clear error for each way that they fail."""
 
 import errno
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from fvit.data.images import DataError
@@ -12,14 +13,15 @@ from fvit.data.storage.base import redact
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_CREDENTIALS = {
+_HTTP = "~/.netrc, user:password@ in the URL, a token in its query"
+CREDENTIALS = {  # where they are looked up
     "s3": "AWS_PROFILE, AWS_ACCESS_KEY_ID …; a public bucket needs FSSPEC_S3_ANON=true",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, gcloud's own",
-    "hf": "HF_TOKEN, `hf auth login`; a gated data set wants its terms accepted on its page first",
-    "http": "~/.netrc, user:password@ in the URL, a token in its query",
-    "https": "~/.netrc, user:password@ in the URL, a token in its query",
+    "hf": "HF_TOKEN, `hf auth login`; for a gated dataset, accept its terms on its page first",
+    "http": _HTTP,
+    "https": _HTTP,
 }
-_PASSING = (408, 425, 429)  # of the client errors, those that may be gone the next time
+_TRANSIENT = (408, 425, 429)  # client errors that are worth a retry
 
 
 class MissingError(DataError):
@@ -27,36 +29,24 @@ class MissingError(DataError):
 
 
 class DeniedError(DataError):
-    """The URL asks for credentials that were not found or do not suffice."""
+    """Credentials are missing or insufficient."""
 
 
+@dataclass
 class Retry:
-    """Makes a request until it succeeds, with ever longer pauses.
+    """Repeats a request of `scheme` up to `tries` times, after `pause` seconds, which double with each attempt."""
 
-    Args:
-        scheme: of the URLs.
-        tries: before it is an error.
-        pause: seconds between the first two; doubled each time.
-    """
+    scheme: str
+    tries: int
+    pause: float
 
-    def __init__(self, scheme: str, tries: int, pause: float) -> None:
-        self.tries = tries
-        self.pause = pause
-        self.credentials = _CREDENTIALS[scheme]
-
-    def __call__(self, url: str, attempt: Callable[[], T]) -> T:
-        """What `attempt` returns.
-
-        Raises:
-            MissingError, DeniedError: at once.
-            DataError: with the URL and the reason of the last failure.
-            OSError: the disk of this machine is full.
-        """
-        for number in range(self.tries):
-            if number:
-                time.sleep(self.pause * 2 ** (number - 1))
+    def __call__(self, url: str, request: Callable[[], T]) -> T:
+        """Return what `request` returns; errors that a retry cannot fix are raised at once."""
+        for attempt in range(self.tries):
+            if attempt:
+                time.sleep(self.pause * 2 ** (attempt - 1))
             try:
-                return attempt()
+                return request()
             except DataError:
                 raise
             except Exception as error:  # each library has its own, with the HTTP status somewhere in it
@@ -64,20 +54,22 @@ class Retry:
                     raise
                 status = _status(error)
                 reason = f"HTTP {status}" if status else redact(" ".join(str(error).split())) or type(error).__name__
-                final = self._final(url, error, status, reason)
-            if final is not None:  # raised out here: as its context, the error would show its URL in a traceback
-                raise final
+                permanent = self._permanent(url, error, status, reason)
+            if permanent is not None:  # raised outside the handler: a chained error would show the URL with its secrets
+                raise permanent
             log.debug("%s: %s", url, reason)
         raise DataError(f"{url}: {reason} ({self.tries} tries)")
 
-    def _final(self, url: str, error: Exception, status: int | None, reason: str) -> DataError | None:
-        """What to raise if trying again cannot help."""
-        unnamed = isinstance(error, PermissionError) or "Credential" in type(error).__name__  # botocore, google.auth
-        if status in (401, 403, 407) or (status is None and unnamed):
-            return DeniedError(f"{url}: access denied ({reason}). Credentials are looked for in {self.credentials}")
+    def _permanent(self, url: str, error: Exception, status: int | None, reason: str) -> DataError | None:
+        """The error to raise if a retry cannot help."""
+        no_access = isinstance(error, PermissionError) or "Credential" in type(error).__name__  # botocore, google.auth
+        if status in (401, 403, 407) or (status is None and no_access):
+            return DeniedError(
+                f"{url}: access denied ({reason}). Credentials are looked up in {CREDENTIALS[self.scheme]}"
+            )
         if status in (404, 410) or (status is None and isinstance(error, FileNotFoundError)):
             return MissingError(f"{url} does not exist")
-        if status is not None and status < 500 and status not in _PASSING:
+        if status is not None and status < 500 and status not in _TRANSIENT:
             return DataError(f"{url}: {reason}")
         return None
 

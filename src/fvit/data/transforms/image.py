@@ -1,4 +1,4 @@
-"""From an encoded image to uint8 pixels of the size that a model takes: what runs image by image in the loader."""
+"""Per-image transforms, which run in loader workers: from an encoded image to uint8 pixels of the input size."""
 
 import math
 import random
@@ -22,14 +22,12 @@ class TrainTransform:
     """Random resized crop (Szegedy et al., arXiv:1409.4842), flip, then timm's augmentations.
 
     Args:
-        decoder: decodes the crop.
-        img_size: side of the output in pixels.
-        scale: share of the image's area that a crop takes, least and most.
-        ratio: width to height of a crop, least and most.
-        hflip: probability of a mirror image.
-        color_jitter, auto_augment: as in `timm.data.create_transform`; timm leaves jitter out beside RandAugment.
-        interpolation: ``nearest``, ``bilinear``, ``bicubic``, ``lanczos``; but for nearest antialiased, as PIL's are.
-        mean: of the channels in [0, 1], the colour that geometric augmentations fill with.
+        decoder, img_size: the crop is decoded and resized to a square of this side.
+        scale, ratio: ranges of the crop's share of the image's area, and of its width / height.
+        hflip: probability of a horizontal flip.
+        color_jitter, auto_augment: as in `timm.data.create_transform`, which ignores jitter with RandAugment.
+        interpolation: ``nearest``, or with antialiasing ``bilinear``, ``bicubic`` or ``lanczos``.
+        mean: of the channels in [0, 1], the fill colour of geometric augmentations.
     """
 
     def __init__(
@@ -48,7 +46,7 @@ class TrainTransform:
         self.scale, self.ratio, self.hflip = tuple(scale), tuple(ratio), hflip
         self.interpolation = interpolation
         rand_augment.install()
-        # timm's three stages: crop and flip, augmentations, conversion to a tensor.
+        # timm's stages: crop and flip, augmentations, conversion to a tensor.
         _, augmentations, _ = create_transform(
             img_size,
             is_training=True,
@@ -69,21 +67,14 @@ class TrainTransform:
         return pixels if self.augmentations is None else self.augment(pixels, rng)
 
     def augment(self, pixels: Tensor, rng: random.Random) -> Tensor:
-        """timm's augmentations alone: uint8 [H, W, 3] to the same."""
+        """Only timm's augmentations, on uint8 [H, W, 3]."""
         with global_generators(rng.getrandbits(32)):
             image = self.augmentations(Image.fromarray(pixels.numpy()))
         return torch.from_numpy(np.array(image))
 
 
 class EvalTransform:
-    """Resize the shorter side, keep the centre: what models are measured on.
-
-    Args:
-        decoder: decodes all of the image: a crop decode would shift the resampling grid.
-        img_size: side of the output in pixels.
-        crop_pct: share of the shorter side that the crop keeps.
-        interpolation: as in `TrainTransform`.
-    """
+    """Resize and centre crop, for validation; the crop keeps `crop_pct` of the shorter side."""
 
     def __init__(
         self, decoder: Decoder, img_size: int, crop_pct: float = 0.875, interpolation: str = "bicubic"
@@ -92,10 +83,10 @@ class EvalTransform:
         self.short_side = math.floor(img_size / crop_pct)
 
     def __call__(self, data: bytes | np.ndarray, rng: random.Random | None = None) -> Tensor:
-        """Map an encoded image to uint8 [H, W, 3]; `rng` is not drawn from."""
-        pixels = self.decoder(data)
+        """Map an encoded image to uint8 [H, W, 3]; `rng` is not used."""
+        pixels = self.decoder(data)  # in full: a crop decode would shift the resampling grid
         height, width = pixels.shape[:2]
-        # As torchvision computes it: the longer side is cut to an integer, the crop's corner rounded.
+        # As in torchvision, the longer side is truncated and the crop's corner rounded.
         long_side = int(self.short_side * max(height, width) / min(height, width))
         size = (long_side, self.short_side) if height > width else (self.short_side, long_side)
         pixels = resize(pixels, *size, self.interpolation)
@@ -106,9 +97,9 @@ class EvalTransform:
 def random_box(
     width: int, height: int, scale: Sequence[float], ratio: Sequence[float], rng: random.Random, attempts: int = 10
 ) -> Box:
-    """A box of random area and aspect ratio within an image; after ten that do not fit, the largest central one.
+    """A crop of random area and aspect ratio; after ten that do not fit, the largest central one.
 
-    The distribution of torchvision's RandomResizedCrop.
+    Distributed as in torchvision's RandomResizedCrop.
     """
     log_ratio = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(attempts):
@@ -124,19 +115,19 @@ def random_box(
 
 def resize(pixels: np.ndarray, height: int, width: int, interpolation: str) -> Tensor:
     """Map uint8 [H, W, 3] to uint8 [height, width, 3]."""
-    if not pixels.flags.writeable:  # of a source that holds pixels, or of PIL: torch would warn
+    if not pixels.flags.writeable:  # from PIL or a source of pixels; torch would warn
         pixels = pixels.copy()
     if pixels.shape[:2] == (height, width):
         return torch.from_numpy(np.ascontiguousarray(pixels))
-    if interpolation not in ("bilinear", "bicubic"):  # torch's nearest takes other pixels; only new ones know lanczos
+    if interpolation not in ("bilinear", "bicubic"):  # torch's nearest differs, and it has no lanczos
         image = Image.fromarray(pixels).resize((width, height), Image.Resampling[interpolation.upper()])
         return torch.from_numpy(np.array(image))
-    # Channels last, for which torch has a fast kernel on uint8; made four-dimensional first, or torch does not see it.
+    # Channels last, for which torch has a fast uint8 kernel that needs four dimensions.
     image = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
     rows, columns = pixels.shape[:2]
     passes = [(height, width)]
     if rows > height and rows - height > 2 * (columns - width):
-        # torch resamples columns before rows. Pillow (13) turns that round here, and the rounding between them shows.
+        # torch resamples columns before rows. Pillow 13 does the reverse here, which rounds differently in between.
         passes = [(height, columns), (height, width)]
     for size in passes:
         image = F.interpolate(image, size=size, mode=interpolation, antialias=True)

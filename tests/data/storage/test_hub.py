@@ -1,4 +1,4 @@
-"""Places on the Hugging Face Hub, against a server that answers as it does, with faults."""
+"""Storage on the Hugging Face Hub, against a server that imitates it."""
 
 import hashlib
 import json
@@ -7,15 +7,12 @@ import fsspec
 import pytest
 
 from fvit.data.images import DataError
-from tests.data.remote_fixtures import SHARD, Open, remote, server, succeeds_in_a_fork
-from tests.data.remote_server import FaultyServer
-
-__all__ = ["remote", "server"]  # fixtures, for pytest to find here
+from tests.data.remote import SHARD, succeeds_in_a_fork
 
 
 @pytest.fixture
-def hub(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> FaultyServer:
-    """A server that answers as the Hub does for one data set, in its branch `main`."""
+def hub(server, monkeypatch):
+    """A server that imitates the Hub for one dataset, with the branch `main`."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
     template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"  # as HF_ENDPOINT would, read at import
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -44,7 +41,7 @@ def hub(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> FaultyServer:
 
 
 @pytest.mark.parametrize("revision", ["", "@main"])
-def test_a_data_set_of_the_hub_is_listed_and_fetched(revision: str, hub: FaultyServer, remote: Open) -> None:
+def test_dataset_is_listed_and_fetched(revision, hub, remote):
     there = remote(f"hf://datasets/owner/name{revision}/data")
     found = there.files([".tar"])
     assert [(file.name, file.size) for file in found] == [("train-0.tar", len(SHARD)), ("val.tar", 3)]
@@ -56,7 +53,7 @@ def test_a_data_set_of_the_hub_is_listed_and_fetched(revision: str, hub: FaultyS
 
 
 @pytest.mark.parametrize(("status", "message"), [(404, "does not exist"), (403, r"access denied .*HF_TOKEN")])
-def test_a_data_set_that_cannot_be_had_is_told(status: int, message: str, hub: FaultyServer, remote: Open) -> None:
+def test_unavailable_dataset_is_reported(status, message, hub, remote):
     hub.faults["/datasets/owner/name/resolve/main/data/train-0.tar"] = [status]
     there = remote("hf://datasets/owner/name/data")
     with pytest.raises(DataError, match=message) as caught:

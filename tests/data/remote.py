@@ -1,24 +1,38 @@
-"""An HTTP server that holds files in memory and fails on demand."""
+"""Remote storage in tests: an HTTP server that fails on demand, and helpers."""
 
+import hashlib
+import json
+import multiprocessing
+import os
 import socket
 import struct
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-PIECES = 8
+import pytest
+
+from fvit.data.storage.base import File
+from fvit.data.storage.remote import RemoteStorage
+
+SHARD = bytes(range(256)) * 512
+Open = Callable[..., RemoteStorage]
+fork = multiprocessing.get_context("fork")
+forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # as loader workers do
+_PIECES = 8
 
 
 class FaultyServer(ThreadingHTTPServer):
-    """Serves `contents` by path, with a page of links for each path that ends with a slash.
+    """Serves `contents` by path, and a page of links for each path that ends with a slash.
 
     Attributes:
-        faults: for each path what befalls its next GETs, the last for ever: None, an HTTP status, or one of slow,
-            stalled, silent, cut, reset, wrong, short.
-        requests: how often each path was asked for by GET.
-        seen: each request's target and headers.
+        faults: for each path, what happens to its next GETs, the last one forever: None, an HTTP status, slow, stalled,
+            silent, cut, reset, wrong or short.
+        requests: number of GETs by path.
+        seen: target and headers of each request.
     """
 
     daemon_threads = True
@@ -44,7 +58,7 @@ class FaultyServer(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request: object, address: object) -> None:
-        """A client that gives up is what the tests are about."""
+        """Clients that give up are expected."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -103,8 +117,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, content: bytes, fault: str | None) -> None:
         if fault == "slow":
-            for start in range(0, len(content), max(1, len(content) // PIECES)):
-                self.wfile.write(content[start : start + max(1, len(content) // PIECES)])
+            for start in range(0, len(content), max(1, len(content) // _PIECES)):
+                self.wfile.write(content[start : start + max(1, len(content) // _PIECES)])
                 time.sleep(0.1)
             return
         if fault in ("stalled", "cut"):
@@ -114,3 +128,42 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.closing.wait()
             return
         self.wfile.write(content)
+
+
+def manifest(index: bytes, **shards: bytes) -> bytes:
+    """A manifest of these shards with one image each, for both splits."""
+
+    def entry(name: str, content: bytes) -> dict[str, object]:
+        return {"name": f"{name}.tar", "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+    split = {
+        "images": len(shards),
+        "per_class": [len(shards)],
+        "shards": [entry(name, content) | {"images": 1} for name, content in shards.items()],
+        "index": entry("index", index),
+        "skipped": [],
+    }
+    splits = {"train": split, "val": split}
+    return json.dumps(
+        {"format": "fvit-shards", "version": 1, "classes": ["ant"], "settings": {}, "splits": splits}
+    ).encode()
+
+
+def shard(number: int, **known: str) -> File:
+    return File(f"train-{number}.tar", len(SHARD) - number, **known)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.01)
+
+
+def succeeds_in_a_fork(work: Callable[[], bool]) -> bool:
+    process = fork.Process(target=lambda: os._exit(0 if work() else 1))
+    process.start()
+    process.join(20)
+    alive = process.is_alive()
+    process.kill()
+    return not alive and process.exitcode == 0

@@ -11,7 +11,7 @@ from PIL import Image
 from timm.data import auto_augment
 
 from fvit.data.transforms import rand_augment
-from fvit.data.transforms.affine import transform_columns, transform_rows
+from fvit.data.transforms.rand_augment import transform_columns, transform_rows
 from tests.data.pictures import photo
 
 quick = settings(deadline=None, derandomize=True, database=None, max_examples=150)
@@ -85,7 +85,7 @@ THEIRS = {
 def test_timms_operations_are_replaced_by_the_same_ones(name, magnitude):
     rand_augment.install()
     ours = auto_augment.NAME_TO_OP[name]
-    assert isinstance(ours, rand_augment.Faster)
+    assert isinstance(ours, rand_augment.FastOperation)
     if name in ("TranslateX", "TranslateY"):
         magnitude *= 60
     image = Image.fromarray(photo(64, 48))
@@ -101,7 +101,7 @@ def test_timms_operations_are_replaced_by_the_same_ones(name, magnitude):
 def test_they_can_be_sent_to_a_worker():
     rand_augment.install()
     sent = pickle.loads(pickle.dumps(auto_augment.rand_augment_transform("rand-m9-mstd0.5-inc1", {})))
-    assert {type(operation.aug_fn) for operation in sent.ops} >= {rand_augment.Faster}
+    assert {type(operation.aug_fn) for operation in sent.ops} >= {rand_augment.FastOperation}
 
 
 @pytest.mark.parametrize(("bits", "kept"), [(8, 0xFF), (4, 0xF0), (1, 0x80), (0, 0)])

@@ -6,7 +6,7 @@ from PIL import Image
 
 from fvit.data.formats import decode
 from fvit.data.images import BadImage
-from fvit.data.prepare.encode import encode
+from fvit.data.prepare.shard import Encoding, encode
 
 
 @pytest.fixture(params=["pil", "auto"])
@@ -15,7 +15,7 @@ def decoder(request):
 
 
 def picture(size, mode="RGB", format="JPEG", **options):
-    """A smooth one, whose pixels JPEG keeps nearly as they are."""
+    """A smooth picture, which JPEG hardly changes."""
     x, y = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
     pixels = np.stack([x, y, (x + y) / 2], axis=-1).astype(np.uint8)
     buffer = io.BytesIO()
@@ -39,9 +39,9 @@ def opened(data):
     ],
 )
 @pytest.mark.parametrize("resize", [None, 30, 31])
-def test_what_is_small_enough_stays_byte_for_byte(decoder, mode, format, extension, resize):
+def test_small_images_are_unchanged(decoder, mode, format, extension, resize):
     data = picture((40, 30), mode, format)
-    assert encode(data, decoder, resize, 90) == (data, extension)
+    assert encode(data, Encoding(decoder, resize, 90)) == (data, extension)
 
 
 @pytest.mark.parametrize(
@@ -54,24 +54,24 @@ def test_what_is_small_enough_stays_byte_for_byte(decoder, mode, format, extensi
         ((21, 21), (20, 20)),
     ],
 )
-def test_the_shorter_side_shrinks_to_the_size(decoder, size, expected):
-    data, extension = encode(picture(size), decoder, 20, 90)
+def test_shorter_side_is_resized(decoder, size, expected):
+    data, extension = encode(picture(size), Encoding(decoder, 20, 90))
     assert extension == "jpg"
     assert opened(data).size == expected
 
 
 @pytest.mark.parametrize(("mode", "format"), [("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "PNG"), ("RGB", "WEBP")])
-def test_what_shrinks_becomes_an_rgb_jpeg(decoder, mode, format):
-    data, _ = encode(picture((60, 40), mode, format), decoder, 20, 90)
+def test_resized_image_is_an_rgb_jpeg(decoder, mode, format):
+    data, _ = encode(picture((60, 40), mode, format), Encoding(decoder, 20, 90))
     image = opened(data)
     assert (image.format, image.mode) == ("JPEG", "RGB")
-    assert image.layer[0][1:3] == (2, 2), "chroma is halved in both directions"
+    assert image.layer[0][1:3] == (2, 2), "4:2:0 chroma"
     expected = opened(picture((60, 40), mode, format)).convert("RGB").resize((30, 20), Image.Resampling.BICUBIC)
     assert np.abs(np.asarray(image, float) - np.asarray(expected, float)).mean() < 4
 
 
-def test_quality_is_that_of_the_jpeg(decoder):
-    big, small = (encode(picture((600, 400)), decoder, 200, quality)[0] for quality in (95, 50))
+def test_quality_of_the_jpeg(decoder):
+    big, small = (encode(picture((600, 400)), Encoding(decoder, 200, quality))[0] for quality in (95, 50))
     assert len(small) < len(big)
     expected = io.BytesIO()
     Image.new("RGB", (8, 8)).save(expected, "JPEG", quality=50)
@@ -79,18 +79,18 @@ def test_quality_is_that_of_the_jpeg(decoder):
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (9, 7, 3)])
-def test_pixels_become_a_png_of_the_same_pixels(decoder, shape):
+def test_pixels_become_a_png(decoder, shape):
     pixels = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
-    data, extension = encode(pixels, decoder, 256, 90)
+    data, extension = encode(pixels, Encoding(decoder, 256, 90))
     assert extension == "png"
     assert np.array_equal(np.asarray(opened(data)), pixels)
-    data, extension = encode(pixels, decoder, 4, 90)
+    data, extension = encode(pixels, Encoding(decoder, 4, 90))
     assert (extension, min(opened(data).size)) == ("png", 4)
 
 
 @pytest.mark.parametrize("resize", [None, 20])
-def test_a_damaged_image_is_found_even_where_nothing_is_to_do(decoder, resize):
+def test_damaged_image_is_found_even_if_nothing_is_resized(decoder, resize):
     whole = picture((60, 40), quality=95)
-    for data in (whole[: len(whole) // 2], b"", b"no image", picture((60, 40), format="PNG")[:200]):
+    for data in (whole[: len(whole) // 2], b"", b"not an image", picture((60, 40), format="PNG")[:200]):
         with pytest.raises(BadImage):
-            encode(data, decoder, resize, 90)
+            encode(data, Encoding(decoder, resize, 90))
