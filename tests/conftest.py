@@ -30,6 +30,7 @@ def _wandb_process_of_its_own():
     """For each process that a test starts: W&B would have it use that of this one, which has another current folder."""
     yield
     os.environ.pop("WANDB_SERVICE", None)
+    os.environ.pop("WANDB_DATA_DIR", None)
 
 
 @pytest.fixture

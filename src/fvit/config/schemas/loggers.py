@@ -1,14 +1,8 @@
-"""What the configuration of a run's loggers may hold."""
+"""Schema of ``logger``."""
 
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import model_validator
+from typing import Literal
 
 from fvit.config.schemas.fields import Count, Open, WandbProject
-from fvit.config.signature import signature
-from fvit.config.validation import check_options
 
 
 class Wandb(Open):
@@ -22,15 +16,6 @@ class Wandb(Open):
     offline: bool
     run_dir: str
     save_dir: str
-
-    @model_validator(mode="after")
-    def _options_of_init(self) -> "Wandb":
-        package = find_spec("wandb")
-        init = signature(Path(package.origin).parent / "sdk" / "wandb_init.py", function="init")
-        ours = {"dir", "mode", "config", "settings", "resume"}
-        further = {key: value for key, value in (self.model_extra or {}).items() if key != "_target_"}
-        check_options(further, {name: Any for name in init if name not in ours}, "logger.wandb")
-        return self
 
 
 class Loggers(Open):
