@@ -21,11 +21,11 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from pydantic import ValidationError
 
+from fvit.config.atomic import write_text
 from fvit.config.errors import ConfigError
 from fvit.config.paths import WANDB_ID
 from fvit.config.validation import check_options
 from fvit.launch.console import console
-from fvit.launch.run_dir import write
 from fvit.loggers.wandb_server import choose_mode, reachable
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ def _run_id(folder: Path) -> str:
     path = folder / WANDB_ID
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        write(path, secrets.token_hex(4))
+        write_text(path, secrets.token_hex(4))
     return path.read_text(encoding="utf-8")
 
 
