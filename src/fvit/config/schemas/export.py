@@ -1,4 +1,4 @@
-"""What the configuration of `fvit-export` may hold."""
+"""Schema of `fvit-export`."""
 
 from typing import Literal
 

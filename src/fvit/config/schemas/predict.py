@@ -1,4 +1,4 @@
-"""What the configuration of `fvit-predict` may hold."""
+"""Schema of `fvit-predict`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,19 +7,19 @@ from pydantic import AfterValidator
 
 from fvit.config.schemas.fields import Count, Positive, Strict, Text
 
-FORMS = (".csv", ".json", ".jsonl")
+_SUFFIXES = (".csv", ".json", ".jsonl")
 
 
-def _known_form(out: str) -> str:
-    if Path(out).suffix not in FORMS:
-        raise ValueError(f"out={out} must end in {', '.join(FORMS)}, which says how it is written")
+def _known_suffix(out: str) -> str:
+    if Path(out).suffix not in _SUFFIXES:
+        raise ValueError(f"out={out} must end in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}")
     return out
 
 
 class Predict(Strict):
     ckpt_path: Text
     images: Text
-    out: Annotated[str, AfterValidator(_known_form)] | None
+    out: Annotated[str, AfterValidator(_known_suffix)] | None
     maps: bool
     output_dir: Text
     batch_size: Positive
