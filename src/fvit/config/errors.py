@@ -12,7 +12,7 @@ _PACKAGE = Path(fvit.__file__).parent
 # Launchers that are no part of Hydra, and the extra that brings each.
 _LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
 # Tasks whose runs have a folder that Hydra makes.
-_WITH_A_FOLDER = ("train", "eval", "bench")
+_WITH_A_FOLDER = ("train", "eval", "cascade", "bench")
 
 
 class ConfigError(ValueError):
