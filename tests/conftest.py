@@ -30,6 +30,7 @@ def _no_shared_wandb_service():
     """Subprocesses of a test must not use the W&B service of this process, which runs in another folder."""
     yield
     os.environ.pop("WANDB_SERVICE", None)
+    os.environ.pop("WANDB_DATA_DIR", None)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""fvit-export, from a checkpoint to a folder that is there whole or not at all."""
+"""fvit-export: a complete directory, or none."""
 
 import json
 from dataclasses import replace
@@ -25,7 +25,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Averaged weights, so far from the newest ones that they cannot be mistaken for them."""
+    """With averaged weights that differ clearly from the last ones."""
     averaging = ("callbacks=[default,ema]", "callbacks.ema.decay=0.9")
     return trained(tmp_path_factory.mktemp("run"), "logger=none", *DIGITS, "optimizer.lr=4e-3", *averaging)
 
@@ -39,10 +39,10 @@ def images(batch=4):
     return torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(5))
 
 
-def test_the_averaged_weights_are_what_is_written(run, tmp_path, capsys):
+def test_averaged_weights_are_exported(run, tmp_path, capsys):
     out = exported(run, tmp_path / "deep" / "out")
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "config.json", "model.safetensors"]
-    assert [path.name for path in out.parent.iterdir()] == ["out"], "nothing else is left"
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
     model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     content = checkpoint.read(checkpoint.find(run))
     for name, expected in (("state_dict", True), ("current_model_state", False)):
@@ -50,12 +50,12 @@ def test_the_averaged_weights_are_what_is_written(run, tmp_path, capsys):
         module.load_state_dict(content[name])
         with torch.no_grad():
             assert torch.allclose(model(images()), module(images()), atol=1e-5) is expected
-    told = capsys.readouterr().out
-    assert f"import fvit, then timm.create_model('local-dir:{out}', pretrained=True)" in told
-    assert "its logits differ from the checkpoint's by" in told
+    printed = capsys.readouterr().out
+    assert f"import fvit, then timm.create_model('local-dir:{out}', pretrained=True)" in printed
+    assert "logits differ from the checkpoint's by at most" in printed
 
 
-def test_the_card_tells_recipe_metrics_cost_and_limits(run, tmp_path):
+def test_card_has_recipe_metrics_cost_and_limits(run, tmp_path):
     text = (exported(run, tmp_path / "out") / "README.md").read_text()
     content = checkpoint.read(checkpoint.find(run))
     for expected in (
@@ -74,7 +74,7 @@ def test_the_card_tells_recipe_metrics_cost_and_limits(run, tmp_path):
         assert expected in text
 
 
-def test_a_card_without_metrics_tells_of_no_measurement(run, tmp_path):
+def test_card_of_a_checkpoint_without_metrics(run, tmp_path):
     content = torch.load(checkpoint.find(run), weights_only=True)
     del content["metrics"]
     torch.save(content, tmp_path / "bare.ckpt")
@@ -82,11 +82,10 @@ def test_a_card_without_metrics_tells_of_no_measurement(run, tmp_path):
     assert text.partition("## Metrics\n\n")[2].startswith("None were recorded.\n\n## Limits")
 
 
-def test_a_graph_goes_with_what_its_images_need(run, tmp_path, capsys):
+def test_program_comes_with_its_preprocessing(run, tmp_path):
     out = exported(run, tmp_path / "out", "torch_export")
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "model.pt2", "preprocessing.json"]
-    told = json.loads((out / "preprocessing.json").read_text())
-    assert told == {
+    assert json.loads((out / "preprocessing.json").read_text()) == {
         "img_size": 32,
         "mean": [0.5, 0.5, 0.5],
         "std": [0.5, 0.5, 0.5],
@@ -97,7 +96,7 @@ def test_a_graph_goes_with_what_its_images_need(run, tmp_path, capsys):
     assert "import fvit" not in (out / "README.md").read_text()
 
 
-def test_what_disagrees_leaves_nothing(run, tmp_path, monkeypatch):
+def test_wrong_logits_leave_no_files(run, tmp_path, monkeypatch):
     def disagreeing(subject, folder):
         other = Classifier.load_from_checkpoint(checkpoint.find(run)).model.eval()
         torch.nn.init.normal_(other.head.weight)
@@ -109,23 +108,23 @@ def test_what_disagrees_leaves_nothing(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_holds_something_is_left_alone(run, tmp_path):
+def test_out_must_be_new_or_empty(run, tmp_path):
     (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(ValueError, match="is there already; name a new folder"):
+    with pytest.raises(ValueError, match="already exists; name a new directory"):
         exported(run, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     (tmp_path / "empty").mkdir()
     assert (exported(run, tmp_path / "empty") / "model.safetensors").is_file()
 
 
-def test_the_current_folder_is_no_new_one(run, tmp_path, monkeypatch):
+def test_out_must_not_be_the_current_directory(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"out=\. has no name; name a new folder"):
+    with pytest.raises(ValueError, match=r"out=\. has no name; name a new directory"):
         exported(run, ".")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_exported_is_what_the_checkpoint_says(run):
+def test_loaded_model_is_that_of_the_checkpoint(run):
     path = checkpoint.find(run)
     subject = load(path, checkpoint.read(path))
     assert subject.classes == [str(digit) for digit in range(10)]
@@ -142,12 +141,12 @@ def test_what_is_exported_is_what_the_checkpoint_says(run):
         (["format=onnx", "out=''"], "out='': string should have at least 1 character"),
     ],
 )
-def test_a_mistake_is_found_before_anything_is_read(overrides, message):
+def test_mistake_is_found_before_anything_is_read(overrides, message):
     with pytest.raises(ConfigError, match=message):
         checked("export", Export, "ckpt_path=a", *overrides)
 
 
-def test_a_checkpoint_that_is_none_is_named(tmp_path):
+def test_missing_checkpoint_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="ckpt_path=missing does not exist"):
         exported("missing", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""fvit-predict, from a checkpoint and files to tables, files and pictures."""
+"""fvit-predict: predictions and maps equal those of the checkpoint's own model."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from fvit.config.schemas.predict import Predict
 from fvit.data.inference import InferenceBatch, find_images, inference_batches
 from fvit.data.sources import load
 from fvit.models.maps import attention_maps
-from fvit.predict import drawing, predict
+from fvit.predict import draw_maps, predict
 from fvit.training import Classifier, checkpoint
 from tests.models.small import attending_to_brightness, bright
 from tests.tasks import checked, trained
@@ -40,7 +40,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Handwritten digits as files, of two kinds, in two folders; two of the files are broken."""
+    """Handwritten digits as PNG and JPEG files in two directories; two files are broken."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "sub").mkdir()
     images = load("digits").val
@@ -59,22 +59,21 @@ def predicted(folder, run, images, *overrides):
 
 
 def directly(run, images):
-    """Names and probabilities, from the checkpoint itself."""
+    """The probabilities of each file, computed from the checkpoint; the module and the batch."""
     path = checkpoint.find(run)
     module = Classifier.load_from_checkpoint(path).eval()
     trained = checkpoint.read(path)["datamodule_hyper_parameters"]
-    [seen] = inference_batches(find_images(images), trained, 100, 0, torch.device("cpu"))
+    [batch] = inference_batches(find_images(images), trained, 100, 0, torch.device("cpu"))
     with torch.no_grad():
-        return dict(zip(seen.files, module(seen.images).softmax(dim=1), strict=True)), module, seen
+        return dict(zip(batch.files, module(batch.images).softmax(dim=1), strict=True))
 
 
-def test_a_folder_becomes_a_table(run, photos, tmp_path, capsys):
+def test_directory_to_csv(run, photos, tmp_path, capsys):
     predicted(tmp_path, run, photos, f"out={tmp_path / 'deep' / 'out.csv'}")
     with (tmp_path / "deep" / "out.csv").open() as file:
         rows = {row["file"]: row for row in csv.DictReader(file)}
     assert len(rows) == 14
-    expected, _, _ = directly(run, photos)
-    for file, probabilities in expected.items():
+    for file, probabilities in directly(run, photos).items():
         order = probabilities.argsort(descending=True)[:5].tolist()
         assert [rows[file][f"class{rank}"] for rank in range(1, 6)] == [str(digit) for digit in order]
         for rank, index in enumerate(order, start=1):
@@ -90,7 +89,7 @@ def test_a_folder_becomes_a_table(run, photos, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("pattern", "count"), [("*.png", 6), ("sub/*.jpg", 6), ("**/0*", 10)])
-def test_a_pattern_becomes_objects(run, photos, tmp_path, pattern, count):
+def test_pattern_to_json(run, photos, tmp_path, pattern, count):
     predicted(tmp_path, run, photos / pattern, f"out={tmp_path / 'out.json'}")
     found = json.loads((tmp_path / "out.json").read_text())
     assert len(found) == count
@@ -99,7 +98,7 @@ def test_a_pattern_becomes_objects(run, photos, tmp_path, pattern, count):
         assert sum(rank["probability"] for rank in one["top"]) <= 1 + 1e-5
 
 
-def test_one_image_and_its_maps(run, photos, tmp_path):
+def test_maps_of_one_image(run, photos, tmp_path):
     image = sorted(photos.glob("*.png"))[0]
     predicted(tmp_path, run, image, "maps=true")
     assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [
@@ -108,7 +107,7 @@ def test_one_image_and_its_maps(run, photos, tmp_path):
     ]
 
 
-def test_pictures_lie_as_the_images_do(run, photos, tmp_path):
+def test_maps_keep_the_directories_of_the_images(run, photos, tmp_path):
     predicted(tmp_path, run, photos, "maps=true")
     pictures = {path.relative_to(tmp_path / "maps") for path in (tmp_path / "maps").rglob("*.png")}
     names = {path.relative_to(photos) for path in photos.rglob("*_*")}
@@ -116,13 +115,13 @@ def test_pictures_lie_as_the_images_do(run, photos, tmp_path):
 
 
 @pytest.mark.parametrize("place", [(0, 0), (1, 3), (0, 4)])
-def test_the_picture_is_bright_where_the_image_is_that_is_attended_to(tmp_path, place):
-    """A white patch on black, and a model whose first global query goes to bright patches."""
+def test_map_is_bright_at_the_patch_that_is_attended_to(tmp_path, place):
+    """A white patch on black, and a model whose first global query attends to bright patches."""
     model, image = attending_to_brightness("additive"), bright(*place)
     pixels = (255 * image[0]).permute(1, 2, 0).to(torch.uint8)
-    list(drawing([InferenceBatch(["a.png"], pixels[None], image, ())], model, tmp_path, ""))
+    list(draw_maps([InferenceBatch(["a.png"], pixels[None], image, ())], model, tmp_path, ""))
     sheet = torch.from_numpy(np.array(Image.open(tmp_path / "a.png.query.png").convert("L"))).float()
-    # Behind the image and the mean comes head 0; a tile is 96 pixels wide, and as high as the image makes it.
+    # Tiles, 96 pixels wide: the image, the mean, head 0.
     tile = sheet[32:, 60 + 200 : 60 + 296]
     height = round(96 * 16 / 40)
     y, x = divmod(int(tile[:height].argmax()), 96)
@@ -131,14 +130,14 @@ def test_the_picture_is_bright_where_the_image_is_that_is_attended_to(tmp_path, 
     assert divmod(int(weights.argmax()), 5) == place
 
 
-def test_attention_without_maps_of_its_own_is_probed(tmp_path_factory, photos, tmp_path):
+def test_attention_without_weights_is_mapped_by_its_jacobian(tmp_path_factory, photos, tmp_path):
     linear = trained(tmp_path_factory.mktemp("linear"), *TRAINING, "attention=linear", "+trainer.limit_train_batches=1")
     image = sorted(photos.glob("*.png"))[0]
     predicted(tmp_path, linear, image, "maps=true")
     assert [path.name for path in (tmp_path / "maps").iterdir()] == [f"{image.name}.jacobian.png"]
 
 
-def test_where_nothing_can_be_read_it_fails_and_leaves_nothing(run, photos, tmp_path):
+def test_no_readable_image_is_an_error_and_leaves_no_file(run, photos, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes((photos / "broken.jpg").read_bytes())
     with pytest.raises(RunError, match=r"none of 1 images could be read; the first, .*a\.jpg: "):
@@ -146,29 +145,29 @@ def test_where_nothing_can_be_read_it_fails_and_leaves_nothing(run, photos, tmp_
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_file_that_was_there_stays_whole_where_it_fails(run, photos, tmp_path):
+def test_existing_file_survives_an_error(run, photos, tmp_path):
     (tmp_path / "out.csv").write_text("mine")
     with pytest.raises(RunError):
         predicted(tmp_path, run, photos / "broken.jpg", f"out={tmp_path / 'out.csv'}")
     assert (tmp_path / "out.csv").read_text() == "mine"
 
 
-def test_a_model_that_answers_with_no_numbers_is_an_error(run, photos, tmp_path):
+def test_non_finite_logits_are_an_error(run, photos, tmp_path):
     content = torch.load(checkpoint.find(run), weights_only=True)
     content["state_dict"]["model.head.weight"].fill_(float("nan"))
     torch.save(content, tmp_path / "diverged.ckpt")
-    with pytest.raises(RunError, match=r"logits of .*00_\d\.png are not finite: it diverged"):
+    with pytest.raises(RunError, match=r"logits of .*00_\d\.png are not finite: training diverged"):
         predicted(tmp_path, tmp_path / "diverged.ckpt", photos, f"out={tmp_path / 'out.csv'}")
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_a_folder_in_the_place_of_the_file_is_found_before_any_image_is_read(run, photos, tmp_path):
+def test_out_must_not_be_a_directory(run, photos, tmp_path):
     (tmp_path / "out.csv").mkdir()
-    with pytest.raises(ConfigError, match=r"out.csv is a folder"):
+    with pytest.raises(ConfigError, match=r"out.csv is a directory"):
         predicted(tmp_path, run, photos, f"out={tmp_path / 'out.csv'}")
 
 
-def test_a_checkpoint_without_names_numbers_its_classes(run, photos, tmp_path):
+def test_checkpoint_without_class_names_gives_numbers(run, photos, tmp_path):
     content = torch.load(checkpoint.find(run), weights_only=True)
     assert content.pop("classes") == [str(digit) for digit in range(10)]
     torch.save(content, tmp_path / "old.ckpt")
@@ -180,29 +179,29 @@ def test_a_checkpoint_without_names_numbers_its_classes(run, photos, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("out=a.txt", r"out=a.txt must end in .csv, .json, .jsonl"),
+        ("out=a.txt", "out=a.txt must end in .csv, .json or .jsonl"),
         ("images=''", "images='': string should have at least 1 character"),
         ("batch_size=0", "batch_size=0: input should be greater than or equal to 1"),
         ("device=gpu", "device='gpu'"),
         ("+imges=a", "unknown key imges='a', did you mean images"),
     ],
 )
-def test_a_mistake_is_found_before_anything_is_read(override, message):
+def test_mistake_is_found_before_anything_is_read(override, message):
     with pytest.raises(ConfigError, match=message):
         checked("predict", Predict, "ckpt_path=a", "images=b", "output_dir=c", override)
 
 
 @pytest.mark.slow
-def test_the_command_line_says_what_it_skipped_and_ends_well(run, photos, tmp_path):
+def test_command_line_prints_predictions_and_skipped_images(run, photos, tmp_path):
     command = [sys.executable, "-m", "fvit.predict", f"ckpt_path={run}", f"images={photos}", "out=out.csv"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "skipped" in done.stdout
     assert done.stderr == ""
-    for file, probabilities in directly(run, photos)[0].items():
+    for file, probabilities in directly(run, photos).items():
         [line] = [line for line in done.stdout.splitlines() if line.startswith(file)]
-        told = [(int(digit), float(share)) for digit, share in re.findall(r"(\d)  ([\d.]+) %", line)]
-        assert [digit for digit, _ in told] == probabilities.argsort(descending=True)[:5].tolist()
-        for digit, share in told:
+        printed = [(int(digit), float(share)) for digit, share in re.findall(r"(\d)  ([\d.]+) %", line)]
+        assert [digit for digit, _ in printed] == probabilities.argsort(descending=True)[:5].tolist()
+        for digit, share in printed:
             assert share == pytest.approx(100 * probabilities[digit].item(), abs=0.06)
-    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"], "nothing else is left in the folder"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]

@@ -1,4 +1,4 @@
-"""Runs with logger=wandb as a person starts them, read back from what W&B keeps."""
+"""Runs with logger=wandb, read back from their offline W&B runs."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def start(tmp_path, *arguments):
 
 
 @pytest.mark.slow
-def test_two_jobs_of_a_sweep_are_two_runs_that_say_all_there_is_to_know(tmp_path):
+def test_jobs_of_a_sweep_are_complete_runs_in_one_group(tmp_path):
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     (tmp_path / ".gitignore").write_text("logs\n")
     (tmp_path / "own.py").write_text("before = 1\n")
@@ -41,13 +41,13 @@ def test_two_jobs_of_a_sweep_are_two_runs_that_say_all_there_is_to_know(tmp_path
         tmp_path, "-m", "attention=additive,softmax", *SHORT, "logger=[csv,wandb]", "logger.wandb.artifacts=all"
     )
     assert done.returncode == 0, done.stderr
-    told = [line for line in done.stdout.splitlines() if line.startswith("W&B: ")]
-    assert len(told) == 2
-    for line in told:
+    printed = [line for line in done.stdout.splitlines() if line.startswith("W&B: ")]
+    assert len(printed) == 2
+    for line in printed:
         assert line.startswith("W&B: no API key, so this run stays offline in logs/wandb/offline-run-")
         assert "`wandb leet logs/wandb`" in line
         assert "`wandb sync logs/wandb/offline-run-" in line
-    assert "wandb:" not in done.stdout + done.stderr, "that line is all"
+    assert "wandb:" not in done.stdout + done.stderr, "W&B itself prints nothing"
 
     [sweep] = (tmp_path / "logs" / "train" / "multiruns").iterdir()
     found = runs(tmp_path / "logs" / "wandb")
@@ -57,19 +57,16 @@ def test_two_jobs_of_a_sweep_are_two_runs_that_say_all_there_is_to_know(tmp_path
         folder = sweep / str(job)
         metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
         config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-        # The run.
         assert run.run["run_id"] == (folder / "wandb_id").read_text()
         assert run.run["run_group"] == sweep.name
         assert run.run["job_type"] == "train"
         assert run.run["tags"] == ["vit_atto", attention, "seed 0", "fake"]
         assert run.run["display_name"] == f"vit_atto, {attention}, seed 0"
         assert (run.summed["state"], run.summed["exit_code"]) == ("finished", 0)
-        # Its configuration: all of it, and the data.
-        kept = run.summed["config"]
-        assert {key: kept[key] for key in config} == config
-        assert kept["dataset"]["train_images"] == 64
-        assert len(kept["dataset"]["labels"]) == 64
-        # Its curves.
+        logged = run.summed["config"]
+        assert {key: logged[key] for key in config} == config
+        assert logged["dataset"]["train_images"] == 64
+        assert len(logged["dataset"]["labels"]) == 64
         axes = {"trainer/global_step", "epoch", "progress/images_seen", "progress/device_hours"}
         for name, count in (("train/loss", 8), ("val/acc1", 2), ("train/acc1", 2)):
             rows = [row for row in run.rows if name in row]
@@ -77,39 +74,36 @@ def test_two_jobs_of_a_sweep_are_two_runs_that_say_all_there_is_to_know(tmp_path
             assert all(axes <= set(row) for row in rows)
         assert run.axes == {"trainer/global_step": None, "*": "trainer/global_step"}
         assert any("proc.memory.availableMB" in stats for stats in run.system)
-        # Its summary: what metrics.json holds.
         summary = run.summed["summary"]
         assert {name: summary[name] for name in metrics} == pytest.approx(metrics)
         assert {"best/val/acc1", "cost/params", "cost/macs", "throughput/images_per_s", "memory/peak_gib"} <= set(
             metrics
         )
-        # Its files, what it used and what it made.
         assert [one["name"] for one in run.artifacts if one["type"] == "dataset"] == ["data-fake"]
         models = [sorted(one["aliases"]) for one in run.artifacts if one["type"] == "model"]
         assert models == [["best", "latest"], ["last", "latest"]]
         assert {"val/predictions", "val/confusion_table"} <= set(summary)
         assert any(name.startswith("attention/") for name in summary)
-        # The code.
         assert run.environment["git"]["commit"] == commit
         assert "+after = 2" in (run.files / "diff.patch").read_text()
 
 
 @pytest.mark.slow
-def test_a_job_that_fails_is_one_that_failed_and_the_next_is_another_run(tmp_path):
+def test_failed_job_is_a_failed_run_and_the_next_job_is_another_run(tmp_path):
     done = start(tmp_path, "-m", "optimizer.lr=1e30,1e-3", *SHORT, "logger=wandb")
     assert done.returncode != 0
-    crashed, finished = runs(tmp_path / "logs" / "wandb")
-    assert (crashed.summed["state"], crashed.summed["exit_code"]) == ("failed", 1)
+    failed, finished = runs(tmp_path / "logs" / "wandb")
+    assert (failed.summed["state"], failed.summed["exit_code"]) == ("failed", 1)
     assert (finished.summed["state"], finished.summed["exit_code"]) == ("finished", 0)
-    assert crashed.run["run_group"] == finished.run["run_group"]
-    assert crashed.run["run_id"] != finished.run["run_id"]
+    assert failed.run["run_group"] == finished.run["run_group"]
+    assert failed.run["run_id"] != finished.run["run_id"]
 
 
 @pytest.mark.slow
-def test_all_ranks_are_one_run(tmp_path):
+def test_all_ranks_log_to_one_run(tmp_path):
     done = start(tmp_path, *SHORT, "hardware=ddp_cpu", "logger=wandb", "data.num_images=65")
     assert done.returncode == 0, done.stderr
-    assert "sync_dist" not in done.stdout + done.stderr, "what Lightning says where ranks log different figures"
+    assert "sync_dist" not in done.stdout + done.stderr, "Lightning's warning if ranks log different values"
     [run] = runs(tmp_path / "logs" / "wandb")
     assert (run.summed["state"], run.summed["exit_code"]) == ("finished", 0)
     summary = run.summed["summary"]
@@ -119,11 +113,11 @@ def test_all_ranks_are_one_run(tmp_path):
     metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
     counts = [(actual == predicted, count) for actual, predicted, count in table["data"]]
     images = sum(count for _, count in counts)
-    assert images == run.summed["config"]["dataset"]["val_images"], "those of both ranks, each once"
+    assert images == run.summed["config"]["dataset"]["val_images"], "of both ranks, each once"
     assert sum(count for right, count in counts if right) / images == pytest.approx(metrics["val/acc1"])
 
 
-def test_a_run_that_goes_on_is_one_run_in_two_parts(compose_config, tmp_path):
+def test_resumed_run_is_one_run_in_two_parts(compose_config, tmp_path):
     def run(probe=None):
         here = [f"logger.wandb.save_dir={tmp_path}", "ckpt_path=last", "logger.wandb.media=2"]
         return fit(compose_config(*FAKE, "trainer.max_epochs=2", "logger=wandb", *here), probe)
@@ -143,7 +137,7 @@ def test_a_run_that_goes_on_is_one_run_in_two_parts(compose_config, tmp_path):
     assert second.rows[-1]["progress/device_hours"] > first.rows[-1]["progress/device_hours"] > 0
 
 
-def test_an_evaluation_is_a_run_of_its_own(compose_config, tmp_path):
+def test_evaluation_is_a_run(compose_config, tmp_path):
     fit(compose_config(*FAKE, "logger=none"))
     overrides = [f"output_dir={tmp_path / 'eval'}", f"ckpt_path={tmp_path / 'run'}", "logger=wandb_eval"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

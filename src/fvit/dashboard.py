@@ -25,11 +25,12 @@ def dashboard(config: dict[str, Any]) -> dict[str, float]:
     # Imported here, because --help and a wrong override need none of it.
     from fvit.launch.console import print_facts
     from fvit.launch.run_dir import write
+    from fvit.loggers.wandb_server import choose_mode
     from fvit.reports.dashboard import build, server
     from fvit.reports.dashboard.specification import specification
 
     benchmark = newest_benchmark(config["bench"])
-    reason = server.why_not()
+    _, reason = choose_mode()
     entity = config["entity"] or ("" if reason else server.own_entity())
     made = [make(config, entity, benchmark) for make in (build.workspace, build.report)]
     out = Path(config["out"]).expanduser()
@@ -40,7 +41,10 @@ def dashboard(config: dict[str, Any]) -> dict[str, float]:
     if config["bench"]:
         none = f"none in {config['bench']}; `fvit-bench` measures some"
         facts.append(("cost curves", benchmark.name if benchmark else none))
-    facts += [("not saved", reason)] if reason else server.save(*made, benchmark, out)
+    if reason:
+        facts.append(("not saved", f"{reason}; try again once W&B is available (`wandb login`, WANDB_MODE=online)"))
+    else:
+        facts += server.save(*made, benchmark, out)
     print_facts(f"Dashboard of {config['project']}", facts)
     return {}
 

@@ -1,14 +1,19 @@
-"""fvit-export: a checkpoint as files that others read."""
+"""fvit-export: export a checkpoint as ONNX, a torch.export program, or a directory for timm."""
 
 import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fvit.config.schemas.export import Export
 from fvit.launch import cli
+
+if TYPE_CHECKING:
+    from fvit.models.export import Subject
 
 
 def main() -> None:
@@ -17,11 +22,8 @@ def main() -> None:
 
 
 def export(config: dict[str, Any]) -> dict[str, float]:
-    """Write the checkpoint into a new folder: the model, how images are prepared for it, and a model card.
-
-    The folder is there whole or not at all: what is written is read again and held against the checkpoint first.
-    """
-    # Imported here, because composing, --help and a wrong override must not wait for torch.
+    """Write the model, its preprocessing and a model card to a new directory, once its logits are checked."""
+    # Imported here, because --help, completion and a wrong override must not wait for torch.
     from fvit.cost import count
     from fvit.launch.console import print_facts
     from fvit.models.export import FORMATS
@@ -29,61 +31,66 @@ def export(config: dict[str, Any]) -> dict[str, float]:
     from fvit.models.export.timm_folder import needs_fvit
     from fvit.training import checkpoint
 
-    # They tell of every node that is folded or not, and of every file that is opened.
-    for name in ("onnxscript", "onnx_ir", "timm"):
+    for name in ("onnxscript", "onnx_ir", "timm"):  # their log of each folded node and opened file
         logging.getLogger(name).setLevel(logging.WARNING)
-    form, out = config["format"], check_new(Path(config["out"]).expanduser())
+    form, out = config["format"], Path(config["out"]).expanduser()
+    check_new(out)
     path = checkpoint.find(config["ckpt_path"])
     content = checkpoint.read(path)
-    subject = load(path, content)
+    exported = load(path, content)
+    cost = count(exported.model, exported.img_size)
+    for_timm = form in ("safetensors", "timm")
+    import_fvit = for_timm and needs_fvit(exported, form)
+    with new_directory(out) as folder:
+        difference = FORMATS[form](exported, folder)
+        facts = Facts(form, str(out), content, exported.classes, cost.params, cost.macs, difference, import_fvit)
+        (folder / "README.md").write_text(card(facts), encoding="utf-8")
+        if not for_timm:  # a directory for timm contains them in config.json
+            inputs = {"img_size": exported.img_size, **exported.preprocessing, "classes": exported.classes}
+            (folder / "preprocessing.json").write_text(json.dumps(inputs, indent=2), encoding="utf-8")
+    size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
+    lines = [
+        ("saved to", f"{out}: {', '.join(sorted(file.name for file in out.iterdir()))}, {size:.3g} MB"),
+        ("checked", f"logits differ from the checkpoint's by at most {difference:.1e} on 1, 2 and 5 random images"),
+        ("cost", f"{cost.params / 1e6:.2f} M parameters, {cost.macs / 1e6:.4g} M MACs per image"),
+    ]
+    if for_timm:
+        create = f"timm.create_model('local-dir:{out}', pretrained=True)"
+        lines.append(("load it", f"import fvit, then {create}" if import_fvit else create))
+    print_facts("Exported", lines)
+    return {}
+
+
+def check_new(out: Path) -> None:
+    """Check that `out` can become a new directory.
+
+    Raises:
+        ValueError: it is the current directory, a file, or a directory that is not empty.
+    """
+    if not out.name:
+        raise ValueError(f"out={out} has no name; name a new directory")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"out={out} already exists; name a new directory, or remove that one")
+
+
+@contextmanager
+def new_directory(out: Path) -> Iterator[Path]:
+    """A directory that is renamed to `out` at the end, or removed after an error."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     partial.mkdir()
     try:
-        difference = FORMATS[form](subject, partial)
-        cost = count(subject.model, subject.img_size)
-        asks = form in ("safetensors", "timm") and needs_fvit(subject, form)
-        facts = Facts(form, str(out), content, subject.classes, cost.params, cost.macs, difference, asks)
-        (partial / "README.md").write_text(card(facts), encoding="utf-8")
-        if form in ("onnx", "torch_export"):
-            told = {"img_size": subject.img_size, **subject.preprocessing, "classes": subject.classes}
-            (partial / "preprocessing.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
+        yield partial
         if out.exists():
             out.rmdir()
         partial.rename(out)
     except BaseException:
         shutil.rmtree(partial)
         raise
-    size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
-    loaded = "timm.create_model('local-dir:" + str(out) + "', pretrained=True)"
-    facts = [
-        ("folder", f"{out}: {', '.join(sorted(file.name for file in out.iterdir()))}, {size:.3g} MB"),
-        (
-            "checked",
-            f"its logits differ from the checkpoint's by {difference:.1e} at most, on 1, 2 and 5 random images",
-        ),
-        ("cost", f"{cost.params / 1e6:.2f} M parameters, {cost.macs / 1e6:.4g} M MACs an image"),
-        *([("load it", f"import fvit, then {loaded}" if asks else loaded)] if form in ("safetensors", "timm") else []),
-    ]
-    print_facts("Exported", facts)
-    return {}
 
 
-def check_new(out: Path) -> Path:
-    """Refuse a folder that holds something.
-
-    Raises:
-        ValueError: it does, or is no folder, or the current one.
-    """
-    if not out.name:
-        raise ValueError(f"out={out} has no name; name a new folder")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"out={out} is there already; name a new folder, or remove that one")
-    return out
-
-
-def load(path: Path, content: dict[str, Any]) -> Any:
-    """The checkpoint's model, ready for export."""
+def load(path: Path, content: dict[str, Any]) -> "Subject":
+    """The checkpoint's model, its class names and its preprocessing."""
     from fvit.data.inference import display_names
     from fvit.models.export import Subject
     from fvit.training import Classifier

@@ -1,4 +1,4 @@
-"""fvit-predict: what a checkpoint sees in images, and where it looks."""
+"""fvit-predict: classify images with a checkpoint, and draw its attention maps."""
 
 import os
 import time
@@ -26,57 +26,51 @@ def main() -> None:
 
 
 def predict(config: dict[str, Any]) -> dict[str, float]:
-    """Name the five most probable classes of each image; write them to ``config["out"]``, and maps, if asked for."""
-    # Imported here, because composing, --help and a wrong override must not wait for torch.
+    """Predict the five most probable classes of each image; write them to ``out``, and maps to ``output_dir``."""
+    # Imported here, because --help, completion and a wrong override must not wait for torch.
+    from fvit.config.atomic import replacing
     from fvit.cost.machine import open_device
     from fvit.data.inference import display_names, find_images, inference_batches
-    from fvit.data.storage.base import replacing
     from fvit.launch.progress import counting
-    from fvit.reports.predictions import FEW, Tally, writing
+    from fvit.reports.predictions import MAX_ROWS, Tally, writing
     from fvit.training import Classifier, checkpoint
 
+    out = Path(config["out"]).expanduser() if config["out"] else None
+    if out is not None and out.is_dir():
+        raise ConfigError(f"out={config['out']} is a directory; name a file")
     device = open_device(config["device"])
     path = checkpoint.find(config["ckpt_path"])
     content = checkpoint.read(path)
-    found = find_images(config["images"])
+    images = find_images(config["images"])
     module = Classifier.load_from_checkpoint(path, map_location=device, weights_only=True).eval()
     names = display_names(content.get("classes"), module.num_outputs)
-    options = config["batch_size"], config["num_workers"], device
-    batches = inference_batches(found, content["datamodule_hyper_parameters"], *options)
+    trained = content["datamodule_hyper_parameters"]
+    batches = inference_batches(images, trained, config["batch_size"], config["num_workers"], device)
     if config["maps"]:
-        batches = drawing(batches, module.model, Path(config["output_dir"]), found.root)
-    out = _file(config["out"]) if config["out"] else None
+        batches = draw_maps(batches, module.model, Path(config["output_dir"]), images.root)
     tally, start = Tally(), time.monotonic()
     with ExitStack() as stack:
-        take = [tally.note]
+        outputs = [tally.add]
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(replacing(out))
-            take.append(stack.enter_context(writing(file, out.suffix, min(_RANKS, len(names)))))
-        if len(found) > FEW:
-            advance = stack.enter_context(counting("images", len(found), 0))
-            take.append(lambda one: advance(1))
-        for one in answers(module.model, names, batches):
-            for each in take:
-                each(one)
-        if not tally.answered:
+            file = stack.enter_context(replacing(out, "wb"))
+            outputs.append(stack.enter_context(writing(file, out.suffix, min(_RANKS, len(names)))))
+        if len(images) > MAX_ROWS:
+            advance = stack.enter_context(counting("images", len(images), 0))
+            outputs.append(lambda _: advance(1))
+        for prediction in classify(module.model, names, batches):
+            for output in outputs:
+                output(prediction)
+        if not tally.predicted:
             first = tally.failed[0]
-            raise RunError(f"none of {len(found):,} images could be read; the first, {first.file}: {first.error}")
-    places = [("written to", config["out"]), ("maps", config["output_dir"] if config["maps"] else None)]
-    tally.show(time.monotonic() - start, [(name, place) for name, place in places if place])
+            raise RunError(f"none of {len(images):,} images could be read; the first, {first.file}: {first.error}")
+    saved = {"saved to": config["out"], "maps": config["output_dir"] if config["maps"] else None}
+    tally.print(time.monotonic() - start, [(name, place) for name, place in saved.items() if place])
     return {}
 
 
-def _file(path: str) -> Path:
-    """Where to write, found out before thousands of images are looked at."""
-    out = Path(path).expanduser()
-    if out.is_dir():
-        raise ConfigError(f"out={path} is a folder; name a file")
-    return out
-
-
-def answers(model: "nn.Module", names: list[str], batches: Iterable["InferenceBatch"]) -> Iterator["Prediction"]:
-    """A prediction an image; those that could not be read come behind the others of their batch."""
+def classify(model: "nn.Module", names: list[str], batches: "Iterable[InferenceBatch]") -> "Iterator[Prediction]":
+    """One prediction per image; images that could not be read follow the others of their batch."""
     import torch
 
     from fvit.reports.predictions import Prediction
@@ -85,22 +79,22 @@ def answers(model: "nn.Module", names: list[str], batches: Iterable["InferenceBa
         if batch.files:
             with torch.no_grad():
                 probabilities = model(batch.images).float().softmax(dim=1)
-            if not probabilities.isfinite().all():
-                worst = batch.files[int((~probabilities.isfinite()).any(dim=1).nonzero()[0])]
-                raise RunError(f"the checkpoint's logits of {worst} are not finite: it diverged, or was damaged")
-            values, places = (part.tolist() for part in probabilities.topk(min(_RANKS, len(names))))
-            for file, row, indices in zip(batch.files, values, places, strict=True):
-                yield Prediction(file, [(names[index], p) for index, p in zip(indices, row, strict=True)])
+            if not (finite := probabilities.isfinite().all(dim=1)).all():
+                file = batch.files[int(finite.logical_not().nonzero()[0])]
+                raise RunError(f"the checkpoint's logits of {file} are not finite: training diverged, or it is damaged")
+            values, indices = (part.tolist() for part in probabilities.topk(min(_RANKS, len(names))))
+            for file, row, classes in zip(batch.files, values, indices, strict=True):
+                yield Prediction(file, [(names[index], p) for index, p in zip(classes, row, strict=True)])
         for fault in batch.faults:
             yield Prediction(fault.where, [], fault.reason)
 
 
-def drawing(
-    batches: Iterable["InferenceBatch"], model: "nn.Module", folder: Path, root: str | Path
-) -> Iterator["InferenceBatch"]:
-    """Pass batches on, and draw maps of each image: FILE.query.png and FILE.key.png, FILE.map.png, FILE.jacobian.png.
+def draw_maps(
+    batches: "Iterable[InferenceBatch]", model: "nn.Module", folder: Path, root: str | Path
+) -> "Iterator[InferenceBatch]":
+    """Draw the attention maps of each image on its way: FILE.query.png and FILE.key.png, .map.png or .jacobian.png.
 
-    They lie under `folder` as the images under `root`.
+    Their paths relative to `folder` are those of the images relative to `root`.
     """
     from fvit.models.maps import attention_maps
     from fvit.models.overlay import draw

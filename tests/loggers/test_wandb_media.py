@@ -14,54 +14,47 @@ RUN = (*DIGITS, "logger=wandb", "optimizer.lr=5e-3")
 
 
 class Collect(Probe):
-    """Also keeps the predictions of the last validation, and the weights that gave them."""
+    """Also keeps the predictions of the last validation."""
 
     def setup(self, trainer, module, stage):
         super().setup(trainer, module, stage)
         self.collector = CollectPredictions()
-
-    def on_validation_start(self, trainer, module):
-        self.collector.on_validation_start(trainer, module)
-
-    def on_validation_batch_end(self, *arguments):
-        self.collector.on_validation_batch_end(*arguments)
-
-    def on_validation_end(self, trainer, module):
-        self.collector.on_validation_end(trainer, module)
+        for hook in ("on_validation_start", "on_validation_batch_end", "on_validation_end"):
+            setattr(self, hook, getattr(self.collector, hook))
 
 
 def table(run, name):
-    """The newest table of that name, and where the files of it are kept until they are sent."""
-    kept = [{file["path"]: file["local_path"] for file in one["manifest"]["contents"]} for one in run.artifacts]
-    [*_, files] = [one for one in kept if f"{name}.table.json" in one]
+    """The newest table with that name, and the local paths of its files."""
+    artifacts = [{file["path"]: file["local_path"] for file in one["manifest"]["contents"]} for one in run.artifacts]
+    [*_, files] = [one for one in artifacts if f"{name}.table.json" in one]
     content = json.loads(Path(files[f"{name}.table.json"]).read_text())
     return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]], files
 
 
-def test_predictions_confusion_and_maps_are_what_the_model_says(compose_config, tmp_path):
+def test_media_show_the_predictions_of_the_model(compose_config, tmp_path):
     config = compose_config(*RUN, f"logger.wandb.save_dir={tmp_path}", "logger.wandb.media=2", "trainer.max_epochs=4")
     probe = fit(config, Collect())
     [run] = runs(tmp_path / "wandb")
-    answers, source = probe.collector.predictions, probe.data.source
-    with_media = [row for row in run.rows if "val/predictions._type" in row]
-    per_epoch = len(source.train) // 64
-    assert [row["trainer/global_step"] for row in with_media] == [2 * per_epoch - 1, 4 * per_epoch - 1]
+    predictions, source = probe.collector.predictions, probe.data.source
+    steps_per_epoch = len(source.train) // 64
+    steps = [2 * steps_per_epoch - 1, 4 * steps_per_epoch - 1]
+    assert [row["trainer/global_step"] for row in run.rows if "val/predictions._type" in row] == steps
 
     rows, files = table(run, "val/predictions")
     labels = torch.as_tensor(source.val.labels)
     for row in rows:
         index = int(row["file"].removeprefix("image "))
         assert row["label"] == source.classes[labels[index]]
-        assert row["prediction"] == source.classes[answers.classes[index]]
-        assert row["confidence"] == pytest.approx(answers.confidence[index].item(), rel=1e-5)
+        assert row["prediction"] == source.classes[predictions.classes[index]]
+        assert row["confidence"] == pytest.approx(predictions.confidence[index].item(), rel=1e-5)
         assert (row["kind"] == "right") == (row["label"] == row["prediction"])
         with Image.open(files[row["image"]["path"]]) as image:
             shown = np.asarray(image.convert("L").resize((8, 8), Image.Resampling.BOX), dtype=float)
-        assert abs(shown - source.val.read(index)).mean() < 16, "the picture of this digit, if blurred"
+        assert abs(shown - source.val.read(index)).mean() < 16, "this digit, blurred"
     sampled = [row for row in rows if row["kind"] != "surest mistake"]
     mistakes = [row["confidence"] for row in rows if row["kind"] == "surest mistake"]
     assert len(sampled) == 32
-    assert mistakes == pytest.approx(answers.confidence[~answers.right].sort(descending=True)[0][:16].tolist())
+    assert mistakes == pytest.approx(predictions.confidence[~predictions.right].sort(descending=True)[0][:16].tolist())
 
     counts, _ = table(run, "val/confusion_table")
     assert sum(row["nPredictions"] for row in counts) == len(source.val)
@@ -70,15 +63,15 @@ def test_predictions_confusion_and_maps_are_what_the_model_says(compose_config, 
 
     for name in ("query", "key"):
         over_time = [row for row in run.rows if f"attention/{name}.count" in row]
-        assert [row["trainer/global_step"] for row in over_time] == [2 * per_epoch - 1, 4 * per_epoch - 1]
+        assert [row["trainer/global_step"] for row in over_time] == steps
         assert over_time[0][f"attention/{name}.captions"] == over_time[1][f"attention/{name}.captions"], "same images"
         drawn = [[run.files / file for file in row[f"attention/{name}.filenames"]] for row in over_time]
         assert [len(files) for files in drawn] == [4, 4]
         assert [first.read_bytes() != last.read_bytes() for first, last in zip(*drawn, strict=True)] == [True] * 4
 
 
-def test_the_weights_that_are_validated_are_those_that_are_drawn(compose_config, tmp_path, monkeypatch):
-    """Averaged ones, where weights are averaged; a model without maps has the rest."""
+def test_maps_are_drawn_with_averaged_weights(compose_config, tmp_path, monkeypatch):
+    """And a model without attention maps has the other media."""
     drawn = []
 
     def maps(model, images):
@@ -99,7 +92,7 @@ def test_the_weights_that_are_validated_are_those_that_are_drawn(compose_config,
     assert not [name for name in run.summed["summary"] if name.startswith("attention/")]
 
 
-def test_none_are_made_where_none_are_wanted(compose_config, tmp_path):
+def test_media_can_be_switched_off(compose_config, tmp_path):
     fit(compose_config(*RUN, f"logger.wandb.save_dir={tmp_path}", "logger.wandb.media=0"))
     [run] = runs(tmp_path / "wandb")
     assert not (run.files / "media").exists()

@@ -1,4 +1,4 @@
-"""A server on loopback that lets W&B begin a run, and is no W&B."""
+"""A server on this machine that accepts W&B runs and nothing else."""
 
 import json
 import threading
@@ -20,18 +20,18 @@ REFUSALS = {
 
 @contextmanager
 def serving(answers, status=200):
-    """A server's URL, and functions that have it die and have it fall silent: it takes requests and answers none.
+    """The URL of a server, and functions that make it die and hang (it accepts requests without answering).
 
     Args:
-        answers: the data to answer a query of GraphQL with, by its name, or an error's text; others get nothing.
+        answers: the response to a GraphQL query, by its name: data, or the text of an error; None to all others.
         status: of HTTP.
     """
 
-    silent = threading.Event()
+    hangs = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
-            if silent.is_set():
+            if hangs.is_set():
                 time.sleep(300)
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             name = json.loads(body)["query"].split()[1].partition("(")[0] if self.path.endswith("graphql") else None
@@ -60,7 +60,7 @@ def serving(answers, status=200):
         thread.join()
 
     try:
-        yield f"http://127.0.0.1:{server.server_port}", die, silent.set
+        yield f"http://127.0.0.1:{server.server_port}", die, hangs.set
     finally:
         if thread.is_alive():
             die()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fvit.reports.predictions import FEW, Prediction, Tally, writing
+from fvit.reports.predictions import MAX_ROWS, Prediction, Tally, writing
 
 GIVEN = [
     Prediction("a.jpg", [("Käfer, groß", 0.75), ('the "other"', 0.25)]),
@@ -21,7 +21,7 @@ def written(form, predictions=GIVEN):
     return file.getvalue().decode()
 
 
-def test_a_table_has_a_row_an_image():
+def test_csv_has_one_row_per_image():
     rows = list(csv.DictReader(io.StringIO(written(".csv"))))
     assert [row["file"] for row in rows] == ["a.jpg", "b,c.jpg", "d.jpg"]
     assert (rows[0]["class1"], rows[0]["probability1"], rows[0]["class2"]) == ("Käfer, groß", "0.75", 'the "other"')
@@ -31,7 +31,7 @@ def test_a_table_has_a_row_an_image():
 
 
 @pytest.mark.parametrize("form", [".csv", ".json", ".jsonl"])
-def test_a_name_that_is_no_utf_8_is_escaped_and_stops_nothing(form):
+def test_file_name_that_is_not_utf8_is_escaped(form):
     name = b"caf\xe9.jpg".decode(errors="surrogateescape")
     text = written(form, [Prediction(name, [("x", 1.0), ("y", 0.0)]), GIVEN[2]])
     assert "caf\\udce9.jpg" in text
@@ -41,7 +41,7 @@ def test_a_name_that_is_no_utf_8_is_escaped_and_stops_nothing(form):
 
 
 @pytest.mark.parametrize("form", [".json", ".jsonl"])
-def test_objects_are_a_list_or_a_line_each(form):
+def test_json_is_a_list_and_jsonl_one_object_per_line(form):
     text = written(form)
     found = json.loads(text) if form == ".json" else [json.loads(line) for line in text.splitlines()]
     assert found[0]["top"][0] == {"class": "Käfer, groß", "probability": 0.75}
@@ -50,31 +50,27 @@ def test_objects_are_a_list_or_a_line_each(form):
     assert len(found) == 3
 
 
-def test_a_list_of_nothing_is_one():
-    assert json.loads(written(".json", [])) == []
-
-
 def shown(predictions, capsys):
     tally = Tally()
     for one in predictions:
-        tally.note(one)
-    tally.show(2.0, [("written to", "here.csv")])
+        tally.add(one)
+    tally.print(2.0, [("saved to", "here.csv")])
     return capsys.readouterr().out
 
 
-def test_a_few_images_are_shown_one_by_one(capsys):
+def test_few_images_are_printed_one_by_one(capsys):
     out = shown(GIVEN, capsys)
     assert "Käfer, groß  75.0 %" in out
     assert "skipped b,c.jpg: is empty" in out
-    assert "2 in 2.0 s, 1 a second; 1 skipped" in out
+    assert "2 in 2.0 s, 1 images/s; 1 skipped" in out
     assert "here.csv" in out
 
 
-def test_many_images_are_summed_up(capsys):
-    many = [Prediction(f"{i}.jpg", [("even" if i % 4 else "fourth", 0.5), ("z", 0.1)]) for i in range(FEW + 20)]
+def test_many_images_are_summarised(capsys):
+    many = [Prediction(f"{i}.jpg", [("even" if i % 4 else "fourth", 0.5), ("z", 0.1)]) for i in range(MAX_ROWS + 20)]
     out = shown([*many, *(Prediction(f"bad {i}", [], "is empty") for i in range(12))], capsys)
     assert "0.jpg" not in out
     assert "75.0 %" in next(line for line in out.splitlines() if "even" in line)
-    assert "mean probability of an image's first class: 50.0 %" in out
+    assert "mean probability of the predicted class: 50.0 %" in out
     assert out.count("skipped bad") == 10
     assert "… and 2 more" in out

@@ -16,7 +16,7 @@ _PACKAGE = Path(fvit.__file__).parent
 # Launchers that need an extra of this package.
 _LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
 # Commands for which Hydra makes a run directory.
-_WITH_RUN_DIR = ("train", "eval", "bench")
+_WITH_RUN_DIR = ("train", "eval", "cascade", "bench")
 
 REMOVED = {"model.trim_last": "was removed in 0.2.0: every model computes all its tokens; leave it out"}
 DISK_FULL = {

@@ -1,6 +1,5 @@
 """What a model costs: parameters and multiply-accumulates; and what two models cost that share the work."""
 
-from fvit.cascade.cascade import Cascade
 from fvit.cost.count import Cost, count
 
-__all__ = ["Cascade", "Cost", "count"]
+__all__ = ["Cost", "count"]

@@ -1,8 +1,15 @@
-"""Weights & Biases: one run of it for each of ours, kept here where no server takes it, and closed with its status."""
+"""Weights & Biases: one W&B run per run, offline where no server takes it, closed with the status of the run."""
 
 import functools
+import inspect
+import json
 import logging
+import os
+import re
 import secrets
+import shlex
+import shutil
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,23 +19,28 @@ from lightning import Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
+from pydantic import ValidationError
 
+from fvit.config.atomic import write_text
+from fvit.config.errors import ConfigError
 from fvit.config.paths import WANDB_ID
-from fvit.launch.run_dir import write
-from fvit.loggers import wandb_artifacts
-from fvit.loggers.wandb_server import first_line, reachable
-from fvit.loggers.wandb_start import begin
+from fvit.config.validation import check_options
+from fvit.launch.console import console
+from fvit.loggers.wandb_server import choose_mode, reachable
 
 if TYPE_CHECKING:
     import wandb
 
 log = logging.getLogger(__name__)
 
-_LONGEST_TAG = 64  # W&B's own limit
+_RESERVED = ("dir", "mode", "config", "settings", "resume", "anonymous")  # arguments of `wandb.init` set here
+_LONGEST_TAG = 64  # W&B's limit
+# Seconds for the server to start a run, and to receive what is still unsent when the run ends.
+_START_TIMEOUT, _FINISH_TIMEOUT = 15.0, 12.0
 
 
-def _survives(method: Callable[..., None]) -> Callable[..., None]:
-    """Have a run go on whatever W&B does: without it where its own process dies, and else without what it refuses."""
+def _never_fatal(method: Callable[..., None]) -> Callable[..., None]:
+    """Let the run continue when W&B fails: without W&B if its service died, else without what it refused."""
 
     @functools.wraps(method)
     def call(logger: "RunLogger", *args: Any, **kwargs: Any) -> None:
@@ -36,33 +48,33 @@ def _survives(method: Callable[..., None]) -> Callable[..., None]:
         from wandb.sdk.lib.service.service_connection import WandbApiFailedError
         from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError, ServerResponseError
 
-        if logger.lost:
+        if logger.service_died:
             return
         try:
             method(logger, *args, **kwargs)
         except (ConnectionError, HandleAbandonedError, ServerResponseError) as error:
-            logger.lose(error)
+            logger.drop_service(error)
         except (Error, WandbApiFailedError, OSError, ValueError) as error:
-            if logger._experiment is None:  # it has not begun: its options are wrong, or nothing can be written here
+            if logger._experiment is None:  # not started: a wrong option, or a directory that cannot be written
                 raise
-            log.warning("W&B: %s failed (%s): the run goes on", method.__name__, first_line(error))
+            log.warning("W&B: %s failed (%s); the run continues", method.__name__, _first_line(error))
 
     return rank_zero_only(call)
 
 
 class RunLogger(WandbLogger):
-    """Lightning's WandbLogger, offline where no server takes the run; one that goes on in its folder stays one run.
+    """Lightning's WandbLogger, offline without an API key or a server; a resumed run stays one W&B run.
 
     Args:
-        save_dir: holds the folder wandb/, one for all runs of a project.
-        project: of W&B.
-        name: of the run.
-        run_dir: the run's folder, which keeps the id.
-        group: None for the name of the sweep's folder, where the run is a job of a sweep.
-        tags: what to filter by, beside the parts of the name that commas separate.
-        offline: keep the run here even if there is a key.
-        media: how often in a run pictures are logged; see `fvit.loggers.wandb_media`.
-        artifacts: checkpoints to upload at the end: ``off``, ``best``, or ``all``, the last one as well.
+        save_dir: contains the directory wandb/ with the runs of all jobs.
+        project: the W&B project.
+        name: of the run; its parts, separated by commas, become tags.
+        run_dir: the run directory, which keeps the W&B id.
+        group: None for the name of the sweep directory, if the run is a job of a sweep.
+        tags: further tags.
+        offline: stay offline even with an API key.
+        media: how often per run `fvit.loggers.wandb_media` logs images.
+        artifacts: checkpoints to upload at the end: ``off``, ``best``, or ``all`` (best and last).
         options: further arguments of ``wandb.init``, such as `entity` and `notes`.
     """
 
@@ -79,143 +91,187 @@ class RunLogger(WandbLogger):
         artifacts: str = "off",
         **options: Any,
     ) -> None:
-        options.setdefault("id", _run_id(Path(run_dir)))
-        tags = [tag[:_LONGEST_TAG] for tag in dict.fromkeys([*name.split(", "), *tags]) if tag]
-        options |= {"group": group or _sweep(Path(run_dir)), "tags": tags}
-        # Not Lightning's offline=True: it sets WANDB_MODE for the whole process, and so for the next job of a sweep.
-        super().__init__(name=name, project=project, save_dir=save_dir, resume="allow", **options)
-        del self._wandb_init["anonymous"]  # of which wandb says that it has no effect any more
-        self.kept_here, self.media, self.artifacts = offline, media, artifacts
-        self.lost = False
+        import wandb
+
+        known = {key: Any for key in inspect.signature(wandb.init).parameters if key not in _RESERVED}
+        check_options(options, known, "logger.wandb")
+        run_dir = Path(run_dir)
+        if group is None and (run_dir.parent / "multirun.yaml").is_file():  # which Hydra writes for a sweep
+            group = run_dir.parent.name
+        options |= {"group": group, "tags": [t[:_LONGEST_TAG] for t in dict.fromkeys([*name.split(", "), *tags]) if t]}
+        options.setdefault("id", _run_id(run_dir))
+        # Not Lightning's offline=True, which sets WANDB_MODE for the whole process and so for the next job of a sweep.
+        super().__init__(name=name, project=project, save_dir=save_dir, **options)
+        del self._wandb_init["anonymous"]  # deprecated by W&B
+        self.stay_offline, self.media, self.artifacts = offline, media, artifacts
+        self.service_died = False
 
     @property
     @rank_zero_experiment
     def experiment(self) -> "wandb.Run":
-        """The run of W&B, which begins when it is asked for first."""
+        """The W&B run, which starts on first use.
+
+        Raises:
+            ConfigError: W&B does not accept an option.
+        """
+        import wandb
+
         if self._experiment is None:
-            self._experiment = begin(self._wandb_init, Path(self.save_dir), self.kept_here)
+            try:
+                self._start()
+            except wandb.errors.UsageError as error:
+                raise ConfigError(f"logger.wandb: {_first_line(error)}") from error
+            except ValidationError as error:  # also for W&B's environment variables
+                fault = error.errors()[-1]
+                raise ConfigError(
+                    f"W&B: {'.'.join(map(str, fault['loc']))}={fault['input']}: {fault['msg']}"
+                ) from error
         return self._experiment
 
-    @_survives
-    def log_hyperparams(self, params: dict[str, Any]) -> None:
-        """Set the run's configuration."""
-        super().log_hyperparams(params)
+    log_hyperparams = _never_fatal(WandbLogger.log_hyperparams)
+    log_metrics = _never_fatal(WandbLogger.log_metrics)
 
-    @_survives
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add a row."""
-        super().log_metrics(metrics, step)
+    @_never_fatal
+    def log_summary(self, metrics: dict[str, float]) -> None:
+        """Set values of the run's summary, which W&B's tables and scatter plots show."""
+        self.experiment.summary.update(metrics)
 
-    @_survives
+    @_never_fatal
     def log_media(self, make: Callable[[], dict[str, Any]], step: int) -> None:
-        """Add a row of tables and pictures, which `make` makes of them for W&B."""
-        with wandb_artifacts.staged(self.folder):
-            self.experiment.log({**make(), "trainer/global_step": step})
+        """Log the tables and images that `make` returns."""
+        super().log_metrics(make(), step)
 
-    @_survives
-    def log_dataset(self, name: str, facts: dict[str, Any], root: str | None) -> None:
-        """Say what the run is trained on: as configuration, and as an artifact that the run uses.
+    @_never_fatal
+    def log_dataset(self, name: str, description: dict[str, Any], root: str | None) -> None:
+        """Log what the run is trained on, in its config and as an artifact that it uses: the description, no images.
 
-        Args:
-            name: of the source.
-            facts: what tells one set of images from another.
-            root: where it lies, if that can be said.
+        Another description is another version of the artifact; another `root` is not. The artifact has no reference to
+        `root`, because W&B would list every file there.
         """
-        self.experiment.config.update({"dataset": facts}, allow_val_change=True)
-        if not self._takes("the data set"):
-            return
-        with wandb_artifacts.staged(self.folder):
-            wandb_artifacts.use_dataset(self.experiment, name, facts, root)
+        import wandb
 
-    @_survives
-    def log_summary(self, figures: dict[str, float]) -> None:
-        """Set what tables and scatter plots show of the run."""
-        self.experiment.summary.update(figures)
-
-    @_survives
-    def log_checkpoints(self, trainer: Trainer) -> None:
-        """Upload the checkpoints that are wanted, with what time that takes as long as the server answers."""
-        if self.artifacts == "off" or not self._takes("checkpoints"):
-            return
         run = self.experiment
-        with wandb_artifacts.staged(self.folder):
-            logged = wandb_artifacts.log_checkpoints(run, trainer, with_last=self.artifacts == "all")
-        if not run.offline:
-            self._wait_for(logged)
+        run.config.update({"dataset": description}, allow_val_change=True)
+        if self._takes_artifacts("the dataset"):
+            metadata = {**description, "root": root}
+            artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"data-{name}"), type="dataset", metadata=metadata)
+            with artifact.new_file("dataset.json") as file:
+                json.dump(description, file, indent=1)
+            # As `run.use_artifact`, which raises if offline, and else waits for the server.
+            run._log_artifact(artifact, aliases=[], is_user_created=True, use_after_commit=True)
 
-    @_survives
+    @_never_fatal
+    def log_checkpoints(self, trainer: Trainer) -> None:
+        """Upload the best and the last checkpoint, as `artifacts` says, as versions of one model."""
+        import wandb
+        from wandb.sdk.artifacts.exceptions import WaitTimeoutError
+
+        wanted = {"off": [], "best": ["best"], "all": ["best", "last"]}[self.artifacts]
+        if not wanted or not self._takes_artifacts("checkpoints"):
+            return
+        run, logged = self.experiment, []
+        for callback in trainer.checkpoint_callbacks:
+            alias, path = "last" if callback.monitor is None else "best", callback.best_model_path
+            if alias in wanted and path and os.path.exists(path):
+                artifact = wandb.Artifact(f"model-{run.id}", type="model")
+                add = artifact.add_dir if os.path.isdir(path) else artifact.add_file  # a sharded one is a directory
+                add(path, name=Path(path).name)
+                logged.append(run.log_artifact(artifact, aliases=[alias]))
+        # Uploads may take their time while the server answers; `run.finish` waits for seconds.
+        for artifact in logged:
+            while not run.offline and reachable(run.settings.base_url):
+                with suppress(WaitTimeoutError):
+                    artifact.wait(timeout=2)
+                    break
+
+    @_never_fatal
     def close(self, trainer: Trainer, best: dict[str, float], exit_code: int, preempted: bool = False) -> None:
-        """End the run, if it has begun, and upload the checkpoints that are wanted.
+        """Upload checkpoints and finish the W&B run, if it has started.
 
         Args:
-            trainer: which has written them.
-            best: figures for the summary.
-            exit_code: 0 for a run that came to its end; 255 is an interrupt to W&B, anything else a failure.
-            preempted: it will be gone on with; an agent of a W&B sweep then starts it again.
+            trainer: has the checkpoint callbacks.
+            best: metrics for the summary.
+            exit_code: 0 finished, 255 interrupted, others failed.
+            preempted: the run will resume; an agent of a W&B sweep then starts it again.
         """
         if self._experiment is None:
             return
         self.log_summary(best)
         self.log_checkpoints(trainer)
-        run = self._experiment
-        if run is None:  # lost by now
-            return
-        if preempted:
-            run.mark_preempting()
-        run.finish(exit_code=exit_code)
-        self._experiment = None
+        if not self.service_died:
+            if preempted:
+                self.experiment.mark_preempting()
+            self.experiment.finish(exit_code=exit_code)
+            self._experiment = None
 
-    def lose(self, error: Exception) -> None:
-        """Go on without W&B."""
+    def drop_service(self, error: Exception) -> None:
+        """Continue without W&B."""
         import wandb
 
-        self.lost, self._experiment = True, None
-        log.warning("W&B's own process has died (%s): the run goes on, without W&B", error or type(error).__name__)
-        # Or the next job of a sweep would look for that process.
-        with suppress(Exception):
+        self.service_died, self._experiment = True, None
+        log.warning("W&B's service died (%s); the run continues without W&B", error or type(error).__name__)
+        with suppress(Exception):  # else the next job of a sweep would look for that service
             wandb.teardown(exit_code=1)
 
-    @property
-    def folder(self) -> Path:
-        """Where W&B's runs lie."""
-        return Path(self.save_dir, "wandb")
+    def _start(self) -> None:
+        """Start the run on the server, or offline, and print one line that says where it is."""
+        import wandb
 
-    def _takes(self, what: str) -> bool:
-        """Whether an artifact can be logged; W&B would ask a server that is gone by now for a minute."""
+        folder = Path(self.save_dir, "wandb")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Offline runs refer to copies of their artifacts, which W&B would keep in the home directory.
+        os.environ.setdefault("WANDB_DATA_DIR", str((folder / "staged").resolve()))
+        deadline = time.monotonic() + _START_TIMEOUT
+        mode, reason = ("offline", "logger.wandb.offline=true") if self.stay_offline else choose_mode()
+        if mode == "online":
+            before = set(folder.glob("run-*"))
+            timeout = max(1.0, deadline - time.monotonic())
+            try:  # quiet: else W&B asks the server several times who we are
+                self._init("online", quiet=True, init_timeout=timeout, finish_timeout=_FINISH_TIMEOUT)
+            except wandb.errors.Error as error:
+                mode, reason = "offline", f"the server does not accept the run ({_first_line(error)})"
+                wandb.teardown(exit_code=1)  # else the id counts as in use
+                for failed in set(folder.glob("run-*")) - before:
+                    shutil.rmtree(failed, ignore_errors=True)
+            else:
+                _print(f"W&B: {self._experiment.url}")
+                return
+        self._init(mode, silent=True)
+        if mode == "offline":
+            run, runs = (shlex.quote(os.path.relpath(path)) for path in (Path(self._experiment.dir).parent, folder))
+            _print(
+                f"W&B: {reason}, so this run stays offline in {run}; "
+                f"look at it with `wandb leet {runs}`, send it with `wandb sync {run}`"
+            )
+
+    def _init(self, mode: str, **settings: Any) -> None:
+        import wandb
+
+        self._wandb_init |= {"mode": mode, "settings": wandb.Settings(**settings)}
+        _ = super().experiment  # with trainer/global_step as the x-axis
+
+    def _takes_artifacts(self, what: str) -> bool:
+        """Whether to log an artifact: W&B would try for a minute if its server is gone."""
         run = self.experiment
-        if run.disabled:
-            return False
-        there = run.offline or reachable(run.settings.base_url)
-        if not there:
-            log.warning("W&B: %s does not answer any more: no artifact is made of %s", run.settings.base_url, what)
-        return there
-
-    def _wait_for(self, artifacts: Sequence["wandb.Artifact"]) -> None:
-        """Give large files their time as long as the server answers; the run's end is given seconds."""
-        from wandb.sdk.artifacts.exceptions import WaitTimeoutError
-
-        for artifact in artifacts:
-            while reachable(self.experiment.settings.base_url):
-                try:
-                    artifact.wait(timeout=2)
-                    break
-                except WaitTimeoutError:
-                    continue
-                except ValueError as error:
-                    log.warning("W&B does not take %s: %s", artifact.name, first_line(error))
-                    break
-
-
-def _sweep(run_dir: Path) -> str | None:
-    """The name of the sweep's folder whose job this is; Hydra writes multirun.yaml into it."""
-    return run_dir.parent.name if (run_dir.parent / "multirun.yaml").is_file() else None
+        if run.disabled or run.offline or reachable(run.settings.base_url):
+            return not run.disabled
+        log.warning("W&B: %s no longer answers; no artifact of %s", run.settings.base_url, what)
+        return False
 
 
 @rank_zero_only
 def _run_id(folder: Path) -> str:
-    """The id that the folder holds; a new one, if it holds none."""
+    """The W&B id of the run directory, a new one if it has none."""
     path = folder / WANDB_ID
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        write(path, secrets.token_hex(4))
+        write_text(path, secrets.token_hex(4))
     return path.read_text(encoding="utf-8")
+
+
+def _print(line: str) -> None:
+    console.print(line, markup=False, soft_wrap=True)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Whether W&B is to be asked, and whether its server is there and takes our key, within seconds."""
+"""Whether a W&B server takes our runs, decided within seconds."""
 
 import os
 import threading
@@ -8,69 +8,54 @@ import urllib.request
 from fvit.config.errors import ConfigError
 
 _MODES = ("online", "offline", "disabled")
-_ALIASES = {"dryrun": "offline", "run": "online"}  # W&B's old names
-_PATIENCE = 5.0  # seconds
+_ALIASES = {"dryrun": "offline", "run": "online"}  # old names that W&B still accepts
+_TIMEOUT = 5.0  # seconds
 
 
-def asked_mode() -> str:
-    """Whether W&B is asked to be ``online``, ``offline`` or ``disabled``.
+def choose_mode() -> tuple[str, str]:
+    """``online``, ``offline`` or ``disabled``, and why it is not ``online``; takes at most 16 seconds.
+
+    Without an API key no server is contacted.
 
     Raises:
-        ConfigError: it is asked to be something else.
+        ConfigError: WANDB_MODE is something else.
     """
     import wandb
 
-    # What `wandb offline` has set for the folder is no variable.
-    mode = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode
+    settings = wandb.setup().settings  # includes the mode that `wandb offline` sets for the working directory
+    mode = os.environ.get("WANDB_MODE") or settings.mode
     mode = _ALIASES.get(mode, mode)
-    if mode not in _MODES:  # wandb's "shared" is for several processes that write one run
+    if mode not in _MODES:  # "shared" is for several processes that write one run
         raise ConfigError(f"WANDB_MODE={mode} must be {', '.join(_MODES[:-1])} or {_MODES[-1]}")
-    return mode
-
-
-def has_key() -> bool:
-    """Whether W&B finds a key (environment, netrc) that the server takes; without one nobody is asked anything.
-
-    Raises:
-        ConnectionError: the server does not answer, or does not take the key; the text says which.
-    """
-    import wandb
-
-    url = wandb.setup().settings.base_url
+    if mode != "online":
+        return mode, f"W&B's mode is {mode}"
     try:
-        # Waits for 10 seconds at most, while `wandb.init` would try for a minute and a half.
+        # Waits for at most 10 seconds, whereas `wandb.init` would retry for a minute and a half.
         if not wandb.login(prompt=False, verify=True):
-            return False
+            return "offline", "no API key"
     except wandb.errors.Error as error:
-        if reachable(url):
-            raise ConnectionError(f"{url} does not take the API key ({error})") from error
-        raise ConnectionError(f"{url} does not answer") from error
-    if not reachable(url):  # a key that was taken before is not looked at again
-        raise ConnectionError(f"{url} does not answer")
-    return True
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text; W&B's have many."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+        if reachable(settings.base_url):
+            return "offline", f"{settings.base_url} does not accept the API key ({error})"
+        return "offline", f"{settings.base_url} does not answer"
+    if not reachable(settings.base_url):  # W&B does not verify a key twice in one process
+        return "offline", f"{settings.base_url} does not answer"
+    return "online", ""
 
 
 def reachable(url: str) -> bool:
-    """Whether a server answers there, and not a proxy or gateway in its stead (HTTP 5xx).
-
-    A thread asks, since looking up a name in vain may take longer than any time-out.
-    """
-    found: list[bool] = []
-    thread = threading.Thread(target=lambda: found.append(_ask(url)), daemon=True)
+    """Whether a server answers at `url`, rather than a proxy or gateway in front of it (HTTP 5xx)."""
+    answers: list[bool] = []
+    # In a thread, because resolving a host name may take longer than any timeout.
+    thread = threading.Thread(target=lambda: answers.append(_answers(url)), daemon=True)
     thread.start()
-    thread.join(_PATIENCE + 1)
-    return found == [True]
+    thread.join(_TIMEOUT + 1)
+    return answers == [True]
 
 
-def _ask(url: str) -> bool:
+def _answers(url: str) -> bool:
     try:
-        urllib.request.urlopen(url, timeout=_PATIENCE).close()
-    except urllib.error.HTTPError as error:  # an answer, if not a friendly one
+        urllib.request.urlopen(url, timeout=_TIMEOUT).close()
+    except urllib.error.HTTPError as error:
         return error.code < 500
     except OSError:
         return False

@@ -1,7 +1,8 @@
-"""What a model says of images, in files and for people."""
+"""Predictions of images, written to a file and summarised in the terminal."""
 
 import csv
 import io
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -10,20 +11,20 @@ from typing import BinaryIO, NamedTuple
 
 from fvit.launch.console import console, print_facts, print_rows
 
-FEW = 20
-"""Images of which each gets a row."""
+MAX_ROWS = 20
+"""Images that are printed one by one; more are summarised."""
 
-_SHOWN = 10  # of the commonest classes, and of the images that could not be read
+_LISTED = 10  # most frequent classes, and images that could not be read
 
 
 class Prediction(NamedTuple):
-    """Of one image.
+    """The prediction for one image.
 
     Attributes:
-        file: where it lies.
-        top: names of the most probable classes with their probabilities, the highest first; empty if the image could
-            not be read.
-        error: why it could not be read; "" if it could.
+        file: path of the image.
+        top: the most probable classes with their probabilities, in descending order; empty if the image could not be
+            read.
+        error: why the image could not be read, or ``""``.
     """
 
     file: str
@@ -32,7 +33,7 @@ class Prediction(NamedTuple):
 
 
 class Tally:
-    """Counts predictions, and keeps of them what is printed."""
+    """Counts predictions, and keeps those that are printed."""
 
     def __init__(self) -> None:
         self.first: list[Prediction] = []
@@ -41,62 +42,59 @@ class Tally:
         self.confidence = 0.0
 
     @property
-    def answered(self) -> int:
-        """Images that could be read."""
+    def predicted(self) -> int:
+        """The number of images that could be read."""
         return self.classes.total()
 
-    def note(self, prediction: Prediction) -> None:
-        """Count one more."""
+    def add(self, prediction: Prediction) -> None:
         if prediction.error:
             self.failed.append(prediction)
             return
         name, probability = prediction.top[0]
         self.classes[name] += 1
         self.confidence += probability
-        if len(self.first) < FEW:
+        if len(self.first) < MAX_ROWS:
             self.first.append(prediction)
 
-    def show(self, seconds: float, places: Sequence[tuple[str, str]]) -> None:
-        """Print a row an image, or a summary of many, what could not be read, and `places` to look at."""
-        if self.answered > FEW:
+    def print(self, seconds: float, facts: Sequence[tuple[str, str]]) -> None:
+        """Print one row per image, or a summary of many, the images that could not be read, and `facts`."""
+        if self.predicted > MAX_ROWS:
             self._print_summary()
-        elif self.answered:
+        elif self.predicted:
             head = ["image", *(f"{rank}." for rank in range(1, len(self.first[0].top) + 1))]
             rows = [(one.file, *(f"{name}  {100 * p:.1f} %" for name, p in one.top)) for one in self.first]
             print_rows("Predictions", head, rows)
-        for one in self.failed[:_SHOWN]:
+        for one in self.failed[:_LISTED]:
             console.print(f"skipped {one.file}: {one.error}", markup=False, soft_wrap=True)
-        if len(self.failed) > _SHOWN:
-            console.print(f"… and {len(self.failed) - _SHOWN:,} more")
-        count = f"{self.answered:,} in {seconds:.1f} s, {self.answered / seconds:,.0f} a second"
-        print_facts("", [("images", f"{count}; {len(self.failed):,} skipped"), *places])
+        if len(self.failed) > _LISTED:
+            console.print(f"… and {len(self.failed) - _LISTED:,} more")
+        speed = f"{self.predicted:,} in {seconds:.1f} s, {self.predicted / seconds:,.0f} images/s"
+        print_facts("", [("images", f"{speed}; {len(self.failed):,} skipped"), *facts])
 
     def _print_summary(self) -> None:
-        common = self.classes.most_common(_SHOWN)
-        rows = [(name, f"{count:,}", f"{100 * count / self.answered:.1f} %") for name, count in common]
-        if (others := self.answered - sum(count for _, count in common)) > 0:
-            rows.append(
-                (f"{len(self.classes) - _SHOWN:,} others", f"{others:,}", f"{100 * others / self.answered:.1f} %")
-            )
-        print_rows("Most probable classes", ("class", "images", "share"), rows)
-        console.print(f"mean probability of an image's first class: {100 * self.confidence / self.answered:.1f} %")
+        frequent = self.classes.most_common(_LISTED)
+        if (others := self.predicted - sum(count for _, count in frequent)) > 0:
+            frequent.append((f"{len(self.classes) - _LISTED:,} others", others))
+        rows = [(name, f"{count:,}", f"{100 * count / self.predicted:.1f} %") for name, count in frequent]
+        print_rows("Predicted classes", ("class", "images", "share"), rows)
+        console.print(f"mean probability of the predicted class: {100 * self.confidence / self.predicted:.1f} %")
 
 
 @contextmanager
-def writing(file: BinaryIO, form: str, ranks: int) -> Iterator[Callable[[Prediction], None]]:
-    """Write predictions one by one, none of them kept.
+def writing(file: BinaryIO, suffix: str, ranks: int) -> Iterator[Callable[[Prediction], None]]:
+    """Write predictions one by one, in UTF-8.
 
     Args:
-        file: takes the text, in UTF-8.
-        form: ``.csv``, a row an image; ``.json``, a list of objects; ``.jsonl``, an object a line.
-        ranks: classes an image, for the columns of a table.
+        file: an open binary file.
+        suffix: ``.csv``, one row per image; ``.json``, a list of objects; ``.jsonl``, one object per line.
+        ranks: classes per image, for the columns of a CSV file.
 
     Yields:
-        To be called with each.
+        A function that writes one prediction.
     """
-    # A file's name may be no UTF-8; escaped, JSON's readers give it back.
+    # File names that are not valid UTF-8 are escaped, as JSON readers expect.
     text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
-    if form == ".csv":
+    if suffix == ".csv":
         columns = [column for rank in range(1, ranks + 1) for column in (f"class{rank}", f"probability{rank}")]
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["file", *columns, "error"])
@@ -106,23 +104,15 @@ def writing(file: BinaryIO, form: str, ranks: int) -> Iterator[Callable[[Predict
             table.writerow([one.file, *cells, one.error])
 
         yield write
-    elif form == ".jsonl":
-        yield lambda one: print(_json(one), file=text)
     else:
-        separator = "[\n"
-
-        def write(one: Prediction) -> None:
-            nonlocal separator
-            text.write(separator + _json(one))
-            separator = ",\n"
-
-        yield write
-        text.write("\n]\n" if separator == ",\n" else "[]\n")
+        start, separator, end = ("[\n", ",\n", "\n]\n") if suffix == ".json" else ("", "\n", "\n")
+        before = itertools.chain([start], itertools.repeat(separator))
+        yield lambda one: print(next(before), _json(one), sep="", end="", file=text)
+        text.write(end)
     text.flush()
-    text.detach()  # the file is its owner's to close
+    text.detach()  # whoever opened the file closes it
 
 
 def _json(one: Prediction) -> str:
     top = [{"class": name, "probability": float(f"{p:.6g}")} for name, p in one.top]
-    content = {"file": one.file, "error": one.error} if one.error else {"file": one.file, "top": top}
-    return json.dumps(content, ensure_ascii=False)
+    return json.dumps({"file": one.file} | ({"error": one.error} if one.error else {"top": top}), ensure_ascii=False)

@@ -7,19 +7,19 @@ from pydantic import AfterValidator
 
 from fvit.config.schemas.fields import Count, Positive, Strict, Text
 
-FORMATS = (".csv", ".json", ".jsonl")
+_SUFFIXES = (".csv", ".json", ".jsonl")
 
 
-def _known_format(out: str) -> str:
-    if Path(out).suffix not in FORMATS:
-        raise ValueError(f"out={out} must end in {', '.join(FORMATS)}, which chooses the format")
+def _known_suffix(out: str) -> str:
+    if Path(out).suffix not in _SUFFIXES:
+        raise ValueError(f"out={out} must end in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}")
     return out
 
 
 class Predict(Strict):
     ckpt_path: Text
     images: Text
-    out: Annotated[str, AfterValidator(_known_format)] | None
+    out: Annotated[str, AfterValidator(_known_suffix)] | None
     maps: bool
     output_dir: Text
     batch_size: Positive

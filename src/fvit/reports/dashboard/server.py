@@ -8,21 +8,10 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 from fvit.config.errors import RunError
-from fvit.loggers.wandb_server import asked_mode, has_key
 from fvit.reports.dashboard import costs
 from fvit.reports.runs.costs import Benchmark
 
 T = TypeVar("T")
-
-
-def why_not() -> str | None:
-    """The reason for which nothing can be saved, and the remedy; None if it can."""
-    if (mode := asked_mode()) != "online":
-        return f"W&B's mode is {mode}; WANDB_MODE=online changes it"
-    try:
-        return None if has_key() else "no API key; `wandb login` asks for it, then give this command again"
-    except ConnectionError as error:
-        return f"{error}; give this command again when it does"
 
 
 def own_entity() -> str:
