@@ -4,8 +4,9 @@ from typing import Any
 
 from pydantic import model_validator
 
+from fvit.config.schemas.eval import EvalData
+from fvit.config.schemas.fields import Loggers
 from fvit.config.schemas.hardware import Hardware
-from fvit.config.schemas.train import EvalData
 
 
 class Cascade(Hardware):
