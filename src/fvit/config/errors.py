@@ -1,6 +1,7 @@
 """Errors for people: one message that names the remedy, and a traceback only for what is our own fault."""
 
 import difflib
+import errno
 import re
 import traceback
 from pathlib import Path
@@ -13,6 +14,13 @@ _PACKAGE = Path(fvit.__file__).parent
 _LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
 # Tasks whose runs have a folder that Hydra makes.
 _WITH_A_FOLDER = ("train", "eval", "bench")
+
+
+DISK_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would exceed the size limit (ulimit -f)",
+}
 
 
 class ConfigError(ValueError):
@@ -42,8 +50,6 @@ def explain(error: BaseException, task: str = "train") -> str | None:
     from hydra.errors import HydraException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
 
-    from fvit.launch.disk import FULL
-
     if isinstance(error, OverrideParseException):
         return _explain_grammar(error.override)
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -60,8 +66,8 @@ def explain(error: BaseException, task: str = "train") -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         advice = ". If the run cannot be written there, set hydra.run.dir=DIR" if task in _WITH_A_FOLDER else ""
         return f"cannot use {error.filename}: {error.strerror}{advice}"
-    if isinstance(error, OSError) and error.errno in FULL:  # a file that was open already has no name
-        return f"{FULL[error.errno]}: make room, and give the same command again"
+    if isinstance(error, OSError) and error.errno in DISK_FULL:  # a file that was open already has no name
+        return f"{DISK_FULL[error.errno]}: make room, and give the same command again"
     return None
 
 
