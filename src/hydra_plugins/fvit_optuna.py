@@ -1,4 +1,4 @@
-"""Hydra finds its plugins by importing every module in here, so this one imports nothing that is slow."""
+"""Hydra finds plugins by importing every module in this package, so this one imports nothing slow."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 
 class OptunaSweeper(Sweeper):
-    """`hydra/sweeper=fvit_optuna`: has Optuna choose each job's parameters from the results of those before it.
+    """`hydra/sweeper=fvit_optuna`: Optuna chooses each job's parameters from the results of earlier jobs.
 
     Args:
         options: `fvit.config.schemas.study.Options`.
@@ -19,7 +19,6 @@ class OptunaSweeper(Sweeper):
         self.options = options
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Get hold of the launcher that is configured."""
         self.hydra_context = hydra_context
         self.config = config
         self.launcher = Plugins.instance().instantiate_launcher(
@@ -27,7 +26,6 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Search, beginning where an earlier call in the same folder stopped."""
         from fvit.config.errors import RunError
 
         try:

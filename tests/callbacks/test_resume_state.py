@@ -121,7 +121,7 @@ def test_previous_checkpoint_replaces_a_truncated_one(stopped, tmp_path, capsys)
     path.write_bytes(path.read_bytes()[:1000])
     capsys.readouterr()
     probe = stopped("run")
-    assert f"{path} (1000 bytes) is damaged or truncated, so the one before it is taken" in capsys.readouterr().out
+    assert f"{path} (1000 bytes) is damaged or truncated, using the one before it" in capsys.readouterr().out
     assert len(probe.losses) == 10  # from step 2 of 12
     assert differences(last(tmp_path / "whole"), last(tmp_path / "run")) == []
 

@@ -22,7 +22,7 @@ def changed(**groups):
     return after | {key: {**BEFORE[key], **value} for key, value in groups.items() if isinstance(value, dict)}
 
 
-def test_nothing_is_said_of_places_and_names():
+def test_paths_and_names_are_no_differences():
     moved = changed(
         output_dir="b",
         title="two",
@@ -36,7 +36,7 @@ def test_nothing_is_said_of_places_and_names():
     assert compare(BEFORE, moved, Path("a")) == []
 
 
-def test_a_difference_is_named_with_both_values():
+def test_a_difference_is_reported_with_both_values():
     after = changed(
         trainer={"max_epochs": 9}, callbacks={"last": {"dirpath": "a", "every_n_train_steps": 3}}, optimizer={"lr": 0.1}
     )
@@ -58,11 +58,11 @@ def test_a_difference_is_named_with_both_values():
     ],
 )
 def test_another_model_is_refused(group, change, named):
-    with pytest.raises(ValueError, match=r"begin a new run with its weights: model\.init_from=a") as refused:
+    with pytest.raises(ValueError, match=r"start a new run from its weights: model\.init_from=a") as refused:
         compare(BEFORE, changed(trainer={"max_epochs": 9}, **{group: change}), Path("a"))
     assert f": {named}. Leave that out" in str(refused.value)
 
 
-def test_a_width_that_was_looked_for_is_that_of_the_same_search():
+def test_a_matched_width_is_no_difference():
     found = changed(model={"embed_dim": 120})
     assert compare(found, changed(model={"match": "macs"}), Path("a")) == []

@@ -1,4 +1,4 @@
-"""What a person reads."""
+"""Tables and facts on a terminal, in a pipe and in a log."""
 
 import os
 import pty
@@ -21,7 +21,7 @@ ROWS = [("0-3", "Attention → Additive", "q, k", "query_logit, key_logit, trans
         ({"keep": ["qkv"], "pretrained": False}, "Attention exchanged in a fresh deit"),
     ],
 )
-def test_an_exchange_is_told_where_there_were_weights_to_keep(capsys, model, title):
+def test_an_exchange_is_shown_if_there_were_weights_to_keep(capsys, model, title):
     console.print_exchange({"name": "deit", **model}, ROWS)
     out = capsys.readouterr().out
     assert title in out
@@ -31,17 +31,17 @@ def test_an_exchange_is_told_where_there_were_weights_to_keep(capsys, model, tit
 @pytest.mark.parametrize(
     ("model", "rows"), [({"keep": [], "pretrained": False}, ROWS), ({}, ROWS), ({"keep": [], "pretrained": True}, [])]
 )
-def test_an_exchange_is_passed_over_where_there_were_none(capsys, model, rows):
+def test_an_exchange_is_not_shown_if_there_were_none(capsys, model, rows):
     console.print_exchange({"name": "deit", **model}, rows)
     assert capsys.readouterr().out == ""
 
 
-def test_a_title_is_no_markup(capsys):
+def test_a_title_is_not_markup(capsys):
     console.print_facts("Dashboard of vits [red]", [("a", "b")])
     assert capsys.readouterr().out.startswith("Dashboard of vits [red]\n")
 
 
-def test_a_folder_with_a_space_is_told_as_it_can_be_copied(capsys, tmp_path):
+def test_a_path_with_a_space_can_be_copied(capsys, tmp_path):
     (tmp_path / "my runs" / "checkpoints").mkdir(parents=True)
     (tmp_path / "my runs" / "checkpoints" / "last.ckpt").touch()
     console.print_results("a", {}, 1.0, tmp_path / "my runs")
@@ -80,7 +80,7 @@ def _on_a_terminal(program, **environment):
 
 
 @pytest.mark.parametrize("columns", [{}, {"COLUMNS": "80"}])
-def test_a_pipe_gets_plain_rows_that_are_whole(columns):
+def test_a_pipe_gets_plain_rows_that_are_not_folded(columns):
     environment = {**os.environ, "TERM": "xterm-256color", **columns}
     done = subprocess.run(
         [sys.executable, "-c", TABLE], env=environment, capture_output=True, text=True, check=True, timeout=60
@@ -95,7 +95,7 @@ def test_a_pipe_gets_plain_rows_that_are_whole(columns):
 
 
 @pytest.mark.parametrize("width", [80, 100])
-def test_a_terminal_gets_tables_that_fit_it(width):
+def test_tables_fit_the_terminal(width):
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", _on_a_terminal(TABLE, COLUMNS=str(width)))
     tables = text[text.index("Results") : text.index("Facts")]
     lines = [line.rstrip() for line in tables.splitlines()]
@@ -106,7 +106,7 @@ def test_a_terminal_gets_tables_that_fit_it(width):
     assert re.sub(r"[\s\u2500-\u257f]", "", tables).count("x" * 3) > 10
 
 
-def test_colours_go_with_no_color():
+def test_no_color_removes_colours():
     """Of the bar: 30 to 37, 38, 90 to 97 among the parameters of an escape sequence."""
     colour = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|9[0-7])(?:;\d+)*m")
     assert colour.search(_on_a_terminal(TABLE))

@@ -31,7 +31,7 @@ TINY = [
 
 
 class LimitFiles(Callback):
-    """From the second epoch on, no file may be larger than `size` bytes."""
+    """From the second epoch on, files are limited to `size` bytes."""
 
     def __init__(self, size):
         self.size = size
@@ -42,7 +42,7 @@ class LimitFiles(Callback):
 
 
 class Fill(Callback):
-    """From the second epoch on, the run's disk has no room left."""
+    """Fills the disk in the second epoch."""
 
     def on_train_epoch_start(self, trainer, module):
         if trainer.current_epoch == 1 and trainer.is_global_zero:
@@ -68,7 +68,7 @@ def small_disk(tmp_path):
 def _check_end(folder, error, reason):
     text = str(error.value)
     last = folder / "checkpoints" / "last.ckpt"
-    assert text.startswith(f"{reason}: cannot write to {folder}, where ")
+    assert text.startswith(f"{reason}: cannot write to {folder}, which has ")
     assert f"The last good checkpoint is {last}" in text
     assert f"{last.stat().st_size / 2**20:,.1f} MiB" in text
     saved = torch.load(last, weights_only=True)
@@ -77,16 +77,7 @@ def _check_end(folder, error, reason):
     return text
 
 
-def test_a_full_disk_ends_a_run_and_leaves_the_last_checkpoint(compose_config, small_disk):
-    run = small_disk / "run"
-    config = compose_config(*TINY, f"+callbacks.fill._target_={__name__}.Fill", f"output_dir={run}")
-    with pytest.raises(RunError) as error:
-        train(config)
-    text = _check_end(run, error, "the disk is full")
-    assert "where 0.0 MiB are free" in text
-
-
-def test_a_limit_of_file_sizes_ends_a_run_and_leaves_the_last_checkpoint(compose_config, tmp_path):
+def test_a_file_size_limit_ends_a_run_and_leaves_the_last_checkpoint(compose_config, tmp_path):
     limit = [f"+callbacks.limit._target_={__name__}.LimitFiles", "+callbacks.limit.size=20000"]
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
@@ -99,7 +90,7 @@ def test_a_limit_of_file_sizes_ends_a_run_and_leaves_the_last_checkpoint(compose
     assert read_metrics(tmp_path / "run")["error"] == text
 
 
-def test_what_torch_makes_of_a_full_disk_is_understood(tmp_path):
+def test_the_error_of_torch_for_a_full_disk_is_explained(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20000, before[1]))
@@ -119,8 +110,8 @@ def test_other_errors_pass(tmp_path, error):
     assert caught.value is error
 
 
-def test_a_full_disk_is_named_where_the_file_is_not():
-    """As in a job of a sweep whose folder Hydra cannot begin."""
+def test_a_full_disk_is_reported_without_a_file_name():
+    """As in a job of a sweep whose directory Hydra cannot write."""
     assert explain(OSError(errno.ENOSPC, "No space left on device")).startswith("the disk is full: make room")
 
 
@@ -150,10 +141,10 @@ def test_a_full_disk_does_not_hide_why_a_rank_failed(small_disk, monkeypatch, ca
 
 
 def _launch(folder, tmp_path, monkeypatch, end):
-    """Run one rank that has filled the disk when it comes to its `end`."""
+    """Launch one rank that fills the disk and then exits by `end`."""
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "last.ckpt").touch()
-    # The function's source, because this file imports torch.
+    # Its source, because this file imports torch.
     lines = [
         "import os, sys",
         "from pathlib import Path",
@@ -163,28 +154,30 @@ def _launch(folder, tmp_path, monkeypatch, end):
     ]
     (tmp_path / "fake_task.py").write_text("\n".join(lines))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    processes.launch("fake_task", {"trainer": {"num_nodes": 1}}, folder, 1)
+    processes.launch("fake_task", {}, folder, 1)
 
 
-def test_a_rank_that_could_not_note_its_error_is_named_with_the_last_checkpoint(small_disk, tmp_path, monkeypatch):
-    with pytest.raises(RunError, match="rank 0 ended with code 1\nthe disk is full: ") as error:
+def test_a_rank_that_could_not_record_its_error_is_reported_with_the_last_checkpoint(small_disk, tmp_path, monkeypatch):
+    with pytest.raises(RunError, match="rank 0 exited with code 1\nthe disk is full: ") as error:
         _launch(small_disk, tmp_path, monkeypatch, "sys.exit(1)")
     assert f"The last good checkpoint is {small_disk}/checkpoints/last.ckpt" in str(error.value)
 
 
-def test_a_full_disk_does_not_make_a_failure_of_being_told_to_end(small_disk, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_does_not_turn_a_signal_into_a_failure(small_disk, tmp_path, monkeypatch, capsys):
     with pytest.raises(Stopped):
         _launch(small_disk, tmp_path, monkeypatch, "sys.exit(143)")
     assert "metrics.json could not be written" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_two_processes_end_on_a_full_disk_with_its_name_and_the_last_checkpoint(fvit, small_disk):
+def test_two_processes_on_a_full_disk_report_it_with_the_last_checkpoint(fvit, small_disk):
     run = small_disk / "run"
     fill = f"+callbacks.fill._target_={__name__}.Fill"
     path = os.pathsep.join([str(ROOT), *sys.path])
     done = fvit("train", *TINY, fill, "hardware=ddp_cpu", f"hydra.run.dir={run}", PYTHONPATH=path)
     assert done.returncode == 1
-    assert f"error: rank 0 ended with code 1\nthe disk is full: cannot write to {run}, where 0.0 MiB" in done.stderr
+    assert (
+        f"error: rank 0 exited with code 1\nthe disk is full: cannot write to {run}, which has 0.0 MiB" in done.stderr
+    )
     assert f"The last good checkpoint is {run}/checkpoints/last.ckpt" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

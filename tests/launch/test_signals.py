@@ -13,7 +13,7 @@ def _send(signum=signal.SIGTERM):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_is_raised_and_handlers_are_given_back(signum):
+def test_a_signal_is_raised_and_handlers_are_restored(signum):
     before = signal.getsignal(signum)
     with pytest.raises(Stopped, match=f"stopped by {signum.name}") as caught, signals.listening():
         _send(signum)
@@ -21,7 +21,7 @@ def test_a_signal_is_raised_and_handlers_are_given_back(signum):
     assert signal.getsignal(signum) is before
 
 
-def test_a_signal_is_noted_where_it_would_disturb():
+def test_a_deferred_signal_is_only_recorded():
     def work():
         with signals.deferring():
             _send(signal.SIGUSR1)
@@ -33,7 +33,7 @@ def test_a_signal_is_noted_where_it_would_disturb():
     assert caught.value.signum == signal.SIGUSR1
 
 
-def test_what_was_received_is_forgotten_when_listening_begins_anew():
+def test_listening_again_forgets_earlier_signals():
     with signals.deferring():
         _send()
     with signals.listening():
@@ -41,19 +41,19 @@ def test_what_was_received_is_forgotten_when_listening_begins_anew():
         signals.raise_received()
 
 
-def test_a_second_signal_ends_at_once_and_an_echo_does_not(monkeypatch):
+def test_a_second_signal_exits_at_once_but_an_echo_does_not(monkeypatch):
     codes = []
     monkeypatch.setattr(os, "_exit", codes.append)
     with signals.deferring():
         _send()
         _send()
-        assert (codes, signals.told()) == ([], 1)
+        assert (codes, signals.count()) == ([], 1)
         monkeypatch.setattr(signals, "_ECHO_SECONDS", 0.0)
         _send()
     assert codes == [143]
 
 
-def test_once_nothing_is_left_to_save_no_signal_cuts_the_end(monkeypatch):
+def test_no_signal_interrupts_the_end_of_a_run(monkeypatch):
     codes = []
     monkeypatch.setattr(os, "_exit", codes.append)
     monkeypatch.setattr(signals, "_ECHO_SECONDS", 0.0)
@@ -62,21 +62,21 @@ def test_once_nothing_is_left_to_save_no_signal_cuts_the_end(monkeypatch):
             _send(signal.SIGUSR1)
             signals.ignore_further()
         _send()
-        assert (codes, signals.received(), signals.told()) == ([], signal.SIGUSR1, 1)
+        assert (codes, signals.received(), signals.count()) == ([], signal.SIGUSR1, 1)
     with pytest.raises(Stopped), signals.listening():
         _send()
 
 
-def test_who_handles_a_second_signal_is_told_of_it(monkeypatch):
+def test_a_second_signal_is_counted_for_code_that_handles_it(monkeypatch):
     monkeypatch.setattr(signals, "_ECHO_SECONDS", 0.0)
     with signals.deferring(handles_second=True):
         _send(signal.SIGUSR1)
         _send()
-        assert (signals.received(), signals.told()) == (signal.SIGUSR1, 2)
+        assert (signals.received(), signals.count()) == (signal.SIGUSR1, 2)
 
 
-def test_the_handler_of_before_gets_the_signal_afterwards(monkeypatch):
-    """As submitit's does, which then has the job queued again; SIGTERM it ignores, and so do we."""
+def test_an_earlier_handler_gets_the_signal_afterwards(monkeypatch):
+    """submitit's requeues the job; it ignores SIGTERM, and so does fvit."""
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     seen = []
     before = [(signum, signal.getsignal(signum)) for signum in (signal.SIGUSR2, signal.SIGTERM)]
@@ -94,6 +94,83 @@ def test_the_handler_of_before_gets_the_signal_afterwards(monkeypatch):
             signal.signal(signum, handler)
 
 
-def test_it_passes_between_processes():
+def test_stopped_is_picklable():
     stop = pickle.loads(pickle.dumps(Stopped(signal.SIGUSR1, "stopped by SIGUSR1 at step 3")))
     assert (stop.signum, str(stop)) == (signal.SIGUSR1, "stopped by SIGUSR1 at step 3")
+
+
+SLURM = ("SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_ARRAY_JOB_ID")
+SLURM += ("SUBMITIT_EXECUTOR", "RANK", "WORLD_SIZE")
+
+
+@pytest.fixture
+def scontrol(tmp_path, monkeypatch):
+    """A scontrol that records its arguments: (a function that returns them, a function that replaces its body)."""
+    for name in SLURM:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    asked = tmp_path / "asked"
+
+    def install(body="exit 0"):
+        program = tmp_path / "scontrol"
+        program.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n{body}\n')
+        program.chmod(0o755)
+
+    install()
+    return lambda: asked.read_text().split("\n")[:-1] if asked.exists() else [], install
+
+
+@pytest.mark.parametrize(
+    ("signum", "environment", "expected"),
+    [
+        (signal.SIGUSR1, {"SLURM_JOB_ID": "7"}, ["requeue 7"]),
+        (signal.SIGUSR1, {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "fvit"}, ["requeue 7"]),
+        (
+            signal.SIGUSR1,
+            {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"},
+            ["requeue 5_2"],
+        ),
+        (signal.SIGTERM, {"SLURM_JOB_ID": "7"}, []),
+        (signal.SIGUSR1, {"SLURM_JOB_ID": "7", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, []),
+        (signal.SIGUSR1, {"SLURM_JOB_ID": "7", "RANK": "3", "WORLD_SIZE": "4"}, []),
+        (
+            signal.SIGUSR1,  # torchrun numbers machines in the order in which they join
+            {"SLURM_JOB_ID": "7", "RANK": "0", "WORLD_SIZE": "4", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"},
+            ["requeue 7"],
+        ),
+        (signal.SIGUSR1, {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "interactive"}, []),
+        (signal.SIGUSR1, {"SLURM_JOB_ID": "7", "SUBMITIT_EXECUTOR": "slurm"}, []),
+        (signal.SIGUSR1, {}, []),
+    ],
+    ids=[
+        "batch",
+        "rank 0",
+        "array",
+        "cancelled",
+        "rank 1",
+        "torchrun",
+        "torchrun's first",
+        "interactive",
+        "submitit",
+        "no SLURM",
+    ],
+)
+def test_rank_zero_of_a_batch_job_requeues_it_once(scontrol, monkeypatch, signum, environment, expected):
+    asked, _ = scontrol
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    signals.requeue(signum)
+    assert asked() == expected
+
+
+def test_a_failing_scontrol_is_reported(scontrol, monkeypatch, capsys):
+    _, install = scontrol
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    signals.requeue(signal.SIGUSR1)
+    assert "SLURM has requeued job 7" in capsys.readouterr().err
+    install("echo 'Requested operation is presently disabled' >&2; exit 1")
+    signals.requeue(signal.SIGUSR1)
+    assert "job 7 was not requeued: Requested operation is presently disabled" in capsys.readouterr().err
+    monkeypatch.setenv("PATH", "")
+    signals.requeue(signal.SIGUSR1)
+    assert "job 7 was not requeued: there is no scontrol" in capsys.readouterr().err

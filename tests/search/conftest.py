@@ -10,14 +10,14 @@ import pytest
 from hydra.core.config_store import ConfigStore
 
 from fvit.config.paths import conf_dir
-from fvit.search.storage import connected
+from fvit.search.study import connected
 
 TOY = {"x": 0.0, "n": 0, "way": "flat"}
 
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    """`toy(task, *overrides)` searches in tmp_path/sweep for what `task` gives."""
+    """`toy(task, *overrides)` runs a search in tmp_path/sweep, in which each job calls `task`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     ConfigStore.instance().store(name="toy", node=TOY)

@@ -1,4 +1,4 @@
-"""A callback that writes down what each rank trained."""
+"""A callback that records what each rank trained."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from lightning import Callback
 
 
 class Spy(Callback):
-    """Writes rank-N.json into the run's folder."""
+    """Writes rank-N.json to the run directory."""
 
     def on_fit_start(self, trainer, module):
         self.epochs = 0

@@ -1,4 +1,4 @@
-"""The searches in docs/optuna.md are ones that can be made."""
+"""The searches in docs/optuna.md work, and it lists all options."""
 
 import re
 import shlex
@@ -25,7 +25,7 @@ COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.star
 
 
 def _options(hydra, overrides):
-    """The sweeper's options as a study checks them."""
+    """The sweeper's options, checked as for a study."""
     config = hydra.compose_config("train", overrides, RunMode.MULTIRUN)
     config.hydra.sweep.dir = "here"
     sweeper = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
@@ -36,16 +36,16 @@ def _options(hydra, overrides):
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_the_search_can_be_made(line):
+def test_a_search_can_start(line):
     _, *overrides = shlex.split(line)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         options, mode = _options(GlobalHydra.instance().hydra, overrides)
         assert mode == RunMode.MULTIRUN
         found, fixed = space.parse(options.params, overrides, GlobalHydra.instance().config_loader())
         assert len(found) >= 2
-        alone = ["output_dir=here", "title=test", *(["~callbacks.pruning"] if "sweep=optuna" in overrides else [])]
+        given = ["output_dir=here", "title=test", *(["~callbacks.pruning"] if "sweep=optuna" in overrides else [])]
         for trial in space.covering(found):
-            assert validation.check(compose("train", [*alone, *fixed, *trial]), Train)
+            assert validation.check(compose("train", [*given, *fixed, *trial]), Train)
 
 
 def test_there_are_commands():
@@ -53,7 +53,7 @@ def test_there_are_commands():
 
 
 @pytest.mark.parametrize("option", sorted(path.stem for path in (conf_dir() / "hydra/sweeper/pruner").glob("*.yaml")))
-def test_every_pruner_is_built_and_told_of(option):
+def test_every_pruner_is_built_and_documented(option):
     bounds = ["hydra.sweeper.pruner.lower=0.1"] if option == "threshold" else []
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
@@ -63,12 +63,11 @@ def test_every_pruner_is_built_and_told_of(option):
     assert f"| `{option}`" in TEXT
 
 
-def test_every_option_is_told_of():
+def test_every_option_is_documented():
     assert set(Options.model_fields) - {"params", "pruner"} <= set(re.findall(r"`(\w+)`", TEXT))
 
 
-def test_the_shapes_of_the_pareto_preset_divide():
-    """Or the search would meet a width that the heads do not divide."""
+def test_the_widths_of_the_pareto_preset_are_multiples_of_the_heads():
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         options, _ = _options(GlobalHydra.instance().hydra, ["sweep=pareto"])
         heads = compose("train", ["output_dir=here", "title=test"]).model.num_heads

@@ -1,4 +1,4 @@
-"""sweep=optuna and sweep=pareto as a person starts them: runs that train, in processes of their own."""
+"""sweep=optuna and sweep=pareto with real training, in subprocesses."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 import fvit
 from fvit.launch.run_dir import read_metrics
-from fvit.search.storage import connected
+from fvit.search.study import connected
 from tests.killed import VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]  # for the spy
@@ -46,7 +46,7 @@ def _trials(tmp_path):
 
 @pytest.mark.slow
 def test_both_ranks_train_the_parameters_of_the_trial_and_end_together(fvit_train, tmp_path):
-    """Hyperparameters that differ would show in weights that do. The pruner looks at the learning rate, for once."""
+    """Different hyperparameters would result in different weights. The pruner monitors the learning rate here."""
     ddp = ["hardware=ddp_cpu", "+callbacks.spy._target_=tests.search.spy.Spy", "hydra.sweeper.n_trials=2"]
     pruner = ["hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=4e-3"]
     pruner += ["hydra.sweeper.pruner.n_warmup_steps=0", "callbacks.pruning.monitor=lr"]
@@ -69,7 +69,7 @@ def test_both_ranks_train_the_parameters_of_the_trial_and_end_together(fvit_trai
 
 
 @pytest.mark.slow
-def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(fvit_train, tmp_path):
+def test_a_killed_trial_resumes_from_its_checkpoint(fvit_train, tmp_path):
     spies = ["+callbacks.spy._target_=tests.search.spy.Spy", "+callbacks.kill._target_=tests.killed.KillAt"]
     command = ["sweep=optuna", *SHORT, *spies, "hydra.sweeper.n_trials=2"]
     killed = fvit_train(*command, **{VARIABLE: "on_train_epoch_end:2:0"})
@@ -88,7 +88,7 @@ def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(fvit_train, tmp_pat
 
 
 @pytest.mark.slow
-def test_runs_that_learn_nothing_are_pruned_and_others_are_not(fvit_train, tmp_path):
+def test_only_runs_that_learn_nothing_are_pruned(fvit_train, tmp_path):
     digits = ["model.embed_dim=24", "model.depth=1", "augment=none", "scheduler=constant", "scheduler.warmup_epochs=0"]
     options = ["trainer.max_epochs=3", "hydra.sweeper.n_trials=4", "hydra.sweeper.pruner.n_startup_trials=1"]
     options += ["hydra.sweeper.pruner.n_warmup_steps=0", "hydra.sweep.dir=sweep", "logger=none"]

@@ -1,4 +1,4 @@
-"""A run inside a study: what it reports, when it ends, and what stays of it."""
+"""A run in a study: what it reports, when it is pruned, and what it records."""
 
 import json
 
@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from fvit.config.errors import RunError
-from fvit.search.storage import connected
+from fvit.search.study import connected
 from fvit.train import train
 
 TINY = ["data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "global_batch_size=16"]
@@ -16,7 +16,7 @@ THRESHOLD = {"_target_": "optuna.pruners.ThresholdPruner", "n_warmup_steps": 0}
 
 @pytest.fixture
 def storage(tmp_path):
-    """The URL of a database with a study of one trial, which runs."""
+    """The URL of a database with a study of one running trial."""
     url = f"sqlite:///{tmp_path}/study.db"
     with connected(url) as database:
         optuna.create_study(storage=database, study_name="study", direction="maximize").ask()
@@ -25,7 +25,7 @@ def storage(tmp_path):
 
 @pytest.fixture
 def pruned_run(compose_config, storage):
-    """Train three epochs as trial 0, with a configuration as conf/sweep/optuna.yaml makes it."""
+    """Train three epochs as trial 0, configured as by conf/sweep/optuna.yaml."""
 
     def run(*overrides, monitor="val/acc1", **pruner):
         config = compose_config(*THREE_EPOCHS, *overrides)
@@ -62,10 +62,10 @@ def test_a_hopeless_run_ends_after_its_first_validation(pruned_run, record, repo
     assert record()["error"] is None
     assert record()["metrics"] == metrics
     assert reported() == {1: metrics["val/acc1"]}
-    assert "pruned at validation 1: val/acc1" in capsys.readouterr().out
+    assert "pruned at validation 1, with val/acc1" in capsys.readouterr().out
 
 
-def test_a_promising_run_is_trained_to_its_end(pruned_run, record, reported):
+def test_a_promising_run_finishes(pruned_run, record, reported):
     metrics = pruned_run(lower=-1.0)
     assert record()["status"] == "finished"
     assert list(reported()) == [1, 2, 3]
@@ -75,31 +75,31 @@ def test_a_promising_run_is_trained_to_its_end(pruned_run, record, reported):
 @pytest.mark.parametrize(
     "end", ["trainer.max_epochs=1", "+trainer.max_steps=4", "+trainer.val_check_interval=4"], ids=str
 )
-def test_a_run_that_is_done_anyway_is_not_pruned(pruned_run, record, reported, end):
+def test_the_last_validation_prunes_nothing(pruned_run, record, reported, end):
     pruned_run(end, "trainer.max_epochs=1", lower=2.0)
     assert record()["status"] == "finished"
     assert list(reported()) == [1]
 
 
-def test_a_run_is_pruned_in_the_middle_of_an_epoch(pruned_run, record, reported):
+def test_a_run_is_pruned_within_an_epoch(pruned_run, record, reported):
     pruned_run("+trainer.val_check_interval=2", "trainer.max_epochs=1", lower=2.0)
     assert record()["status"] == "pruned"
     assert list(reported()) == [1]
 
 
-def test_a_run_that_goes_on_counts_on_and_reports_once(pruned_run, record, reported, tmp_path):
+def test_a_resumed_run_reports_each_validation_once(pruned_run, record, reported, tmp_path):
     pruned_run("trainer.max_epochs=2", lower=-1.0)
     first = reported()
     assert list(first) == [1, 2]
     pruned_run("trainer.max_epochs=3", f"ckpt_path={tmp_path / 'run'}", lower=-1.0)
     assert list(reported()) == [1, 2, 3]
-    # The last epoch once more: what the study knows of it stays.
+    # The same epochs again: the reports stay.
     pruned_run("trainer.max_epochs=3", lower=-1.0)
     assert list(reported()) == [1, 2, 3]
 
 
-def test_a_metric_that_no_validation_logs_is_named(pruned_run, record):
-    with pytest.raises(RunError, match=r"no metric val/acc to prune by; known: .*val/acc1"):
+def test_a_missing_metric_is_named(pruned_run, record):
+    with pytest.raises(RunError, match=r"monitor=val/acc is not a metric; known: .*val/acc1"):
         pruned_run(monitor="val/acc", lower=0.5)
     assert record()["status"] == "failed"
 

@@ -28,7 +28,7 @@ def dominates(one, other):
     return one != other and one[0] >= other[0] and one[1] <= other[1]
 
 
-def test_the_front_is_that_of_brute_force(study):
+def test_the_pareto_front_is_that_of_brute_force(study):
     rng = random.Random(0)
     points = [(rng.randint(0, 20), rng.randint(0, 20)) for _ in range(120)]
     best = report.best_trials(study(["maximize", "minimize"], points))
@@ -39,12 +39,12 @@ def test_the_front_is_that_of_brute_force(study):
 
 @pytest.mark.parametrize(("direction", "expected"), [("maximize", [5, 4, 3]), ("minimize", [1, 2, 3])])
 def test_the_best_come_first(study, direction, expected):
-    best = report.best_trials(study([direction], [[2], [5], [1], [4], [3]]), most=3)
+    best = report.best_trials(study([direction], [[2], [5], [1], [4], [3]]), limit=3)
     assert [trial.value for trial in best] == expected
 
 
 @pytest.mark.parametrize("objectives", [1, 2, 3, 4])
-def test_the_page_holds_all_it_needs(study, tmp_path, objectives):
+def test_the_page_opens_offline(study, tmp_path, objectives):
     names = [f"metric/{number}" for number in range(objectives)]
     values = [[(row * column) % 7 for column in range(1, objectives + 1)] for row in range(1, 6)]
     assert report.write_page(study(["maximize"] * objectives, values), names, tmp_path) == tmp_path / "study.html"
@@ -58,4 +58,4 @@ def test_nothing_is_plotted_before_a_trial_is_finished(study, tmp_path, capsys):
     empty = study(["maximize"], [])
     assert report.write_page(empty, ["score"], tmp_path) is None
     report.print_study(empty, ["score"], tmp_path, None)
-    assert capsys.readouterr().out.split() == ["trials", "none", "lies", "in", str(tmp_path)]
+    assert capsys.readouterr().out.split() == ["trials", "none", "saved", "to", str(tmp_path)]

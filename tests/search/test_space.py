@@ -44,13 +44,13 @@ def test_hydras_sweeps_are_optunas_distributions(parse, sweep, expected):
     assert fixed == []
 
 
-def test_integers_of_a_range_are_those_that_hydra_would_visit(parse):
+def test_a_range_has_the_integers_of_hydra(parse):
     for sweep, visited in (("range(2,12,3)", [2, 5, 8, 11]), ("range(9,1,-2)", [3, 5, 7, 9])):
         [distribution] = parse(f"key={sweep}")[0].values()
         assert list(range(distribution.low, distribution.high + 1, distribution.step)) == visited
 
 
-def test_the_command_line_takes_the_place_of_a_parameter(parse):
+def test_the_command_line_replaces_a_parameter(parse):
     params = {"optimizer.lr": "interval(5,6)", "model.depth": "range(1,3)"}
     found, fixed = parse("seed=3", "optimizer.lr=interval(0,1)", "model.depth=4", **params)
     assert found == {"optimizer.lr": FloatDistribution(0, 1)}
@@ -63,7 +63,7 @@ def test_other_forms_of_a_key_name_the_same_parameter(parse):
     assert fixed == ["~callbacks"]
 
 
-def test_a_list_of_the_configuration_is_a_choice(parse):
+def test_a_list_is_a_choice(parse):
     found, _ = parse(key=[1e-3, None, True, "softmax"])
     assert found == {"key": CategoricalDistribution(["0.001", "null", "True", "softmax"])}
 
@@ -80,17 +80,17 @@ def test_a_glob_knows_the_options_of_a_group(parse):
         (["key=interval(2,1)"], "cannot be searched"),
         (["key=range(3,3)"], "the range is empty"),
         (["key=tag(log,range(1,9,2))"], "cannot be searched"),
-        (["key=tag(log,range(0.5,2,0.5))"], "steps of one size"),
+        (["key=tag(log,range(0.5,2,0.5))"], "steps of equal size"),
         (["key=tag(lg,interval(1,2))"], "tag lg has no effect"),
         (["key=tag(log,choice(1,2))"], "tag log has no effect"),
     ],
 )
-def test_what_cannot_be_searched_is_named(parse, arguments, message):
+def test_an_impossible_search_is_refused(parse, arguments, message):
     with pytest.raises(ConfigError, match=message):
         parse(*arguments)
 
 
-def test_overrides_give_back_what_the_study_chose(parse):
+def test_overrides_keep_the_exact_values(parse):
     values = {"lr": 0.1 + 0.2, "small": 1.2345678901234567e-7, "depth": 3, "attention": "softmax", "size": "[1,2]"}
     parsed = OverridesParser.create().parse_overrides(space.overrides(values))
     assert [override.value() for override in parsed] == [0.1 + 0.2, 1.2345678901234567e-7, 3, "softmax", [1, 2]]

@@ -1,4 +1,4 @@
-"""How this process keeps memory between steps."""
+"""What malloc does with freed memory."""
 
 import ctypes
 import sys
@@ -8,11 +8,10 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep what is freed, up to the process's end; False where there is another C library.
+    """Have glibc keep freed memory for reuse until the process exits; False where there is another C library.
 
-    By default glibc gives large blocks back to the system at every ``free`` and gets them anew, page by page, at the
-    next step: activations of thousands of tokens were seen to spend a fifth of a forward pass on that. A process that
-    trains needs the same memory again at once. CUDA's allocator keeps its blocks anyway.
+    By default glibc returns large blocks to the kernel on every ``free`` and gets them again, page by page, in the next
+    step, which took a fifth of a forward pass with thousands of tokens. CUDA's allocator keeps its blocks anyway.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,4 +1,4 @@
-"""What differs between the configuration of a run and that with which it is to go on."""
+"""The differences between two configurations."""
 
 from pathlib import Path
 from typing import Any
@@ -7,47 +7,49 @@ from fvit.config.flatten import flatten
 from fvit.config.legacy import migrate_config
 from fvit.launch.quiet import QUIET
 
-# Where things lie and what they are called.
-_NO_MATTER = {"title", "output_dir", QUIET, "ckpt_path", "model.init_from", "model.pretrained"}
-_PLACES = {"dirpath", "save_dir", "id_file", "default_root_dir", "root"}
+# Names, paths and initial weights do not change how a resumed run trains.
+_IRRELEVANT = {"title", "output_dir", "ckpt_path", "model.init_from", "model.pretrained"}
+_PATHS = {"dirpath", "save_dir", "id_file", "default_root_dir", "root"}
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, str]:
+    """``key=value (was value)`` by dotted key, for the keys whose values differ; null and absent are the same."""
+    old, new = flatten(before), flatten(after)
+    keys = [key for key in {**new, **old} if old.get(key) != new.get(key) and key != QUIET]
+    return {key: f"{key}={new.get(key)} (was {old.get(key)})" for key in keys}
 
 
 def compare(recorded: dict[str, Any], given: dict[str, Any], run: Path) -> list[str]:
-    """The settings that differ, each as ``key=value (was value)``.
+    """The settings that differ when a run resumes, each as ``key=value (was value)``.
 
     Args:
         recorded: the configuration of the run that wrote the checkpoint.
         given: the new one.
-        run: the folder of that run, for the error's text.
+        run: the directory of that run, for the error message.
 
     Raises:
         ValueError: the model or its optimizer would be another one.
     """
     recorded = migrate_config(recorded)
+    # A callback that the run did not have before changes nothing.
     known = [name for name in given.get("callbacks", {}) if name in recorded.get("callbacks", {})]
-    given = {**given, "callbacks": {name: given["callbacks"][name] for name in known}}  # further ones change nothing
-    before, after = flatten(recorded), flatten(given)
-    # `model.match` is noted as what it found. Whether that is the same now, the weights' shapes tell.
-    found = {"model.match", "model.embed_dim", "model.num_heads"} if after.get("model.match") else set()
-    differing = [
-        key
-        for key in dict.fromkeys([*after, *before])
-        if before.get(key) != after.get(key) and _matters(key) and key not in found
-    ]
-    told = {key: f"{key}={after.get(key)} (was {before.get(key)})" for key in differing}
-    if refused := [told[key] for key in differing if _is_fixed(key)]:
+    given = {**given, "callbacks": {name: given["callbacks"][name] for name in known}}
+    # The recorded width is what `model.match` found. If it now finds another one, the checkpoint will not fit.
+    matched = {"model.match", "model.embed_dim", "model.num_heads"} if given["model"].get("match") else set()
+    relevant = {key: text for key, text in changes(recorded, given).items() if _is_relevant(key) and key not in matched}
+    if refused := [text for key, text in relevant.items() if _is_fixed(key)]:
         raise ValueError(
-            f"the run in {run} cannot go on with another model or optimizer: {', '.join(refused)}. "
-            f"Leave that out, or begin a new run with its weights: model.init_from={run}"
+            f"the run in {run} cannot resume with another model or optimizer: {', '.join(refused)}. "
+            f"Leave that out, or start a new run from its weights: model.init_from={run}"
         )
-    return list(told.values())
+    return list(relevant.values())
+
+
+def _is_relevant(key: str) -> bool:
+    group, _, rest = key.partition(".")
+    return key not in _IRRELEVANT and group != "logger" and rest.rpartition(".")[2] not in _PATHS
 
 
 def _is_fixed(key: str) -> bool:
-    # The optimizer's state brings all of its settings along but the learning rate, which the schedule sets.
+    # The optimizer's state restores all of its settings but the learning rate, which the schedule sets.
     return (key.startswith(("model.", "optimizer.")) and key != "optimizer.lr") or key == "data.img_size"
-
-
-def _matters(key: str) -> bool:
-    group, _, rest = key.partition(".")
-    return key not in _NO_MATTER and group != "logger" and rest.rpartition(".")[2] not in _PLACES

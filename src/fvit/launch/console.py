@@ -1,8 +1,8 @@
-"""What a person reads before a run, after it, and after a sweep. Plain text where there is no terminal."""
+"""The terminal output before and after a run and after a sweep; plain text without a terminal."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.table import Table
@@ -15,19 +15,25 @@ if TYPE_CHECKING:
     from lightning import LightningDataModule
 
     from fvit.config.batch_plan import BatchPlan
-    from fvit.cost import Cost
     from fvit.launch.sweep import Job
 
 _is_terminal = Console().is_terminal
-# Without a terminal rich assumes 80 columns and would fold the rows of a log, which nobody can then search.
+# Without a terminal rich would fold rows at 80 columns, and nobody could search the log.
 console = Console(width=None if _is_terminal else 10_000, highlight=False)
 
-# Columns of text: what a frame takes beside a cell, the least of a table's first column, and of a terminal for frames.
+# Widths in characters: the frame between two cells, the narrowest first column, and the narrowest terminal with frames.
 _GAP, _LEAST, _FRAMED = 3, 12, 100
 
 
+class Cost(Protocol):
+    """What `print_plan` reads of `fvit.cost.Cost`."""
+
+    params: int
+    macs: int
+
+
 def print_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
-    """A line a fact, its name in front; a long path or command is left whole, to be copied."""
+    """One line per fact, after its name; long paths and commands are not folded, so they can be copied."""
     width = max(len(name) for name, _ in facts)
     console.print(title, style="italic", markup=False)
     for name, value in facts:
@@ -35,9 +41,9 @@ def print_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
 
 
 def print_rows(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table with a head; all columns but the first are figures."""
+    """A table in which all columns but the first hold figures."""
     rows = list(rows)
-    # Where room is scarce the first column gives way: figures that are broken over two lines cannot be compared.
+    # On a narrow terminal only the first column is folded: figures on two lines cannot be compared.
     figures = [max(map(len, column)) + _GAP for column in zip(head, *rows, strict=True)][1:]
     fit = sum(figures) + _LEAST <= console.width
     table = _table()
@@ -45,7 +51,7 @@ def print_rows(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -
         is_figure = index > 0
         table.add_column(name, justify="right" if is_figure else "left", overflow="fold", no_wrap=is_figure and fit)
     for row in rows:
-        table.add_row(*map(Text, row))  # not markup: overrides hold brackets
+        table.add_row(*map(Text, row))  # not markup: overrides contain brackets
     _print_table(title, table)
 
 
@@ -56,29 +62,29 @@ def print_plan(
     data: "LightningDataModule",
     further: Sequence[tuple[str, str]],
 ) -> None:
-    """What is about to be trained, on what, and how; `further` facts are of the model."""
+    """What is about to be trained, on what data, and how; `further` facts come after the cost."""
     if is_quiet():
         return
     trainer, optimizer, size = config["trainer"], config["optimizer"], config["data"]["img_size"]
     shape = [f"{key}={config['model'][key]}" for key in ("patch_size", "embed_dim", "depth") if key in config["model"]]
-    images = f"{len(data.source.train):,} images to train, {len(data.source.val):,} to validate"
-    steps, left = divmod(len(data.source.train), plan.global_batch)
+    images = f"{len(data.source.train):,} training and {len(data.source.val):,} validation images"
+    steps, dropped = divmod(len(data.source.train), plan.global_batch)
     facts = [
         ("model", "  ".join([config["title"], *shape])),
-        ("cost", f"{cost.params / 1e6:.2f} M parameters, {cost.macs / 1e6:.4g} M MACs an image of {size} px"),
+        ("cost", f"{cost.params / 1e6:.2f} M parameters, {cost.macs / 1e6:.4g} M MACs per image of {size} px"),
         *further,
         ("data", f"{config['data']['name']}: {images}, {data.num_classes} classes; decoder {data.decoder.name}"),
         ("batch", str(plan)),
-        ("length", f"{trainer.get('max_epochs') or '?'} epochs of {steps:,} steps; {left} images an epoch left out"),
+        ("length", f"{trainer.get('max_epochs') or '?'} epochs of {steps:,} steps; {dropped} images dropped per epoch"),
         ("optimizer", f"{optimizer['opt']}, lr {optimizer['lr']:g}, {config['scheduler']['sched']} schedule"),
         ("hardware", f"{plan.world_size} × {trainer['accelerator']}, {trainer['precision']}"),
-        ("folder", config["output_dir"]),
+        ("saved to", config["output_dir"]),
     ]
     print_facts("Run", facts)
 
 
 def print_exchange(model: dict[str, Any], rows: Sequence[Sequence[str]]) -> None:
-    """What became of each attention's weights, where there were some worth keeping; `rows` as of `exchange_rows`."""
+    """Which weights each exchanged attention kept, with `rows` of `exchange_rows`; or nothing."""
     pretrained = model.get("pretrained") or model.get("init_from")
     if is_quiet() or not rows or not (model.get("keep") or pretrained):
         return
@@ -111,30 +117,25 @@ def figures(metrics: dict[str, float], seconds: float) -> list[str]:
 
 
 def print_results(name: str, metrics: dict[str, float], seconds: float, folder: Path) -> None:
-    """The table of results of one run, and what to type next."""
+    """The results of a run, and the commands to continue with."""
     print_rows("Results", ("run", *HEAD), [(name, *figures(metrics, seconds))])
-    facts = [("lies in", str(folder))]
+    facts = [("saved to", str(folder))]
     if (folder / "checkpoints" / "last.ckpt").is_file():
-        facts.append(("measure it", f"fvit-eval {argument('ckpt_path', folder)}"))
-        facts.append(("go on from it", f"fvit-train {argument('ckpt_path', folder)} trainer.max_epochs=…"))
+        facts.append(("evaluate", f"fvit-eval {argument('ckpt_path', folder)}"))
+        facts.append(("resume with", f"fvit-train {argument('ckpt_path', folder)} trainer.max_epochs=…"))
     facts.append(("compare", "fvit-train -m attention=additive,softmax,linear seed=0,1,2"))
     print_facts("", facts)
 
 
 def print_sweep(folder: Path, jobs: "Sequence[Job]") -> None:
-    """The table of all jobs of a multirun, by the overrides in which they differ, and why some failed."""
+    """The table of all jobs of a sweep, by the overrides in which they differ, and the errors of failed ones."""
     shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
     rows, errors = [], []
     for job in jobs:
         record = job.record
         varied = [override for override in job.overrides if override not in shared]
-        rows.append(
-            (
-                " ".join([str(job.number), *varied]),
-                record["status"],
-                *figures(record["metrics"], record["seconds"]),
-            )
-        )
+        name = " ".join([str(job.number), *varied])
+        rows.append((name, record["status"], *figures(record["metrics"], record["seconds"])))
         if record.get("error"):
             errors.append((f"job {job.number}", record["error"].splitlines()[0]))
     print_rows(f"Sweep {folder}", ("job", "status", *HEAD), rows)
@@ -143,19 +144,19 @@ def print_sweep(folder: Path, jobs: "Sequence[Job]") -> None:
 
 
 def print_speed(title: str, stages: dict[str, float], facts: Iterable[tuple[str, str]]) -> None:
-    """Where a loader's time goes, in ms an image, and what follows from it."""
+    """Where a loader spends its time, in ms per image, and what follows from it."""
     console.print(title)
     loading = sum(ms for stage, ms in stages.items() if stage != "RandAugment")
     rows = [
-        (stage, f"{ms:.3f} ms", "+ where it is on" if stage == "RandAugment" else f"{100 * ms / loading:.0f} %")
+        (stage, f"{ms:.3f} ms", "+ if enabled" if stage == "RandAugment" else f"{100 * ms / loading:.0f} %")
         for stage, ms in stages.items()
     ]
-    print_rows("", ("stage", "an image", "share"), rows)
+    print_rows("", ("stage", "per image", "share"), rows)
     print_facts("", facts)
 
 
 def print_evaluation(path: Path, metrics: dict[str, float], recorded: dict[str, float]) -> None:
-    """Metrics of a checkpoint beside those that were measured when it was saved."""
+    """The metrics of a checkpoint, next to those recorded when it was saved."""
     rows = [
         (name, f"{value:.10g}", f"{recorded[name]:.10g}" if name in recorded else "–")
         for name, value in metrics.items()
@@ -164,13 +165,13 @@ def print_evaluation(path: Path, metrics: dict[str, float], recorded: dict[str, 
 
 
 def _table() -> Table:
-    """A table in a frame; where there is no room or no terminal, in plain columns, which `grep` and logs take."""
+    """A table with a frame or, without a terminal or room for it, in plain columns."""
     if _is_terminal and console.width >= _FRAMED:
         return Table()
     return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
 
 
 def _print_table(title: str, table: Table) -> None:
-    if title:  # not the table's own, which would be folded to its width: it may be a path
+    if title:  # not the table's own title, which is folded to its width: it may be a path
         console.print(title, style="italic", markup=False, soft_wrap=True)
     console.print(table)

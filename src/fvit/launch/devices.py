@@ -1,13 +1,13 @@
-"""Whether this machine has what a run asks for, and how many processes that makes."""
+"""The devices that a run asks for."""
 
 from typing import Any
 
 
 def check_devices(trainer: dict[str, Any]) -> None:
-    """Look for the accelerator and its devices, before anything is started.
+    """Check that the requested devices exist, before anything is started.
 
     Raises:
-        ValueError: it is not there, or has fewer devices; the text names the remedy.
+        ValueError: the accelerator is missing, or has fewer devices.
     """
     accelerator, devices = trainer["accelerator"], trainer["devices"]
     if accelerator == "cpu":
@@ -18,7 +18,7 @@ def check_devices(trainer: dict[str, Any]) -> None:
     if accelerator == "gpu":
         found = torch.cuda.device_count()
         if not found:
-            raise ValueError("the hardware asked for needs a CUDA GPU and torch finds none; use hardware=cpu")
+            raise ValueError("trainer.accelerator=gpu needs a CUDA GPU and torch finds none; use hardware=cpu")
         wanted = max(devices) + 1 if isinstance(devices, list) else devices
         if isinstance(wanted, int) and wanted > found:
             raise ValueError(f"trainer.devices={devices} needs {wanted} GPUs and torch finds {found}")
@@ -27,7 +27,7 @@ def check_devices(trainer: dict[str, Any]) -> None:
 
 
 def local_devices(trainer: dict[str, Any]) -> int:
-    """How many devices of this machine a run takes, one a process."""
+    """The number of devices on this machine, each of which gets a process."""
     devices = trainer["devices"]
     if isinstance(devices, list):
         return len(devices)

@@ -1,4 +1,4 @@
-"""What to tell a person when a run cannot be written any more."""
+"""The error message when a run cannot be written, because the disk is full."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,15 +11,15 @@ from fvit.config.overrides import argument
 
 @contextmanager
 def explaining(folder: Path) -> Iterator[None]:
-    """Make one message of an error that says that nothing more can be written into the run's `folder`.
+    """Turn an error that says that nothing more can be written to the run directory into one message.
 
     Raises:
-        RunError: naming the folder, its free space and the checkpoint that remains.
+        RunError: with the directory, its free space and the last good checkpoint.
     """
     try:
         yield
     except Exception as error:
-        reason = _reason(list(_links(error)))
+        reason = _reason(list(_chain(error)))
         if reason is None:
             raise
         raise RunError(_explain(reason, folder)) from error
@@ -27,17 +27,17 @@ def explaining(folder: Path) -> Iterator[None]:
 
 def _explain(reason: str, folder: Path) -> str:
     saved = [path for name in ("last", "best") if (path := folder / "checkpoints" / f"{name}.ckpt").is_file()]
-    text = f"{reason}: cannot write to {folder}, where {_size(shutil.disk_usage(folder).free)} are free"
+    text = f"{reason}: cannot write to {folder}, which has {_size(shutil.disk_usage(folder).free)} free"
     if not saved:
         return f"{text}; no checkpoint was saved yet. Make room, or set hydra.run.dir=DIR on another disk"
     return (
         f"{text}, and a checkpoint takes {_size(saved[0].stat().st_size)}. The last good checkpoint is {saved[0]}: "
-        f"make room, and go on with {argument('ckpt_path', folder)}"
+        f"make room, and resume with {argument('ckpt_path', folder)}"
     )
 
 
-def _links(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and those that led to it."""
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, its cause, the cause's cause, …"""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -47,7 +47,7 @@ def _reason(errors: list[BaseException]) -> str | None:
     for error in errors:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return DISK_FULL[error.errno]
-    for error in errors:  # torch's writer, for files that it opens itself, does not say what the system said
+    for error in errors:  # torch's writer does not pass on what the system said
         if isinstance(error, RuntimeError) and "inline_container.cc" in str(error):
             return f"the disk may be full ({str(error).splitlines()[0]})"
     return None

@@ -1,9 +1,10 @@
-"""One process at a time in a run's folder."""
+"""The lock on a run directory."""
 
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from fvit.config.errors import RunError
 
@@ -12,15 +13,15 @@ _NAME = ".lock"
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keep other runs out of an existing folder; the system lets go of it when this process dies, however it does.
+    """Lock an existing run directory; the kernel releases the lock when this process dies, however it does.
 
     Raises:
-        RunError: another process holds it.
+        RunError: another process holds the lock.
     """
-    # A record lock: unlike flock's it is this process's alone, and loader workers that outlive it do not keep it.
+    # A record lock belongs to this process alone; a flock would be kept by loader workers that outlive it.
     with (folder / _NAME).open("a") as file:
         if not _try(file):
-            raise _taken(folder)
+            raise _in_use(folder)
         try:
             yield
         finally:
@@ -28,32 +29,32 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def check_free(folder: Path) -> None:
-    """Look, without holding it.
+    """Check that no other process holds the lock.
 
     Raises:
-        RunError: another process holds the folder.
+        RunError: one does.
     """
     if in_use(folder):
-        raise _taken(folder)
+        raise _in_use(folder)
 
 
 def in_use(folder: Path) -> bool:
-    """Whether another process holds the folder."""
+    """Whether another process holds the lock."""
     if not (folder / _NAME).is_file():
         return False
     with (folder / _NAME).open("a") as file:
         return not _try(file)
 
 
-def _taken(folder: Path) -> RunError:
-    return RunError(f"{folder}: another process is at work in this run; wait for its end, or end it")
+def _in_use(folder: Path) -> RunError:
+    return RunError(f"{folder} is in use by another process; wait for its end, or end it")
 
 
-def _try(file: object) -> bool:
+def _try(file: IO[Any]) -> bool:
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
-    except OSError:  # a file system without locks: there is nothing to hold, and nothing to find
+    except OSError:  # a file system without locks
         return True
     return True

@@ -1,9 +1,12 @@
-"""Starting one process a device.
+"""Starts one process per device, and ends all of them when one fails or a signal comes.
 
-Under Hydra, Lightning's own launcher starts rank 1 on the same command line, ``-m`` and all: each rank then composes,
-or sweeps, for itself. Here every rank is a child that gets the one resolved configuration of the run's folder, and the
-process that composed it only waits. So all ranks hold the same hyperparameters, nothing of a job leaks into the next
-one of a sweep, and whoever dies, a rank or the process that waits, takes the others along.
+Lightning's own launcher runs rank 1 on the same command line, which under Hydra composes, or sweeps, a second time.
+Here every rank is a child that reads the resolved configuration from the run directory, and the parent only waits: all
+ranks have the same hyperparameters, and nothing of a job remains for the next job of a sweep.
+
+torch's elastic launch was measured in its place. The parent imports torch (520 MiB for 22, and seconds), its SIGINT
+handler stays for the next job of a sweep, a second signal starts its timeout again, and a rank's stdout and stderr
+cannot share a log.
 """
 
 import json
@@ -23,114 +26,92 @@ from fvit.config.errors import RunError, explain
 from fvit.launch import disk, signals
 from fvit.launch.devices import local_devices
 from fvit.launch.lock import check_free
-from fvit.launch.ranks import external_rank, is_first
+from fvit.launch.ranks import external_rank, is_rank_zero
 from fvit.launch.run_dir import last_words, note_failure, read_metrics, write, write_metrics
 
-_MEETING = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
-
 RESOLVED = "--resolved"
-"""Marks a command line that names a file with a resolved configuration."""
+"""The command line option for a file with a resolved configuration."""
 
 _LAUNCHER = "FVIT_LAUNCHER"
-"""A child's variable with the process that has started it."""
+"""The environment variable with the id of the process that started this rank."""
 
-# Seconds that ranks get to end by themselves, and then after a further SIGTERM: a cluster kills 30 s after its own.
+# Seconds for ranks to save a checkpoint and exit, then to exit after SIGTERM: clusters kill 30 s after their signal.
 _PATIENCE = 20.0
 _GRACE = 8.0
 
+Ranks = list[subprocess.Popen[bytes]]
+
 
 def local_processes(trainer: dict[str, Any], isolated: bool = False) -> int:
-    """How many processes to start; 0 to work in this one.
+    """The number of processes to start; 0 to work in this one.
 
-    That is so without a distributed strategy, unless the run shall be `isolated`, and where somebody (torchrun, srun,
-    we) has started all ranks already. A distributed strategy gets a process even for a single device, because its
-    process group and its environment variables would outlive the job, and the next job of a sweep would take them for
-    its own.
+    A distributed strategy gets a process even for a single device, because its process group and environment variables
+    would outlive the job. Without one, only an `isolated` job does.
     """
-    if "LOCAL_RANK" in os.environ or external_rank() is not None:
+    if "LOCAL_RANK" in os.environ or external_rank() is not None:  # they are started already
         return 0
     if trainer["strategy"] == "auto":
         return int(isolated)
     return local_devices(trainer)
 
 
-def launch(module: str, config: dict[str, Any], folder: Path, processes: int) -> dict[str, float]:
-    """Run ``python -m module --resolved FILE`` in `processes` children and return what rank 0 measured.
+def launch(module: str, config: dict[str, Any], folder: Path, count: int) -> dict[str, float]:
+    """Run ``python -m module --resolved FILE`` in `count` processes, and return the metrics that rank 0 recorded.
 
-    Rank 0 writes to the terminal, the others to rank-N.log in the run's folder.
+    Rank 0 writes to the terminal, the others to rank-N.log in the run directory.
 
     Raises:
-        RunError: a child failed; the others are ended, and the text holds its last lines. Or another process is at work
-            in the folder.
-        Stopped: a signal told this process, or any of the children, to end.
+        RunError: a rank failed, with the last lines of its log; or another process uses the run directory.
+        Stopped: a signal ended this process or any of the ranks.
     """
-    nodes = config["trainer"]["num_nodes"]
-    if nodes > 1 and (missing := [name for name in _MEETING if name not in os.environ]):
-        raise RunError(
-            f"trainer.num_nodes={nodes}: each machine runs this command with {', '.join(missing)} set (its number from "
-            "0 on; address and a free port of the first one). Or start it with torchrun or srun, which set them"
-        )
-    node = int(os.environ.get("NODE_RANK", "0"))
+    check_free(folder)  # before its files are overwritten
     before = read_metrics(folder) or {}
-    if node == 0:  # whose rank 0 will say how it ended
-        check_free(folder)  # rank 0 would find it too, after the other run's files were written over
-        # Until it has imported torch; and an error of the attempt before must not pass for one of this.
-        write_metrics(folder, "running", before.get("metrics", {}), before.get("seconds", 0.0))
+    # Rank 0 does so too, but only after importing torch; until then an old error must not pass for a new one.
+    write_metrics(folder, "running", before.get("metrics", {}), before.get("seconds", 0.0))
     resolved = folder / "resolved.json"
     write(resolved, json.dumps(config))
     command = [sys.executable, "-m", module, RESOLVED, str(resolved)]
-    shared = {
-        **os.environ,
-        _LAUNCHER: str(os.getpid()),
-        "WORLD_SIZE": str(processes * nodes),
-        "NODE_RANK": str(node),
-        "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
-        # As torchrun does: each process would otherwise start a thread a core.
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes))),
-        "MASTER_PORT": os.environ.get("MASTER_PORT", str(_free_port())),
-    }
-    children: list[subprocess.Popen[bytes]] = []
+    ranks: Ranks = []
     try:
         with signals.deferring(handles_second=True):
-            for rank in range(processes):
-                environment = {**shared, "LOCAL_RANK": str(rank)}
+            environment = _environment(count)
+            for rank in range(count):
                 with nullcontext() if rank == 0 else (folder / f"rank-{rank}.log").open("wb") as log:
                     output = {} if log is None else {"stdout": log, "stderr": subprocess.STDOUT}
-                    children.append(subprocess.Popen(command, env=environment, **output))
-            failed, stopped = _wait(children)
+                    ranks.append(subprocess.Popen(command, env={**environment, "LOCAL_RANK": str(rank)}, **output))
+            failed, stopped = _wait(ranks)
     except KeyboardInterrupt:
-        _await(children, 15.0)  # a terminal interrupts the ranks as well
+        _await(ranks, 15.0)  # a terminal interrupts the ranks as well
         _note_interrupt(folder)
         raise
     finally:
-        _end(children)
+        _end(ranks)
     if failed is not None:
-        raise RunError(_why(folder, failed, children[failed].returncode))
+        raise RunError(_describe_failure(folder, failed, ranks[failed].returncode))
     if stopped:
-        _note_interrupt(folder, "stopped in the middle of something, without a checkpoint")
+        _note_interrupt(folder, "stopped without a checkpoint")
         text = (read_metrics(folder) or {}).get("error")
         raise signals.Stopped(signals.received() or signal.SIGTERM, text)
     return (read_metrics(folder) or {}).get("metrics", {})
 
 
 def read_resolved(argv: list[str]) -> dict[str, Any] | None:
-    """The configuration that `launch` handed to this process; None if nobody did."""
+    """The configuration that `launch` passed to this process; None if it is not a rank."""
     if argv[1:2] != [RESOLVED]:
         return None
     return json.loads(Path(argv[2]).read_text(encoding="utf-8"))
 
 
-def run_as_rank(task: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -> None:
-    """Be one of several ranks, with a configuration that another process has composed.
+def run_as_rank(work: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -> None:
+    """Work as one of several ranks, with a configuration that another process composed.
 
-    A user's mistake stands in rank 0's metrics.json, which `launch` reads. A rank that `launch` has started ends with
-    the process that called it, however that ends: else ranks would train on, and hold the run's folder.
+    The message for a user's mistake goes to metrics.json, from where `launch` reads it.
     """
     if _LAUNCHER in os.environ:
-        threading.Thread(target=_end_with, args=(int(os.environ[_LAUNCHER]),), name="launcher", daemon=True).start()
+        threading.Thread(target=_exit_with, args=(int(os.environ[_LAUNCHER]),), name="launcher", daemon=True).start()
     try:
         with signals.listening():
-            task(config)
+            work(config)
             signals.raise_received()
     except signals.Stopped:
         sys.exit(signals.EXIT_CODE)
@@ -140,80 +121,98 @@ def run_as_rank(task: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -
         message = explain(error)
         if message is None:
             raise
-        if not (is_first() and note_failure(Path(config["output_dir"]), message)):
+        if not (is_rank_zero() and note_failure(Path(config["output_dir"]), message)):
             print(message, file=sys.stderr)
         sys.exit(1)
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:  # false at once, if it has died before this was asked
+def _exit_with(parent: int) -> None:
+    """Exit when the parent dies, even by SIGKILL: ranks would train on, and keep the run directory locked."""
+    while os.getppid() == parent:  # false at once if it died before this
         time.sleep(0.5)
     os._exit(1)
 
 
-def _wait(children: list[subprocess.Popen[bytes]]) -> tuple[int | None, bool]:
-    """Wait until all have ended well, or one has failed (its rank), or all were told to end.
+def _environment(count: int) -> dict[str, str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # As torchrun does: each process would otherwise start a thread per core.
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    return {
+        **os.environ,
+        _LAUNCHER: str(os.getpid()),
+        "OMP_NUM_THREADS": threads,
+        "WORLD_SIZE": str(count),
+        "NODE_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
 
-    A signal to this process goes on to all children. One to a child alone is its affair, and ends all of them.
+
+def _wait(ranks: Ranks) -> tuple[int | None, bool]:
+    """Wait until all ranks exit, one fails, or the time after a signal is up.
+
+    A signal to this process is forwarded to all ranks. Ranks agree among themselves on one that only some received.
+
+    Returns:
+        the lowest failed rank, if any, and whether a signal ended the run.
     """
-    told, deadline = 0, float("inf")
+    forwarded, deadline = 0, float("inf")
     while True:
-        codes = [child.poll() for child in children]
+        codes = [rank.poll() for rank in ranks]
         if any(map(_failed, codes)):
-            # The other ranks often fail of the same cause; the lowest of them tells it.
-            time.sleep(1)
-            return [_failed(child.poll()) for child in children].index(True), False
+            time.sleep(1)  # the others often fail of the same cause, which the lowest rank reports
+            return [_failed(rank.poll()) for rank in ranks].index(True), False
         if all(code is not None for code in codes):
-            return None, any(codes) or told > 0
-        if signals.told() > told:
-            told = signals.told()
-            for child in children:
-                child.send_signal(signals.received())
-        if told or any(codes):
+            return None, any(codes) or forwarded > 0
+        if signals.count() > forwarded:
+            forwarded = signals.count()
+            for rank in ranks:
+                rank.send_signal(signals.received())
+        if forwarded or any(codes):
             deadline = min(deadline, time.monotonic() + _PATIENCE)
-        if told > 1 or time.monotonic() > deadline:
+        if forwarded > 1 or time.monotonic() > deadline:
             return None, True
         time.sleep(0.1)
 
 
 def _failed(code: int | None) -> bool:
-    """Whether a child ended otherwise than well or as told, be it by itself or where no handler was there yet."""
-    return bool(code) and code != signals.EXIT_CODE and -code not in (signal.SIGTERM, *signals.heeded())
+    """Whether an exit code is neither success nor that of a signal, which may come before a handler is installed."""
+    return bool(code) and code != signals.EXIT_CODE and -code not in (signal.SIGTERM, *signals.handled())
 
 
-def _await(children: list[subprocess.Popen[bytes]], seconds: float) -> None:
-    """Let them end by themselves."""
+def _await(ranks: Ranks, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while any(child.poll() is None for child in children) and time.monotonic() < deadline:
+    while any(rank.poll() is None for rank in ranks) and time.monotonic() < deadline:
         time.sleep(0.1)
 
 
+def _end(ranks: Ranks) -> None:
+    for rank in ranks:
+        rank.terminate()  # nothing, if it has exited
+    _await(ranks, _GRACE)
+    for rank in ranks:
+        rank.kill()
+        rank.wait()
+
+
 def _note_interrupt(folder: Path, text: str | None = None) -> None:
-    """Say so, if rank 0 did not manage to."""
+    """Record the interrupt where rank 0 could not."""
     record = read_metrics(folder)
     if record is not None and record["status"] == "running":
         with last_words():
             write_metrics(folder, "interrupted", record["metrics"], record["seconds"], error=text)
 
 
-def _end(children: list[subprocess.Popen[bytes]]) -> None:
-    for child in children:
-        if child.poll() is None:
-            child.terminate()
-    _await(children, _GRACE)
-    for child in children:
-        if child.poll() is None:
-            child.kill()
-            child.wait()
-
-
-def _why(folder: Path, rank: int, code: int) -> str:
+def _describe_failure(folder: Path, rank: int, code: int) -> str:
+    """The reason, which metrics.json then holds as well."""
     record = read_metrics(folder) or {}
     if rank == 0 and record.get("error"):
         return str(record["error"])
     killed = code == -signal.SIGKILL
-    how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-    how += ", as the system does where memory runs out" if killed else ""
+    how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+    how += ", as the kernel does when memory runs out" if killed else ""
     log = folder / f"rank-{rank}.log"
     last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:] if log.is_file() else []
     reason = "\n".join([f"rank {rank} {how}", *last])
@@ -221,12 +220,6 @@ def _why(folder: Path, rank: int, code: int) -> str:
     try:
         with disk.explaining(folder):
             write_metrics(folder, status, record.get("metrics", {}), record.get("seconds", 0.0), error=reason)
-    except (RunError, OSError) as failure:  # then rank 0 could not note why it failed either, and maybe for this
+    except (RunError, OSError) as failure:  # probably what stopped rank 0 from recording its own error
         return f"{reason}\n{explain(failure)}"
     return reason
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Progress of work that is counted: a bar, or a line now and then where there is no terminal."""
+"""Progress of counted work: a bar, or without a terminal a line now and then."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,21 +9,20 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from fvit.launch.console import console
 from fvit.launch.quiet import is_quiet
 
-# Seconds between two lines.
-_PAUSE = 10.0
+_PERIOD = 10.0  # seconds between two lines
 
 
 @contextmanager
 def counting(unit: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
-    """Show how many of `total` there are, how many a second, and the time left.
+    """Show how much of the work is done, its speed, and the ETA.
 
     Args:
         unit: what is counted, in the plural.
-        total: how many there are in all.
-        done: of these, how many have been done before.
+        total: number of all units.
+        done: how many of them were done before.
 
     Yields:
-        To be called with how many have been done since it was called last.
+        a function to call with the number of units done since its last call.
     """
     start = time.monotonic()
     if is_quiet():
@@ -36,8 +35,8 @@ def counting(unit: str, total: int, done: int) -> Iterator[Callable[[int], None]
         TextColumn(f"{{task.completed:,}} of {{task.total:,}} {unit}"),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[speed]}"),
+        TextColumn("ETA"),
         TimeRemainingColumn(),
-        TextColumn("left"),
         console=console,
     )
     with bar:
@@ -55,10 +54,10 @@ def counting(unit: str, total: int, done: int) -> Iterator[Callable[[int], None]
 
 @contextmanager
 def waiting(text: str) -> Iterator[Callable[[str], None]]:
-    """Show what is being done, where there is a terminal to show it on.
+    """Show what is being done, if there is a terminal.
 
     Yields:
-        To be called with a text that takes the place of the last one.
+        a function to call with a new text.
     """
     if is_quiet() or not console.is_interactive:
         yield lambda text: None
@@ -74,11 +73,11 @@ def _lines(unit: str, total: int, done: int, start: float) -> Callable[[int], No
         nonlocal count, last
         count += more
         now = time.monotonic()
-        if now - last >= _PAUSE or count == total:
+        if now - last >= _PERIOD or count == total:
             last = now
             speed = (count - done) / max(now - start, 1e-6)
-            left = (total - count) / speed
-            console.print(f"{count:,} of {total:,} {unit}  {_rate(speed)} {unit}/s  {left:,.0f} s left")
+            eta = (total - count) / speed
+            console.print(f"{count:,} of {total:,} {unit}  {_rate(speed)} {unit}/s  ETA {eta:,.0f} s")
 
     return advance
 

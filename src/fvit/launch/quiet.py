@@ -1,4 +1,4 @@
-"""``quiet=true``: a command tells warnings, errors and what came of it, but not what it is doing."""
+"""``quiet=true``: a command prints warnings, errors and results, but no progress."""
 
 import os
 from collections.abc import Callable
@@ -7,35 +7,32 @@ from typing import Any
 Work = Callable[[dict[str, Any]], dict[str, float]]
 
 QUIET = "quiet"
-"""The key. It is the terminal's affair: in a run's folder it would make one experiment look like two."""
+"""The key, which is no property of the run: its config.yaml does not hold it."""
 
 _quiet = False
 
 
-def heeded(work: Work) -> Work:
-    """`work`, told what is left of a configuration without that key.
-
-    The levels of log messages follow it in conf/hydra/job_logging/fvit.yaml.
-    """
+def wrap(work: Work) -> Work:
+    """`work`, called without that key in its configuration; log levels follow conf/hydra/job_logging/fvit.yaml."""
 
     def begin(config: dict[str, Any]) -> dict[str, float]:
         config = dict(config)
-        _hush(config.pop(QUIET))
+        _set(config.pop(QUIET))
         try:
             return work(config)
         finally:
-            _hush(False)
+            _set(False)
 
     return begin
 
 
 def is_quiet() -> bool:
-    """Whether the command that runs was asked to be."""
+    """Whether the running command was given quiet=true."""
     return _quiet
 
 
-def _hush(quiet: bool) -> None:
-    global _quiet  # here and not in `begin`, which a launcher may send to another process with a copy of its globals
+def _set(quiet: bool) -> None:
+    global _quiet  # not in `begin`, which a launcher may pickle together with copies of its globals
     _quiet = quiet
     if quiet:
         os.environ.setdefault("WANDB_QUIET", "true")

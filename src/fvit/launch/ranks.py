@@ -1,7 +1,7 @@
-"""Which of a run's processes this one is, and who has started them: we, or somebody else, torchrun or srun.
+"""Ranks that torchrun or srun started: which one this process is, and the configuration that rank 0 sends to all.
 
-Of somebody else's processes one composes the configuration, and the others get it. Each would otherwise compose for
-itself, in a folder of its own, and a sweep with a sampler would give each other hyperparameters.
+Each rank would otherwise compose a configuration of its own, in its own run directory, and the ranks of a random search
+would train with different hyperparameters.
 """
 
 import json
@@ -14,61 +14,61 @@ from fvit.config.errors import RunError
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-_PATIENCE = timedelta(minutes=10)
+_TIMEOUT = timedelta(minutes=10)
 
 
 def external_rank() -> int | None:
-    """This process's rank among those that torchrun or srun has started; None if nobody did, or it is the only one."""
+    """This process's rank among those that torchrun or srun started; None if it was started alone."""
     for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
         if rank in os.environ and int(os.environ.get(world, "1")) > 1:
             return int(os.environ[rank])
     return None
 
 
-def is_first() -> bool:
-    """Whether this is the first of a run's processes, or the only one: it speaks for all of them."""
+def is_rank_zero() -> bool:
+    """Whether this is rank 0, whoever started it, or the only process."""
     rank = external_rank()
-    if rank is None:  # `launch` numbers machines and their processes
-        return all(os.environ.get(name, "0") == "0" for name in ("NODE_RANK", "LOCAL_RANK"))
-    return rank == 0
-
-
-def each_decides(trainer: dict[str, Any]) -> bool:
-    """Whether several machines take part, of which each composes for itself (NODE_RANK)."""
-    return trainer["num_nodes"] > 1 and external_rank() is None
+    return os.environ.get("LOCAL_RANK", "0") == "0" if rank is None else rank == 0
 
 
 def check_world(trainer: dict[str, Any]) -> None:
-    """Hold the number of processes that were started against what is configured.
+    """Check that as many processes were started as the configuration has devices.
 
     Raises:
-        ValueError: they differ.
+        ValueError: there are more or fewer; or there are several machines and neither torchrun nor srun.
     """
+    devices, nodes = trainer["devices"], trainer["num_nodes"]
+    if external_rank() is None:
+        if nodes > 1:
+            raise ValueError(
+                f"trainer.num_nodes={nodes} needs torchrun with hardware=torchrun, or srun with hardware=slurm"
+            )
+        return
     starter, variable = ("torchrun", "WORLD_SIZE") if "RANK" in os.environ else ("srun", "SLURM_NTASKS")
-    started, devices = int(os.environ[variable]), trainer["devices"]
-    wanted = trainer["num_nodes"] * (len(devices) if isinstance(devices, list) else devices) if devices != "auto" else 0
+    started = int(os.environ[variable])
+    wanted = nodes * (len(devices) if isinstance(devices, list) else devices) if devices != "auto" else None
     if wanted != started:
         raise ValueError(
-            f"{starter} has started {started} processes, and trainer.devices={devices} with trainer.num_nodes="
-            f"{trainer['num_nodes']} makes {wanted or 'another number'}; "
-            f"take hardware={'torchrun' if starter == 'torchrun' else 'slurm'}, which counts them"
+            f"{starter} started {started} processes, but trainer.devices={devices} and trainer.num_nodes={nodes} make "
+            f"{wanted or 'another number'}; use hardware={'torchrun' if starter == 'torchrun' else 'slurm'}, which "
+            "counts them"
         )
 
 
 class ConfigBroadcast:
-    """Hands the configurations of one run, or of a sweep's jobs, from rank 0 to the others."""
+    """Sends configurations, of one run or of each job of a sweep, from rank 0 to the other ranks."""
 
     def __init__(self) -> None:
         self._store: Store | None = None
         self._sent = self._received = 0
 
     def send(self, config: dict[str, Any] | None) -> None:
-        """On rank 0: the next job's configuration, or None when there is none left."""
-        self._connect(server=True).set(f"job-{self._sent}", json.dumps(config))
+        """On rank 0: the next configuration, or None after the last one."""
+        self._connect(serve=True).set(f"job-{self._sent}", json.dumps(config))
         self._sent += 1
 
     def receive(self) -> dict[str, Any] | None:
-        """On the others: what rank 0 sends next.
+        """On the other ranks: what rank 0 sends next.
 
         Raises:
             RunError: it sends nothing.
@@ -77,30 +77,30 @@ class ConfigBroadcast:
 
         key = f"job-{self._received}"
         try:
-            store = self._connect(server=False)
-            # A job of a sweep lasts as long as it lasts; rank 0's start does not.
-            store.wait([key], _PATIENCE if self._received == 0 else timedelta(days=365))
+            store = self._connect(serve=False)
+            # The jobs of a sweep may take days; the start of rank 0 may not.
+            store.wait([key], _TIMEOUT if self._received == 0 else timedelta(days=365))
             config = json.loads(store.get(key))
         except DistError as error:
-            raise RunError(f"rank 0 has sent no configuration: {error}") from error
+            raise RunError(f"rank 0 sent no configuration: {error}") from error
         self._received += 1
         return config
 
-    def _connect(self, server: bool) -> "Store":
+    def _connect(self, serve: bool) -> "Store":
         if self._store is None:
-            # Imported here, because a run of one process composes without torch.
+            # Imported here, because a single process composes its configuration without torch.
             from torch.distributed import PrefixStore, TCPStore
 
-            address, port = _meeting_place()
-            # torchrun's agent serves already. Else rank 0 does, and the process group will share what it serves.
-            server = server and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-            options = dict(wait_for_workers=False, timeout=_PATIENCE, multi_tenant=True)
-            store = TCPStore(address, port, is_master=server, **options)
+            address, port = _master()
+            # torchrun's agent serves the store already; else rank 0 does, and the process group shares its server.
+            serve = serve and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+            options = dict(wait_for_workers=False, timeout=_TIMEOUT, multi_tenant=True)
+            store = TCPStore(address, port, is_master=serve, **options)
             self._store = PrefixStore(f"fvit/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         return self._store
 
 
-def _meeting_place() -> tuple[str, int]:
+def _master() -> tuple[str, int]:
     if "RANK" in os.environ:
         return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     from lightning.fabric.plugins.environments import SLURMEnvironment

@@ -1,4 +1,4 @@
-"""Starting a run again where it was stopped: which folder, with which overrides, from which checkpoint."""
+"""Resuming a run: its directory, its overrides, and the checkpoint that `ckpt_path` stands for."""
 
 import zipfile
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from fvit.config.overrides import quoted
@@ -13,115 +14,106 @@ from fvit.config.paths import WANDB_ID, conf_dir
 from fvit.launch.config_diff import compare
 from fvit.launch.lock import check_free, in_use
 from fvit.launch.quiet import QUIET
-from fvit.launch.ranks import each_decides, is_first
+from fvit.launch.ranks import is_rank_zero
 from fvit.launch.run_dir import WELL, is_resumed, overrides_of, read_metrics
 
 LAST = "last"
-"""As `ckpt_path`: go on in the run's own folder, or begin afresh where it holds no checkpoint."""
+"""As `ckpt_path`: resume in the run's own directory, or start from scratch if it holds no checkpoint."""
 
 CANDIDATES = ("last.ckpt", "previous.ckpt", "best.ckpt")
-"""A folder's checkpoints, those first from which a run goes on."""
-
-_BESIDE = ("ckpt_path", QUIET)  # overrides without which a run is the same
+"""The checkpoints in a run directory, in the order of preference for resuming."""
 
 
 def expand_arguments(argv: Sequence[str]) -> list[str]:
-    """Hydra's arguments for those of a command line: what `ckpt_path` says of the run's folder is spelled out.
+    """Hydra's arguments for those of a command line, with the run directory that `ckpt_path` stands for.
 
-    ``ckpt_path=last`` without ``hydra.run.dir`` goes on in the newest folder that the same overrides have made and
-    that is not finished. ``ckpt_path=FOLDER`` goes on in that folder, with the overrides that it was begun with and
-    those given now. Jobs of a sweep have folders of their own, and are left as they are.
+    ``ckpt_path=last`` without ``hydra.run.dir`` resumes the newest unfinished run with the same overrides.
+    ``ckpt_path=FOLDER`` resumes the run in that directory, with the overrides that started it and those given now. Jobs
+    of a sweep have directories of their own, so a sweep's arguments are unchanged.
     """
     parsed = get_args_parser().parse_known_args(list(argv))[0]
     overrides = parsed.overrides
-    given = {_key(override): override.partition("=")[2].strip("'\"") for override in overrides}
-    path = given.get("ckpt_path", "null")
-    sweeps = parsed.multirun or given.get("hydra.mode") == "MULTIRUN" or given.get("sweep", "null") != "null"
-    if path == "null" or sweeps or "hydra.run.dir" in given:
+    given = {_key(override): override for override in overrides}
+    path, preset, mode = (_value(given.get(key)) for key in ("ckpt_path", "sweep", "hydra.mode"))
+    if path is None or parsed.multirun or preset is not None or mode == "MULTIRUN" or "hydra.run.dir" in given:
         return list(argv)
-    # Flags first: Hydra takes no overrides on both sides of one.
-    flags = [argument for argument in argv if argument not in overrides]
+    # Options come first: Hydra takes no overrides on both sides of one.
+    options = [argument for argument in argv if argument not in overrides]
     if path == LAST:
         folder = _unfinished(overrides)
-        return list(argv) if folder is None else [*flags, *overrides, _run_dir(folder)]
-    folder = Path(path).expanduser()
+        return list(argv) if folder is None else [*options, *overrides, _run_dir(folder)]
+    folder = Path(str(path)).expanduser()
     if not (recorded := overrides_of(folder)):
         return list(argv)
     kept = [override for override in recorded if _key(override) not in given]
     others = [override for override in overrides if _key(override) != "ckpt_path"]
-    return [*flags, *kept, *others, f"ckpt_path={LAST}", _run_dir(folder)]
+    return [*options, *kept, *others, f"ckpt_path={LAST}", _run_dir(folder)]
 
 
 def find_checkpoint(config: dict[str, Any]) -> dict[str, Any]:
-    """`config` with the checkpoint that `ckpt_path` means: a file, or None to begin afresh.
+    """`config` with the file that `ckpt_path` stands for, or None to start from scratch.
 
-    A damaged file is named, and the one before it taken. Settings that differ from those of the run that wrote the
-    checkpoint are named.
+    Prints which checkpoint that is, which ones are damaged, and how the configuration differs from the recorded one.
 
     Raises:
-        RunError: another process is at work in the folder.
-        ValueError: all checkpoints are damaged, the model is another one, several machines would each decide for
-            themselves, or another run's checkpoints lie where this one's would.
+        RunError: another process uses the run directory.
+        ValueError: all checkpoints are damaged, the model is another one, or a new run would start in a directory with
+            checkpoints.
     """
     folder = Path(config["output_dir"])
-    asked = config["ckpt_path"]
-    if asked is None:
+    ckpt_path = config["ckpt_path"]
+    if ckpt_path is None:
         _check_unused(folder)
-        return _afresh(config, folder)
-    if asked == LAST and each_decides(config["trainer"]):
-        raise ValueError(
-            "ckpt_path: several machines would each look for a checkpoint, and may find different ones. Name a file "
-            "that all of them see, ckpt_path=RUN/checkpoints/last.ckpt with hydra.run.dir=RUN; or start with torchrun "
-            "(hardware=torchrun), where the first process decides for all"
-        )
-    place = folder if asked == LAST else Path(asked).expanduser()
-    if place.is_file():
-        checkpoint, run = place, place.parent.parent
+        return _from_scratch(config, folder)
+    path = folder if ckpt_path == LAST else Path(ckpt_path).expanduser()
+    if path.is_file():
+        checkpoint, run = path, path.parent.parent
     else:
-        checkpoint, run = newest(place), place
-    if asked == LAST:
+        checkpoint, run = newest(path), path
+    if ckpt_path == LAST:
         check_free(folder)
         if checkpoint is None:
-            _say(f"ckpt_path=last: {folder} holds no checkpoint, so training begins afresh")
-            return _afresh(config, folder)
-    if checkpoint is None:  # whoever opens it says what is wrong
+            _print(f"ckpt_path=last: there is no checkpoint in {folder}, training starts from scratch")
+            return _from_scratch(config, folder)
+    if checkpoint is None:  # whoever opens it reports why
         return config
-    _say(f"going on from {checkpoint}")
+    _print(f"resuming from {checkpoint}")
     if (run / "config.yaml").is_file():
         recorded = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-        if differing := compare(recorded, config, run):
-            _say(f"with other settings than before: {', '.join(differing)}")
-    settled = {**config, "ckpt_path": str(checkpoint)}
-    if not is_resumed(settled):
+        if changes := compare(recorded, config, run):
+            _print(f"settings that changed: {', '.join(changes)}")
+    found = {**config, "ckpt_path": str(checkpoint)}
+    if not is_resumed(found):
         _check_unused(folder)
-    return settled
+    return found
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run's folder, None if it has none at all; damaged ones are named.
+    """The newest intact checkpoint in a run directory, None if there are none at all.
 
     Raises:
-        ValueError: there are checkpoints, and all of them are damaged.
+        ValueError: all checkpoints are damaged.
     """
     found = [path for name in CANDIDATES for path in (folder / "checkpoints" / name, folder / name) if path.is_file()]
     for path in found:
-        if _is_whole(path):
+        if _is_intact(path):
             return path
-        _say(f"{path} ({path.stat().st_size} bytes) is damaged or truncated, so the one before it is taken")
+        _print(f"{path} ({path.stat().st_size} bytes) is damaged or truncated, using the one before it")
     if found:
         raise ValueError(
-            f"all checkpoints of {folder} are damaged: {', '.join(path.name for path in found)}. "
-            "Remove them to begin afresh"
+            f"all checkpoints in {folder} are damaged: {', '.join(path.name for path in found)}. "
+            "Remove them to start from scratch"
         )
     return None
 
 
 def _unfinished(overrides: Sequence[str]) -> Path | None:
-    """The newest run's folder with these overrides that neither is finished nor has a process at work."""
+    """The newest run directory with these overrides that is neither finished nor in use."""
     pattern = OmegaConf.to_container(OmegaConf.load(conf_dir() / "train.yaml"), resolve=False)["hydra"]["run"]["dir"]
     wanted = _comparable(overrides)
-    folders = [path.parent.parent for path in Path(pattern).parent.glob("*/.hydra/overrides.yaml")]
-    for folder in sorted(folders, key=lambda folder: (folder / ".hydra" / "overrides.yaml").stat().st_mtime_ns)[::-1]:
+    recorded = Path(pattern).parent.glob("*/.hydra/overrides.yaml")
+    for path in sorted(recorded, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        folder = path.parent.parent
         finished = (read_metrics(folder) or {}).get("status") in WELL
         if not finished and _comparable(overrides_of(folder)) == wanted and not in_use(folder):
             return folder
@@ -129,28 +121,27 @@ def _unfinished(overrides: Sequence[str]) -> Path | None:
 
 
 def _comparable(overrides: Sequence[str]) -> list[str]:
-    return sorted(text for text in overrides if _key(text) not in _BESIDE and not text.startswith("hydra"))
+    keys = ("ckpt_path", QUIET)  # without effect on what the run is
+    return sorted(text for text in overrides if _key(text) not in keys and not text.startswith("hydra"))
 
 
 def _check_unused(folder: Path) -> None:
-    """Refuse a folder with checkpoints: killed before its first one, this run would go on from another run's."""
+    """Refuse a directory with checkpoints: a new run that is killed early would resume from them."""
     if found := [name for name in CANDIDATES if (folder / "checkpoints" / name).is_file()]:
         raise ValueError(
-            f"{folder} holds checkpoints of a run that is there already ({', '.join(found)}): go on from them with "
-            "ckpt_path=last, begin in another folder (hydra.run.dir=DIR, or without it), or remove them"
+            f"{folder} holds checkpoints of an earlier run ({', '.join(found)}): resume it with ckpt_path=last, start "
+            "in another directory (hydra.run.dir=DIR, or without it), or remove them"
         )
 
 
-def _afresh(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    # Else W&B would go on with the run that this one replaces.
-    if is_first():
+def _from_scratch(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    if is_rank_zero():  # else W&B would resume the run that this one replaces
         (folder / WANDB_ID).unlink(missing_ok=True)
     return {**config, "ckpt_path": None}
 
 
-def _is_whole(path: Path) -> bool:
-    # As in `fvit.training.checkpoint`, which brings torch: a zip archive's directory stands at its end, and there is a
-    # checksum for each of its members.
+def _is_intact(path: Path) -> bool:
+    """As `fvit.training.checkpoint` checks it, which imports torch: by the CRC-32 of each member of the zip archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -162,12 +153,16 @@ def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
+def _value(override: str | None) -> Any:
+    return OverridesParser.create().parse_override(override).value() if override is not None else None
+
+
 def _run_dir(folder: Path) -> str:
     return f"hydra.run.dir={quoted(str(folder))}"
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     from fvit.launch.console import console
 
-    if is_first():
+    if is_rank_zero():
         console.print(line, markup=False, soft_wrap=True)

@@ -1,30 +1,34 @@
-"""Being told to end: SIGTERM, or SIGUSR1, which a cluster sends before it takes the machine away."""
+"""Preemption: SIGTERM, or the SIGUSR1 that a cluster sends before the time is up, and requeueing by SLURM."""
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-EXIT_CODE = 143
-"""Of a process that was told to end, by whichever signal: that of SIGTERM."""
+from fvit.launch.ranks import is_rank_zero
 
-# A signal to a process group also arrives by way of the process that started this one. What comes later is meant anew.
+EXIT_CODE = 143
+"""The exit code after any of these signals: that of SIGTERM."""
+
+# A signal to a process group arrives a second time, forwarded by the parent process. A later one is a new request.
 _ECHO_SECONDS = 5.0
 
 
 class Stopped(KeyboardInterrupt):
-    """The process was told to end. A KeyboardInterrupt, for which libraries clean up and which they let pass.
+    """A signal ended the process. As a KeyboardInterrupt, libraries clean up after it and do not swallow it.
 
     Args:
         signum: the signal.
-        text: what came of it, for people.
+        text: the message; by default the signal's name.
     """
 
     def __init__(self, signum: int, text: str | None = None) -> None:
-        super().__init__(signum, text)  # as they are, so that it passes between processes
+        super().__init__(signum, text)  # unchanged, which makes it picklable
         self.signum = signum
         self.text = text or f"stopped by {signal.Signals(signum).name}"
 
@@ -34,7 +38,7 @@ class Stopped(KeyboardInterrupt):
 
 class _State:
     signum: int | None = None
-    told = 0
+    count = 0
     last = 0.0
     listening = False
     deferred = False
@@ -47,16 +51,16 @@ _state = _State()
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Raise `Stopped` here, in the main thread, when a signal comes; a second one, seconds later, ends at once.
+    """Raise `Stopped` in the main thread on a signal; a second signal, seconds later, exits at once.
 
-    A handler that was there before gets the signal afterwards: submitit's, which has the job done again. Within another
-    `listening`, and in any other thread, this does nothing.
+    A previously installed handler is called at the end: submitit's, which requeues the job. Nested in another
+    `listening`, and outside the main thread, this does nothing.
     """
     if _state.listening or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _state.signum, _state.told, _state.listening, _state.ending = None, 0, True, False
-    before = {signum: signal.signal(signum, _handle) for signum in heeded()}
+    _state.signum, _state.count, _state.listening, _state.ending = None, 0, True, False
+    before = {signum: signal.signal(signum, _handle) for signum in handled()}
     try:
         yield
     finally:
@@ -69,10 +73,10 @@ def listening() -> Iterator[None]:
 
 @contextmanager
 def deferring(handles_second: bool = False) -> Iterator[None]:
-    """Only note a signal, for `received` to tell.
+    """Only record a signal, for `received`.
 
     Args:
-        handles_second: whether the code within looks at `told` and so ends at once by itself.
+        handles_second: the code inside watches `count` and exits early by itself after a second signal.
     """
     with listening():
         before = _state.deferred, _state.handles_second
@@ -84,25 +88,25 @@ def deferring(handles_second: bool = False) -> Iterator[None]:
 
 
 def received() -> int | None:
-    """The signal that came since `listening` began; None if none has."""
+    """The first signal since `listening` began, if any."""
     return _state.signum
 
 
-def told() -> int:
-    """How often the process was told to end, echoes left out."""
-    return _state.told
+def count() -> int:
+    """The number of signals since `listening` began, without echoes."""
+    return _state.count
 
 
 def ignore_further() -> None:
-    """Let no signal cut what is left to do: with the checkpoint saved, that is W&B's end, the record, and requeueing.
+    """Let no signal interrupt what remains after the checkpoint: closing loggers, metrics.json and requeueing.
 
-    Where one rank has ended, srun and torchrun send the others a SIGTERM, however the first one came to end.
+    When one rank has exited, srun and torchrun send SIGTERM to the others, whatever the first one's exit code.
     """
     _state.ending = True
 
 
 def raise_received() -> None:
-    """Raise `Stopped` if a signal was noted and nobody has acted on it."""
+    """Raise `Stopped` if a signal was recorded and nobody has acted on it."""
     if _state.signum is not None:
         raise Stopped(_state.signum)
 
@@ -115,20 +119,46 @@ def _handle(signum: int, frame: FrameType | None) -> None:
     if not first and now - _state.last < _ECHO_SECONDS:
         return
     _state.signum, _state.last = signum if first else _state.signum, now
-    _state.told += 1
+    _state.count += 1
     if not first and not _state.handles_second:
         os._exit(EXIT_CODE)
     if first and not _state.deferred:
         raise Stopped(signum)
 
 
-def heeded() -> list[signal.Signals]:
-    """Those by which a process is told to end.
-
-    submitit ignores SIGTERM and has a signal of its own for what SIGUSR1 means elsewhere.
-    """
+def handled() -> list[signal.Signals]:
+    """The signals that end a run; submitit ignores SIGTERM, and has a signal of its own in place of SIGUSR1."""
     if "SUBMITIT_EXECUTOR" in os.environ:
         names = ["SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")]
     else:
         names = ["SIGTERM", "SIGUSR1"]
     return [signal.Signals[name] for name in names if name in signal.Signals.__members__]
+
+
+def requeue(signum: int) -> None:
+    """Call ``scontrol requeue`` for this SLURM job, once, by rank 0, if SIGUSR1 ended it.
+
+    ``#SBATCH --signal=USR1@90`` sends it 90 s before the time limit. SIGTERM is left to SLURM, which requeues preempted
+    jobs if configured to, and must not requeue what a person cancelled. Interactive sessions are not requeued, and
+    submitit requeues its jobs itself.
+    """
+    environment = os.environ
+    if signum != signal.SIGUSR1 or "SLURM_JOB_ID" not in environment or "SUBMITIT_EXECUTOR" in environment:
+        return
+    if environment.get("SLURM_JOB_NAME") in ("bash", "interactive") or not is_rank_zero():
+        return
+    job = environment["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in environment:
+        job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True, timeout=15)
+    except FileNotFoundError:
+        reason = "there is no scontrol on this machine"
+    except subprocess.TimeoutExpired:
+        reason = "scontrol did not answer within 15 s"
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr or error.stdout).strip() or f"scontrol exited with code {error.returncode}"
+    else:
+        print(f"SLURM has requeued job {job}", file=sys.stderr)
+        return
+    print(f"job {job} was not requeued: {reason}", file=sys.stderr)

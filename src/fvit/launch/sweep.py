@@ -1,4 +1,4 @@
-"""A sweep's folder: what became of its jobs, and going on with it by the same command."""
+"""Sweep directories: what became of the jobs, and resuming a sweep by the same command."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +13,14 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from fvit.config.errors import ConfigError
-from fvit.config.flatten import flatten
+from fvit.launch.config_diff import changes
 from fvit.launch.quiet import QUIET
-from fvit.launch.ranks import each_decides
 from fvit.launch.run_dir import WELL, outcome, overrides_of, read_metrics
 
 
 @dataclass
 class Job:
-    """One of a sweep: its number, its overrides, and what its metrics.json holds."""
+    """A job's number, its overrides, and the content of its metrics.json."""
 
     number: int
     overrides: list[str]
@@ -30,13 +29,13 @@ class Job:
 
 @dataclass
 class Sweep:
-    """A sweep of this command line; `planned` are the overrides of each job, as far as they are known beforehand."""
+    """A sweep of this command line; `planned` holds the overrides of each job, if they are known beforehand."""
 
     folder: Path
     planned: list[list[str]]
 
     def jobs(self) -> list[Job]:
-        """Those that have a folder, and those that should have."""
+        """The jobs that have a directory, and those that were not started."""
         found = {int(path.name): path for path in self.folder.glob("*") if path.name.isdigit()}
         jobs = []
         for number in sorted({*found, *range(len(self.planned))}):
@@ -46,22 +45,22 @@ class Sweep:
         return jobs
 
 
-begun: list[Sweep] = []
-"""The sweeps of this process. A launcher may run jobs elsewhere, so they cannot tell of themselves."""
+started: list[Sweep] = []
+"""The sweeps of this process. Their jobs may run in other ones, so they cannot report here."""
 
 
 class Refusal(BaseException):
-    """Carries an error through Hydra, which makes a warning of any that a callback raises, and goes on."""
+    """Carries an error through Hydra, which only warns of an Exception that a callback raises."""
 
 
 class SweepFolder(Callback):
-    """Hydra's callback that notes a sweep, and refuses a folder in which the jobs' numbers mean other jobs."""
+    """Hydra's callback that registers a sweep, and refuses a directory with jobs of another sweep."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Look, before the first file is written.
+        """Check the directory, before the first file is written.
 
         Raises:
-            Refusal: caused by a ConfigError, or by anything else that hinders the look.
+            Refusal: caused by a ConfigError, or by any error while checking.
         """
         folder = Path(config.hydra.sweep.dir)
         try:
@@ -71,11 +70,11 @@ class SweepFolder(Callback):
                 _check_same_jobs(config, folder, planned)
         except Exception as error:
             raise Refusal from error
-        begun.append(Sweep(folder, [_of_the_run(job) for job in planned]))
+        started.append(Sweep(folder, [_without_hydra(job) for job in planned]))
 
 
 def plan(config: DictConfig) -> list[list[str]]:
-    """The overrides of each job of a grid; none if the sweeper finds them as it goes."""
+    """The overrides of each job of a grid; none for a sweeper that chooses them one after another."""
     if config.hydra.sweeper._target_ != f"{BasicSweeper.__module__}.{BasicSweeper.__name__}":
         return []
     arguments = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
@@ -85,50 +84,38 @@ def plan(config: DictConfig) -> list[list[str]]:
     return jobs
 
 
-def done(folder: Path) -> dict[str, float] | None:
-    """The metrics of a job that needs no second attempt; None if there is something to do."""
+def finished_metrics(folder: Path) -> dict[str, float] | None:
+    """The metrics of a job that is complete; None if it has to run."""
     record = read_metrics(folder)
     return record["metrics"] if record is not None and record["status"] in WELL else None
 
 
-def go_on(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The configuration of a job that goes on where an earlier attempt was cut, if that left a checkpoint.
-
-    Raises:
-        ValueError: several machines would each decide which jobs there are, and which of them go on.
-    """
-    if each_decides(config["trainer"]):
-        raise ValueError(
-            f"trainer.num_nodes={config['trainer']['num_nodes']}: each machine would sweep for itself, and they may "
-            "differ in what is done already; start it with torchrun (hardware=torchrun), where the first "
-            "process decides for all, or through hydra/launcher=submitit_slurm"
-        )
-    if any((folder / "checkpoints").glob("*.ckpt")):
-        return {**config, "ckpt_path": str(folder)}
-    return config
+def resume(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The configuration of a job that resumes from the checkpoint of an earlier attempt, if there is one."""
+    has_checkpoint = any((folder / "checkpoints").glob("*.ckpt"))
+    return {**config, "ckpt_path": str(folder)} if has_checkpoint else config
 
 
 def _check_subdir(config: DictConfig) -> None:
-    """Hold the names of the jobs' folders to their numbers, by which they are found again."""
     subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]
     if subdir != "${hydra.job.num}":
         raise ConfigError(
-            f"hydra.sweep.subdir={subdir}: a job's folder is its number here; leave hydra.sweep.subdir out"
+            f"hydra.sweep.subdir={subdir}: jobs are found again by their number; leave hydra.sweep.subdir out"
         )
 
 
 def _check_same_jobs(config: DictConfig, folder: Path, planned: list[list[str]]) -> None:
-    """Hold the jobs that have left something in `folder` against those that are to come.
+    """Compare the jobs that left something in `folder` with the planned ones.
 
     Raises:
-        ConfigError: they differ, or one still runs.
+        ConfigError: they differ, or one is still running.
     """
     other = "choose another hydra.sweep.dir, or leave it out"
     noted = folder / "multirun.yaml"
     if noted.is_file():
         before, now = OmegaConf.load(noted).hydra.sweeper._target_, config.hydra.sweeper._target_
         if before != now:
-            raise ConfigError(f"{folder} is a sweep by {before}, and this command asks for {now}: {other}")
+            raise ConfigError(f"{folder} is a sweep by {before}, but this command uses {now}: {other}")
     for number, overrides in enumerate(planned):
         job = folder / str(number)
         record = outcome(job)
@@ -140,38 +127,30 @@ def _check_same_jobs(config: DictConfig, folder: Path, planned: list[list[str]])
                 f"job {number} of {folder} is running as process {process['pid']} on {process['host']}; wait for it or "
                 f"end it. If that machine is gone, remove {job / 'metrics.json'}"
             )
-        began, asked = _overrides(job), _of_the_run(overrides)
-        if began != asked:
-            was, now = (
-                " ".join(item for item in one if item not in two) for one, two in ((began, asked), (asked, began))
-            )
+        old, new = _overrides(job), _without_hydra(overrides)
+        if old != new:
+            was, now = (" ".join(item for item in one if item not in two) for one, two in ((old, new), (new, old)))
             raise ConfigError(
-                f"job {number} of {folder} began with {was or 'less'}, where this command says {now or 'less'}: give "
-                f"the command that began the sweep, or {other}"
+                f"job {number} of {folder} was started with {was or 'fewer overrides'}, but this command has "
+                f"{now or 'fewer'}: give the command that started the sweep, or {other}"
             )
-        changed = _changed_keys(OmegaConf.load(job / ".hydra" / "config.yaml"), _composed(config, overrides))
-        if changed:
+        composed = (OmegaConf.load(job / ".hydra" / "config.yaml"), _compose(config, overrides))
+        if changed := sorted(changes(*map(OmegaConf.to_container, composed))):  # interpolations are not resolved
             raise ConfigError(
-                f"job {number} of {folder} began with another configuration, though its overrides are the same; "
+                f"job {number} of {folder} was started with another configuration, though its overrides are the same; "
                 f"conf/ was changed in {', '.join(changed)}: restore it, or {other}"
             )
 
 
-def _composed(config: DictConfig, overrides: list[str]) -> DictConfig:
+def _compose(config: DictConfig, overrides: list[str]) -> DictConfig:
     composed = GlobalHydra.instance().config_loader().load_sweep_config(config, overrides)
     return OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
 
 
-def _changed_keys(before: DictConfig, now: DictConfig) -> list[str]:
-    """Dotted keys whose values differ, as they are written: interpolations are not resolved."""
-    old, new = (flatten(OmegaConf.to_container(config)) for config in (before, now))
-    return sorted(key for key in {*old, *new} if old.get(key, ...) != new.get(key, ...) and key != QUIET)
-
-
 def _overrides(job: Path) -> list[str]:
-    return _of_the_run(overrides_of(job))
+    return _without_hydra(overrides_of(job))
 
 
-def _of_the_run(overrides: Sequence[str]) -> list[str]:
-    """Those that are not for Hydra, nor for the terminal."""
+def _without_hydra(overrides: Sequence[str]) -> list[str]:
+    """The overrides that belong to the run: not Hydra's, and not `quiet`."""
     return [override for override in filter_overrides(overrides) if override.partition("=")[0] != QUIET]

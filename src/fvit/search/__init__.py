@@ -1,1 +1,1 @@
-"""Hyperparameter search with Optuna. Needs the extra `optuna`, so nothing imports this before a search starts."""
+"""Hyperparameter search with Optuna, of the extra `optuna`: imported only when a search starts."""

@@ -1,4 +1,4 @@
-"""What a study found: a table on the terminal, and plots on a page that opens offline."""
+"""The results of a study: a table on the terminal, and plots on a page that opens offline."""
 
 import html
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ _PAGE = """<!doctype html>
 """
 
 
-def best_trials(study: optuna.Study, most: int = 10) -> list[FrozenTrial]:
-    """The best `most` trials, best first; of a study with several objectives the whole Pareto front, in their order."""
+def best_trials(study: optuna.Study, limit: int = 10) -> list[FrozenTrial]:
+    """At most `limit` trials, best first; with several objectives the whole Pareto front, sorted."""
     if len(study.directions) > 1:
         return sorted(study.best_trials, key=lambda trial: trial.values)
     trials = study.get_trials(states=(TrialState.COMPLETE,))
     descending = study.direction == optuna.study.StudyDirection.MAXIMIZE
-    return sorted(trials, key=lambda trial: trial.value, reverse=descending)[:most]
+    return sorted(trials, key=lambda trial: trial.value, reverse=descending)[:limit]
 
 
 def print_study(study: optuna.Study, objective: Sequence[str], folder: Path, page: Path | None) -> None:
-    """The best trials, how many ended in which way, and where to look."""
+    """Print the best trials, the number of trials by status, the paths, and the latest errors."""
     best = best_trials(study)
     if best:
         title = "Pareto front" if len(objective) > 1 else "Best trials"
@@ -43,7 +43,7 @@ def print_study(study: optuna.Study, objective: Sequence[str], folder: Path, pag
             for trial in best
         ]
         print_rows(f"{title} of {study.study_name}", ("trial", *objective, *names), rows)
-    facts = [("trials", _counts(study)), ("lies in", str(folder))]
+    facts = [("trials", _counts(study)), ("saved to", str(folder))]
     if page is not None:
         facts.append(("plots", str(page)))
     print_facts("", facts)
@@ -53,7 +53,7 @@ def print_study(study: optuna.Study, objective: Sequence[str], folder: Path, pag
 
 
 def write_page(study: optuna.Study, objective: Sequence[str], folder: Path) -> Path | None:
-    """study.html with Optuna's own plots, the library inlined once; None while there is nothing to plot."""
+    """Write study.html with Optuna's plots, with plotly inlined once; None if there is nothing to plot."""
     from optuna import visualization
 
     if not study.get_trials(states=(TrialState.COMPLETE,)):
@@ -61,7 +61,7 @@ def write_page(study: optuna.Study, objective: Sequence[str], folder: Path) -> P
     if len(objective) in (2, 3):
         figures = [visualization.plot_pareto_front(study, target_names=list(objective))]
     else:
-        # With more objectives than a plot has axes: one after another.
+        # One objective, or more than a Pareto plot has axes: each in plots of its own.
         targets = {name: (lambda trial, index=index: trial.values[index]) for index, name in enumerate(objective)}
         several = len(objective) > 1
         figures = [
@@ -84,7 +84,7 @@ def write_page(study: optuna.Study, objective: Sequence[str], folder: Path) -> P
 def _counts(study: optuna.Study) -> str:
     states = [trial.state for trial in study.get_trials(deepcopy=False)]
     names = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-    names |= {TrialState.RUNNING: "cut", TrialState.WAITING: "waiting"}
+    names |= {TrialState.RUNNING: "interrupted", TrialState.WAITING: "waiting"}
     return ", ".join(f"{states.count(state)} {name}" for state, name in names.items() if state in states) or "none"
 
 
