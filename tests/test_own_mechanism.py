@@ -32,7 +32,7 @@ def blocks(language, page="own_mechanism"):
 MINE, USE, REFERENCE, DOCSTRING = blocks("python")
 [CASE] = blocks("text")
 *TRAININGS, SUITE = (line for block in blocks("bash") for line in block.splitlines())
-TUTORIAL = [line for block in blocks("bash", "tutorial") for line in block.splitlines() if "mine:" in line]
+TUTORIAL = [line for block in blocks("bash", "first_run") for line in block.splitlines() if "mine:" in line]
 
 
 def run(arguments, folder):
@@ -59,7 +59,7 @@ def test_it_has_ten_lines():
 
 
 def test_the_tutorial_s_is_the_same():
-    assert blocks("python", "tutorial") == [MINE]
+    assert blocks("python", "first_run") == [MINE]
 
 
 def test_the_use_in_python_runs(folder, capsys):

@@ -66,7 +66,9 @@ def test_anything_else_is_left_as_it_is(runs, argv):
 def test_a_folder_goes_on_with_what_it_was_begun_with_and_what_is_given_now(runs):
     recorded = ["model=vit_tiny", "++trainer.limit_train_batches=3", "seed=1", "ckpt_path=null", "~logger"]
     _made(runs / "it's", recorded, "finished", hydra=["seed=9"])  # Hydra's is of an attempt that was refused
-    assert resume.expand_arguments(["trainer.limit_train_batches=5", "optimizer.lr=1", "ckpt_path=logs/train/runs/it's"]) == [
+    assert resume.expand_arguments(
+        ["trainer.limit_train_batches=5", "optimizer.lr=1", "ckpt_path=logs/train/runs/it's"]
+    ) == [
         "model=vit_tiny",
         "seed=1",
         "~logger",

@@ -179,7 +179,9 @@ def test_images_of_shards_are_mixed_a_few_shards_at_a_time(tmp_path, monkeypatch
     assert all(len(set(shards[start : start + 6])) == 2 for start in range(0, 18, 6))
     assert shards != sorted(shards)
     asked = []
-    monkeypatch.setattr(train._place, "prefetch", lambda files: asked.append([file.name for file in files]), raising=False)
+    monkeypatch.setattr(
+        train._place, "prefetch", lambda files: asked.append([file.name for file in files]), raising=False
+    )
     prepared(tmp_path / "out", Source(train, val, classes), shard_size=7, resize=None)
     names = [
         list(dict.fromkeys(f"set-train-{shard:04d}.tar" for shard in shards[start : start + 7])) for start in (0, 7, 14)
