@@ -1,7 +1,7 @@
 """Pages of the site that are generated: the overview, the configuration reference, and the Python API.
 
-A hook of mkdocs (`mkdocs.yml`): the overview is README.md, the reference is conf/ with its comments, the API is what the
-packages export.
+A hook of mkdocs (`mkdocs.yml`): the overview is README.md, the reference is conf/ with its comments, the API is what
+the packages export.
 """
 
 import ast
