@@ -38,8 +38,8 @@ turbojpeg: $(STAMP)  ## put libjpeg-turbo 3 into .venv, for data.decoder=turbo (
 	npm pack --silent @julusian/jpeg-turbo@2.3.0; tar -xzf *.tgz; \
 	cp package/prebuilds/jpeg-turbo-linux-$$(node -p process.arch)/libturbojpeg.so.0 "$(CURDIR)/.venv/lib/"
 
-figures: $(STAMP)  ## draw the README's picture from the newest `make train`
-	$(BIN)/python docs/curves.py
+figures: $(STAMP)  ## update the picture and the figures of the quickstart from the newest `make train`
+	$(BIN)/python docs/quickstart.py
 
 zoo: $(STAMP)  ## write docs/zoo.md, the table of all mechanisms, from their classes
 	$(BIN)/python docs/zoo.py

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fvit.data.formats.decode import choose
-from fvit.data.prepare.shard import Encoding, encode
+from fvit.data.prepare.shard import encode
 from fvit.data.transforms.image import EvalTransform, resize
 
 SIZES = (None, 512, 320, 256)

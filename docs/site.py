@@ -1,7 +1,7 @@
-"""What the site has beside the pages of docs/: the first page, the configuration's reference, and the Python API.
+"""Pages of the site that are generated: the overview, the configuration reference, and the Python API.
 
-A hook of mkdocs (`mkdocs.yml`). These pages are made when the site is built, and stand nowhere else: the first one from
-README.md, the reference from conf/ with its comments, the API from what the packages export.
+A hook of mkdocs (`mkdocs.yml`): the overview is README.md, the reference is conf/ with its comments, the API is what
+the packages export.
 """
 
 import ast
@@ -19,45 +19,45 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[1]
 CONF, SOURCES = ROOT / "conf", ROOT / "src"
 PACKAGES = ("attention", "models", "data", "training", "cost")
-GUIDES = "How-to"
+MORE = "More"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Make the navigation definite.
+    """Expand the navigation.
 
     Raises:
-        PluginError: it names a page that is not there.
+        PluginError: it names a page that does not exist.
     """
     written = {path.name for path in Path(config.docs_dir).glob("*.md")}
     nav = _filled(config.nav)
-    if missing := set(_targets(nav)) - written - {"index.md", *_made()}:
+    if missing := set(_targets(nav)) - written - {"index.md", *_generated()}:
         raise PluginError(f"mkdocs.yml names pages that are not in {config.docs_dir}: {', '.join(sorted(missing))}")
     named = set(_targets(nav))
-    guides = next(section[GUIDES] for section in nav if GUIDES in section)
-    guides += sorted(written - named)
+    more = next(section[MORE] for section in nav if MORE in section)
+    more += sorted(written - named)
     config.nav = nav
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are made here."""
+    """Add the generated pages."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    pages = {"index.md": readme.replace("](docs/", "]("), **_made()}
+    pages = {"index.md": readme.replace("](docs/", "]("), **_generated()}
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Have links to files of the repository lead to where the site shows them."""
+    """Rewrite links to files of the repository to their place on the site."""
     up = "../" * page.file.src_uri.count("/")
     markdown = re.sub(r"\]\(\.\./src/([\w/]+)\.py\)", lambda m: f"][{m[1].replace('/', '.')}]", markdown)
     markdown = re.sub(r"\]\(\.\./conf/(\w+)/(\w+)\.yaml\)", rf"]({up}reference/\1.md#\2)", markdown)
     return _spaced_lists(markdown)
 
 
-def _made() -> dict[str, str]:
-    """Path and text of the pages of reference and API."""
+def _generated() -> dict[str, str]:
+    """Path and text of the reference and API pages."""
     groups = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
     commands = sorted(path.stem for path in CONF.glob("*.yaml"))
     return (
@@ -68,14 +68,14 @@ def _made() -> dict[str, str]:
 
 
 def _filled(nav: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`nav` with the pages of a folder in the place of its name."""
+    """`nav` with directories replaced by their pages."""
     filled = []
     for entry in nav:
         [(title, target)] = entry.items()
         if isinstance(target, list):
             target = _filled(target)
         elif target.endswith("/"):
-            target = [name for name in _made() if name.startswith(target)]
+            target = [name for name in _generated() if name.startswith(target)]
         filled.append({title: target})
     return filled
 
@@ -89,25 +89,25 @@ def _targets(nav: list[Any]) -> Iterator[str]:
 def _commands(names: list[str]) -> str:
     parts = [
         "# Commands",
-        "What `--help` says, and all keys with their defaults. Groups have [pages of their own](attention.md).",
+        "The output of `--help`, and all keys with their defaults. Each group has [a page of its own](attention.md).",
     ]
     for name in names:
         text = (CONF / f"{name}.yaml").read_text(encoding="utf-8")
         own, _, hydra = text.partition("\nhydra:\n")
-        told = yaml.safe_load(hydra)["help"]["template"].replace("${fvit.groups:}", "  …").replace("$$", "$")
-        parts += [f"## fvit-{name}", _fenced(told, "text"), _fenced(own.strip())]
+        shown = yaml.safe_load(hydra)["help"]["template"].replace("${fvit.groups:}", "  …").replace("$$", "$")
+        parts += [f"## fvit-{name}", _fenced(shown, "text"), _fenced(own.strip())]
     return "\n\n".join(parts)
 
 
 def _group(group: str) -> str:
-    """A group: which of its options is the default, where their keys stand, and each option as it is written."""
-    options = {path.stem: path.read_text(encoding="utf-8") for path in sorted((CONF / group).glob("*.yaml"))}
+    """A group: its default, the prefix of its keys, and the file of each option."""
+    options = {path.stem: path.read_text(encoding="utf-8") for path in sorted((CONF / group).glob("[!_]*.yaml"))}
     packages = {match[1] if (match := re.match(r"# @package (\S+)", text)) else group for text in options.values()}
     [package] = packages if len(packages) == 1 else [group]
-    where = "at the top" if package == "_global_" else f"under `{package}`"
+    where = "at the top level" if package == "_global_" else f"under `{package}`"
     chosen = [name for name, value in _defaults().items() if name == group and value]
     default = f"`{group}={_defaults()[group]}` is the default of `fvit-train`. " if chosen else ""
-    parts = [f"# {group}", f"{default}Keys of its options stand {where}.", _table(options)]
+    parts = [f"# {group}", f"{default}The keys of its options are {where}.", _table(options)]
     for name, text in options.items():
         parts += [f"## {name}", _fenced(re.sub(r"^# @package .*\n", "", text).strip())]
     return "\n\n".join(parts)
@@ -119,7 +119,7 @@ def _table(options: dict[str, str]) -> str:
 
 
 def _summary(text: str) -> str:
-    """The comment at the top of an option's file."""
+    """The comment at the top of an option file."""
     comment = re.match(r"(?:# @package .*\n)?((?:#.*\n)*)", text)[1]
     lines = [line.lstrip("# ").rstrip() for line in comment.splitlines()]
     return re.sub(r"\s{2,}", " ", " ".join(lines)).replace("|", "\\|")
@@ -131,7 +131,7 @@ def _defaults() -> dict[str, str]:
 
 
 def _package(package: str) -> str:
-    """What a package exports, by the modules in which it is defined."""
+    """What a package exports, by module."""
     tree = ast.parse((SOURCES / "fvit" / package / "__init__.py").read_text(encoding="utf-8"))
     exported = {
         name
@@ -154,7 +154,7 @@ def _fenced(text: str, language: str = "yaml") -> str:
 
 
 def _spaced_lists(markdown: str) -> str:
-    """A blank line before lists that follow a paragraph at once: GitHub needs none, and Python-Markdown does."""
+    """Insert a blank line between a paragraph and a list: Python-Markdown needs it, GitHub does not."""
     lines, fenced = [], False
     for line in markdown.splitlines():
         fenced ^= line.startswith("```")

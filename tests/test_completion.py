@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = (ROOT / "docs" / "comfort.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
 [INSTALLATION] = re.findall(r"^```bash\n(eval .*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
 PROGRAMS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
 # What bash itself sets at a press of Tab; then what it would offer.

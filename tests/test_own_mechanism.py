@@ -28,7 +28,7 @@ def blocks(language, page="own_mechanism"):
 MINE, USE, REFERENCE, DOCSTRING = blocks("python")
 [CASE] = blocks("text")
 *TRAININGS, SUITE = (line for block in blocks("bash") for line in block.splitlines())
-TUTORIAL = [line for block in blocks("bash", "tutorial") for line in block.splitlines() if "mine:" in line]
+TUTORIAL = [line for block in blocks("bash", "first_run") for line in block.splitlines() if "mine:" in line]
 
 
 def run(arguments, folder):
@@ -55,7 +55,7 @@ def test_the_mechanism_has_ten_lines():
 
 
 def test_the_tutorial_has_the_same_mechanism():
-    assert blocks("python", "tutorial") == [MINE]
+    assert blocks("python", "first_run") == [MINE]
 
 
 def test_the_python_example_runs(folder, capsys):
