@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from fvit.config import validation
 from fvit.config.paths import conf_dir
 from fvit.config.schemas.bench import Bench
+from fvit.config.schemas.cascade import Cascade
 from fvit.config.schemas.dashboard import Dashboard
 from fvit.config.schemas.eval import Eval
 from fvit.config.schemas.export import Export
@@ -32,11 +33,13 @@ SCHEMAS = {
     "export": Export,
     "report": Report,
     "dashboard": Dashboard,
+    "cascade": Cascade,
 }
 # What stands in a configuration only while Hydra runs a job.
 FIXED = {
     "train": ["output_dir=here", "title=test"],
     "eval": ["output_dir=here"],
+    "cascade": ["output_dir=here"],
     "predict": ["output_dir=here"],
     "bench": ["output_dir=here"],
 }

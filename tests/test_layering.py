@@ -14,13 +14,19 @@ ROOT = Path(fvit.__file__).parent
 # `fvit` is the root alone, for its version and place; `fvit.cost` is the folder with all that is in it.
 MAY_IMPORT = {
     "attention": "torch",
-    "models": "torch timm onnxruntime fvit.attention",
+    "models": "torch timm onnxruntime PIL fvit fvit.attention",
     "data": "torch torchvision timm lightning numpy scipy sklearn PIL simplejpeg isal "
     "fsspec aiohttp filelock pydantic pyarrow",
-    "training": "torch timm lightning torchmetrics fvit.models",
     "cost": "torch timm fvit.attention fvit.models",
-    "run": "torch lightning hydra omegaconf yaml pydantic rich PIL plotly matplotlib wandb dotenv optuna numpy scipy "
-    "filelock wandb_workspaces fvit fvit.cost",
+    "tinysaver": "torch rich plotly fvit.config fvit.launch fvit.reports",
+    "config": "hydra omegaconf pydantic yaml fvit",
+    "launch": "torch lightning hydra omegaconf pydantic rich dotenv filelock fvit fvit.config",
+    "training": "torch timm lightning torchmetrics hydra fvit.attention fvit.models fvit.config fvit.launch",
+    "callbacks": "torch lightning numpy rich fvit.cost fvit.models fvit.training fvit.config fvit.launch",
+    "loggers": "torch lightning wandb pydantic PIL fvit.cost fvit.models fvit.training fvit.config fvit.launch",
+    "search": "optuna numpy filelock lightning hydra omegaconf plotly fvit.config fvit.launch fvit.reports",
+    "reports": "numpy scipy hydra omegaconf yaml plotly rich wandb wandb_workspaces "
+    "fvit fvit.cost fvit.config fvit.launch",
 }
 
 # Imported inside functions alone: it is slow to load, and most runs go without it.
@@ -102,6 +108,19 @@ def test_slow_optional_module_is_imported_inside_functions(module):
     assert not [hit for hit in hits if module in hit]
 
 
+@pytest.mark.parametrize("folder", ["config", "launch"])
+def test_starting_up_does_not_wait_for_torch(folder):
+    """--help, completion and a wrong override answer within a second."""
+    slow = {"torch", "lightning", "timm"}
+    files = [path for path in FILES if path.relative_to(ROOT).parts[0] == folder]
+    assert not each_file(
+        files,
+        lambda path: [
+            hit for hit in imports(path.read_text(), package_of(path), lazy=False) if belongs_to(hit[1], slow)
+        ],
+    )
+
+
 def test_there_are_files_to_check():
     assert {"attention", "models", "cost"} <= set(FOLDERS)
     assert len(FILES) > 10
@@ -120,6 +139,88 @@ def test_no_arrow_runs_back():
     assert not [folder for folder in arrows if folder in reachable(folder)]
 
 
+def file_graph(sources):
+    """{module: modules that it imports}, lazy imports counted; `sources` maps dotted names to texts."""
+    graph = {}
+    for name, source in sources.items():
+        package = name if f"{name}.__init__" in sources else name.rpartition(".")[0]
+        targets = set()
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+                continue  # read by type checkers alone
+            if isinstance(node, ast.Import):
+                targets |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                parts = package.split(".")
+                base = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
+                module = ".".join(part for part in (base, node.module) if part)
+                # A submodule, else a name inside the module.
+                targets |= {f"{module}.{a.name}" if f"{module}.{a.name}" in sources else module for a in node.names}
+        graph[name] = (targets & set(sources)) - {name}
+    return graph
+
+
+def circles(graph):
+    """The sets of modules that reach each other, by Tarjan's algorithm."""
+    index, low, stack, found = {}, {}, [], []
+
+    def visit(node):
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for near in graph[node]:
+            if near not in index:
+                visit(near)
+                low[node] = min(low[node], low[near])
+            elif near in stack:
+                low[node] = min(low[node], index[near])
+        if low[node] == index[node]:
+            part = {stack.pop()}
+            while node not in part:
+                part.add(stack.pop())
+            if len(part) > 1:
+                found.append(sorted(part))
+
+    for node in graph:
+        if node not in index:
+            visit(node)
+    return found
+
+
+def typed_only(source):
+    """The source without what stands under `if TYPE_CHECKING:`, which never runs."""
+    tree = ast.parse(source)
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and runs_later(node))]
+    return ast.unparse(tree)
+
+
+def test_no_circle_of_files():
+    names = {".".join(("fvit", *path.relative_to(ROOT).with_suffix("").parts)): path for path in FILES}
+    # A package is its __init__.py; a file that imports from its own package's __init__.py is a circle as well.
+    sources = {name.removesuffix(".__init__"): typed_only(path.read_text()) for name, path in names.items()}
+    assert circles(file_graph(sources)) == []
+
+
+def test_circles_are_found():
+    sources = {
+        "fvit.a": "from fvit.b import x",
+        "fvit.b": "def f():\n    from fvit import c",
+        "fvit.c": "import fvit.a",
+        "fvit.d": "import fvit.a",
+        "fvit": "",
+    }
+    assert circles(file_graph(sources)) == [["fvit.a", "fvit.b", "fvit.c"]]
+
+
+def test_no_folder_holds_more_than_a_fifth_of_the_lines():
+    lines = {path: len(path.read_text().splitlines()) for path in FILES}
+    total = sum(lines.values())
+    share = {
+        folder: sum(n for path, n in lines.items() if path.relative_to(ROOT).parts[0] == folder) / total
+        for folder in FOLDERS
+    }
+    assert max(share.values()) <= 0.2, share
+
+
 @pytest.mark.parametrize(
     ("folder", "source", "hits"),
     [
@@ -132,11 +233,13 @@ def test_no_arrow_runs_back():
         ("attention", "def f():\n    if True:\n        import lightning", ["lightning"]),
         ("models", "from fvit.training import Classifier", ["fvit.training"]),
         ("data", "import torchvision_extras", ["torchvision_extras"]),
-        ("run", "import fvit.models\nimport fvit.data", ["fvit.models", "fvit.data"]),
+        ("launch", "import fvit.models\nimport fvit.data", ["fvit.models", "fvit.data"]),
+        ("config", "import torch", ["torch"]),
         ("cost", "from fvit import train", ["fvit.train"]),
         ("cost", "import fvit", ["fvit"]),
-        ("run", "import fvit.train", ["fvit.train"]),
-        ("run", "import fvit\nfrom fvit import __version__\nfrom fvit.cost import count", []),
+        ("launch", "import fvit.train", ["fvit.train"]),
+        ("cost", "from fvit.models import exchange\nfrom fvit.cost import count", []),
+        ("launch", "import fvit\nfrom fvit import __version__", []),
         ("attention", "import math\nimport torch\nfrom torch import nn\nfrom . import base\nfrom .base import X", []),
         ("models", "from fvit.attention.registry import get\nfrom fvit import attention", []),
     ],
@@ -160,4 +263,4 @@ def test_forbidden_imports_are_found(folder, source, hits):
     ],
 )
 def test_eager_imports_are_found(source, count):
-    assert len(eager_imports(source, "fvit.run")) == count
+    assert len(eager_imports(source, "fvit.launch")) == count
