@@ -62,6 +62,8 @@ def explain(error: BaseException, task: str = "train") -> str | None:
     if isinstance(error, OverrideParseException):
         return _explain_grammar(error.override)
     if isinstance(error, HydraException | OmegaConfBaseException):
+        if isinstance(error.__cause__, ConfigError):  # raised by a constructor that Hydra called
+            return str(error.__cause__)
         return _explain_hydra(error, task)
     # Lightning's exception is recognised by its name: importing it would import torch.
     if isinstance(error, RunError | ConfigError) or type(error).__name__ == "MisconfigurationException":

@@ -1,7 +1,6 @@
 """Weights & Biases: one W&B run per run, offline where no server takes it, closed with the status of the run."""
 
 import functools
-import inspect
 import json
 import logging
 import os
@@ -24,7 +23,7 @@ from pydantic import ValidationError
 from fvit.config.atomic import write_text
 from fvit.config.errors import ConfigError
 from fvit.config.paths import WANDB_ID
-from fvit.config.validation import check_options
+from fvit.config.validation import check_arguments
 from fvit.launch.console import console
 from fvit.loggers.wandb_server import choose_mode, reachable
 
@@ -93,8 +92,7 @@ class RunLogger(WandbLogger):
     ) -> None:
         import wandb
 
-        known = {key: Any for key in inspect.signature(wandb.init).parameters if key not in _RESERVED}
-        check_options(options, known, "logger.wandb")
+        check_arguments(wandb.init, options, "logger.wandb", _RESERVED)
         run_dir = Path(run_dir)
         if group is None and (run_dir.parent / "multirun.yaml").is_file():  # which Hydra writes for a sweep
             group = run_dir.parent.name
@@ -247,8 +245,11 @@ class RunLogger(WandbLogger):
     def _init(self, mode: str, **settings: Any) -> None:
         import wandb
 
-        self._wandb_init |= {"mode": mode, "settings": wandb.Settings(**settings)}
-        _ = super().experiment  # with trainer/global_step as the x-axis
+        # Not through Lightning, which would continue in a run whose service has died.
+        run = wandb.init(**self._wandb_init, mode=mode, settings=wandb.Settings(**settings))
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        self._experiment = run
 
     def _takes_artifacts(self, what: str) -> bool:
         """Whether to log an artifact: W&B would try for a minute if its server is gone."""
