@@ -51,7 +51,7 @@ def test_averaged_weights_are_exported(run, tmp_path, capsys):
         with torch.no_grad():
             assert torch.allclose(model(images()), module(images()), atol=1e-5) is expected
     printed = capsys.readouterr().out
-    assert f"import fvit, then timm.create_model('local-dir:{out}', pretrained=True)" in printed
+    assert f"import fvit.models, then timm.create_model('local-dir:{out}', pretrained=True)" in printed
     assert "logits differ from the checkpoint's by at most" in printed
 
 
@@ -60,13 +60,13 @@ def test_card_has_recipe_metrics_cost_and_limits(run, tmp_path):
     content = checkpoint.read(checkpoint.find(run))
     for expected in (
         "# vit_tiny_patch16_224 with additive attention",
-        "import fvit",
+        "import fvit.models",
         f'timm.create_model("local-dir:{tmp_path / "out"}", pretrained=True)',
         "| data | digits, 10 classes, images of 32 px |",
         "| optimizer | opt adamw, lr 0.004",
         "| weights | averaged over training (EMA) |",
         f"| val/acc1 | {content['metrics']['val/acc1']:.6g} |",
-        "multiply-accumulates an image, counted product by product",
+        "MACs per image.",
         "order of the logits: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9.",
         "## Limits",
         "* Loading it runs code of fvit",

@@ -13,7 +13,7 @@ from fvit.config.schemas.export import Export
 from fvit.launch import cli
 
 if TYPE_CHECKING:
-    from fvit.models.export import Subject
+    from fvit.models.export import ExportModel
 
 
 def main() -> None:
@@ -26,9 +26,7 @@ def export(config: dict[str, Any]) -> dict[str, float]:
     # Imported here, because --help, completion and a wrong override must not wait for torch.
     from fvit.cost import count
     from fvit.launch.console import print_facts
-    from fvit.models.export import FORMATS
-    from fvit.models.export.card import Facts, card
-    from fvit.models.export.timm_folder import needs_fvit
+    from fvit.models.export import FORMATS, CardContent, card, needs_fvit
     from fvit.training import checkpoint
 
     for name in ("onnxscript", "onnx_ir", "timm"):  # their log of each folded node and opened file
@@ -43,8 +41,10 @@ def export(config: dict[str, Any]) -> dict[str, float]:
     import_fvit = for_timm and needs_fvit(exported, form)
     with new_directory(out) as folder:
         difference = FORMATS[form](exported, folder)
-        facts = Facts(form, str(out), content, exported.classes, cost.params, cost.macs, difference, import_fvit)
-        (folder / "README.md").write_text(card(facts), encoding="utf-8")
+        described = CardContent(
+            form, str(out), content, exported.classes, cost.params, cost.macs, difference, import_fvit
+        )
+        (folder / "README.md").write_text(card(described), encoding="utf-8")
         if not for_timm:  # a directory for timm contains them in config.json
             inputs = {"img_size": exported.img_size, **exported.preprocessing, "classes": exported.classes}
             (folder / "preprocessing.json").write_text(json.dumps(inputs, indent=2), encoding="utf-8")
@@ -56,7 +56,7 @@ def export(config: dict[str, Any]) -> dict[str, float]:
     ]
     if for_timm:
         create = f"timm.create_model('local-dir:{out}', pretrained=True)"
-        lines.append(("load it", f"import fvit, then {create}" if import_fvit else create))
+        lines.append(("load it", f"import fvit.models, then {create}" if import_fvit else create))
     print_facts("Exported", lines)
     return {}
 
@@ -89,17 +89,17 @@ def new_directory(out: Path) -> Iterator[Path]:
         raise
 
 
-def load(path: Path, content: dict[str, Any]) -> "Subject":
+def load(path: Path, content: dict[str, Any]) -> "ExportModel":
     """The checkpoint's model, its class names and its preprocessing."""
     from fvit.data.inference import display_names
-    from fvit.models.export import Subject
+    from fvit.models.export import ExportModel
     from fvit.training import Classifier
 
     module = Classifier.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     trained, data = module.hparams, content["datamodule_hyper_parameters"]
     preprocessing = {key: data[key] for key in ("mean", "std", "crop_pct", "interpolation")}
     names = display_names(content.get("classes"), module.num_outputs)
-    return Subject.of(module.model, trained["model"], trained["img_size"], names, preprocessing)
+    return ExportModel.of(module.model, trained["model"], trained["img_size"], names, preprocessing)
 
 
 if __name__ == "__main__":

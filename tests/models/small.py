@@ -1,4 +1,4 @@
-"""Small hosts, and mechanisms that ask for something, for the tests of this folder."""
+"""Small hosts, and mechanisms with requirements, for the tests of this folder."""
 
 import pytest
 import timm
@@ -6,7 +6,7 @@ import torch
 from timm.models.vision_transformer import ResPostBlock
 from torch import nn
 
-from fvit.attention import IdentityMixer, get
+from fvit.attention import IdentityMixer, get, names
 from fvit.models import exchange
 from fvit.models.hosts import sites
 
@@ -23,10 +23,12 @@ def seeded(name, **options):
 
 
 def being_built(attention, **options):
+    """An exchange during construction, by FViT."""
     return timm.create_model("fvit_tiny_patch16_224", **{**SMALL, **options}, attention=attention)
 
 
 def finished(attention, **options):
+    """An exchange in a finished model."""
     return exchange(small_host(**options), attention)
 
 
@@ -35,9 +37,18 @@ def meta_host(name, **options):
         return timm.create_model(name, **options)
 
 
+both_ways = pytest.mark.parametrize("make", [being_built, finished])
+
+
 def kinds(model):
-    """The class of attention in each block, whatever stands between."""
-    return [type(site.mechanism or site.block.attn).__name__ for site in sites(model)]
+    """The attention of each block: the registered name of a mechanism, the class name of timm's own."""
+    registered = {get(name): name for name in names()}
+    classes = [type(site.mechanism or site.block.attn) for site in sites(model)]
+    return [next((registered[base] for base in cls.__mro__ if base in registered), cls.__name__) for cls in classes]
+
+
+def class_name(attention):
+    return get(attention).__name__
 
 
 # A small host of each kind: timm's name and options.
@@ -68,14 +79,14 @@ KINDS = {
     "naflex, rope": ("naflexvit_base_patch16_gap", {**SMALL, "rope_type": "axial"}),
 }
 
-# timm resamples its tables of relative positions in a way of which torch warns.
+# torch warns about how timm resamples its tables of relative positions.
 resampling = pytest.mark.filterwarnings("ignore:torch.searchsorted", "ignore:Using a non-tuple sequence")
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def host_of(kind, std=0.5, **options):
-    """A host with weights so large that no part of it is lost beside the others; as timm makes it if `std` is 0."""
+    """A host with weights large enough for every part to matter; with timm's initialisation if `std` is 0."""
     name, own = KINDS[kind]
     model = seeded(name, **{**own, **options})
     if std:
@@ -89,8 +100,12 @@ def images(*size, batch=2):
 
 
 def head_for(attention):
-    """The options of a host whose head sees the image: a mean of patches where the class token does not."""
+    """Options of a host whose head sees the image: average pooling if the class token does not."""
     return {} if get(attention).reaches_prefix else {"global_pool": "avg"}
+
+
+# One mechanism per way of using the layout: none, a grid, sizes fixed by the number of tokens, the block's index.
+REPRESENTATIVES = ["additive", "softmax", "agent", "linformer", "gfnet", "window", "identity"]
 
 
 class NeedsGrid(IdentityMixer):
@@ -118,7 +133,7 @@ def bright(row, column, rows=2, columns=5):
 
 
 def attending_to_brightness(attention, **options):
-    """A model whose tokens hold the brightness of their patch in channel 0, and whose attention looks for it."""
+    """A model whose tokens have their patch's brightness in channel 0, and whose attention weighs it."""
     model = small_host(**WIDE, depth=1, **options)
     if attention != "native":
         exchange(model, attention)

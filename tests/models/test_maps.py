@@ -1,14 +1,15 @@
-"""Maps of whole models: the right tokens, at the right place, whatever stands in the blocks."""
+"""Attention maps of whole models: the right tokens at the right place, for every kind of host and attention."""
 
 import pytest
 import torch
 from torch import nn
 
-from fvit.attention import IdentityMixer, get, names
+from fvit.attention import IdentityMixer
 from fvit.models import build, exchange
 from fvit.models.maps import attention_maps
 from tests.models.small import (
     KINDS,
+    REPRESENTATIVES,
     WIDE,
     attending_to_brightness,
     bright,
@@ -23,7 +24,7 @@ from tests.models.small import (
 @pytest.mark.parametrize("options", [{}, dict(reg_tokens=2), dict(class_token=False, global_pool="avg")], ids=str)
 @pytest.mark.parametrize("attention", ["additive", "softmax", "native"])
 @pytest.mark.parametrize("place", [(0, 0), (0, 3), (1, 4)])
-def test_the_bright_patch_is_found_where_it_is(attention, place, options):
+def test_maps_show_the_bright_patch_at_its_place(attention, place, options):
     model = attending_to_brightness(attention, **options)
     found = attention_maps(model, bright(*place))
     assert [(one.block, one.name) for one in found] == (
@@ -37,7 +38,7 @@ def test_the_bright_patch_is_found_where_it_is(attention, place, options):
 
 
 @pytest.mark.parametrize("options", [{}, dict(class_token=False, global_pool="avg")], ids=str)
-def test_the_jacobian_lies_where_the_mechanism_reads(options):
+def test_jacobian_is_where_the_mechanism_reads(options):
     class ReadsOne(IdentityMixer):
         reaches_prefix = True
 
@@ -58,25 +59,25 @@ def test_the_jacobian_lies_where_the_mechanism_reads(options):
 
 @resampling
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "swin"])
-def test_timm_s_own_attention_shows_the_map_that_it_computes_with(kind):
+def test_timms_own_attention_shows_its_map(kind):
     model = host_of(kind)
     with torch.no_grad():
         before = model(images())
         found = attention_maps(model, images())
-        assert torch.equal(before, model(images())), "nothing clings to the model"
+        assert torch.equal(before, model(images())), "hooks were removed"
     assert [one.name for one in found] == ["map"] * len(model.blocks)
     for one in found:
         assert one.weights.shape == (2, 3, 4, 4)
-        if "cait" not in kind:  # it mixes the heads' maps
+        if "cait" not in kind:  # it mixes the maps of heads
             assert one.weights.min() >= 0
             assert one.weights.sum(dim=(2, 3)).max() <= 1 + 1e-5
 
 
 @pytest.mark.parametrize("kind", ["vit", "beit", "eva", "relpos"])
-def test_softmax_attention_in_an_exchanged_host_shows_what_the_host_s_own_shows(kind):
+def test_softmax_shows_the_same_maps_as_timms_own_attention(kind):
     own, theirs = (host_of(kind, std=0) for _ in range(2))
     if kind == "eva":
-        own.rope = theirs.rope = None  # which no other attention turns by
+        own.rope = theirs.rope = None  # which only timm's attention applies
         for block in theirs.blocks:
             block.attn.num_prefix_tokens = 0
     exchange(own, "softmax", keep=["qkv", "proj"])
@@ -84,10 +85,9 @@ def test_softmax_attention_in_an_exchanged_host_shows_what_the_host_s_own_shows(
         torch.testing.assert_close(one.weights, other.weights, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("attention", names())
-def test_every_mechanism_has_maps(attention):
-    options = head_for(attention) if get(attention).takes_prefix else dict(class_token=False, global_pool="avg")
-    model = exchange(small_host(num_heads=2, depth=1, **options), attention).eval()
+@pytest.mark.parametrize("attention", [*REPRESENTATIVES, "differential", "random", "synthesizer"])
+def test_mechanisms_with_and_without_weights_have_maps(attention):
+    model = exchange(small_host(num_heads=2, depth=1, **head_for(attention)), attention).eval()
     found = attention_maps(model, images())
     assert found
     for one in found:
@@ -96,15 +96,15 @@ def test_every_mechanism_has_maps(attention):
         assert one.weights.isfinite().all()
 
 
-def test_models_without_such_attention_are_refused():
-    with pytest.raises(ValueError, match="no attention maps to show: ResNet has no exchangeable attention"):
+def test_models_without_exchangeable_attention_are_rejected():
+    with pytest.raises(ValueError, match="there are no attention maps: ResNet has no exchangeable attention"):
         attention_maps(build("resnet10t", 32, 5), images())
 
 
 @resampling
 @pytest.mark.parametrize("attention", [None, "softmax", "identity"])
-def test_windows_are_put_together_where_they_lie(attention):
-    """Then, and only then, the weights of each window sum to 1; every second block shifts its windows by 2."""
+def test_windows_are_joined_at_their_places(attention):
+    """Only then do the weights of each window sum to 1; every second block shifts its windows by 2."""
     model = host_of("swin", std=0)  # 16×16 patches, then 8×8, in windows of 4×4
     if attention:
         exchange(model, attention)
@@ -118,16 +118,16 @@ def test_windows_are_put_together_where_they_lie(attention):
         torch.testing.assert_close(sums, torch.ones_like(sums))
 
 
-def test_a_mechanism_in_shifted_windows_must_tell_its_weights():
+def test_mechanism_without_weights_in_shifted_windows_is_rejected():
     class Silent(IdentityMixer):
         def weights(self, x, attn_mask=None, is_causal=False):
             return {}
 
-    with pytest.raises(ValueError, match=r"Silent honours masks .* have it override Mechanism\.weights"):
+    with pytest.raises(ValueError, match=r"Silent takes the masks of shifted windows .* override Mechanism\.weights"):
         attention_maps(exchange(host_of("swin", std=0), Silent), images())
 
 
-def test_in_a_window_the_bright_patch_is_found():
+def test_maps_of_windows_show_the_bright_patch():
     model = host_of("swin", std=0)
     block = model.layers[0].blocks[1]
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_in_a_window_the_bright_patch_is_found():
 
 
 class _Passing(nn.Module):
-    """A block that leaves its tokens as they are, after its attention has been called."""
+    """A block that calls its attention and returns its input."""
 
     def __init__(self, block):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Pretrained weights through timm's own loading, from a file that stands for what would be downloaded."""
+"""Pretrained weights through timm's own loading, from a file in place of a download."""
 
 import pytest
 import timm
@@ -13,7 +13,7 @@ SHAPE = {name: value for name, value in SMALL.items() if name not in ("img_size"
 
 @pytest.fixture
 def file(tmp_path):
-    """Weights of a small DeiT with 1000 classes, with what timm expects of a checkpoint of DeiT."""
+    """Weights of a small DeiT with 1000 classes, in the format of DeiT's checkpoints."""
 
     def save(name="deit_tiny_patch16_224", **options):
         torch.manual_seed(1)
@@ -33,10 +33,10 @@ def pretrained(overlay, name="deit_tiny_patch16_224", img_size=32, num_classes=5
     ).eval()
 
 
-def test_all_but_what_is_exchanged_and_not_kept_is_the_files(file):
+def test_weights_outside_the_exchange_and_in_keep_come_from_the_file(file):
     overlay, weights = file()
     model = pretrained(overlay, attention="linear", blocks="1-2", keep=["qkv", "proj"])
-    assert kinds(model) == ["Attention", "LinearAttention", "LinearAttention"]
+    assert kinds(model) == ["Attention", "linear", "linear"]
     state = model.state_dict()
     assert [name for name in weights if name not in state or not torch.equal(state[name], weights[name])] == [
         "head.weight",
@@ -44,7 +44,7 @@ def test_all_but_what_is_exchanged_and_not_kept_is_the_files(file):
     ]
 
 
-def test_what_is_not_kept_is_new(file):
+def test_weights_not_in_keep_are_initialised(file):
     overlay, weights = file()
     state = pretrained(overlay, attention="linear", keep=["v"]).state_dict()
     for index in range(3):
@@ -55,7 +55,7 @@ def test_what_is_not_kept_is_new(file):
 
 
 @pytest.mark.parametrize("kind", ["distilled", "deit3", "clip", "dinov2", "beit", "eva", "swin"])
-def test_every_family_computes_what_its_checkpoint_did(file, kind, tmp_path):
+def test_every_family_computes_the_same_as_its_checkpoint(file, kind, tmp_path):
     name, options = KINDS[kind]
     original = host_of(kind)
     torch.save(original.state_dict(), tmp_path / "weights.pth")
@@ -70,7 +70,7 @@ def test_every_family_computes_what_its_checkpoint_did(file, kind, tmp_path):
     torch.testing.assert_close(model(images()), original(images()), rtol=1e-6, atol=1e-6)
 
 
-def test_positions_are_resampled_for_another_size_of_image(file):
+def test_position_embedding_is_resampled_for_another_image_size(file):
     overlay, weights = file()
     model = pretrained(overlay, img_size=48, attention="linear", keep=["qkv"])
     assert model.blocks[0].attn.grid_size == (6, 6)
@@ -78,8 +78,8 @@ def test_positions_are_resampled_for_another_size_of_image(file):
     assert torch.equal(model.pos_embed[:, 0], weights["pos_embed"][:, 0])
 
 
-def test_without_a_network_and_without_a_file_the_message_says_what_to_do(monkeypatch, tmp_path):
-    """timm and the hub's client go their own way, but for the client's being told that it is offline."""
+def test_error_without_a_network_says_what_to_do(monkeypatch, tmp_path):
+    """Through timm and the hub's own client, in its offline mode."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
@@ -88,29 +88,29 @@ def test_without_a_network_and_without_a_file_the_message_says_what_to_do(monkey
         build("deit_tiny_patch16_224", 32, 5, pretrained=True, **SHAPE)
 
 
-def test_weights_that_were_never_published_are_told():
+def test_unpublished_weights_are_reported():
     with pytest.raises(ValueError, match=r"fvit_tiny_patch16_224 cannot be loaded: No pretrained weights exist"):
         build("fvit_tiny_patch16_224", 32, 5, pretrained=True, **SHAPE)
 
 
-def test_a_file_that_does_not_exist_is_named(tmp_path):
+def test_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"pretrained_cfg_overlay.file=.*missing.pth does not exist"):
         pretrained({"file": str(tmp_path / "missing.pth")})
 
 
-def test_a_file_of_another_model_is_refused_with_the_first_difference(file):
+def test_file_of_another_model_is_rejected_with_the_first_difference(file):
     overlay, _ = file()
     with pytest.raises(ValueError, match=r"cannot be loaded: .* size mismatch for cls_token"):
         pretrained(overlay, embed_dim=48)
 
 
-def test_a_file_that_holds_no_weights_is_refused(tmp_path):
+def test_file_without_weights_is_rejected(tmp_path):
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(ValueError, match=r"deit_tiny_patch16_224 cannot be loaded"):
         pretrained({"file": str(tmp_path / "text.pth")})
 
 
-def test_an_error_that_has_nothing_to_do_with_weights_is_left_alone(monkeypatch):
+def test_errors_unrelated_to_weights_are_not_changed(monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("out of memory")
 

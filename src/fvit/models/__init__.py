@@ -1,16 +1,17 @@
-"""A timm model with its attention exchanged, backbones that timm lacks, and the names registered with timm."""
+"""timm models with exchanged attention, backbones that timm lacks, and their names in timm's registry."""
 
 from fvit.models.backbones.casvit import CasViT
 from fvit.models.backbones.crossformerpp import CrossFormer
 from fvit.models.backbones.fastervit import FasterViT
 from fvit.models.backbones.vip import VisionPermutator
-from fvit.models.build import attention_spec, build
-from fvit.models.exchange import exchange
-from fvit.models.exchanged import exchanged
-from fvit.models.fvit import FViT
-from fvit.models.inherit import Inheritance, inherit
-from fvit.models.report import BlockReport, exchange_rows
-from fvit.models.spec import AttentionSpec, BlockSpec, block_indices, expand
+from fvit.models.build import build
+from fvit.models.exchange import BlockReport, exchange, exchange_rows
+from fvit.models.fvit import FViT, exchanged
+from fvit.models.spec import AttentionSpec, BlockSpec, attention_spec, block_indices, expand
+from fvit.models.transfer import WeightTransfer, transfer_weights
+
+# Names of version 0.1.
+Inheritance, inherit = WeightTransfer, transfer_weights
 
 __all__ = [
     "AttentionSpec",
@@ -22,6 +23,7 @@ __all__ = [
     "FasterViT",
     "Inheritance",
     "VisionPermutator",
+    "WeightTransfer",
     "attention_spec",
     "block_indices",
     "build",
@@ -30,4 +32,5 @@ __all__ = [
     "exchanged",
     "expand",
     "inherit",
+    "transfer_weights",
 ]

@@ -1,8 +1,7 @@
-"""Modules between a block and a mechanism, for hosts whose blocks call their attention in another way.
+"""Adapters between a host's block and a mechanism, where blocks call their attention with arguments of their own.
 
-What a host passes is honoured where the mechanism can: a relative position bias is added to the logits, and a mask of
-windows hides pairs. What it cannot honour, `exchange` refuses or reports: a bias goes with the attention that it was
-learned for, and so does a rotary position embedding, which works inside the old attention.
+A relative position bias is added to the logits and a window mask hides pairs, if the mechanism can honour them. What it
+cannot honour, `exchange` refuses (masks) or drops and reports (position biases, rotary embeddings).
 """
 
 import torch
@@ -14,11 +13,11 @@ from fvit.attention.base import Size
 
 
 class Adapter(nn.Module):
-    """Base of the adapters: a mechanism, and the relative position bias of the attention whose place it takes.
+    """Base of the adapters: a mechanism, and the relative position bias of the attention that it replaces.
 
     Args:
         mechanism: maps tokens [B, N, C] to [B, N, C].
-        rel_pos: the host's bias, of which a mechanism has none; dropped if `mechanism` does not take it.
+        rel_pos: the host's position bias; dropped if `mechanism` cannot add it.
     """
 
     def __init__(self, mechanism: Mechanism, rel_pos: RelPosBias | RelPosMlp | None = None) -> None:
@@ -28,13 +27,13 @@ class Adapter(nn.Module):
 
     @property
     def takes_bias(self) -> bool:
-        """Whether a bias of the host, which is one a head, means something to the mechanism."""
-        # Identity honours every mask by mixing nothing, so that a bias would change nothing.
-        as_many_heads = self.mechanism.num_heads == self.mechanism.host_args["num_heads"]
-        return self.mechanism.takes_pair_mask and as_many_heads and not isinstance(self.mechanism, IdentityMixer)
+        """Whether the mechanism can add the host's bias, which has one map per head."""
+        # IdentityMixer takes any mask because it mixes nothing, so a bias would have no effect.
+        same_heads = self.mechanism.num_heads == self.mechanism.host_args["num_heads"]
+        return self.mechanism.takes_pair_mask and same_heads and not isinstance(self.mechanism, IdentityMixer)
 
     def position_bias(self, shared: Tensor | None = None) -> Tensor | None:
-        """This block's bias and the one that the host shares among blocks, [1, H, N, N] or [H, N, N]."""
+        """The sum of this block's bias and the one shared among blocks, [1, H, N, N] or [H, N, N]."""
         if not self.takes_bias:
             return None
         if self.rel_pos is None:
@@ -42,47 +41,44 @@ class Adapter(nn.Module):
         return self.rel_pos.get_bias() if shared is None else self.rel_pos.get_bias() + shared
 
     def set_window_size(self, window_size: Size) -> None:
-        """Bring the bias to another grid; hosts call it when the size of their images changes."""
+        """Resample the bias for another grid; hosts call it when their input size changes."""
         if self.rel_pos is not None:
             self.rel_pos.set_window_size(window_size)
 
 
 class BeitAdapter(Adapter):
-    """In blocks of BEiT."""
+    """For blocks of BEiT."""
 
     def forward(self, x: Tensor, shared_rel_pos_bias: Tensor | None = None) -> Tensor:
-        """Map tokens [B, N, C] to [B, N, C]."""
         return self.mechanism(x, attn_mask=self.position_bias(shared_rel_pos_bias))
 
 
 class RelPosAdapter(Adapter):
-    """In blocks of timm's VisionTransformerRelPos."""
+    """For blocks of timm's VisionTransformerRelPos."""
 
     def forward(self, x: Tensor, shared_rel_pos: Tensor | None = None) -> Tensor:
-        """Map tokens [B, N, C] to [B, N, C]."""
         return self.mechanism(x, attn_mask=self.position_bias(shared_rel_pos))
 
 
 class RotaryAdapter(Adapter):
-    """In blocks of EVA, and of NaFlexVit where they are the same; the rotation finds nothing here to turn."""
+    """For blocks of EVA, and of NaFlexVit with the same attention; ignores `rope`, which `exchange` reports as lost."""
 
     takes_bias = False
 
     def forward(
         self, x: Tensor, rope: Tensor | None = None, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
-        """Map tokens [B, N, C] to [B, N, C]."""
         return self.mechanism(x, attn_mask=attn_mask, is_causal=is_causal)
 
 
 class WindowAdapter(Adapter):
-    """In blocks of Swin, whose tokens come window by window: each is an image of its own to the mechanism."""
+    """For blocks of Swin, which treat each window as an image of its own."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map tokens [B·W, N, C] of W windows an image; `mask` [W, N, N] is not 0 where a pair must not meet."""
+        """Map tokens [B·W, N, C] of W windows per image; `mask` [W, N, N] is nonzero where a pair must not attend."""
         bias = self.position_bias()
         if mask is None:
             return self.mechanism(x, attn_mask=bias)
-        # The host's −100 hides enough for a softmax alone; −∞ and False hide from any mechanism.
-        seen = (mask == 0).repeat(x.shape[0] // mask.shape[0], 1, 1).unsqueeze(1)
-        return self.mechanism(x, attn_mask=seen if bias is None else torch.where(seen, bias, float("-inf")))
+        # The host adds −100, which hides a pair from a softmax only; −∞ or False hides it from any mechanism.
+        visible = (mask == 0).repeat(x.shape[0] // mask.shape[0], 1, 1).unsqueeze(1)
+        return self.mechanism(x, attn_mask=visible if bias is None else torch.where(visible, bias, float("-inf")))

@@ -1,27 +1,21 @@
-"""A model from plain arguments: a name that timm knows, and the attention to put into it."""
+"""Build a model from plain arguments: a name that timm knows, and the attention to put into it."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+import inspect
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from fvit.models.exchange import exchange
-from fvit.models.inherit import inherit
-from fvit.models.sizes import check_size
 from fvit.models.spec import AttentionSpec, BlockSpec
-
-
-def attention_spec(config: Mapping[str, Any]) -> AttentionSpec | Sequence[AttentionSpec] | None:
-    """What `exchange` takes, from a config of the group `attention`: `native` and `mixed` are no mechanisms."""
-    if config["name"] == "native":
-        return None
-    if config["name"] == "mixed":
-        return list(config["layers"])
-    return dict(config)
+from fvit.models.transfer import transfer_weights
 
 
 def build(
@@ -36,84 +30,137 @@ def build(
     exchanged: bool = False,
     **options: Any,
 ) -> nn.Module:
-    """A timm model for images of `img_size` pixels, its attention exchanged where `attention` is given.
+    """A timm model for images of `img_size` pixels, with its attention exchanged if `attention` is given.
 
     Args:
         name: one of ``timm.list_models()``.
-        img_size: side of the images in pixels; models of fixed size are built for it.
-        num_classes: width of the head.
-        attention: what `exchange` accepts; None leaves the model as timm makes it.
-        blocks: the blocks to exchange, as for `exchange`; all if None.
-        keep: projections of timm's attention that the new one takes over, as for `exchange`.
-        pretrained: load timm's weights (downloads them once), before the exchange.
-        weights: weights to begin with, where they fit by name and shape; `model.inheritance` then says which did.
-        exchanged: whether `weights` are those of a model with this attention, to be taken after the exchange, which
-            is no surgery then; else they are taken before it, as timm's are.
+        img_size: side of the images in pixels.
+        num_classes: number of outputs of the head.
+        attention: what `exchange` accepts; None for the model's own attention.
+        blocks: the blocks to exchange, as in `exchange`; all if None.
+        keep: projections whose weights are transferred to the new attention, as in `exchange`.
+        pretrained: load timm's weights (downloads them once) before the exchange.
+        weights: initial weights, loaded where name and shape match; `model.weight_transfer` holds the outcome.
+        exchanged: whether `weights` come from a model with this attention, and so are loaded after the exchange;
+            otherwise they are loaded before it, like timm's.
         options: further arguments of ``timm.create_model``, such as `embed_dim`, `depth`, `drop_path_rate`, or
-            ``pretrained_cfg_overlay={"file": path}`` for weights of your own.
+            ``pretrained_cfg_overlay={"file": path}`` for a file of pretrained weights.
 
     Raises:
-        ValueError: unknown model, an option or a size that it does not take, weights that cannot be had, a host that
-            cannot take the attention, or `blocks` or `keep` without an attention to exchange;
-            `keep` with weights that are exchanged.
+        ValueError: unknown model or option, unsupported image size or host, unavailable weights, `blocks` or `keep`
+            without `attention`, or `keep` with `exchanged`.
     """
-    if attention is None and (blocks is not None or keep):
-        raise ValueError("blocks and keep have no effect without an attention to exchange; choose one")
+    for key, value in (("blocks", blocks), ("keep", keep)):
+        if attention is None and value not in (None, [], ()):
+            raise ValueError(f"{key}={value!r} has no effect with attention=native; choose an attention to exchange")
     if keep and exchanged:
-        raise ValueError("keep has no effect with the weights of a model of the same attention: all are taken")
+        raise ValueError(
+            f"keep={keep!r} has no effect with weights of a model that has the same attention: all are loaded"
+        )
     if not timm.is_model(name.split(".")[0]):
-        near = difflib.get_close_matches(name, timm.list_models(), cutoff=0.5)
-        hint = f", did you mean {' or '.join(near)}?" if near else "; timm.list_models() lists all"
-        raise ValueError(f"unknown model '{name}'{hint}")
+        raise ValueError(f"unknown model '{name}'{_near(name, timm.list_models())}")
     model = _create(name, img_size, pretrained=pretrained, num_classes=num_classes, **options)
-    check_size(model, name, img_size, options.get("in_chans") or 3)
+    check_stride(model, name, img_size, options.get("in_chans") or 3)
     if weights is not None and not exchanged:
-        model.inheritance = inherit(model, weights)
+        model.weight_transfer = transfer_weights(model, weights)
     if attention is not None:
         exchange(model, attention, blocks, keep)
     if weights is not None and exchanged:
-        model.inheritance = inherit(model, weights)
-        model.exchange_report = ()  # what it calls initialised has its weights now
+        model.weight_transfer = transfer_weights(model, weights)
+        model.exchange_report = ()  # its initialised weights have been replaced
     return model
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, cutoff=0.5)
+    return f", did you mean {' or '.join(near)}?" if near else ""
 
 
 def _create(name: str, img_size: int, **options: Any) -> nn.Module:
     try:
         model = _load(name, img_size=img_size, **options)
     except TypeError as error:
-        # Convolutional models work at any size and take no img_size.
-        if "img_size" not in str(error):
-            raise ValueError(f"model {name} does not take these options: {error}") from error
-        return _create_sizeless(name, **options)
-    patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
-    patch_height, patch_width = patch_size if isinstance(patch_size, tuple) else (patch_size, patch_size)
-    if img_size % patch_height or img_size % patch_width:
-        raise ValueError(
-            f"images of {img_size} px do not divide into patches of {patch_height} px; "
-            f"take data.img_size={max(1, round(img_size / patch_height)) * patch_height}"
-        )
-    return model
-
-
-def _create_sizeless(name: str, **options: Any) -> nn.Module:
+        if "'img_size'" not in str(error):
+            raise _option_error(name, options, error) from error
+    else:
+        _check_patches(model, img_size)
+        return model
+    # Convolutional models run on images of any size and have no img_size.
     try:
         return _load(name, **options)
     except TypeError as error:
-        raise ValueError(f"model {name} does not take these options: {error}") from error
+        raise _option_error(name, options, error) from error
 
 
 def _load(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
-    """The model as timm makes it, with an error for people where its weights cannot be had."""
     file = options.get("pretrained_cfg_overlay", {}).get("file")
     if pretrained and file is not None and not Path(file).is_file():
         raise ValueError(f"pretrained_cfg_overlay.file={file} does not exist")
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
     except (OSError, RuntimeError, UnpicklingError) as error:
-        # No network (OSError), no weights published or of another shape (RuntimeError), no checkpoint at all.
+        # OSError: no network. RuntimeError: no published weights, or another shape. UnpicklingError: not a checkpoint.
         if not pretrained:
             raise
         raise ValueError(
             f"the pretrained weights of {name} cannot be loaded: {' '.join(str(error).split())[:300]}\n"
             "Set model.pretrained=false, or name a file that you have: +model.pretrained_cfg_overlay.file=FILE"
         ) from error
+
+
+def _option_error(name: str, options: Mapping[str, Any], error: TypeError) -> ValueError:
+    """The error to raise for a TypeError of the model's constructor."""
+    unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if not unexpected or unexpected[1] not in options:
+        return ValueError(f"model {name} cannot be built with these options: {error}")
+    with torch.device("meta"):
+        kind = type(timm.create_model(name))
+    known: set[str] = set()
+    for cls in (cls for cls in kind.__mro__ if "__init__" in vars(cls)):
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        known |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if all(p.kind != p.VAR_KEYWORD for p in parameters):  # otherwise it passes the rest on to its base class
+            break
+    near = _near(unexpected[1], known)
+    return ValueError(
+        f"model {name} has no option '{unexpected[1]}'{near}; it takes: {', '.join(sorted(known - {'self'}))}"
+    )
+
+
+def _check_patches(model: nn.Module, img_size: int) -> None:
+    patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
+    patch_height, patch_width = patch_size if isinstance(patch_size, tuple) else (patch_size, patch_size)
+    if img_size % patch_height or img_size % patch_width:
+        raise ValueError(
+            f"images of {img_size} px do not divide into patches of {patch_height} px; "
+            f"use data.img_size={max(1, round(img_size / patch_height)) * patch_height}"
+        )
+
+
+def check_stride(model: nn.Module, name: str, img_size: int, in_chans: int = 3) -> None:
+    """Raise ValueError if the model's stride does not divide `img_size` and an image of that size does not pass.
+
+    The forward pass runs on the meta device and computes nothing. Most convolutional models round up and pass. Models
+    without timm's `feature_info` are not checked.
+    """
+    stages = getattr(model, "feature_info", None)
+    if not isinstance(stages, list) or not stages or img_size % stages[-1]["reduction"] == 0:
+        return
+    stride = stages[-1]["reduction"]
+    meta = {key: t.to("meta") for key, t in [*model.named_parameters(), *model.named_buffers()]}
+    dtype = next(model.parameters()).dtype
+    training = [module for module in model.modules() if module.training]
+    # In training mode, batch norm rejects a feature map of one position and one image.
+    model.eval()
+    try:
+        with torch.no_grad():
+            functional_call(model, meta, (torch.empty(1, in_chans, img_size, img_size, device="meta", dtype=dtype),))
+    except RuntimeError as error:
+        nearest = max(1, round(img_size / stride)) * stride
+        raise ValueError(
+            f"model {name} does not run on images of {img_size} px; use data.img_size={nearest}, or another multiple "
+            f"of its stride of {stride} px"
+        ) from error
+    finally:
+        for module in training:
+            module.training = True

@@ -1,17 +1,57 @@
-"""Exchange the attention of a timm model, and keep of its weights what the new one can use."""
+"""Exchange the attention of a timm model, with transfer of the weights that the new attention can use."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from fvit.attention import Mechanism
 from fvit.models import hosts
 from fvit.models.adapters import Adapter
 from fvit.models.hosts import Site
-from fvit.models.layout import make_telling
-from fvit.models.report import BlockReport
 from fvit.models.spec import AttentionSpec, BlockSpec, block_indices, expand
-from fvit.models.transfer import available, carry, parameters, projections
+from fvit.models.transfer import available_projections, parameters, requested_projections, transfer_projections
+
+
+@dataclass(frozen=True)
+class BlockReport:
+    """What an exchange did to one block.
+
+    Parameters are named after their projection, joint or not: `q.weight` may be the first third of `qkv.weight`.
+
+    Attributes:
+        block: index of the block.
+        old: class of the attention that was replaced.
+        new: class of the mechanism.
+        kept: parameters of the new attention with values of the old one.
+        initialised: parameters of the new attention that are newly initialised.
+        dropped: parameters of the old attention that were not transferred, and the host's position modules that only
+            the old one used (`rope`, `rel_pos_bias`, `shared_rel_pos`).
+    """
+
+    block: int
+    old: str
+    new: str
+    kept: tuple[str, ...]
+    initialised: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+
+class ExchangedHost:
+    """Mixin of hosts with exchanged attention: tells the mechanisms the token layout when the input size changes."""
+
+    exchange_report: tuple[BlockReport, ...] = ()
+    """The last exchange of each block, in order of the blocks."""
+
+    def set_input_size(self, *args: Any, **kwargs: Any) -> None:
+        """timm's `set_input_size`, then `Mechanism.set_layout` for each site."""
+        super().set_input_size(*args, **kwargs)
+        for site in hosts.sites(self):
+            if site.mechanism is not None:
+                site.mechanism.set_layout(site.grid, site.prefix, site.index)
 
 
 def exchange(
@@ -20,47 +60,47 @@ def exchange(
     blocks: BlockSpec | None = None,
     keep: Sequence[str] = (),
 ) -> nn.Module:
-    """Replace the attention of `model`, in place, and tell the mechanisms how its tokens lie.
+    """Replace the attention of `model` in place.
 
-    Serves a finished model, pretrained or not, and one under construction (`fvit.models.FViT` calls it last thing)
-    alike. The new parameters are initialised in the host's own way, on its device and in its dtype; those that are to
-    be kept then take the old ones' values. The rest of the model is not touched, but for position modules that no
-    block uses any more (`rope`, a shared bias), which become None. From then on `model.set_input_size` tells the
-    mechanisms the new grid, and `model.exchange_report` says what was done to each block.
+    New parameters are initialised as the host initialises its own, on the same device and in the same dtype, and then
+    take the values of the projections in `keep`. Everything else stays, except position modules that no block uses any
+    more (`rope`, a shared bias), which become None. `model.set_input_size` also updates the mechanisms from now on, and
+    `model.exchange_report` lists what was done to each block.
 
     Args:
-        model: a timm model whose blocks hold timm's attention or one of our mechanisms; see `fvit.models.hosts`.
-        attention: one mechanism for all blocks, or a list for them in order: ``["additive*8", "softmax*4"]``
+        model: a timm model, pretrained or not; `fvit.models.hosts` lists the supported ones.
+        attention: one mechanism for all blocks, or a list with one per block: ``["additive*8", "softmax*4"]``
             (``×`` works as well), ``[{"name": "additive", "logits": "full"}, …]``.
         blocks: the blocks to exchange, ``"4-11"`` or ``[0, 1, "4-11"]``; all if None.
-        keep: projections of the old attention that the new one takes over, as far as it has them: ``qkv`` or ``q``,
-            ``k``, ``v``, each with its bias and norm, and ``proj``. A relative position bias is kept in any case
-            where the mechanism can add it.
+        keep: projections of the old attention whose weights are transferred if the new one has them: ``qkv`` or ``q``,
+            ``k``, ``v``, each with its bias and norm, and ``proj``. A relative position bias is always transferred to
+            a mechanism that can add it.
 
     Returns:
-        `model`, its class a subclass of the former one.
+        `model`, whose class is now a subclass of the former one.
 
     Raises:
-        ValueError: the host cannot take a mechanism; a mechanism, an option or a name in `keep` is unknown; nothing of
-            what is to be kept can be; the list's length is not the number of blocks.
+        ValueError: unsupported host, unknown mechanism, option or name in `keep`, a list of the wrong length, or a
+            `keep` of which no projection can be transferred. `model` is then unchanged.
     """
     all_sites = hosts.sites(model)
     chosen = _choose(model, all_sites, blocks)
-    wanted = projections(keep)
+    projections = requested_projections(keep)
     classes = expand(attention, len(chosen))
-    # All are built before the first is put in: a refusal leaves the model as it was.
+    # All mechanisms are built before the first is inserted, so that an error leaves the model unchanged.
     new = {site.index: _build(model, all_sites, site, cls) for site, cls in zip(chosen, classes, strict=True)}
     hosts.check_class_token(model, all_sites, new)
-    attns = [(site, hosts.stand_in(site.block.attn, new[site.index])) for site in chosen]
-    reports = [_fill(model, site, attn, wanted) for site, attn in attns]
-    if wanted:
-        _check_kept(keep, attns, reports)
+    attns = [(site, hosts.wrap(site.block.attn, new[site.index])) for site in chosen]
+    reports = [_transfer(model, site, attn, projections) for site, attn in attns]
+    if projections:
+        _check_transfer(keep, projections, attns, reports)
     for site, attn in attns:
         site.block.attn = attn
     for name in hosts.shared_positions(model):
         if not any(hosts.uses_shared_positions(site.block.attn) for site in all_sites):
             setattr(model, name, None)
-    make_telling(model)
+    if not isinstance(model, ExchangedHost):
+        model.__class__ = _exchanged(type(model))
     by_block = {report.block: report for report in (*model.exchange_report, *reports)}
     model.exchange_report = tuple(by_block[index] for index in sorted(by_block))
     return model
@@ -84,46 +124,94 @@ def _build(model: nn.Module, all_sites: list[Site], site: Site, cls: type[Mechan
         dim, arguments = old.dim, old.host_args
     else:
         dim, arguments = hosts.read_arguments(site, parameters(site.block.attn))
-    # Of the block, since not every mechanism has parameters.
+    # Of the block, because some mechanisms have no parameters.
     parameter = next(site.block.parameters())
     mechanism = cls(dim, **arguments, device=parameter.device, dtype=parameter.dtype)
-    # What the host asked for, without the options that are bound to this mechanism alone.
+    # Without the options that are bound to this mechanism, for the next exchange.
     mechanism.host_args = arguments
     hosts.check_fit(model, all_sites, site, mechanism)
-    # Before the initialisation, which so meets parameters of their final size.
+    # Before the initialisation, because it may resize parameters.
     mechanism.set_layout(site.grid, site.prefix, site.index)
     hosts.initialise(model, site.index, mechanism)
     return mechanism.train(site.block.attn.training)
 
 
-def _fill(model: nn.Module, site: Site, attn: nn.Module, wanted: Sequence[str]) -> BlockReport:
-    """Carry the wanted weights over to the new attention of a site, and report it."""
+def _transfer(model: nn.Module, site: Site, attn: nn.Module, projections: Sequence[str]) -> BlockReport:
+    """Transfer weights from the attention at `site` to `attn`."""
     old, new = parameters(site.block.attn), parameters(attn)
-    carried = {*carry(old, new, wanted), *(name for name in new if name.startswith("rel_pos."))}
-    lost = hosts.uses_shared_positions(site.block.attn) and not hosts.uses_shared_positions(attn)
+    kept = {*transfer_projections(old, new, projections), *(name for name in new if name.startswith("rel_pos."))}
+    loses_positions = hosts.uses_shared_positions(site.block.attn) and not hosts.uses_shared_positions(attn)
     return BlockReport(
         block=site.index,
         old=type(site.mechanism or site.block.attn).__name__,
         new=type(attn.mechanism if isinstance(attn, Adapter) else attn).__name__,
-        kept=tuple(name for name in new if name in carried),
-        initialised=tuple(name for name in new if name not in carried),
-        dropped=(*(name for name in old if name not in carried), *(hosts.shared_positions(model) if lost else ())),
+        kept=tuple(name for name in new if name in kept),
+        initialised=tuple(name for name in new if name not in kept),
+        dropped=(
+            *(name for name in old if name not in kept),
+            *(hosts.shared_positions(model) if loses_positions else ()),
+        ),
     )
 
 
-def _check_kept(keep: Sequence[str], attns: Sequence[tuple[Site, nn.Module]], reports: Sequence[BlockReport]) -> None:
-    """Raise ValueError if no projection could be kept in any block."""
+def _check_transfer(
+    keep: Sequence[str],
+    projections: Sequence[str],
+    attns: Sequence[tuple[Site, nn.Module]],
+    reports: Sequence[BlockReport],
+) -> None:
+    """Raise ValueError if no requested projection could be transferred in any block."""
     if not attns:
         raise ValueError(f"keep={keep!r} has no effect where no block is exchanged")
-    wanted = {f"{part}.weight" for part in projections(keep)}
-    if any(wanted & set(report.kept) for report in reports):
+    if any(f"{part}.weight" in report.kept for part in projections for report in reports):
         return
     site, attn = attns[0]
+    old, new = (
+        ", ".join(available_projections(parameters(module))) or "no projection" for module in (site.block.attn, attn)
+    )
     raise ValueError(
-        f"of keep={keep!r} nothing can be kept: {reports[0].old} has {_list(parameters(site.block.attn))}, and "
-        f"{reports[0].new} has {_list(parameters(attn))}"
+        f"keep={keep!r}: none of these can be transferred; {reports[0].old} has {old}, and {reports[0].new} has {new}"
     )
 
 
-def _list(found: Mapping[str, Tensor]) -> str:
-    return ", ".join(available(found)) or "no projection"
+@functools.cache
+def _exchanged(host: type[nn.Module]) -> type[nn.Module]:
+    """`host` with `ExchangedHost`. Unlike bound hooks, a new class keeps a finished model deep-copyable."""
+    body = {"__doc__": host.__doc__, "__module__": host.__module__, "__reduce__": _reduce}
+    return type(host.__name__, (ExchangedHost, host), body)
+
+
+def _reduce(model: nn.Module) -> tuple[Any, ...]:
+    """Pickle through the host's class, which can be imported by name, unlike the class made from it."""
+    return _rebuild, (type(model).__bases__[1],), model.__dict__
+
+
+def _rebuild(host: type[nn.Module]) -> nn.Module:
+    cls = _exchanged(host)
+    return cls.__new__(cls)
+
+
+def exchange_rows(model: nn.Module) -> list[tuple[str, str, str, str, str]]:
+    """`model.exchange_report` as rows of a table: blocks, attention, kept, initialised, dropped.
+
+    Consecutive blocks with the same outcome share a row, and a weight and its bias a name. Empty if nothing was
+    exchanged.
+    """
+
+    def content(report: BlockReport) -> tuple[str, ...]:
+        names = (_modules(names) for names in (report.kept, report.initialised, report.dropped))
+        return (f"{report.old} → {report.new}", *names)
+
+    # Among consecutive blocks, the difference of block index and position in the list is constant.
+    runs = groupby(
+        enumerate(getattr(model, "exchange_report", ())), key=lambda pair: (pair[1].block - pair[0], content(pair[1]))
+    )
+    rows = []
+    for (_, columns), run in runs:
+        blocks = [report.block for _, report in run]
+        rows.append((str(blocks[0]) if len(blocks) == 1 else f"{blocks[0]}-{blocks[-1]}", *columns))
+    return rows
+
+
+def _modules(names: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(name.removesuffix(".weight").removesuffix(".bias") for name in names)) or "–"

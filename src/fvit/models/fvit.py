@@ -1,6 +1,6 @@
-"""FViT, and its names in timm's registry: fvit_{tiny,small,base}_patch{16,32}_{224,384}.
+"""Names in timm's registry: FViT, as fvit_{tiny,small,base}_patch{16,32}_{224,384}, and ``exchanged`` for any host.
 
-Source: Wen et al., "FViT", IEEE CAI 2024: the ViT of Dosovitskiy et al. (arXiv:2010.11929) with the additive
+Source of FViT: Wen et al., "FViT", IEEE CAI 2024: the ViT of Dosovitskiy et al. (arXiv:2010.11929) with the additive
 attention of Fastformer (arXiv:2108.09084) in every block.
 """
 
@@ -9,10 +9,11 @@ from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import nn
 
-from fvit.models.exchange import exchange
-from fvit.models.layout import TellsLayout
-from fvit.models.spec import AttentionSpec
+from fvit.models.build import build
+from fvit.models.exchange import ExchangedHost, exchange
+from fvit.models.spec import AttentionSpec, BlockSpec
 
 __all__ = ["FViT"]
 
@@ -23,7 +24,7 @@ _SHAPES = {
 }
 
 
-class FViT(TellsLayout, VisionTransformer):
+class FViT(ExchangedHost, VisionTransformer):
     """A timm VisionTransformer with exchanged attention; all other arguments are timm's.
 
     Args:
@@ -38,7 +39,7 @@ class FViT(TellsLayout, VisionTransformer):
         self, *args: Any, attention: AttentionSpec | Sequence[AttentionSpec] = "additive", **kwargs: Any
     ) -> None:
         if "attn_layer" in kwargs:
-            raise ValueError("FViT takes attention=… in place of timm's attn_layer=…")
+            raise ValueError("FViT takes attention=… instead of timm's attn_layer=…")
         super().__init__(*args, **kwargs)
         exchange(self, attention)
 
@@ -55,34 +56,66 @@ def _entrypoint(name: str, **shape: Any) -> Callable[..., FViT]:
         )
 
     create.__name__ = create.__qualname__ = name
-    create.__doc__ = f"FViT: {shape['embed_dim']} wide, {shape['depth']} deep, patches of {shape['patch_size']} px."
+    create.__doc__ = (
+        f"FViT of width {shape['embed_dim']} and depth {shape['depth']}, patches of {shape['patch_size']} px."
+    )
     create.__module__ = __name__
     return create
 
 
-def _register_all() -> None:
-    cfgs = {}
-    entrypoints = []
-    for size, shape in _SHAPES.items():
-        for patch_size in (16, 32):
-            for img_size in (224, 384):
-                name = f"fvit_{size}_patch{patch_size}_{img_size}"
-                cfgs[name] = dict(
-                    url="",  # no weights were ever published
-                    num_classes=1000,
-                    input_size=(3, img_size, img_size),
-                    fixed_input_size=True,
-                    crop_pct=1.0 if img_size == 384 else 0.9,
-                    interpolation="bicubic",
-                    first_conv="patch_embed.proj",
-                    classifier="head",
-                    license="mit",
-                )
-                entrypoints.append(_entrypoint(name, img_size=img_size, patch_size=patch_size, **shape))
-    # timm's decorator reads the defaults from the entry point's module.
-    globals()["default_cfgs"] = generate_default_cfgs(cfgs)
-    for entrypoint in entrypoints:
-        globals()[entrypoint.__name__] = register_model(entrypoint)
+def _cfg(img_size: int) -> dict[str, Any]:
+    return dict(
+        url="",  # no weights were ever published
+        num_classes=1000,
+        input_size=(3, img_size, img_size),
+        fixed_input_size=True,
+        crop_pct=1.0 if img_size == 384 else 0.9,
+        interpolation="bicubic",
+        first_conv="patch_embed.proj",
+        classifier="head",
+        license="mit",
+    )
 
 
-_register_all()
+_ENTRYPOINTS = [
+    (img_size, _entrypoint(f"fvit_{size}_patch{patch}_{img_size}", img_size=img_size, patch_size=patch, **shape))
+    for size, shape in _SHAPES.items()
+    for patch in (16, 32)
+    for img_size in (224, 384)
+]
+
+# timm's decorator reads this variable of the module.
+default_cfgs = generate_default_cfgs(
+    {
+        **{entrypoint.__name__: _cfg(img_size) for img_size, entrypoint in _ENTRYPOINTS},
+        "exchanged": dict(url="", input_size=(3, 224, 224), num_classes=1000),
+    }
+)
+
+for _, entrypoint in _ENTRYPOINTS:
+    globals()[entrypoint.__name__] = register_model(entrypoint)
+
+
+@register_model
+def exchanged(
+    pretrained: bool = False,
+    host: str = "vit_tiny_patch16_224",
+    attention: AttentionSpec | Sequence[AttentionSpec] = "additive",
+    blocks: BlockSpec | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """A timm model with exchanged attention, so that timm's config.json can describe it (`fvit.models.export`).
+
+    Args:
+        pretrained: load the weights named in timm's config, such as those of a ``local-dir:`` folder.
+        host: one of ``timm.list_models()``.
+        attention: as in `fvit.models.exchange`.
+        blocks: the blocks to exchange; all if None.
+        kwargs: timm's and the host's; `img_size` is 224 by default.
+    """
+
+    def make(img_size: int | Sequence[int] = 224, num_classes: int = 1000, **options: Any) -> nn.Module:
+        side = img_size if isinstance(img_size, int) else img_size[0]
+        return build(host, side, num_classes, attention, blocks, **options)
+
+    return build_model_with_cfg(make, "exchanged", pretrained, **kwargs)

@@ -1,4 +1,4 @@
-"""The hosts: which models of timm have an attention that can be exchanged, where it stands, and what they ask of it."""
+"""Hosts: the timm models whose attention can be exchanged, where their attentions are, and what they require."""
 
 import functools
 import math
@@ -32,7 +32,7 @@ ATTENTIONS: dict[type[nn.Module], tuple[type[nn.Module], ...]] = {
     SwinTransformer: (WindowAttention,),
     NaFlexVit: (Attention, EvaAttention, AttentionRope),
 }
-"""The attention of each host, whose place a mechanism can take."""
+"""The classes of attention that can be replaced, for each host."""
 
 _ADAPTERS: dict[type[nn.Module], type[Adapter]] = {
     BeitAttention: BeitAdapter,
@@ -42,22 +42,22 @@ _ADAPTERS: dict[type[nn.Module], type[Adapter]] = {
     WindowAttention: WindowAdapter,
 }
 
-FITS = (
-    "hosts are timm's VisionTransformers with plain attention, such as vit_small_patch16_224, deit_*, deit3_*, "
-    "vit_*_clip_*, vit_*_dinov2, further BEiT, EVA and DINOv3, Swin (not V2), CaiT, relative-position and NaFlex ViTs; "
+SUPPORTED = (
+    "supported hosts are timm's VisionTransformers with plain attention (vit_small_patch16_224, deit_*, deit3_*, "
+    "vit_*_clip_*, vit_*_dinov2, …), BEiT, EVA and DINOv3, Swin (not V2), CaiT, relative-position and NaFlex ViTs; "
     "not those with differential attention or parallel blocks"
 )
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where one attention of a host stands, and how its tokens lie.
+    """One attention of a host, and the layout of its tokens.
 
     Attributes:
-        index: of the block, counted through all stages of a host that has stages.
+        index: of the block, counted through all stages.
         block: the module that calls `block.attn`.
-        grid: rows and columns of the patches that it sees at once: those of one window in Swin.
-        prefix: number of class and register tokens before them.
+        grid: rows and columns of the patches among which it attends; in Swin, those of a window.
+        prefix: number of class and register tokens in front of the patches.
     """
 
     index: int
@@ -67,46 +67,46 @@ class Site:
 
     @property
     def mechanism(self) -> Mechanism | None:
-        """The mechanism that stands here; None for timm's own attention."""
+        """The mechanism at this site; None for timm's own attention."""
         attn = getattr(self.block, "attn", None)
         attn = attn.mechanism if isinstance(attn, Adapter) else attn
         return attn if isinstance(attn, Mechanism) else None
 
 
 def sites(model: nn.Module) -> list[Site]:
-    """All sites of a host, in the order in which tokens pass them.
+    """All sites of a host, in the order of the forward pass.
 
     Raises:
-        ValueError: `model` is no host.
+        ValueError: `model` is not a supported host.
     """
     if isinstance(model, SwinTransformer):
         blocks = [block for stage in model.layers for block in stage.blocks]
         return [Site(index, block, tuple(block.window_size), 0) for index, block in enumerate(blocks)]
     if not isinstance(model, tuple(ATTENTIONS)):
-        raise ValueError(f"{type(model).__name__} has no exchangeable attention; {FITS}")
-    # CaiT's class token comes in behind these blocks. NaFlexVit has no grid of its own, but that of its embedding.
+        raise ValueError(f"{type(model).__name__} has no exchangeable attention; {SUPPORTED}")
+    # CaiT adds its class token after these blocks. NaFlexVit takes any grid; this is that of its position embedding.
     prefix = 0 if isinstance(model, Cait) else model.num_prefix_tokens
     grid = model.embeds.pos_embed_grid_size if isinstance(model, NaFlexVit) else model.patch_embed.grid_size
     return [Site(index, block, tuple(grid), prefix) for index, block in enumerate(model.blocks)]
 
 
 def check_exchangeable(model: nn.Module, site: Site) -> None:
-    """Raise ValueError unless a mechanism can take the place of what stands at `site`."""
+    """Raise ValueError unless the attention at `site` can be replaced."""
     attn = getattr(site.block, "attn", None)
     known = next(kinds for host, kinds in ATTENTIONS.items() if isinstance(model, host))
     if site.mechanism is None and type(attn) not in known:
         raise ValueError(
             f"block {site.index} of {type(model).__name__} is a {type(site.block).__name__} with "
-            f"{type(attn).__name__} for attention, which is not exchangeable; {FITS}"
+            f"{type(attn).__name__} as its attention, which is not exchangeable; {SUPPORTED}"
         )
 
 
 def check_fit(model: nn.Module, all_sites: list[Site], site: Site, mechanism: Mechanism) -> None:
-    """Raise ValueError if the host cannot give `mechanism` what it needs, or passes it what it cannot honour."""
+    """Raise ValueError if the host lacks what `mechanism` needs, or passes a mask that it cannot honour."""
     name = type(mechanism).__name__
     if mechanism.needs_grid or mechanism.fixed_length:
         if isinstance(model, NaFlexVit):
-            raise ValueError(f"{name} needs one fixed grid, which NaFlexVit does not have; take another kind of host")
+            raise ValueError(f"{name} needs one fixed grid, which NaFlexVit does not have; use another kind of host")
         if getattr(model, "dynamic_img_size", False) and not isinstance(model, SwinTransformer):
             raise ValueError(f"{name} needs one fixed grid; build the host with dynamic_img_size=False")
         if not isinstance(getattr(model, "patch_drop", None), nn.Identity | None):
@@ -115,7 +115,7 @@ def check_fit(model: nn.Module, all_sites: list[Site], site: Site, mechanism: Me
         raise ValueError(f"the host rescales attn.proj by depth, which {name} lacks; build it with fix_init=False")
     if site.prefix and not mechanism.takes_prefix:
         raise ValueError(
-            f"{name} takes no class or register tokens; "
+            f"{name} cannot take class or register tokens; "
             "build the host with class_token=False, reg_tokens=0 and global_pool=avg"
         )
     if mechanism.takes_pair_mask:
@@ -124,12 +124,12 @@ def check_fit(model: nn.Module, all_sites: list[Site], site: Site, mechanism: Me
     if _shifts(site):
         free = [other.index for other in all_sites if not _shifts(other)]
         raise ValueError(
-            f"block {site.index} of {type(model).__name__} shifts its windows and hides tokens of one from tokens of "
-            f"another, which {name} cannot honour; take one of {able}, or the blocks that do not shift: blocks={free}"
+            f"block {site.index} of {type(model).__name__} shifts its windows and masks pairs of tokens from different "
+            f"windows, which {name} cannot honour; use one of {able}, or the blocks that do not shift: blocks={free}"
         )
     if isinstance(model, NaFlexVit) and not model.use_key_only_attn_mask:
         raise ValueError(
-            f"NaFlexVit masks pairs of tokens, which {name} cannot honour; take one of {able}, "
+            f"NaFlexVit masks pairs of tokens, which {name} cannot honour; use one of {able}, "
             "or build the host with use_key_only_attn_mask=True"
         )
 
@@ -139,22 +139,22 @@ def _shifts(site: Site) -> bool:
 
 
 def check_class_token(model: nn.Module, all_sites: list[Site], new: dict[int, Mechanism]) -> None:
-    """Raise ValueError if the head reads a class token to which no block brings anything of the image."""
+    """Raise ValueError if the head reads a class token that no block lets see the patches."""
     mechanisms = [new.get(site.index, site.mechanism) for site in all_sites]
     unseen = all(mechanism is not None and not mechanism.reaches_prefix for mechanism in mechanisms)
     if getattr(model, "global_pool", None) == "token" and all_sites[0].prefix and unseen:
         what = " and ".join(sorted({type(mechanism).__name__ for mechanism in mechanisms}))
         raise ValueError(
-            f"the head reads the class token, to which {what} brings nothing of the patches; "
+            f"the head reads the class token, which {what} does not let see the patches; "
             "build the host with class_token=False and global_pool=avg"
         )
 
 
 def read_arguments(site: Site, parameters: Mapping[str, Tensor]) -> tuple[int, dict[str, Any]]:
-    """The width and the arguments that timm's attention at `site` was built with; `parameters` as by `keep`.
+    """Width and constructor arguments of timm's attention at `site`; `parameters` from `transfer.parameters`.
 
     Raises:
-        ValueError: it does what no mechanism can be asked for.
+        ValueError: it computes something that mechanisms do not.
     """
     attn = site.block.attn
     dim = attn.proj.out_features
@@ -162,11 +162,11 @@ def read_arguments(site: Site, parameters: Mapping[str, Tensor]) -> tuple[int, d
         weight = parameters.get(f"{part}.weight")
         if weight is None or tuple(weight.shape) != (dim, dim):
             raise ValueError(
-                f"the attention of block {site.index} is wider or narrower than its tokens, at {part}: it has heads of "
-                "another width, or fewer of keys than of queries, and cannot be exchanged"
+                f"the attention of block {site.index} cannot be exchanged: its {part} projection changes the width "
+                f"of {dim}, because heads have another width or keys have fewer heads than queries"
             )
     if getattr(attn, "gate", None) is not None:
-        raise ValueError(f"the attention of block {site.index} is gated, and cannot be exchanged")
+        raise ValueError(f"the attention of block {site.index} cannot be exchanged: it is gated")
     q_norm = getattr(attn, "q_norm", nn.Identity())
     normed = not isinstance(q_norm, nn.Identity)
     return dim, dict(
@@ -181,8 +181,8 @@ def read_arguments(site: Site, parameters: Mapping[str, Tensor]) -> tuple[int, d
     )
 
 
-def stand_in(attn: nn.Module, mechanism: Mechanism) -> nn.Module:
-    """What takes the place of `attn`: `mechanism`, in an adapter where the host's blocks call it in another way."""
+def wrap(attn: nn.Module, mechanism: Mechanism) -> nn.Module:
+    """The replacement of `attn`: `mechanism`, inside an adapter if the host's blocks pass other arguments."""
     if isinstance(attn, Adapter):
         return type(attn)(mechanism, attn.rel_pos)
     adapter = _ADAPTERS.get(type(attn))
@@ -190,7 +190,7 @@ def stand_in(attn: nn.Module, mechanism: Mechanism) -> nn.Module:
 
 
 def _position_bias(attn: nn.Module) -> RelPosBias | RelPosMlp | None:
-    """The relative position bias of one of timm's attentions, as a module of its own with the same values."""
+    """The relative position bias of one of timm's attentions, as a module."""
     table = getattr(attn, "relative_position_bias_table", None)
     if table is None:
         return getattr(attn, "rel_pos", None)
@@ -203,17 +203,17 @@ def _position_bias(attn: nn.Module) -> RelPosBias | RelPosMlp | None:
 
 
 def shared_positions(model: nn.Module) -> list[str]:
-    """Names of the modules with which the host passes positions to the attention of all its blocks."""
+    """Names of the host's position modules that the attentions of all blocks share."""
     return [name for name in ("rope", "rel_pos_bias", "shared_rel_pos") if getattr(model, name, None) is not None]
 
 
 def uses_shared_positions(attn: nn.Module) -> bool:
-    """Whether what stands in a block makes use of them: timm's own attention does."""
+    """Whether a block's attention uses them; timm's own does."""
     return attn.takes_bias if isinstance(attn, Adapter) else not isinstance(attn, Mechanism)
 
 
 def initialise(model: nn.Module, index: int, mechanism: Mechanism) -> None:
-    """Draw the parameters of a mechanism as the host draws those of its attention in block `index`."""
+    """Initialise a mechanism as the host initialises its own attention in block `index`."""
     named_apply(get_init_weights_vit(getattr(model, "weight_init_mode", "")), mechanism, name="attn", include_root=True)
     proj = getattr(mechanism, "proj", None)
     if (isinstance(model, Beit | Eva) or getattr(model, "fix_init", False)) and isinstance(proj, nn.Linear):

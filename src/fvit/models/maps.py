@@ -1,4 +1,4 @@
-"""Where a model looks: for each block the weights that its attention gives to the patches of an image."""
+"""Attention maps: for each block, how much its attention attends to each patch of an image."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,16 +14,20 @@ from fvit.attention.base import Size
 from fvit.attention.saliency import sensitivity
 from fvit.models.hosts import Site, sites
 
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments."""
+
 
 class AttentionMap(NamedTuple):
-    """What one attention gives to the patches.
+    """How much one block attends to each patch.
 
     Attributes:
         block: index of the block.
-        name: ``query`` and ``key``, additive attention's α and β; ``map``, what the reader looks at in an N×N map;
-            ``jacobian``, how much each patch moves what the reader gets, where there is no map.
-        weights: [B, H, rows, columns]; H is 1 where there are no heads. Prefix tokens are left out, so that the
-            weights of a softmax sum to what is left for the patches.
+        name: ``query`` and ``key`` for α and β of additive attention; ``map`` for the rows of an N×N map that the head
+            reads; ``jacobian`` for mechanisms without attention weights: the sensitivity of the block's output to each
+            patch.
+        weights: [B, H, rows, columns], with H = 1 if there are no heads. Prefix tokens are left out, so the weights of
+            a softmax sum to what remains for the patches.
     """
 
     block: int
@@ -33,33 +37,36 @@ class AttentionMap(NamedTuple):
 
 @torch.no_grad()
 def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
-    """The maps of all blocks for images [B, 3, H, W], in order of the blocks, whose grids may differ.
+    """The maps of all blocks for images [B, 3, H, W], in order of the blocks.
 
-    The reader is what the head reads: the class token, or the mean of the patches where the head pools. Of a map with
-    a row a query the class token's row is shown, or the mean of the patches' rows (in Swin, of a window's); likewise
-    the Jacobian.
+    Maps show what the head reads: of an N×N map the row of the class token, or the mean over the patches' rows if the
+    head pools (in Swin, over a window's); likewise for the Jacobian.
 
     Args:
-        model: a host of `fvit.models.exchange`, in evaluation, with our mechanisms or timm's own attention.
+        model: a host of `fvit.models.exchange` in evaluation mode, with mechanisms or timm's own attention.
         images: normalised, of the model's size.
 
     Raises:
-        ValueError: the model has no attention in blocks.
+        ValueError: the model has no such attention.
     """
     try:
         all_sites = sites(model)
     except ValueError as error:
-        raise ValueError(f"there are no attention maps to show: {error}") from error
+        raise ValueError(f"there are no attention maps: {error}") from error
     reads_class_token = all_sites[0].prefix > 0 and getattr(model, "global_pool", None) == "token"
-    calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+    calls: dict[int, Call] = {}
+
+    def record(index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls[index] = args, kwargs
+
     with ExitStack() as stack:
         for site in all_sites:
-            keep = partial(_keep_call, calls, site.index)
-            stack.callback(site.block.attn.register_forward_pre_hook(keep, with_kwargs=True).remove)
+            hook = site.block.attn.register_forward_pre_hook(partial(record, site.index), with_kwargs=True)
+            stack.callback(hook.remove)
         model(images)
     found = []
     for site in all_sites:
-        for name, weights_bhn in _look(site, *calls[site.index], reads_class_token).items():
+        for name, weights_bhn in _site_weights(site, calls[site.index], reads_class_token).items():
             if isinstance(model, SwinTransformer):
                 patches = _join_windows(site.block, weights_bhn)
             else:
@@ -70,7 +77,7 @@ def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
 
 
 def _join_windows(block: nn.Module, weights_bhn: Tensor) -> Tensor:
-    """Weights inside of windows, [B·W, H, N], in the order of timm's block of Swin, as [B, H, rows, columns]."""
+    """Weights inside windows, [B·W, H, N], as [B, H, rows, columns]; undoes the partition of timm's Swin block."""
     size, window = block.input_resolution, block.window_size
     padded = [-(-length // part) * part for length, part in zip(size, window, strict=True)]
     whole = window_reverse(weights_bhn.mT.unflatten(1, window), window, *padded)[:, : size[0], : size[1]]
@@ -78,31 +85,24 @@ def _join_windows(block: nn.Module, weights_bhn: Tensor) -> Tensor:
 
 
 def _grid(site: Site, patches: int, height: int, width: int) -> Size:
-    """Rows and columns: a host that takes images of any size has another grid for them than it tells."""
+    """Rows and columns; hosts that take images of any size may have another grid for these than `site.grid`."""
     if site.grid[0] * site.grid[1] == patches:
         return site.grid
     side = (height * width / patches) ** 0.5
     return round(height / side), round(width / side)
 
 
-def _keep_call(
-    calls: dict[int, Any], index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    calls[index] = args, kwargs
-
-
-def _look(site: Site, args: tuple[Any, ...], kwargs: dict[str, Any], reads_class_token: bool) -> dict[str, Tensor]:
-    """The weights [B, H, N] of a site's tokens, by name."""
-    attn = site.block.attn
-    mechanism = site.mechanism
-    found = _native(attn, args, kwargs) if mechanism is None else _own(attn, mechanism, args, kwargs)
+def _site_weights(site: Site, call: Call, reads_class_token: bool) -> dict[str, Tensor]:
+    """Attention weights [B, H, N] at a site, by name."""
+    attn, mechanism, (args, kwargs) = site.block.attn, site.mechanism, call
+    found = _timm_weights(attn, call) if mechanism is None else _mechanism_weights(attn, mechanism, call)
     if found:
-        first = slice(0, 1) if reads_class_token else slice(site.prefix, None)
-        return {name: w if w.ndim == 3 else w[:, :, first].mean(dim=2) for name, w in found.items()}
+        rows = slice(0, 1) if reads_class_token else slice(site.prefix, None)
+        return {name: w if w.ndim == 3 else w[:, :, rows].mean(dim=2) for name, w in found.items()}
     if kwargs.get("mask") is not None:
         raise ValueError(
-            f"{type(mechanism or attn).__name__} honours masks between tokens of shifted windows and does not tell its "
-            "weights: have it override Mechanism.weights"
+            f"{type(mechanism or attn).__name__} takes the masks of shifted windows but has no attention weights: "
+            "override Mechanism.weights"
         )
     x, *others = args
 
@@ -113,24 +113,25 @@ def _look(site: Site, args: tuple[Any, ...], kwargs: dict[str, Any], reads_class
     return {"jacobian": sensitivity(read, x).unsqueeze(1)}
 
 
-def _own(attn: nn.Module, mechanism: Mechanism, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights of one of our mechanisms, called as its host calls it."""
+def _mechanism_weights(attn: nn.Module, mechanism: Mechanism, call: Call) -> dict[str, Tensor]:
+    """`Mechanism.weights` with the arguments that reach the mechanism, through an adapter if there is one."""
+    args, kwargs = call
     if mechanism is attn:
         return mechanism.weights(*args, **kwargs)
     found: dict[str, Tensor] = {}
 
-    def note(module: Mechanism, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def record(module: Mechanism, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         found.update(module.weights(*args, **kwargs))
 
-    # The adapter knows what of the host's arguments reaches the mechanism.
-    hook = mechanism.register_forward_pre_hook(note, with_kwargs=True)
+    hook = mechanism.register_forward_pre_hook(record, with_kwargs=True)
     attn(*args, **kwargs)
     hook.remove()
     return found
 
 
-def _native(attn: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Tensor]:
-    """The map of timm's own attention: what its dropout gets on the way that is not fused; empty if there is none."""
+def _timm_weights(attn: nn.Module, call: Call) -> dict[str, Tensor]:
+    """The map of timm's own attention: the input of its dropout when it is not fused; empty if it has none."""
+    args, kwargs = call
     drop = getattr(attn, "attn_drop", None)
     if not isinstance(drop, nn.Module):
         return {}

@@ -1,4 +1,4 @@
-"""Which mechanism goes into which block: what `exchange` and the configuration accept."""
+"""Which mechanism goes into which block: what `exchange` and the configuration accept as `attention` and `blocks`."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,15 +11,28 @@ AttentionSpec = str | type[Mechanism] | Mapping[str, Any]
 and options."""
 
 BlockSpec = int | str | Iterable[int | str]
-"""Indices of blocks: numbers and ranges such as ``4-11``, both ends included, in a list or separated by commas."""
+"""Block indices: numbers and ranges such as ``4-11``, both ends included, in a list or separated by commas."""
+
+
+def attention_spec(config: Mapping[str, Any]) -> AttentionSpec | Sequence[AttentionSpec] | None:
+    """Convert a configuration of the group `attention` into what `exchange` accepts; None for ``native``."""
+    if config["name"] == "native":
+        return None
+    if config["name"] == "mixed":
+        return list(config["layers"])
+    return dict(config)
 
 
 def expand(attention: AttentionSpec | Sequence[AttentionSpec], depth: int) -> list[type[Mechanism]]:
-    """One class a block from what `exchange` accepts as `attention`."""
+    """One mechanism class per block.
+
+    Raises:
+        ValueError: unknown mechanism or option, or a list of another length than `depth`.
+    """
     if isinstance(attention, str | type | Mapping):
         return [_resolve(attention)] * depth
     if not isinstance(attention, Sequence):
-        raise ValueError(f"attention={attention!r} is no name, mapping, Mechanism, or list of these")
+        raise ValueError(f"attention={attention!r} must be a name, a mapping, a Mechanism, or a list of these")
     classes: list[type[Mechanism]] = []
     for item in attention:
         name, count = item, 1
@@ -37,24 +50,24 @@ def _resolve(spec: AttentionSpec) -> type[Mechanism]:
     if isinstance(spec, type) and issubclass(spec, Mechanism):
         return spec
     if not isinstance(spec, Mapping):
-        raise ValueError(f"attention {spec!r} is no name, mapping or Mechanism")
+        raise ValueError(f"attention {spec!r} must be a name, a mapping or a Mechanism")
     if "name" not in spec:
         raise ValueError(f"attention {dict(spec)} has no name; write name=additive, for example")
     return bind(get(spec["name"]), **{key: value for key, value in spec.items() if key != "name"})
 
 
 def block_indices(blocks: BlockSpec) -> list[int]:
-    """The indices that `blocks` names, in its order.
+    """The indices named by `blocks`, in its order.
 
     Raises:
-        ValueError: a part of it is no index and no range, or an index is named twice.
+        ValueError: not an index or a range, a range that runs backwards, or a repeated index.
     """
     items = [blocks] if isinstance(blocks, int | str) else blocks
     indices: list[int] = []
     for part in (part for item in items for part in str(item).split(",")):
         match = re.fullmatch(r"\s*(-?\d+)\s*(?:-\s*(\d+)\s*)?", part)
         if match is None:
-            raise ValueError(f"blocks={blocks!r}: {part!r} is no block; write 4, 4-11 or [0,1,4-11]")
+            raise ValueError(f"blocks={blocks!r}: {part!r} is not a block; write 4, 4-11 or [0,1,4-11]")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise ValueError(f"blocks={blocks!r}: {part} runs backwards; write {last}-{first}")

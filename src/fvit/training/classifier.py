@@ -86,7 +86,7 @@ class Classifier(LightningModule):
     def facts(self) -> list[tuple[str, str]]:
         """Names and values for the summary that is printed before training."""
         init_from = self.hparams.model.get("init_from")
-        return [] if init_from is None else [("start", f"{init_from}: {self.model.inheritance}")]
+        return [] if init_from is None else [("start", f"{init_from}: {self.model.weight_transfer}")]
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images [B, 3, H, W] to logits [B, outputs]."""

@@ -9,7 +9,7 @@ from fvit.models.backbones.hierarchical import CarrierTokens, HierarchicalBlock,
 from fvit.models.backbones.windows import partition
 
 DIM, HEADS = 8, 2
-# grid, window, carriers of a window: four windows; two that do not divide the grid; one window
+# grid, window, carriers per window: four windows; two that do not divide the grid; one window
 CASES = [((4, 6), (2, 3), (2, 2)), ((5, 3), (3, 3), (2, 1)), ((2, 2), (2, 2), (1, 2))]
 
 
@@ -109,7 +109,7 @@ def inputs(grid, size, share):
 
 
 @pytest.mark.parametrize(("grid", "size", "share"), CASES)
-def test_block_is_that_of_loops_in_float64(grid, size, share):
+def test_block_equals_loops_in_float64(grid, size, share):
     module, (x, carriers) = block(), inputs(grid, size, share)
     tokens, real = partition(x, size)
     out, out_carriers = module(tokens, size, real, carriers, share)
@@ -121,7 +121,7 @@ def test_block_is_that_of_loops_in_float64(grid, size, share):
         torch.testing.assert_close(out_carriers[b], expected_carriers)
 
 
-def test_windows_hear_of_each_other_through_carriers_alone():
+def test_windows_communicate_only_through_carriers():
     """A change in one window reaches its own carriers in the first block, and every window in the second."""
     module, (x, carriers) = block(), inputs((4, 6), (2, 3), (2, 2))
     changed = x.clone()
@@ -134,7 +134,7 @@ def test_windows_hear_of_each_other_through_carriers_alone():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 4)])
-def test_bias_is_finite_and_that_of_a_pair(size):
+def test_bias_equals_the_formula_for_each_offset(size):
     module = nn.Module()
     module.bias = made(LogOffsetBias(HEADS))
     table = module.bias(size)

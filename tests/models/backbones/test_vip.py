@@ -4,7 +4,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fvit.cost import count
 from fvit.models.backbones.vip import PermuteMlp, VisionPermutator
 
 HEIGHT, WIDTH, DIM, SEGMENT = 3, 5, 12, 4
@@ -20,7 +19,7 @@ def layer():
 
 
 def by_hand(mlp, x):
-    """Number for number, as the formula says."""
+    """The formula, value by value."""
     by_rows, by_columns = torch.zeros_like(x), torch.zeros_like(x)
     for image in range(len(x)):
         for segment in range(DIM // SEGMENT):
@@ -50,8 +49,8 @@ def test_permute_mlp_against_its_formula():
     torch.testing.assert_close(mlp(x), by_hand(mlp, x), rtol=1e-12, atol=1e-12)
 
 
-def test_a_change_reaches_the_row_and_the_column_and_no_more():
-    """Through the weighted sum it reaches all, so the weights are made constant."""
+def test_a_position_mixes_with_its_row_and_column_only():
+    """With constant weights of the sum, which otherwise depend on all positions."""
     mlp = layer()
     mlp.reweight.fc2.weight.data.zero_()
     x = torch.zeros(1, HEIGHT, WIDTH, DIM, dtype=torch.float64)
@@ -63,12 +62,10 @@ def test_a_change_reaches_the_row_and_the_column_and_no_more():
     assert torch.equal(changed, expected)
 
 
-def test_parameters_are_the_published():
+def test_parameters_are_as_published():
     with torch.device("meta"):
-        cost = count(timm.create_model("vip_small7"), 224)
-    assert cost.params == 25_114_984
-    assert round(cost.params / 1e6) == 25
-    assert (round(cost.macs_paper / 1e9, 2), round(cost.macs / 1e9, 2)) == (6.90, 6.91)
+        model = timm.create_model("vip_small7")
+    assert sum(p.numel() for p in model.parameters()) == 25_114_984
 
 
 def test_there_are_as_many_segments_as_rows_at_the_published_size():
@@ -93,34 +90,34 @@ def test_builds_for_other_sizes(size):
 @pytest.mark.parametrize(
     ("size", "side", "remedy"), [(32, 32, 28), (21, 21, 28), (3, 3, 14), ((28, 30), 30, 28), (225, 225, 224)]
 )
-def test_size_that_patches_do_not_divide_is_refused_with_one_that_they_do(size, side, remedy):
-    with pytest.raises(ValueError, match=f"of 14 px, which do not divide images of {side} px; take img_size={remedy}$"):
+def test_size_that_patches_do_not_divide_is_rejected_with_the_nearest(size, side, remedy):
+    with pytest.raises(ValueError, match=f"of 14 px, which do not divide images of {side} px; use img_size={remedy}$"):
         VisionPermutator(img_size=size, **SMALL)
 
 
-def test_images_of_another_size_than_built_for_are_refused():
+def test_images_of_another_size_are_rejected():
     with pytest.raises(AssertionError, match=r"42.*28"):
         VisionPermutator(img_size=28, **SMALL)(torch.zeros(1, 3, 42, 42))
 
 
-def test_weights_of_another_size_are_refused():
+def test_weights_for_another_size_are_rejected():
     state = VisionPermutator(img_size=28, **SMALL).state_dict()
     with pytest.raises(RuntimeError, match=r"size mismatch for stages\.0\.blocks\.0\.permute\.mix_h\.weight"):
         VisionPermutator(img_size=42, **SMALL).load_state_dict(state)
 
 
-def test_segment_that_does_not_divide_the_width_is_refused():
+def test_segment_that_does_not_divide_the_width_is_rejected():
     with pytest.raises(ValueError, match="segments of 5 channels do not divide a width of 16"):
         VisionPermutator(img_size=28, **{**SMALL, "segment_dims": (5, 8)})
 
 
-def test_stochastic_depth_grows_from_none_to_the_rate_over_both_stages():
+def test_stochastic_depth_grows_linearly_over_both_stages():
     model = VisionPermutator(img_size=28, drop_path_rate=0.3, **{**SMALL, "depths": (2, 3)})
     rates = [block.drop_path.drop_prob for stage in model.stages for block in stage.blocks]
     torch.testing.assert_close(torch.tensor(rates), torch.linspace(0, 0.3, 5))
 
 
-def test_linear_layers_begin_small_and_without_bias():
+def test_linear_layers_start_small_and_unbiased():
     torch.manual_seed(0)
     linear = [m for m in VisionPermutator(img_size=28, **SMALL).modules() if isinstance(m, nn.Linear)]
     assert all(m.weight.abs().max() < 0.1 and (m.bias is None or not m.bias.any()) for m in linear)

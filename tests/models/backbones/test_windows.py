@@ -6,7 +6,7 @@ from torch import nn
 
 from fvit.models.backbones.windows import GroupAttention, merge, offsets, pairs, partition
 
-# grid, size of a group, step: divided, padded below, at the right, both, and with groups that are all padding
+# grid, size of a group, step: divided; padded below, on the right, on both sides; with groups that are all padding
 CUTS = [
     ((4, 6), (2, 3), 1),
     ((8, 8), (2, 2), 2),
@@ -22,7 +22,7 @@ def grid_of(grid, batch=2, width=4):
 
 
 def members(grid, size, step):
-    """The tokens of each group as (row, column), None for padding: loops in place of reshapes."""
+    """The tokens of each group as (row, column), None for padding, by loops."""
     blocks = [range(0, extent, side * step) for extent, side in zip(grid, size, strict=True)]
     return [
         [
@@ -38,7 +38,7 @@ def members(grid, size, step):
 
 
 @pytest.mark.parametrize(("grid", "size", "step"), CUTS)
-def test_groups_hold_the_tokens_that_loops_find(grid, size, step):
+def test_partition_equals_loops(grid, size, step):
     x = grid_of(grid)
     groups, real = partition(x, size, step)
     expected = members(grid, size, step)
@@ -78,7 +78,7 @@ def test_pairs_share_the_value_of_their_offset(size):
 
 
 class Table(nn.Module):
-    """A bias that is a table of parameters."""
+    """A bias read from a table of parameters."""
 
     def __init__(self, heads, size):
         super().__init__()
@@ -120,7 +120,7 @@ def slow_attention(module, tokens, places):
 
 @pytest.mark.parametrize("prefix", [0, 2])
 @pytest.mark.parametrize(("grid", "size", "step"), CUTS)
-def test_attention_is_that_of_loops_in_float64(grid, size, step, prefix):
+def test_attention_equals_loops_in_float64(grid, size, step, prefix):
     module = attention(size)
     groups, real = partition(grid_of(grid), size, step)
     groups = torch.cat([grid_of((groups.shape[1], prefix)), groups], dim=2)
@@ -133,8 +133,8 @@ def test_attention_is_that_of_loops_in_float64(grid, size, step, prefix):
             torch.testing.assert_close(out[1, n, kept], expected)
 
 
-def test_padding_changes_nothing_and_gets_no_gradient_that_is_not_finite():
-    """Step 3 in 7 rows leaves groups that are padding alone."""
+def test_padding_has_no_effect_and_gradients_are_finite():
+    """Step 3 in 7 rows leaves groups of padding only."""
     module = attention((2, 2))
     groups, real = partition(grid_of((7, 9)), (2, 2), 3)
     assert not real.any(dim=1).all()
@@ -148,13 +148,13 @@ def test_padding_changes_nothing_and_gets_no_gradient_that_is_not_finite():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_padding_is_finite_in_every_type(dtype):
+def test_output_is_finite_with_padding_in_every_dtype(dtype):
     module = attention((2, 2)).to(dtype)
     groups, real = partition(grid_of((7, 9)).to(dtype), (2, 2), 3)
     assert module(groups, (2, 2), real).isfinite().all()
 
 
-def test_attn_drop_acts_in_training_alone():
+def test_attn_drop_acts_only_in_training():
     module = attention((2, 2), attn_drop=0.5)
     groups, _ = partition(grid_of((4, 4)), (2, 2))
     torch.testing.assert_close(module(groups, (2, 2)), module(groups, (2, 2)), rtol=0, atol=0)
@@ -162,6 +162,6 @@ def test_attn_drop_acts_in_training_alone():
     assert not torch.equal(module(groups, (2, 2)), module(groups, (2, 2)))
 
 
-def test_heads_that_do_not_divide_the_width_are_refused():
+def test_heads_that_do_not_divide_the_width_are_rejected():
     with pytest.raises(ValueError, match="width of 6 is not divisible by 4 heads"):
         GroupAttention(6, 4, nn.Identity())

@@ -1,4 +1,4 @@
-"""Each format, written, and read by those it is meant for."""
+"""Each format, written and read back by the software it is for."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import torch
 from fvit.attention import IdentityMixer, get, names
 from fvit.cost import count
 from fvit.models import build
-from fvit.models.export import FORMATS, Subject
+from fvit.models.export import FORMATS, ExportModel
 from tests.models.small import WINDOWED, head_for, resampling
 
 TRAINED = dict(name="vit_tiny_patch16_224", patch_size=8, embed_dim=24, depth=2, num_heads=2)
@@ -34,7 +34,7 @@ FOLDERS = {
 
 
 class Undecided(IdentityMixer):
-    """Does what no graph can hold: it looks at its tokens to choose what to do."""
+    """Has data-dependent control flow, which cannot be traced."""
 
     reaches_prefix = True
 
@@ -42,7 +42,7 @@ class Undecided(IdentityMixer):
         return x + x.mean(dim=1, keepdim=True) if x.sum() > 0 else x
 
 
-def subject(**trained):
+def export_model(**trained):
     options = {**TRAINED, **trained}
     if options["name"].startswith("convnext"):
         options = {key: options[key] for key in ("name", "attention")}
@@ -57,12 +57,12 @@ def subject(**trained):
     for parameter in original.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     saved = {**options, "attention": attention, "pretrained": False, "init_from": None, "keep": []}
-    return Subject.of(original, saved, 32, CLASSES, PREPROCESSING)
+    return ExportModel.of(original, saved, 32, CLASSES, PREPROCESSING)
 
 
-def of(attention):
+def exchanged_vit(attention):
     options = head_for(attention) if get(attention).takes_prefix else dict(class_token=False, global_pool="avg")
-    return subject(attention={"name": attention}, **options)
+    return export_model(attention={"name": attention}, **options)
 
 
 def logits(model, batch=7):
@@ -71,8 +71,8 @@ def logits(model, batch=7):
         return model(images)
 
 
-def answer_of(form, folder):
-    """What the file says, opened as README.md tells."""
+def logits_of(form, folder):
+    """Logits of the file, loaded as README.md describes."""
     if form == "torch_export":
         return logits(torch.export.load(folder / "model.pt2").module())
     if form == "onnx":
@@ -84,7 +84,7 @@ def answer_of(form, folder):
 
 
 def _marks(name):
-    """A mechanism of each kind of operations: products, SDPA, features, landmarks, convolutions, windows, FFT."""
+    """One mechanism per kind of operation: products, SDPA, features, landmarks, convolutions, windows, FFT."""
     kinds = ("softmax", "linear", "performer", "nystrom", "mlla", "window", "gfnet", "synthesizer")
     return [pytest.mark.slow, *([] if name in kinds else [pytest.mark.exhaustive])]
 
@@ -97,10 +97,10 @@ def _marks(name):
         *(pytest.param("onnx", name, marks=_marks(name)) for name in names() if name != "additive"),
     ],
 )
-def test_a_graph_gives_the_logits_for_any_number_of_images(tmp_path, form, attention):
-    one = of(attention)
+def test_graph_gives_the_same_logits_for_any_batch_size(tmp_path, form, attention):
+    one = exchanged_vit(attention)
     assert FORMATS[form](one, tmp_path) < 1e-5
-    torch.testing.assert_close(answer_of(form, tmp_path), logits(one.original), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits_of(form, tmp_path), logits(one.original), rtol=1e-4, atol=1e-5)
 
 
 @resampling
@@ -112,8 +112,8 @@ def test_a_graph_gives_the_logits_for_any_number_of_images(tmp_path, form, atten
     ],
     ids=["folded", "windows"],
 )
-def test_a_program_holds_what_asks_for_the_number_of_images(tmp_path, options):
-    one = subject(**options)
+def test_program_contains_operations_that_depend_on_the_batch_size(tmp_path, options):
+    one = export_model(**options)
     if options.get("patch_size") == 4:
         assert one.model.blocks[0].attn.cheapest_form(65) == "folded"
     assert FORMATS["torch_export"](one, tmp_path) < 1e-5
@@ -121,37 +121,35 @@ def test_a_program_holds_what_asks_for_the_number_of_images(tmp_path, options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("patch_size", "form"), [(8, "factored"), (4, "folded")], ids=["17 tokens", "65 tokens"])
-def test_additive_attention_is_folded_in_onnx_where_tokens_outnumber_channels(tmp_path, patch_size, form):
+def test_additive_attention_is_folded_in_onnx_if_tokens_outnumber_channels(tmp_path, patch_size, form):
     import onnx
 
-    one = subject(attention={"name": "additive"}, patch_size=patch_size)
+    one = export_model(attention={"name": "additive"}, patch_size=patch_size)
     assert one.model.blocks[0].attn.cheapest_form((32 // patch_size) ** 2 + 1) == form
     assert FORMATS["onnx"](one, tmp_path) < 1e-5
-    torch.testing.assert_close(answer_of("onnx", tmp_path), logits(one.original), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits_of("onnx", tmp_path), logits(one.original), rtol=1e-4, atol=1e-5)
     values = onnx.load(tmp_path / "model.onnx").graph.value_info
     shapes = [[size.dim_value for size in value.type.tensor_type.shape.dim] for value in values]
-    # Of width × width an image there is what tokens are multiplied by, and only in the folded form.
+    # A width × width matrix per image exists only in the folded form.
     assert ([24, 24] in [shape[1:] for shape in shapes if len(shape) == 3]) == (form == "folded")
 
 
-def test_a_graph_of_one_number_of_images_is_refused():
-    one = of("additive")
+def test_graph_of_a_fixed_batch_size_is_rejected():
+    one = exchanged_vit("additive")
 
     def fixed(images):
         if len(images) != 1:
             raise RuntimeError("Got 2, expected 1")
         return one.original(images)
 
-    with pytest.raises(
-        ValueError, match=r"cannot be exported as a graph for any number of images: Got 2, expected 1\."
-    ):
+    with pytest.raises(ValueError, match=r"cannot be exported as a graph for any batch size: Got 2, expected 1\."):
         one.check(fixed)
 
 
 @resampling
 @pytest.mark.parametrize("kind", FOLDERS)
 def test_timm_loads_the_folder(tmp_path, kind):
-    one = subject(**FOLDERS[kind])
+    one = export_model(**FOLDERS[kind])
     assert FORMATS["safetensors"](one, tmp_path) < 1e-5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
@@ -167,11 +165,11 @@ def test_timm_loads_the_folder(tmp_path, kind):
     }
     assert list(data["mean"]) == PREPROCESSING["mean"]
     assert list(model.pretrained_cfg["label_names"]) == CLASSES
-    assert model.pretrained_cfg["tag"] == "fvit", "and not that of weights that are not these"
+    assert model.pretrained_cfg["tag"] == "fvit", "not the tag of published weights"
 
 
-def test_a_loaded_model_takes_another_head(tmp_path):
-    FORMATS["safetensors"](of("additive"), tmp_path)
+def test_loaded_model_takes_another_head(tmp_path):
+    FORMATS["safetensors"](exchanged_vit("additive"), tmp_path)
     model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=3)
     assert logits(model).shape == (7, 3)
     trained = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
@@ -179,8 +177,8 @@ def test_a_loaded_model_takes_another_head(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_model_of_timm_s_is_loaded_where_there_is_no_fvit(tmp_path):
-    one = subject(attention={"name": "softmax"}, qk_norm=True)
+def test_format_timm_loads_without_fvit(tmp_path):
+    one = export_model(attention={"name": "softmax"}, qk_norm=True)
     assert FORMATS["timm"](one, tmp_path) < 1e-5
     torch.save(logits(one.original), tmp_path / "expected.pt")
     code = (
@@ -202,31 +200,34 @@ def test_a_model_of_timm_s_is_loaded_where_there_is_no_fvit(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (FOLDERS["additive"], "not for vit_tiny_patch16_224 with additive attention; format=safetensors writes what"),
+        (
+            FOLDERS["additive"],
+            "not for vit_tiny_patch16_224 with additive attention; format=safetensors writes a folder",
+        ),
         (FOLDERS["mixed"], "with mixed attention"),
         (FOLDERS["beit"], "not for beit_base_patch16_224 with softmax attention"),
-        (FOLDERS["one of ours"], "fvit_tiny_patch16_224 is one of fvit's; format=safetensors writes what timm loads"),
-        # The same weights, and other logits.
+        (FOLDERS["one of ours"], "fvit_tiny_patch16_224 is one of fvit's; format=safetensors writes"),
+        # The same weights but other logits.
         (dict(attention={"name": "linear"}), "with linear attention"),
     ],
 )
-def test_what_timm_has_not_by_itself_is_refused(tmp_path, options, message):
+def test_format_timm_rejects_models_that_timm_lacks(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        FORMATS["timm"](subject(**options), tmp_path)
+        FORMATS["timm"](export_model(**options), tmp_path)
 
 
 @pytest.mark.parametrize("form", ["onnx", "torch_export"])
-def test_a_mechanism_that_no_graph_can_hold_is_refused_by_name(tmp_path, form):
-    one = subject(attention={"name": f"{__name__}:Undecided"})
-    message = rf"vit_tiny_patch16_224 with {__name__}:Undecided attention cannot be exported as .*safetensors takes"
+def test_mechanism_that_cannot_be_traced_is_rejected_by_name(tmp_path, form):
+    one = export_model(attention={"name": f"{__name__}:Undecided"})
+    message = rf"vit_tiny_patch16_224 with {__name__}:Undecided attention cannot be exported as .*safetensors works for"
     with pytest.raises(ValueError, match=message):
         FORMATS[form](one, tmp_path)
     assert FORMATS["safetensors"](one, tmp_path) < 1e-5
 
 
 @pytest.mark.parametrize("form", [pytest.param("onnx", marks=pytest.mark.slow), "torch_export", "safetensors"])
-def test_a_file_that_disagrees_is_refused(tmp_path, form):
-    one, other = of("additive"), of("additive")
+def test_file_that_disagrees_is_rejected(tmp_path, form):
+    one, other = exchanged_vit("additive"), exchanged_vit("additive")
     for parameter in other.original.parameters():
         parameter.mul_(1.001)
     with pytest.raises(
@@ -235,8 +236,8 @@ def test_a_file_that_disagrees_is_refused(tmp_path, form):
         FORMATS[form](replace(one, original=other.original), tmp_path)
 
 
-def test_what_is_not_a_number_disagrees():
-    one = of("additive")
+def test_nan_and_wrong_shapes_disagree():
+    one = exchanged_vit("additive")
     with pytest.raises(ValueError, match="disagrees"):
         one.check(lambda images: one.original(images) * float("nan"))
     with pytest.raises(ValueError, match=r"gives logits \[1, 4\] for 1 images, and the checkpoint \[1, 5\]"):
@@ -244,8 +245,8 @@ def test_what_is_not_a_number_disagrees():
 
 
 def test_additive_attention_is_evaluated_in_its_cheapest_form():
-    one = subject(attention={"name": "additive", "form": "textbook"}, class_token=False, global_pool="avg")
-    cheapest = subject(attention={"name": "additive"}, class_token=False, global_pool="avg")
+    one = export_model(attention={"name": "additive", "form": "textbook"}, class_token=False, global_pool="avg")
+    cheapest = export_model(attention={"name": "additive"}, class_token=False, global_pool="avg")
     assert count(one.model, 32).macs == count(cheapest.model, 32).macs < count(one.original, 32).macs
     torch.testing.assert_close(logits(one.model), logits(one.original), rtol=1e-4, atol=1e-5)
     assert one.arguments["attention"]["form"] == "auto"

@@ -1,4 +1,4 @@
-"""CAS-ViT XS and S: convolutional additive attention, which gates queries and keys in place of comparing them.
+"""CAS-ViT XS and S: convolutional additive attention, which gates queries and keys instead of comparing them.
 
 Source: Zhang et al., "CAS-ViT: Convolutional Additive Self-attention Vision Transformers for Efficient Mobile
 Applications", arXiv:2408.03703; details follow the authors' code for `rcvit_xs` and `rcvit_s`
@@ -6,18 +6,18 @@ Applications", arXiv:2408.03703; details follow the authors' code for `rcvit_xs`
 
     out = conv(Γ(Φ(Q) + Φ(K)) ⊙ V)      Φ(x) = C(S(x))
 
-    S(x) = x ⊙ σ(w · ReLU(BN(conv x)))  one gate a position, for all channels
-    C(x) = x ⊙ σ(W mean over positions of x)  one gate a channel, for all positions
+    S(x) = x ⊙ σ(w · ReLU(BN(conv x)))  one gate per position, for all channels
+    C(x) = x ⊙ σ(W mean over positions of x)  one gate per channel, for all positions
 
-where conv and Γ are depth-wise 3×3 convolutions. The stem and the steps between stages halve the map by convolutions
-that round up, so that images may have any size.
+where conv and Γ are depth-wise 3×3 convolutions. The convolutions that halve the map in the stem and between stages
+round up, so images may have any size.
 
-As in the authors' code a second head learns from a teacher, and the mean of both heads is the answer; the printed
-parameters count both. As in timm both train on the labels alone unless `set_distilled_training` is called.
+As in the authors' code, a second head learns from a teacher and the output is the mean of both heads; the published
+number of parameters includes both. As in timm, both learn from the labels unless `set_distilled_training` is called.
 
-Parameters printed: 3.20 M for XS and 5.76 M for S; here 3,200,700 and 5,764,224. Multiply-accumulates at 224 px, as
-iFormer (arXiv:2501.15369) quotes them: 0.56 G and 0.93 G; here 0.55 G and 0.91 G of convolutions and linear layers
-alone, 0.55 G and 0.92 G with the products of gates; with two for each number of batch normalisation as quoted.
+Published parameters: 3.20 M for XS and 5.76 M for S; here 3,200,700 and 5,764,224. MACs at 224 px, as quoted by iFormer
+(arXiv:2501.15369): 0.56 G and 0.93 G; here 0.55 G and 0.91 G in convolutions and linear layers, 0.55 G and 0.92 G with
+the gates. Two MACs per element of batch normalisation make up the difference.
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.vision_transformer import init_weights_vit_timm
 from torch import Tensor, nn
 
-from fvit.models.backbones.backbone import Backbone, check_stages
-from fvit.models.backbones.stage import Stage
+from fvit.models.backbones.backbone import Backbone, Stage, check_stages
 
 
 def _depthwise(dim: int) -> nn.Conv2d:
@@ -46,7 +45,6 @@ class SpatialGate(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, H, W] to the same shape."""
         return x * self.gate(x)
 
 
@@ -58,7 +56,6 @@ class ChannelGate(nn.Module):
         self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(dim, dim, 1, bias=False), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, H, W] to the same shape."""
         return x * self.gate(x)
 
 
@@ -74,7 +71,6 @@ class AdditiveMixer(nn.Module):
         self.proj = _depthwise(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, H, W] to the same shape."""
         q, k, v = self.qkv(x).chunk(3, dim=1)
         return self.proj(self.context(self.gate_q(q) + self.gate_k(k)) * v)
 
@@ -85,7 +81,7 @@ class Block(nn.Module):
     Args:
         dim: width C.
         mlp_ratio: width inside the MLP over C.
-        drop_path: rate at which an image skips one of the last two.
+        drop_path: stochastic depth rate of the last two.
     """
 
     def __init__(self, dim: int, mlp_ratio: float, drop_path: float) -> None:
@@ -100,7 +96,6 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, H, W] to the same shape."""
         x = x + self.local(x)
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
@@ -117,10 +112,10 @@ class CasViT(Backbone):
         depths: blocks of each stage.
         mlp_ratio: width of the MLPs over that of their stage.
         drop_rate: dropout before the two heads.
-        drop_path_rate: stochastic depth of the last block; it grows from 0 at the first.
+        drop_path_rate: stochastic depth rate of the last block; it grows linearly from 0 at the first.
 
     Raises:
-        ValueError: `depths` has not one entry a stage.
+        ValueError: `depths` does not have one entry per stage.
     """
 
     def __init__(
@@ -153,13 +148,13 @@ class CasViT(Backbone):
         self.apply(init_weights_vit_timm)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map images [B, C, H, W] to the last feature map, normalised, [B, C', H/32, W/32], rounded up."""
+        """Images [B, C, H, W] to normalised features [B, C', H/32, W/32], rounded up."""
         return self.norm(self.stages(self.patch_embed(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Map the last feature map to logits [B, classes], or with `pre_logits` to what the heads see.
+        """Features to logits [B, classes], or to the input of the heads if `pre_logits`.
 
-        While training with a teacher these are two: for the labels, and for the teacher.
+        With `set_distilled_training`, a pair of logits in training: for the labels and for the teacher.
         """
         x = self.head(x, pre_logits=True)
         if pre_logits:
@@ -170,15 +165,14 @@ class CasViT(Backbone):
         return sum(logits) / 2
 
     def set_distilled_training(self, enable: bool = True) -> None:
-        """Return the logits of both heads while training, for a loss that has a teacher."""
+        """Return the logits of both heads in training, for distillation."""
         self.distilled_training = enable
 
     def get_classifier(self) -> tuple[nn.Module, nn.Module]:
-        """The last layers: for the labels, and for the teacher."""
+        """The heads for the labels and for the teacher."""
         return self.head.fc, self.head_dist
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put new heads in place; the pooling stays if `global_pool` is None."""
         super().reset_classifier(num_classes, global_pool)
         self.head_dist = self._second_head()
 
@@ -195,7 +189,7 @@ def _halving(dim: int, out_dim: int) -> nn.Sequential:
 
 def _cfg() -> dict[str, Any]:
     return dict(
-        url="",  # the authors' weights have other names
+        url="",  # the authors' weights use other parameter names
         num_classes=1000,
         input_size=(3, 224, 224),
         pool_size=(7, 7),
@@ -216,12 +210,12 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> CasViT:
 
 @register_model
 def casvit_xs(pretrained: bool = False, **kwargs: Any) -> CasViT:
-    """CAS-ViT-XS: `CasViT` by its defaults."""
+    """CAS-ViT-XS, the defaults of `CasViT`."""
     return _create("casvit_xs", pretrained, **kwargs)
 
 
 @register_model
 def casvit_s(pretrained: bool = False, **kwargs: Any) -> CasViT:
-    """CAS-ViT-S: half as many blocks again as XS, and wider ones."""
+    """CAS-ViT-S."""
     shape = dict(embed_dims=(48, 64, 128, 256), depths=(3, 3, 6, 3))
     return _create("casvit_s", pretrained, **{**shape, **kwargs})

@@ -1,22 +1,20 @@
-"""CrossFormer++-S: embeddings of several scales, and attention among near and among far tokens by turns.
+"""CrossFormer++-S: embeddings at several scales, and alternating attention among near and among distant tokens.
 
 Source: Wang et al., "CrossFormer++: A Versatile Vision Transformer Hinging on Cross-Scale Attention",
-arXiv:2303.06908, upon "CrossFormer", arXiv:2108.00154. Widths, group sizes and where cooling layers stand are those of
-the authors' configuration small_patch4_group_const_224 (https://github.com/cheerss/CrossFormer), whose README has the
-printed figures.
+arXiv:2303.06908, which extends "CrossFormer", arXiv:2108.00154. Widths, group sizes, positions of cooling layers and
+published figures are those of the authors' small_patch4_group_const_224 (https://github.com/cheerss/CrossFormer).
 
 * Cross-scale embedding: a token is the concatenation of convolutions with one stride and several kernels, the smaller
   kernels with the more channels.
-* Short and long distance attention (SDA, LDA): blocks attend by turns inside windows of G×G neighbours and inside
-  groups of G×G tokens I apart.
+* Short and long distance attention (SDA, LDA): blocks alternate between windows of G×G neighbours and groups of G×G
+  tokens at distance I.
 * Dynamic position bias: an MLP maps the offset between two tokens to a bias on their logit.
-* Progressive group size: G = 4, 4, 14, 7 in the four stages; a stage of no more than G rows is one group.
-* Amplitude cooling layer: after every third block of a long stage a depth-wise convolution and a norm, without a
-  residual path, end the growth of amplitudes.
+* Progressive group size: G = 4, 4, 14, 7 in the four stages; a stage with at most G rows is one group.
+* Amplitude cooling layer: after every third block of a long stage, a depth-wise convolution and a norm without residual
+  connection stop the growth of amplitudes.
 
-Parameters: 23.3 M printed and here (23,325,340, as the authors' code makes it). Multiply-accumulates at 224 px: 4.9 G
-printed; 4.43 G here with every product, 4.05 G of convolutions and linear layers alone; the authors' code counts
-itself 4.39 G.
+Parameters: 23.3 M published, 23,325,340 here and in the authors' code. MACs at 224 px: 4.9 G published, 4.39 G by the
+authors' code; here 4.43 G, and 4.05 G in convolutions and linear layers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,8 +26,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.vision_transformer import init_weights_vit_timm
 from torch import Tensor, nn
 
-from fvit.models.backbones.backbone import Backbone, check_stages
-from fvit.models.backbones.stage import Stage
+from fvit.models.backbones.backbone import Backbone, Stage, check_stages
 from fvit.models.backbones.windows import GroupAttention, Size, merge, offsets, partition
 
 PATCH_SIZES = (4, 8, 16, 32)
@@ -38,7 +35,7 @@ COOLING_EVERY = 3
 
 
 class CrossScaleEmbed(nn.Module):
-    """Convolutions of one stride, a kernel a scale, side by side: [B, C, H, W] to [B, H/stride, W/stride, C'].
+    """Parallel convolutions, one kernel size per scale: [B, C, H, W] to [B, H/stride, W/stride, C'].
 
     Each kernel has half the channels of the one before it; the last two have the same number.
     """
@@ -52,7 +49,6 @@ class CrossScaleEmbed(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, H, W] to [B, H/stride, W/stride, C']."""
         return torch.cat([scale(x) for scale in self.scales], dim=1).permute(0, 2, 3, 1)
 
 
@@ -65,15 +61,14 @@ class PatchMerging(nn.Module):
         self.embed = CrossScaleEmbed(dim, 2 * dim, MERGE_SIZES, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, H, W, C] to [B, H/2, W/2, 2C]."""
         return self.embed(self.norm(x).permute(0, 3, 1, 2))
 
 
 class DynamicPositionBias(nn.Sequential):
-    """An MLP from the offset between two tokens, in tokens, to a bias on their logit in each head."""
+    """An MLP from the offset between two tokens to a bias on their logit in each head."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
-        # Narrower than the narrowest that was published, a norm leaves hardly more than a sign.
+        # Below the smallest published width, a norm leaves hardly more than the sign.
         hidden = max(4, dim // 16)
         layers = [nn.Linear(2, hidden)]
         for width in (hidden, hidden, num_heads):
@@ -91,12 +86,12 @@ class Block(nn.Module):
     Args:
         dim: width C.
         num_heads: number of heads.
-        group_size: rows and columns G of a group; as many as the grid has on its shorter side if that is less.
+        group_size: rows and columns G of a group; at most the shorter side of the grid.
         step: distance I between the tokens of a group: 1 for short distance attention, more for long.
         mlp_ratio: width of the MLP over C.
-        proj_drop: dropout behind linear layers.
+        proj_drop: dropout after linear layers.
         attn_drop: dropout on the attention map.
-        drop_path: rate at which an image skips one of the two.
+        drop_path: stochastic depth rate.
     """
 
     def __init__(
@@ -119,7 +114,6 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, H, W, C] to the same shape."""
         x = x + self.drop_path(self._attend(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -133,7 +127,7 @@ class Block(nn.Module):
 
 
 class AmplitudeCooling(nn.Module):
-    """A depth-wise 3×3 convolution and a norm, with no residual path around them: [B, H, W, C] to the same."""
+    """A depth-wise 3×3 convolution and a norm, without residual connection: [B, H, W, C] to the same."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -141,12 +135,11 @@ class AmplitudeCooling(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, H, W, C] to the same shape."""
         return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
 def _blocks(dim: int, step: int, drop_path: Sequence[float], **shape: Any) -> Iterator[nn.Module]:
-    """Short and long distance attention by turns, and a cooling layer behind every third block but the last."""
+    """Alternating short and long distance attention, and a cooling layer after every third block but the last."""
     for number, rate in enumerate(drop_path, start=1):
         yield Block(dim, step=step if number % 2 == 0 else 1, drop_path=rate, **shape)
         if number % COOLING_EVERY == 0 and number < len(drop_path):
@@ -154,7 +147,7 @@ def _blocks(dim: int, step: int, drop_path: Sequence[float], **shape: Any) -> It
 
 
 class CrossFormer(Backbone):
-    """CrossFormer++ for images whose sides are multiples of 32 px; its parameters do not depend on their size.
+    """CrossFormer++ for images whose sides are multiples of 32 px; parameters do not depend on the size.
 
     Args:
         in_chans: channels of the images.
@@ -167,12 +160,13 @@ class CrossFormer(Backbone):
         steps: distance I between the tokens of a group of long distance attention, in each stage.
         mlp_ratio: width of the MLPs over that of their stage.
         drop_rate: dropout before the classifier.
-        proj_drop_rate: dropout behind the linear layers of blocks.
+        proj_drop_rate: dropout after the linear layers of blocks.
         attn_drop_rate: dropout on attention maps.
-        drop_path_rate: stochastic depth of the last block; it grows from 0 at the first.
+        drop_path_rate: stochastic depth rate of the last block; it grows linearly from 0 at the first.
 
     Raises:
-        ValueError: `embed_dim` is no multiple of 8 or of the heads, or an argument has not one entry a stage.
+        ValueError: `embed_dim` is not a multiple of 8 or of the heads, or an argument does not have one entry per
+            stage.
     """
 
     def __init__(
@@ -193,7 +187,7 @@ class CrossFormer(Backbone):
     ) -> None:
         if embed_dim % 8:
             near = max(1, round(embed_dim / 8)) * 8
-            raise ValueError(f"embed_dim={embed_dim} does not divide into four scales; take embed_dim={near}")
+            raise ValueError(f"embed_dim={embed_dim} does not divide into four scales; use embed_dim={near}")
         check_stages(len(depths), num_heads=num_heads, group_sizes=group_sizes, steps=steps)
         dims = [embed_dim * 2**i for i in range(len(depths))]
         super().__init__(dims[-1], num_classes, global_pool, drop_rate, output_fmt="NHWC")
@@ -220,10 +214,10 @@ class CrossFormer(Backbone):
         self.apply(init_weights_vit_timm)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map images [B, C, H, W] to the last feature map, normalised, [B, H/32, W/32, 8·embed_dim].
+        """Images [B, C, H, W] to normalised features [B, H/32, W/32, 8·embed_dim].
 
         Raises:
-            ValueError: a side is no multiple of 32 px.
+            ValueError: a side is not a multiple of 32 px.
         """
         height, width = x.shape[-2:]
         multiple = self.feature_info[-1]["reduction"]
@@ -231,7 +225,7 @@ class CrossFormer(Backbone):
             fits = [max(1, round(side / multiple)) * multiple for side in (height, width)]
             raise ValueError(
                 f"CrossFormer++ takes images whose sides are multiples of {multiple} px, not {height}×{width}; "
-                f"take {fits[0]}×{fits[1]} (data.img_size={fits[0]})"
+                f"use {fits[0]}×{fits[1]} (data.img_size={fits[0]})"
             )
         return self.norm(self.stages(self.patch_embed(x)))
 
@@ -239,7 +233,7 @@ class CrossFormer(Backbone):
 default_cfgs = generate_default_cfgs(
     {
         "crossformerpp_s": dict(
-            url="",  # the authors' weights lie on BaiduCloud, behind a key
+            url="",  # the authors' weights are on BaiduCloud, behind a key
             num_classes=1000,
             input_size=(3, 224, 224),
             pool_size=(7, 7),
@@ -254,6 +248,6 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def crossformerpp_s(pretrained: bool = False, **kwargs: Any) -> CrossFormer:
-    """CrossFormer++-S: `CrossFormer` by its defaults."""
+    """CrossFormer++-S, the defaults of `CrossFormer`."""
     features = dict(feature_cls="hook", out_indices=(0, 1, 2, 3))
     return build_model_with_cfg(CrossFormer, "crossformerpp_s", pretrained, feature_cfg=features, **kwargs)

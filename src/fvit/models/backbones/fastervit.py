@@ -1,20 +1,18 @@
 """FasterViT-0: convolutions at high resolution, hierarchical attention with carrier tokens at low resolution.
 
-Source: Hatamizadeh et al., "FasterViT: Fast Vision Transformers with Hierarchical Attention", arXiv:2306.06189. What
-the paper leaves open follows the authors' code for `faster_vit_0_224` (https://github.com/NVlabs/FasterViT), whose
-README has the printed figures.
+Source: Hatamizadeh et al., "FasterViT: Fast Vision Transformers with Hierarchical Attention", arXiv:2306.06189; details
+and published figures from the authors' code for `faster_vit_0_224` (https://github.com/NVlabs/FasterViT).
 
 Stages 1 and 2 are residual convolutions. Stages 3 and 4 attend inside windows of at most 7×7 tokens; in stage 3 each
 window has 2×2 carrier tokens (`fvit.models.backbones.hierarchical`).
 
-The authors' code for this size leaves out the paper's last step of a stage, where carriers are added to the map; so do
-we. It also leaves out carriers where stage 3 has but one window. Here they stay, so that parameters do not depend on
-the size of images; and a map that windows of 7 do not divide is cut into the fewest windows of at most 7, equal in
-size, with padding hidden. At 224 px the two compute the same.
+Like the authors' code for this size, this leaves out the paper's last step of a stage, which adds carriers to the map.
+Unlike it, carriers stay even if stage 3 has a single window, so that parameters do not depend on the image size, and a
+map that windows of 7 do not divide is cut into the fewest equal windows of at most 7, with masked padding. At 224 px
+both compute the same.
 
-Parameters: 31.4 M printed and here (31,404,840, as the authors' code makes it). Multiply-accumulates at 224 px: 3.3 G
-printed; 3.49 G here with every product, 3.44 G of convolutions and linear layers alone. Without the MLPs of positions,
-which do not depend on the image, the latter are 3.31 G.
+Parameters: 31.4 M published, 31,404,840 here and in the authors' code. MACs at 224 px: 3.3 G published, 3.49 G here,
+3.44 G in convolutions and linear layers; 3.31 G without the position MLPs, which do not depend on the image.
 """
 
 from collections.abc import Sequence
@@ -27,9 +25,8 @@ from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs,
 from timm.models.vision_transformer import init_weights_vit_timm
 from torch import Tensor, nn
 
-from fvit.models.backbones.backbone import Backbone, check_stages
+from fvit.models.backbones.backbone import Backbone, Stage, check_stages
 from fvit.models.backbones.hierarchical import CarrierTokens, HierarchicalBlock, WindowBlock
-from fvit.models.backbones.stage import Stage
 from fvit.models.backbones.windows import merge, partition
 
 WINDOW_SIZE = 7
@@ -41,7 +38,7 @@ def _conv(dim: int, out_dim: int, stride: int = 1, bias: bool = False) -> nn.Con
 
 
 class ConvBlock(nn.Module):
-    """Two 3×3 convolutions on a residual path: [B, C, H, W] to the same."""
+    """Two 3×3 convolutions with a residual connection: [B, C, H, W] to the same."""
 
     def __init__(self, dim: int, drop_path: float) -> None:
         super().__init__()
@@ -50,19 +47,18 @@ class ConvBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, H, W] to the same shape."""
         return x + self.drop_path(self.norm2(self.conv2(F.gelu(self.norm1(self.conv1(x))))))
 
 
 class AttentionStage(nn.Module):
-    """Blocks of attention of one resolution, behind `downsample`.
+    """Attention blocks of one resolution, after `downsample`: [B, C', H', W'] to [B, C, H, W].
 
     Args:
         dim: width C.
-        downsample: what leads to the resolution.
-        drop_path: a rate for each block.
+        downsample: maps the previous stage's feature map to this resolution.
+        drop_path: stochastic depth rate of each block.
         carriers: whether windows have carrier tokens.
-        window_size: most rows and columns of a window.
+        window_size: largest number of rows and columns of a window.
         shape: further arguments of `WindowBlock`.
     """
 
@@ -84,7 +80,6 @@ class AttentionStage(nn.Module):
         self.blocks = nn.ModuleList(block(dim, drop_path=rate, **shape) for rate in drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C', H', W'] to [B, C, H, W]."""
         x = self.downsample(x)
         grid = tuple(x.shape[2:])
         windows = tuple(-(-extent // self.window_size) for extent in grid)
@@ -107,7 +102,7 @@ class AttentionStage(nn.Module):
 
 
 class FasterViT(Backbone):
-    """FasterViT for images of any size; its parameters do not depend on it.
+    """FasterViT for images of any size; parameters do not depend on it.
 
     Args:
         in_chans: channels of the images.
@@ -119,12 +114,12 @@ class FasterViT(Backbone):
         num_heads: heads of the two stages of attention.
         mlp_ratio: width of the MLPs over that of their stage.
         drop_rate: dropout before the classifier.
-        proj_drop_rate: dropout behind the linear layers of blocks.
+        proj_drop_rate: dropout after the linear layers of blocks.
         attn_drop_rate: dropout on attention maps.
-        drop_path_rate: stochastic depth of the last block; it grows from 0 at the first.
+        drop_path_rate: stochastic depth rate of the last block; it grows linearly from 0 at the first.
 
     Raises:
-        ValueError: a width is not divisible by its heads, or an argument has not one entry a stage.
+        ValueError: a width is not divisible by its heads, or an argument does not have one entry per stage.
     """
 
     def __init__(
@@ -164,14 +159,14 @@ class FasterViT(Backbone):
         self.apply(init_weights_vit_timm)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map images [B, C, H, W] to the last feature map, normalised, [B, 8·embed_dim, H/32, W/32], rounded up."""
+        """Images [B, C, H, W] to normalised features [B, 8·embed_dim, H/32, W/32], rounded up."""
         return self.norm(self.stages(self.patch_embed(x)))
 
 
 default_cfgs = generate_default_cfgs(
     {
         "fastervit_0": dict(
-            url="",  # the authors' weights have other names, and a license against commercial use
+            url="",  # the authors' weights use other parameter names and a non-commercial license
             num_classes=1000,
             input_size=(3, 224, 224),
             pool_size=(7, 7),
@@ -186,6 +181,6 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def fastervit_0(pretrained: bool = False, **kwargs: Any) -> FasterViT:
-    """FasterViT-0: `FasterViT` by its defaults."""
+    """FasterViT-0, the defaults of `FasterViT`."""
     features = dict(feature_cls="hook", out_indices=(0, 1, 2, 3))
     return build_model_with_cfg(FasterViT, "fastervit_0", pretrained, feature_cfg=features, **kwargs)

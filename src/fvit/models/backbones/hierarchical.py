@@ -1,12 +1,12 @@
-"""Hierarchical attention: windows with carrier tokens, through which they hear of each other.
+"""Hierarchical attention: attention inside windows, which exchange information through carrier tokens.
 
 Source: Hatamizadeh et al., "FasterViT", arXiv:2306.06189, section 3.3. A window's carrier tokens are averages over its
-part of the map. In each block the carriers of all windows attend to each other, and then each window attends to itself
-together with its own carriers.
+part of the map. In each block, the carriers of all windows attend to each other, and then each window attends to itself
+and its own carriers.
 
-Positions: an MLP maps the place of a token in its window to what is added to it in each block, and another maps the
-log-scaled offset between two tokens to a bias on their logit (Swin v2, arXiv:2111.09883). Between the carriers and the
-tokens of a window there is no bias. The MLPs do not depend on the image, and run once a batch.
+Positions: one MLP maps a token's position in its window to an embedding that is added in each block, another maps the
+log-scaled offset between two tokens to a bias on their logit (Swin v2, arXiv:2111.09883). Carriers have no bias. The
+MLPs do not depend on the image and run once per batch.
 """
 
 import math
@@ -27,7 +27,7 @@ def _position_mlp(out_dim: int) -> nn.Sequential:
 
 
 class LogOffsetBias(nn.Module):
-    """A bias in (0, 16) on the logit of two tokens for their log-scaled offset: Swin v2's."""
+    """Swin v2's bias in (0, 16) on the logit of two tokens, from their log-scaled offset."""
 
     def __init__(self, num_heads: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class LogOffsetBias(nn.Module):
 
 
 class PositionEmbedding(nn.Module):
-    """What is added to a token for its place in the window."""
+    """An embedding of a token's position in its window."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -63,9 +63,9 @@ class WindowBlock(nn.Module):
         dim: width C.
         num_heads: number of heads.
         mlp_ratio: width of the MLP over C.
-        proj_drop: dropout behind linear layers.
+        proj_drop: dropout after linear layers.
         attn_drop: dropout on the attention map.
-        drop_path: rate at which an image skips one of the two.
+        drop_path: stochastic depth rate.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class WindowBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, size: Size, real: Tensor | None = None, carriers: Tensor | None = None) -> Tensor:
-        """Map windows [B, n, h·w, C] to the same shape; `carriers` [B, n, p, C] come in front, and stay there."""
+        """Windows [B, n, h·w, C] to the same, or with `carriers` [B, n, p, C] in front to [B, n, p + h·w, C]."""
         x = x + self.pos_embed(size)
         if carriers is not None:
             x = torch.cat([carriers, x], dim=2)
@@ -89,7 +89,7 @@ class WindowBlock(nn.Module):
 
 
 class HierarchicalBlock(nn.Module):
-    """Carriers attend to each other over the whole map, then each window to itself and its carriers.
+    """Attention among all carriers, then inside each window and its carriers.
 
     Arguments as for `WindowBlock`.
     """
@@ -102,7 +102,7 @@ class HierarchicalBlock(nn.Module):
     def forward(
         self, x: Tensor, size: Size, real: Tensor | None, carriers: Tensor, share: Size
     ) -> tuple[Tensor, Tensor]:
-        """Map windows [B, n, h·w, C] and the map of carriers, of which a window has a `share`, to the same shapes."""
+        """Windows [B, n, h·w, C] and the map of carriers, `share` of which belong to a window, to the same shapes."""
         whole = tuple(carriers.shape[1:3])
         carriers = self.across(carriers.flatten(1, 2).unsqueeze(1), whole).squeeze(1).unflatten(1, whole)
         own, _ = partition(carriers, share)
@@ -118,7 +118,7 @@ class CarrierTokens(nn.Module):
         self.conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
-        """Map [B, C, H, W] to `size` carriers, [B, rows, columns, C]; regions overlap where they do not divide it."""
+        """Map [B, C, H, W] to carriers [B, rows, columns, C]; regions overlap if `size` does not divide the map."""
         pairs = [*zip(x.shape[2:], size, strict=True)]
         stride = [extent // count for extent, count in pairs]
         kernel = [extent - extent // count * (count - 1) for extent, count in pairs]

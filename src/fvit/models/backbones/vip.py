@@ -1,20 +1,20 @@
-"""ViP, the Vision Permutator: linear layers along rows, along columns and over channels, in place of attention.
+"""ViP, the Vision Permutator: linear layers along rows, columns and channels instead of attention.
 
 Source: Hou et al., "Vision Permutator: A Permutable MLP-Like Architecture for Visual Recognition", arXiv:2106.12368.
-What the paper leaves open (initialisation, the MLP that weighs the sum) follows the authors' code for `vip_s7`
-(https://github.com/houqb/VisionPermutator), whose README has the printed figures.
+Initialisation, the MLP that weighs the sum, and published figures follow the authors' code for `vip_s7`
+(https://github.com/houqb/VisionPermutator).
 
-The C channels are cut into segments of s. A linear layer maps the H·s numbers that a segment has along a column of the
-map, another the W·s along a row, a third the C of a position, each shared by all it does not mix:
+The C channels are cut into segments of s. One linear layer maps the H·s values of a segment along a column of the map,
+another the W·s values along a row, a third the C values of a position:
 
     out = W_o (a_H ⊙ X_H + a_W ⊙ X_W + a_C ⊙ X_C) + b_o      a = softmax(MLP(mean over positions of X_H + X_W + X_C))
 
-with the softmax over the three, channel by channel. In the paper there are as many segments as rows, so that H·s = C;
-at 224 px they are here. At another size segments stay as wide as they are and the layers along rows and columns grow
-or shrink with the map, so that weights of one size do not fit another.
+with the softmax over the three, channel by channel. In the paper, and here at 224 px, there are as many segments as
+rows, so that H·s = C. At other sizes segments keep their width and the layers along rows and columns change size with
+the map, so weights for one image size do not fit another.
 
-Parameters: 25 M printed; 25,114,984 here. Multiply-accumulates at 224 px: none printed by the authors, 7.0 G by
-PaddleViT's reimplementation; 6.90 G here of convolutions and linear layers alone, 6.91 G with the weighted sum.
+Parameters: 25 M published, 25,114,984 here. MACs at 224 px: 7.0 G according to PaddleViT's reimplementation (the
+authors give none); here 6.90 G in convolutions and linear layers, 6.91 G with the weighted sum.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.vision_transformer import init_weights_vit_timm
 from torch import Tensor, nn
 
-from fvit.models.backbones.backbone import Backbone, check_stages
-from fvit.models.backbones.stage import Stage
+from fvit.models.backbones.backbone import Backbone, Stage, check_stages
 
 Size = tuple[int, int]
 
@@ -37,7 +36,7 @@ class PermuteMlp(nn.Module):
     Args:
         dim: width C.
         grid_size: H and W.
-        segment_dim: channels s of a segment.
+        segment_dim: channels s per segment.
     """
 
     def __init__(self, dim: int, grid_size: Size, segment_dim: int) -> None:
@@ -51,7 +50,6 @@ class PermuteMlp(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, H, W, C] to the same shape."""
         x_bhwgs = x.unflatten(-1, (-1, self.segment_dim))
         h, w, c = _along(1, self.mix_h, x_bhwgs), _along(2, self.mix_w, x_bhwgs), self.mix_c(x)
         logits_bc3 = self.reweight((h + w + c).mean(dim=(1, 2))).unflatten(-1, (-1, 3))
@@ -66,12 +64,12 @@ def _along(axis: int, linear: nn.Linear, x_bhwgs: Tensor) -> Tensor:
 
 
 class Permutator(nn.Module):
-    """A Permute-MLP and an MLP over channels, each on a residual path: [B, H, W, C] to the same.
+    """A Permute-MLP and an MLP over channels, each with a residual connection: [B, H, W, C] to the same.
 
     Args:
         dim: width C.
         mlp_ratio: width inside the MLP over C.
-        drop_path: rate at which an image skips one of the two.
+        drop_path: stochastic depth rate.
         permute: further arguments of `PermuteMlp`.
     """
 
@@ -84,20 +82,18 @@ class Permutator(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, H, W, C] to the same shape."""
         x = x + self.drop_path(self.permute(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class Downsample(nn.Module):
-    """Patches of 2×2 positions become one: [B, H, W, C] to [B, H/2, W/2, C']."""
+    """Merge patches of 2×2 positions: [B, H, W, C] to [B, H/2, W/2, C']."""
 
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(dim, out_dim, 2, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, H, W, C] to [B, H/2, W/2, C']."""
         return self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
@@ -110,16 +106,16 @@ class VisionPermutator(Backbone):
         in_chans: channels of the images.
         num_classes: number of logits.
         global_pool: how the last feature map is pooled.
-        embed_dims: width of each stage; each stage halves the map of the one before.
+        embed_dims: width of each stage; each later stage halves the map.
         depths: blocks of each stage.
-        segment_dims: channels of a segment, for each stage.
+        segment_dims: channels per segment, for each stage.
         mlp_ratio: width of the MLPs over that of their stage.
         drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth of the last block; it grows from 0 at the first.
+        drop_path_rate: stochastic depth rate of the last block; it grows linearly from 0 at the first.
 
     Raises:
         ValueError: the patches of the last stage do not divide the images, a segment does not divide its width, or an
-            argument has not one entry a stage.
+            argument does not have one entry per stage.
     """
 
     def __init__(
@@ -157,7 +153,7 @@ class VisionPermutator(Backbone):
         self.apply(init_weights_vit_timm)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map images [B, C, H, W] to the last feature map, normalised, [B, H/14, W/14, 384] for ViP-Small/7."""
+        """Images [B, C, H, W] to normalised features, [B, H/14, W/14, 384] for ViP-Small/7."""
         return self.norm(self.stages(self.patch_embed(x)))
 
 
@@ -165,15 +161,15 @@ def _check_sides(img_size: Size, patch_size: int, multiple: int) -> None:
     for side in img_size:
         if side % multiple:
             raise ValueError(
-                f"ViP merges patches of {patch_size} px into ones of {multiple} px, which do not divide images of "
-                f"{side} px; take img_size={max(1, round(side / multiple)) * multiple}"
+                f"ViP merges patches of {patch_size} px into patches of {multiple} px, which do not divide images of "
+                f"{side} px; use img_size={max(1, round(side / multiple)) * multiple}"
             )
 
 
 default_cfgs = generate_default_cfgs(
     {
         "vip_small7": dict(
-            url="",  # the authors' weights have other names
+            url="",  # the authors' weights use other parameter names
             num_classes=1000,
             input_size=(3, 224, 224),
             fixed_input_size=True,
@@ -188,7 +184,7 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def vip_small7(pretrained: bool = False, **kwargs: Any) -> VisionPermutator:
-    """ViP-Small/7: `VisionPermutator` by its defaults."""
+    """ViP-Small/7, the defaults of `VisionPermutator`."""
     return build_model_with_cfg(
         VisionPermutator, "vip_small7", pretrained, feature_cfg=dict(feature_cls="hook", out_indices=(0, 1)), **kwargs
     )

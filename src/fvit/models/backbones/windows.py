@@ -2,7 +2,7 @@
 
 A grid [B, H, W, C] is cut into n groups of h·w tokens each, [B, n, h·w, C]. With step 1 a group is a window (Swin,
 arXiv:2103.14030); with step I it takes every I-th token along each axis (CrossFormer, arXiv:2108.00154). A grid that
-groups do not divide is padded at its lower right; attention does not see the padding.
+groups do not divide is padded at its lower right, and the padding is masked.
 """
 
 import torch
@@ -14,7 +14,7 @@ Size = tuple[int, int]
 
 
 def partition(x: Tensor, size: Size, step: int = 1) -> tuple[Tensor, Tensor | None]:
-    """Cut a grid [B, H, W, C] into groups [B, n, h·w, C], padding it where they do not divide it.
+    """Cut a grid [B, H, W, C] into groups [B, n, h·w, C], with padding if they do not divide it.
 
     Args:
         x: the grid.
@@ -22,7 +22,7 @@ def partition(x: Tensor, size: Size, step: int = 1) -> tuple[Tensor, Tensor | No
         step: distance between the tokens of a group.
 
     Returns:
-        the groups, and which of their tokens are no padding, [n, h·w]; None in place of that if all are.
+        the groups, and a mask of the tokens that are not padding, [n, h·w]; None without padding.
     """
     below, right = (-extent % (side * step) for extent, side in zip(x.shape[1:3], size, strict=True))
     if not below and not right:
@@ -66,7 +66,7 @@ def pairs(table_hrc: Tensor, size: Size) -> Tensor:
 class GroupAttention(nn.Module):
     """Softmax attention inside each group, with a bias on the logits for the offset between query and key.
 
-    Tokens that stand before those of the group, as carrier tokens do, see and are seen without a bias.
+    Tokens in front of the group, such as carrier tokens, attend and are attended to without bias.
 
     Args:
         dim: width C.
@@ -76,7 +76,7 @@ class GroupAttention(nn.Module):
         proj_drop: dropout on the output.
 
     Raises:
-        ValueError: the heads do not divide the width.
+        ValueError: `num_heads` does not divide `dim`.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class GroupAttention(nn.Module):
     def forward(self, x: Tensor, size: Size, real: Tensor | None = None) -> Tensor:
         """Map groups of tokens [B, n, p + h·w, C] to the same shape; `real` [n, h·w] as `partition` returns it."""
         groups, tokens = x.shape[1:3]
-        # Groups lie beside the heads, so that one mask serves the whole batch.
+        # Groups and heads share a dimension, so that one mask serves the whole batch.
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
         q, k, v = qkv.unbind()
         mask = self._mask(groups, tokens, size, real).to(q.dtype)
@@ -105,11 +105,11 @@ class GroupAttention(nn.Module):
         return self.proj_drop(self.proj(out))
 
     def _mask(self, groups: int, tokens: int, size: Size, real: Tensor | None) -> Tensor:
-        """What is added to the logits, [n·heads, tokens, tokens]."""
+        """The bias on the logits, [n·heads, tokens, tokens]."""
         prefix = tokens - size[0] * size[1]
         bias = F.pad(pairs(self.bias(size), size), (prefix, 0, prefix, 0)).expand(groups, -1, -1, -1)
         if real is not None:
             hidden = ~F.pad(real, (prefix, 0), value=True)
-            # Finite, since a group may be all padding.
+            # Finite, because a group may be all padding.
             bias = bias.masked_fill(hidden[:, None, None], torch.finfo(bias.dtype).min)
         return bias.flatten(0, 1)

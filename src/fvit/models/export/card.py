@@ -1,4 +1,4 @@
-"""The model card that lies beside an exported model."""
+"""The model card, README.md, of an exported model."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,29 +9,29 @@ import fvit
 _LOADING = {
     "onnx": """import onnxruntime
 session = onnxruntime.InferenceSession("model.onnx")
-(logits,) = session.run(None, {{"images": images}})  # float32 [any number, 3, {side}, {side}]""",
+(logits,) = session.run(None, {{"images": images}})  # float32 [B, 3, {side}, {side}]""",
     "torch_export": """import torch
 model = torch.export.load("model.pt2").module()
-logits = model(images)  # float32 [any number, 3, {side}, {side}]""",
+logits = model(images)  # float32 [B, 3, {side}, {side}]""",
     "safetensors": """{fvit}import timm
 model = timm.create_model("local-dir:{folder}", pretrained=True).eval()
-logits = model(images)  # float32 [any number, 3, {side}, {side}]""",
+logits = model(images)  # float32 [B, 3, {side}, {side}]""",
 }
 _LOADING["timm"] = _LOADING["safetensors"]
 
 
-class Facts(NamedTuple):
-    """What there is to say of an export.
+class CardContent(NamedTuple):
+    """What the card describes.
 
     Attributes:
         format: ``onnx``, ``torch_export``, ``safetensors`` or ``timm``.
-        folder: where it lies.
-        content: of the checkpoint.
+        folder: the exported folder.
+        content: the content of the checkpoint.
         classes: names of the outputs.
         params: number of parameters.
-        macs: of one image.
-        difference: the largest of the logits that was found.
-        needs_fvit: whether what loads it must import fvit.
+        macs: MACs per image.
+        difference: the largest relative difference of the logits from the checkpoint's.
+        needs_fvit: whether loading needs ``import fvit.models``.
     """
 
     format: str
@@ -44,44 +44,46 @@ class Facts(NamedTuple):
     needs_fvit: bool
 
 
-def card(facts: Facts) -> str:
-    """README.md: how to load the model, what it expects, how it was trained, what it reached, what is not known."""
-    trained, data = facts.content["hyper_parameters"], facts.content["datamodule_hyper_parameters"]
+def card(export: CardContent) -> str:
+    """README.md: how to load the model, its preprocessing, training recipe, metrics and limits."""
+    trained, data = export.content["hyper_parameters"], export.content["datamodule_hyper_parameters"]
     model = trained["model"]
     side, name = data["img_size"], model["name"]
     attention = model.get("attention", {"name": "native"})
-    loading = _LOADING[facts.format].format(
-        side=side, folder=facts.folder, fvit="import fvit  # makes timm know the model\n" if facts.needs_fvit else ""
+    loading = _LOADING[export.format].format(
+        side=side,
+        folder=export.folder,
+        fvit="import fvit.models  # registers the model with timm\n" if export.needs_fvit else "",
     )
-    averaged = "averaging_state" in facts.content
-    metrics = {name: value for name, value in facts.content.get("metrics", {}).items() if name.startswith("val/")}
+    averaged = "averaging_state" in export.content
+    metrics = {name: value for name, value in export.content.get("metrics", {}).items() if name.startswith("val/")}
     recipe = {
-        "data": f"{data['name']}, {len(facts.classes)} classes, images of {side} px",
+        "data": f"{data['name']}, {len(export.classes)} classes, images of {side} px",
         "augmentation": _short(data.get("augment")),
-        "batch": f"{data['batch_size'] * data['accumulate']} images a device",
-        "length": f"{facts.content['epoch'] + 1} epochs, {facts.content['global_step']:,} updates",
+        "batch": f"{data['batch_size'] * data['accumulate']} images per device",
+        "length": f"{export.content['epoch'] + 1} epochs, {export.content['global_step']:,} updates",
         **{part: _short(trained[part]) for part in ("optimizer", "scheduler", "loss")},
         **({"distillation": _short(trained["distillation"])} if trained.get("distillation") else {}),
-        "weights": "averaged over training (EMA)" if averaged else "of the last update before they were saved",
+        "weights": "averaged over training (EMA)" if averaged else "of the last optimizer step before saving",
         "seed": str(data["seed"]),
     }
     preprocessing = {key: data[key] for key in ("crop_pct", "interpolation", "mean", "std")}
     lines = [
         f"# {name} with {attention['name']} attention",
         "",
-        f"An image classifier, exported by fvit {fvit.__version__} as `{facts.format}`.",
+        f"An image classifier, exported by fvit {fvit.__version__} as `{export.format}`.",
         "",
         f"```python\n{loading}\n```",
         "",
-        f"Images are resized so that their shorter side is {side} px divided by `crop_pct`, cut to their centre of "
-        f"{side} × {side} px, scaled to [0, 1] and normalised: {_short(preprocessing)}.",
-        f"The classes, in the order of the logits: {_listed(facts.classes)}.",
+        f"Resize the shorter side of an image to {side} px divided by `crop_pct`, crop the central {side} × {side} px, "
+        f"scale to [0, 1] and normalise: {_short(preprocessing)}.",
+        f"Classes in the order of the logits: {_abbreviate(export.classes)}.",
         "",
         "## Model",
         "",
         *_table({"model": name, "attention": _short(attention), **_shape(model)}),
         "",
-        f"{facts.params:,} parameters, {facts.macs:,} multiply-accumulates an image, counted product by product.",
+        f"{export.params:,} parameters, {export.macs:,} MACs per image.",
         "",
         "## Recipe",
         "",
@@ -93,14 +95,13 @@ def card(facts: Facts) -> str:
         "",
         "## Limits",
         "",
-        f"* The logits were compared with the checkpoint's on 1, 2 and 5 random images: they differ by "
-        f"{facts.difference:.1e} at most, as a share of the largest.",
-        f"* It takes images of {side} × {side} px, and gives every image one of the classes above, whatever it shows.",
-        "* Nothing is known of its accuracy on images of another kind than those it was trained on, nor of what is "
-        "unfair or wrong in these.",
-        *(["* Loading it runs code of fvit, which must be installed."] if facts.needs_fvit else []),
+        f"* Its logits were compared with the checkpoint's on 1, 2 and 5 random images; the largest difference is "
+        f"{export.difference:.1e}, relative to the largest logit.",
+        f"* It takes images of {side} × {side} px and assigns each to one of the classes above, whatever it shows.",
+        "* Its accuracy on other kinds of images than its training data is unknown, and so are biases in that data.",
+        *(["* Loading it runs code of fvit, which must be installed."] if export.needs_fvit else []),
         *(
-            [f"* Its attention is code of yours, `{attention['name']}`, which must be importable as well."]
+            [f"* Its attention is your own code, `{attention['name']}`, which must be importable as well."]
             if ":" in attention["name"]
             else []
         ),
@@ -111,7 +112,7 @@ def card(facts: Facts) -> str:
 def _measured(metrics: Mapping[str, float]) -> list[str]:
     if not metrics:
         return ["None were recorded."]
-    where = "Measured on the validation images of the data above when the checkpoint was saved: one run, one seed."
+    where = "Measured on the validation images of the dataset above when the checkpoint was saved: one run, one seed."
     return [*_table({name: f"{value:.6g}" for name, value in metrics.items()}), "", where]
 
 
@@ -129,11 +130,11 @@ def _table(rows: Mapping[str, str]) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    """A value in a line, without what is not set."""
+    """A value on one line, without options that are None."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_short(item)}" for key, item in value.items() if item is not None) or "none"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _listed(classes: Sequence[str], most: int = 20) -> str:
-    return ", ".join(classes[:most]) + (f", … ({len(classes):,} in all)" if len(classes) > most else "")
+def _abbreviate(classes: Sequence[str], most: int = 20) -> str:
+    return ", ".join(classes[:most]) + (f", … ({len(classes):,} in total)" if len(classes) > most else "")

@@ -1,4 +1,4 @@
-"""What every backbone written here has to keep, of timm's conventions and of a model's."""
+"""What every backbone has in common: timm's conventions, training, copies, dtypes."""
 
 import copy
 import inspect
@@ -11,7 +11,7 @@ from timm.optim import create_optimizer_v2
 from fvit.models import build
 
 NAMES = ["crossformerpp_s", "fastervit_0", "vip_small7", "casvit_xs", "casvit_s"]
-# Few and narrow blocks of the same kinds: a stage with cooling layers, a stage with carriers.
+# Few and narrow blocks of the same kinds, including a stage with cooling layers and one with carriers.
 SMALL = {
     "crossformerpp_s": dict(embed_dim=16, depths=(2, 2, 4, 2), num_heads=(1, 2, 4, 4), group_sizes=(4, 2, 3, 2)),
     "fastervit_0": dict(stem_dim=8, embed_dim=8, depths=(1, 1, 2, 1), num_heads=(2, 4)),
@@ -20,7 +20,7 @@ SMALL = {
     "casvit_s": dict(embed_dims=(8, 16, 16, 16), depths=(1, 2, 2, 1)),
 }
 SIDES = {name: 56 if name == "vip_small7" else 64 for name in NAMES}
-# The maps between the stages: where their channels lie, how many they are, how many pixels make a position.
+# Feature maps of the stages: layout, channels, and pixels per position.
 CHANNELS_LAST = ("crossformerpp_s", "vip_small7")
 WIDTHS = {
     "crossformerpp_s": [16, 32, 64, 128],
@@ -47,18 +47,18 @@ def images(name, batch=2, channels=3):
 
 
 def rates(name):
-    """The dropout rates that the model takes."""
+    """The arguments of the model that are dropout rates."""
     with torch.device("meta"):
         parameters = inspect.signature(type(small(name))).parameters
     return [parameter for parameter in parameters if parameter.endswith("_rate")]
 
 
 def listed(module):
-    """The modules that timm's config names by one name or several."""
+    """Modules named in timm's config, by one name or several."""
     return (module,) if isinstance(module, str) else tuple(module)
 
 
-def test_timm_knows_the_name_and_its_data(name):
+def test_timm_knows_the_name_and_its_config(name):
     assert timm.is_model(name)
     family = name.split("_")[0]
     assert timm.list_models(module=family) == sorted(other for other in NAMES if other.startswith(family))
@@ -108,7 +108,7 @@ def test_every_rate_acts_in_training(name):
         assert not torch.equal(model(images(name)), model(images(name))), rate
 
 
-def test_state_dict_goes_round(name):
+def test_state_dict_round_trip(name):
     model = small(name).eval()
     torch.manual_seed(1)
     other = timm.create_model(name, num_classes=5, **SMALL[name]).eval()
@@ -133,7 +133,7 @@ def test_meta_model_takes_the_weights_of_a_real_one(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_runs_in_other_types(name, dtype):
+def test_runs_in_other_dtypes(name, dtype):
     assert small(name).to(dtype)(images(name).to(dtype)).dtype == dtype
 
 
@@ -149,7 +149,7 @@ def test_channels_and_classes(name):
     assert small(name, num_classes=0)(images(name)).shape == (2, width)
 
 
-def test_head_in_timms_way(name):
+def test_head_follows_timms_interface(name):
     model = small(name).eval()
     features = model.forward_features(images(name))
     torch.testing.assert_close(model.forward_head(features), model(images(name)), rtol=0, atol=0)
@@ -162,7 +162,7 @@ def test_head_in_timms_way(name):
     torch.testing.assert_close(model(images(name)), features.amax(axes))
 
 
-def test_new_classifier_lies_where_the_model_does(name):
+def test_new_classifier_has_the_models_dtype(name):
     model = small(name).double().eval()
     model.reset_classifier(0)
     model.reset_classifier(3)
@@ -219,7 +219,7 @@ def test_layer_decay_reaches_every_layer(name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        *((name, dict(depths=(2,)), r"has \d entries; give \d, one a stage") for name in NAMES),
+        *((name, dict(depths=(2,)), r"has \d entries; give \d, one per stage") for name in NAMES),
         ("crossformerpp_s", dict(num_heads=(2, 4, 8)), r"num_heads=\[2, 4, 8\] has 3 entries; give 4"),
         ("crossformerpp_s", dict(num_heads=(3, 5)), r"num_heads=\[3, 5\] has 2 entries; give 4"),
         ("fastervit_0", dict(num_heads=(2, 4, 8)), r"num_heads=\[2, 4, 8\] has 3 entries; give 2"),
@@ -227,14 +227,9 @@ def test_layer_decay_reaches_every_layer(name):
         ("vip_small7", dict(segment_dims=(6, 24, 24)), r"segment_dims=\[6, 24, 24\] has 3 entries; give 2"),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(name, options, message):
+def test_invalid_shapes_are_rejected(name, options, message):
     with pytest.raises(ValueError, match=message):
         timm.create_model(name, **options)
-
-
-def test_unknown_option_is_refused_by_name(name):
-    with pytest.raises(ValueError, match=rf"model {name} does not take these options: .*nonsense"):
-        build(name, SIDES[name], 5, nonsense=1)
 
 
 def test_attention_is_not_exchangeable(name):

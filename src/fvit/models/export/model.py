@@ -1,4 +1,4 @@
-"""What is exported, and how it is held against the original."""
+"""A trained model prepared for export, and the comparison of exported copies with it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,23 +7,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fvit.models.build import attention_spec, build
+from fvit.models.build import build
+from fvit.models.spec import attention_spec
 
 TOLERANCE = 1e-4
-"""Of logits, as a share of the largest where that is more than 1."""
+"""Of logits, relative to the largest where that exceeds 1."""
 BATCHES = (1, 2, 5)
-"""Images at once on which a copy must agree."""
+"""Batch sizes at which a copy must agree."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A trained model, made again for inference.
+class ExportModel:
+    """A trained model, rebuilt for inference.
 
     Attributes:
-        original: the model as it was trained, in evaluation.
-        model: the same, with additive attention in the form that takes the fewest products.
-        arguments: those of `fvit.models.build` for `model`.
-        classes: names of its outputs.
+        original: the trained model, in evaluation mode.
+        model: the same with additive attention in its cheapest form.
+        arguments: of `fvit.models.build`, for `model`.
+        classes: names of the outputs.
         preprocessing: ``mean``, ``std``, ``crop_pct`` and ``interpolation``.
     """
 
@@ -41,9 +42,9 @@ class Subject:
         img_size: int,
         classes: list[str],
         preprocessing: dict[str, Any],
-    ) -> "Subject":
-        """Make it from a model and from the arguments of `fvit.training.Classifier` that describe it."""
-        # What says how weights come in is behind us.
+    ) -> "ExportModel":
+        """From a trained model and the `model` arguments of its `fvit.training.Classifier`."""
+        # Without the options that say where the initial weights came from.
         options = {key: value for key, value in trained.items() if key not in ("pretrained", "init_from", "keep")}
         attention = attention_spec(options.pop("attention", {"name": "native"}))
         options |= dict(img_size=img_size, num_classes=len(classes), attention=_cheapest(attention))
@@ -54,7 +55,12 @@ class Subject:
         return cls(original, model, options, classes, preprocessing)
 
     def __str__(self) -> str:
-        return f"{self.arguments['name']} with {named(self.arguments['attention'])} attention"
+        attention = self.arguments["attention"]
+        if isinstance(attention, list):
+            attention = "mixed"
+        elif isinstance(attention, Mapping):
+            attention = attention["name"]
+        return f"{self.arguments['name']} with {attention or 'native'} attention"
 
     @property
     def img_size(self) -> int:
@@ -62,33 +68,30 @@ class Subject:
         return self.arguments["img_size"]
 
     def images(self, batch: int) -> Tensor:
-        """Random images [batch, 3, H, W], normalised, the same in every call."""
+        """Random normalised images [batch, 3, H, W], the same in every call."""
         generator = torch.Generator().manual_seed(batch)
         return torch.randn(batch, 3, self.img_size, self.img_size, generator=generator)
 
     @torch.no_grad()
-    def check(self, answer: Callable[[Tensor], Tensor]) -> float:
-        """The largest difference of a copy's logits to the original's, on random images.
-
-        Args:
-            answer: maps images to the logits of the copy.
+    def check(self, copy: Callable[[Tensor], Tensor]) -> float:
+        """The largest relative difference between the logits of `copy` and of the original, on random images.
 
         Raises:
-            ValueError: it is more than `TOLERANCE`, or the copy does not run.
+            ValueError: it exceeds `TOLERANCE`, or the copy does not run.
         """
         worst = 0.0
         for batch in BATCHES:
             expected = self.original(images := self.images(batch))
             try:
-                found = answer(images)
-            except Exception as error:  # of whatever runs the copy
-                raise self.refuse("a graph for any number of images", error) from error
-            if found.shape != expected.shape:
+                logits = copy(images)
+            except Exception as error:  # of any runtime
+                raise self.export_error("a graph for any batch size", error) from error
+            if logits.shape != expected.shape:
                 raise ValueError(
-                    f"the exported model gives logits {list(found.shape)} for {batch} images, and the checkpoint "
+                    f"the exported model gives logits {list(logits.shape)} for {batch} images, and the checkpoint "
                     f"{list(expected.shape)}; nothing was written"
                 )
-            difference = ((found - expected).abs().max() / expected.abs().max().clamp(min=1)).item()
+            difference = ((logits - expected).abs().max() / expected.abs().max().clamp(min=1)).item()
             if not difference <= TOLERANCE:
                 raise ValueError(
                     f"the exported model disagrees with the checkpoint on {batch} random images: its logits differ by "
@@ -97,25 +100,18 @@ class Subject:
             worst = max(worst, difference)
         return worst
 
-    def refuse(self, what: str, error: Exception) -> ValueError:
-        """The error for people where the model cannot be turned into `what`."""
+    def export_error(self, what: str, error: Exception) -> ValueError:
+        """The error to raise if the model cannot be converted into `what`."""
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         return ValueError(
-            f"{self} cannot be exported as {what}: {first.strip()[:300]}. format=safetensors takes every model"
+            f"{self} cannot be exported as {what}: {first.strip()[:300]}. format=safetensors works for every model"
         )
 
 
-def named(attention: Any) -> str:
-    """What an attention, as `build` takes it, is called."""
-    if isinstance(attention, list | tuple):
-        return "mixed"
-    return attention["name"] if isinstance(attention, Mapping) else str(attention or "native")
-
-
 def _cheapest(attention: Any) -> Any:
-    """The attention with additive attention evaluated as is cheapest for the size, whatever was trained with."""
+    """The attention with ``form=auto`` where another form is set."""
     if isinstance(attention, Mapping):
         return {**attention, "form": "auto"} if attention.get("form") else dict(attention)
-    if isinstance(attention, list | tuple):
+    if isinstance(attention, list):
         return [_cheapest(item) for item in attention]
     return attention
