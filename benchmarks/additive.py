@@ -27,9 +27,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from fvit.attention import Mechanism
-from fvit.cost.machine import fix_threads, machine
 from fvit.cost.memory import saved_for_backward
 from fvit.cost.timing import Step, time_in_turns
+from fvit.cost.workload import fix_threads, machine
 from fvit.launch.allocator import keep_freed_memory
 from fvit.models import build
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fvit.cost import measure as measuring
-from fvit.cost.subject import Subject
+from fvit.cost.workload import Workload
 
 QUICK = ["model.depth=1", "model.embed_dim=24", "runs=3", "seconds=0.01", "batch=2"]
 
@@ -136,8 +136,8 @@ def test_a_size_that_does_not_divide_is_a_row(run):
     done = run("attention=softmax", "res=30,32", "what=params", *QUICK)
     assert done.code == 0
     statuses = [line["status"] for line in lines(done.folder)]
-    assert statuses == ["images of 30 px do not divide into patches of 8 px; take res=32", "ok"]
-    assert "take res=32" in done.out
+    assert statuses == ["images of 30 px do not divide into patches of 8 px; use res=32", "ok"]
+    assert "use res=32" in done.out
 
 
 def test_options_that_do_not_fit_together_are_a_row(run):
@@ -164,8 +164,8 @@ def test_a_candidate_without_memory_is_a_row(run, monkeypatch):
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
         return real(subject, batch)
 
-    real = Subject.forward
-    monkeypatch.setattr(Subject, "forward", forward)
+    real = Workload.forward
+    monkeypatch.setattr(Workload, "forward", forward)
     done = run("attention=softmax,sigmoid", "res=32", "what=params,latency,train", *QUICK)
     assert done.code == 0
     softmax, sigmoid = lines(done.folder)
@@ -193,7 +193,7 @@ def test_threads_are_fixed_and_recorded(run, number):
 def test_half_precision_is_measured_beside_the_whole(run, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        measuring, "Subject", lambda model, conditions: seen.append(conditions) or Subject(model, conditions)
+        measuring, "Workload", lambda model, conditions: seen.append(conditions) or Workload(model, conditions)
     )
     done = run("attention=softmax", "res=32", "precision=float32,bf16", "what=latency,train", *QUICK)
     assert (done.code, done.err) == (0, "")
@@ -250,7 +250,7 @@ def test_a_model_without_width_cannot_meet_a_budget_and_says_so(run):
     done = run("model=timm", "model.name=test_convnext", "match=params", "to=vit_atto", "res=32", "what=params")
     assert done.code == 1
     assert lines(done.folder)[0]["status"].startswith(
-        "a budget is met by width or depth, and test_convnext does not say"
+        "a budget is met by changing width or depth, and test_convnext has no"
     )
 
 

@@ -1,4 +1,4 @@
-"""What importing loads, and when timm comes to know our names. Each in a fresh interpreter, with warnings as errors."""
+"""What imports load, and when timm knows fvit's names. Each in a fresh interpreter, with warnings as errors."""
 
 import os
 import subprocess
@@ -14,13 +14,9 @@ HEAVY = {"hydra", "lightning", "numpy", "omegaconf", "pydantic", "sklearn", "tim
 USES_TIMM = """
 import torch
 assert len(timm.list_models("fvit_*")) == 12, timm.list_models("fvit_*")
-assert timm.is_model("fvit_tiny_patch16_224")
 options = dict(img_size=32, patch_size=8, embed_dim=24, depth=4, num_heads=3)
 model = timm.create_model("fvit_tiny_patch16_224", num_classes=5, **options)
 assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
-assert type(model.blocks[0].attn).__name__ == "AdditiveAttention"
-features = timm.create_model("fvit_tiny_patch16_224", features_only=True, **options)
-assert [f.shape for f in features(torch.zeros(1, 3, 32, 32))] == [(1, 24, 4, 4)] * 3
 """
 
 
@@ -43,7 +39,7 @@ def test_fvit_alone_loads_nothing_heavy():
     assert not loaded & HEAVY
 
 
-def test_attention_loads_torch_and_nothing_of_the_framework():
+def test_attention_loads_only_torch():
     loaded = loaded_by("import fvit.attention")
     assert "torch" in loaded
     assert not loaded & (HEAVY - {"torch", "numpy"})
@@ -52,32 +48,12 @@ def test_attention_loads_torch_and_nothing_of_the_framework():
 @pytest.mark.parametrize(
     "imports",
     [
-        pytest.param("import fvit\nimport timm", id="fvit first", marks=pytest.mark.slow),
-        pytest.param("import timm\nimport fvit", id="timm first"),
-        pytest.param("from fvit.models import FViT\nimport timm", id="fvit.models first", marks=pytest.mark.slow),
+        pytest.param("import timm\nimport fvit", id="fvit after timm"),
+        pytest.param("import fvit.models\nimport timm", id="fvit.models before timm", marks=pytest.mark.slow),
     ],
 )
-def test_timm_knows_our_names_in_every_order(imports):
+def test_timm_knows_our_names(imports):
     run(imports + USES_TIMM)
-
-
-@pytest.mark.slow
-def test_a_lookup_leaves_the_import_hook_and_an_import_removes_it():
-    """Libraries look whether timm is there without importing it; and nothing of the hook may cling to timm later."""
-    run(
-        "import importlib.util, inspect, sys\n"
-        "import fvit\n"
-        "def hooks():\n"
-        "    return [finder for finder in sys.meta_path if type(finder).__module__ == 'fvit']\n"
-        "assert importlib.util.find_spec('timm')\n"
-        "assert len(hooks()) == 1\n"
-        "import timm\n"
-        "assert not hooks()\n"
-        "assert timm.__spec__.loader is timm.__loader__\n"
-        "assert type(timm.__loader__).__module__ != 'fvit'\n"
-        "assert inspect.getsource(timm)\n"
-        "assert len(timm.list_models('fvit_*')) == 12\n"
-    )
 
 
 def test_fvit_imports_where_nothing_is_installed():
@@ -86,4 +62,4 @@ def test_fvit_imports_where_nothing_is_installed():
 
 
 def test_fvit_has_a_version():
-    assert run("import fvit; print(fvit.__version__)").strip().split(".")[0].isdigit()
+    assert fvit.__version__.split(".")[0].isdigit()

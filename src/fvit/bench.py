@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from fvit.cost.measure import Built, Candidate
-    from fvit.cost.subject import Conditions
+    from fvit.cost.workload import Conditions
 
 
 def main() -> None:
@@ -28,8 +28,8 @@ def bench(config: dict[str, Any]) -> dict[str, float]:
     check_baseline(config["baseline"], cells)
     reference = compose_cell([f"model={config['to']}", "attention=softmax"]) if config["to"] else None
     # Imported here, because composing, --help and a wrong override must not wait for torch.
-    from fvit.cost.machine import fix_threads, machine, open_device
     from fvit.cost.measure import Row, Settings, measure
+    from fvit.cost.workload import fix_threads, machine, open_device
     from fvit.launch.allocator import keep_freed_memory
     from fvit.launch.progress import counting
     from fvit.reports.bench import report
@@ -74,7 +74,7 @@ def candidates(
 ) -> list["Candidate"]:
     """Every cell of the grid under every size, precision and way of running."""
     from fvit.cost.measure import Candidate
-    from fvit.cost.subject import Conditions
+    from fvit.cost.workload import Conditions
 
     return [
         Candidate(cell.model, cell.attention, conditions, partial(build, config, cell, reference, conditions))

@@ -29,7 +29,7 @@ def predict(config: dict[str, Any]) -> dict[str, float]:
     """Predict the five most probable classes of each image; write them to ``out``, and maps to ``output_dir``."""
     # Imported here, because --help, completion and a wrong override must not wait for torch.
     from fvit.config.atomic import replacing
-    from fvit.cost.machine import open_device
+    from fvit.cost.workload import open_device
     from fvit.data.inference import display_names, find_images, inference_batches
     from fvit.launch.progress import counting
     from fvit.reports.predictions import MAX_ROWS, Tally, writing

@@ -28,7 +28,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     from lightning import seed_everything
 
     from fvit.cost import count
-    from fvit.cost.budget import meet_budget
+    from fvit.cost.match import meet_budget
     from fvit.launch.allocator import keep_freed_memory
     from fvit.launch.console import print_exchange, print_plan, print_results
     from fvit.launch.run_dir import RunDir

@@ -1,3 +1,5 @@
+"""Parameters and MACs of models, layers and operators, against counts by hand."""
+
 import math
 
 import pytest
@@ -5,8 +7,9 @@ import timm
 import torch
 from torch import nn
 
-from fvit.attention import get, names
+from fvit.attention import get
 from fvit.cost import Cost, count
+from tests.models.small import REPRESENTATIVES
 
 WIDTH, HEADS, ROWS, COLUMNS = 24, 3, 5, 7
 
@@ -53,7 +56,7 @@ def truncated(value, digits=0):
     ],
 )
 def test_table_of_the_paper(name, params_m, gflops):
-    """The printed figures are truncated, not rounded."""
+    """The paper truncates, it does not round."""
     cost = count(on_meta(name), 384)
     assert truncated(cost.params / 1e6) == params_m
     assert truncated(cost.macs_paper / 1e9, digits=1) == gflops
@@ -65,12 +68,12 @@ def test_true_macs(name, gmacs):
 
 
 def hand_count(name):
-    """Projections, and all MACs, of one layer."""
+    """MACs of the projections, and all MACs, of one layer."""
     n, d = ROWS * COLUMNS, WIDTH
     return {
-        # q, k, v, proj; the scores and what they weigh
+        # q, k, v, proj; the map, and its product with the values
         "softmax": (4 * n * d * d, 4 * n * d * d + 2 * n * n * d),
-        # q, k, transform; two logits, two pools, the products q̄⊙k and k̄⊙q
+        # q, k, transform; two logits, two pools, q̄⊙k and k̄⊙q
         "additive": (3 * n * d * d, 3 * n * d * d + 2 * n * d + 2 * n * d + 2 * n * d),
         # q, k, v, proj; φ(K)ᵀV, φ(Q) times it, the normaliser φ(Q)Σφ(K)
         "linear": (4 * n * d * d, 4 * n * d * d + 2 * n * d * (d // HEADS) + n * d),
@@ -87,19 +90,19 @@ def test_one_layer_of_attention(name):
 
 
 @pytest.mark.parametrize("form", ["textbook", "factored", "folded"])
-def test_the_forms_of_additive_attention(form):
-    """With a value and a projection of their own; what papers print does not depend on the form."""
+def test_forms_of_additive_attention(form):
+    """With separate values and an output projection; MACs as in papers do not depend on the form."""
     n, d, h = ROWS * COLUMNS, WIDTH, HEADS
     options = {"value": "separate", "proj": True, "form": form}
     cost = count(PixelsAsTokens(get("additive")(d, h, **options)), (d, ROWS, COLUMNS))
-    # What is asked of the tokens, the logits, their pools, those projected and their biases.
-    of_tokens = 2 * n * h * d + 2 * d * d + d
+    # Logits, pooled tokens, their projection and biases.
+    pooling = 2 * n * h * d + 2 * d * d + d
     macs = {
         "textbook": 5 * n * d * d + 6 * n * d,
         # q, v, transform, proj; logits and pool of the queries; q̄ ⊙ logits and pooled keys; k̄ ⊙ v
-        "factored": 4 * n * d * d + 2 * n * d + of_tokens + 2 * d + n * d,
-        # M x; W_o W_t, W_o W_q and W_o b; W_t ⊙ k̄ and W_t diag(k̄) W_v; q̄ ⊙ as above; k̄ ⊙ b_v and what it gives
-        "folded": n * d * d + 2 * d**3 + d * d + d * d + d**3 + 2 * of_tokens + 2 * d + d + d * d,
+        "factored": 4 * n * d * d + 2 * n * d + pooling + 2 * d + n * d,
+        # M x; W_o W_t, W_o W_q and W_o b; W_t ⊙ k̄ and W_t diag(k̄) W_v; q̄ ⊙ as above; k̄ ⊙ b_v and its product
+        "folded": n * d * d + 2 * d**3 + d * d + d * d + d**3 + 2 * pooling + 2 * d + d + d * d,
     }[form]
     assert (cost.macs_paper, cost.macs) == (5 * n * d * d, macs)
 
@@ -112,7 +115,7 @@ def test_small_convnet():
 
 
 def test_convnext():
-    """timm's convnext_tiny against a count by hand: stem, downsampling, and a 7×7 depth-wise and two 1×1 a block."""
+    """timm's convnext_tiny against a count by hand: stem, downsampling, one 7×7 depth-wise, two 1×1 per block."""
     macs = 3 * 4 * 4 * 96 * 56**2
     for stage, (width, depth, side) in enumerate(zip((96, 192, 384, 768), (3, 3, 9, 3), (56, 28, 14, 7), strict=True)):
         if stage:
@@ -121,7 +124,7 @@ def test_convnext():
     assert count(on_meta("convnext_tiny"), 224).macs_paper == macs + 768 * 1000
 
 
-@pytest.mark.parametrize("attention", names())
+@pytest.mark.parametrize("attention", REPRESENTATIVES)
 def test_real_model_counts_like_one_on_meta(attention):
     options = dict(
         img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, global_pool="avg", attention=attention
@@ -130,8 +133,8 @@ def test_real_model_counts_like_one_on_meta(attention):
     assert count(real, 32) == count(on_meta("fvit_tiny_patch16_224", **options), 32)
 
 
-def test_a_class_token_that_meets_the_patches_late_can_be_counted():
-    """CaiT passes a view of a parameter to its last blocks."""
+def test_models_with_views_of_parameters_can_be_counted():
+    """CaiT passes a view of its class token to its last blocks."""
     model = timm.create_model("cait_xxs24_224", img_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=3)
     assert count(model, 32).macs > count(model, 32).macs_paper > 0
 
@@ -157,33 +160,6 @@ def test_input_size_is_a_side_or_a_shape(size):
     assert count(small_convnet(), size) == count(small_convnet(), [3, 32, 32])
 
 
-class Transforms(nn.Module):
-    def __init__(self, transform):
-        super().__init__()
-        self.transform = transform
-
-    def forward(self, x):
-        return self.transform(x)
-
-
-@pytest.mark.parametrize(
-    ("transform", "worth"),
-    [
-        (lambda x: torch.fft.fft2(x.to(torch.complex64)), 1),
-        (lambda x: torch.fft.rfft2(x), 1 / 2),
-        (lambda x: torch.fft.irfft2(torch.fft.rfft2(x), s=x.shape[-2:]), 1),
-        (lambda x: torch.fft.ifft2(torch.fft.fft2(x.to(torch.complex64))), 2),
-    ],
-)
-def test_fourier_transforms_cost_five_halves_n_log_n(transform, worth):
-    assert count(Transforms(transform), (3, 8, 16)).macs == worth * 3 * 5 / 2 * (8 * 16) * 7
-
-
-def test_average_pooling_costs_its_windows():
-    assert count(nn.AvgPool2d(2), (3, 8, 6)).macs == 3 * 8 * 6
-    assert count(nn.AvgPool2d((3, 5), stride=1, padding=(1, 2)), (3, 8, 6)).macs == 3 * 8 * 6 * 15
-
-
 def test_mechanisms_without_weights():
     n, d = ROWS * COLUMNS, WIDTH
     macs = {}
@@ -198,21 +174,21 @@ def test_mechanisms_without_weights():
 
 
 FIXED_LENGTH = {
-    # name, options: projections and the maps that are linear layers, all MACs; n tokens of width d
-    # keys and values are summed to four rows, and these projected, their biases times the sums of E and F
+    # name, option: MACs of linear layers, and of all other products; n tokens of width d
+    # keys and values are summed to four rows and then projected, their biases multiplied by the sums of E and F
     ("linformer", ("projected_tokens", 4)): lambda n, d: (
         4 * n * d * d + 2 * n * 4 * d,
         2 * n * 4 * d - 2 * (n - 4) * d * d + 2 * 4 * d,
     ),
     ("linformer", ("projected_tokens", 40)): lambda n, d: (4 * n * d * d + 2 * n * 40 * d, 2 * n * 40 * d),
-    # its segments' means are sums; two maps to and from landmarks, one between them, Z and what it weighs
+    # segments' means are sums; two maps to and from landmarks, one between them, Z and its product
     ("nystrom", ("num_landmarks", 4)): lambda n, d: (4 * n * d * d, 4 * n * 4 * d + 2 * 16 * d + 6 * 4 * HEADS * 4**3),
-    # the bias, both sums, what enters one of them and the gate
+    # the bias, both sums, the factor in one of them and the gate
     ("aft_full", ("rank", 5)): lambda n, d: (4 * n * d * d, n * n * 5 + 2 * n * n * d + 2 * n * d),
     ("aft_full", ("rank", None)): lambda n, d: (4 * n * d * d, 2 * n * n * d + 2 * n * d),
     ("mixer", ("mlp_ratio", 0.5)): lambda n, d: (2 * n * d * d // 2, 0),
     ("gmlp", ("mlp_ratio", 2)): lambda n, d: (3 * n * d * d + n * n * d, n * d),
-    # a channel more for the bias, in each head
+    # one more channel for the bias in each head
     ("synthesizer", ("kind", "dense")): lambda n, d: (3 * n * d * d, 2 * n * n * (d + HEADS)),
     ("synthesizer", ("kind", "random")): lambda n, d: (2 * n * d * d, n * n * d),
     ("synthesizer", ("kind", "factorised_random")): lambda n, d: (2 * n * d * d, n * n * d + n * n * HEADS * 8),
@@ -224,25 +200,12 @@ FIXED_LENGTH = {
 
 
 @pytest.mark.parametrize(("name", "option"), FIXED_LENGTH, ids=lambda part: "=".join(map(str, part)))
-def test_one_layer_of_another_approximation_or_of_fixed_length(name, option):
+def test_one_layer_of_an_approximation_or_of_fixed_length(name, option):
     module = get(name)(WIDTH, HEADS, **dict([option]))
     module.set_layout((ROWS, COLUMNS), 0)
     paper, products = FIXED_LENGTH[name, option](ROWS * COLUMNS, WIDTH)
     cost = count(PixelsAsTokens(module), (WIDTH, ROWS, COLUMNS))
     assert (cost.macs_paper, cost.macs) == (paper, paper + products)
-
-
-def test_scaling_by_a_number_costs_nothing_and_a_product_of_tensors_does():
-    class Scales(nn.Module):
-        def forward(self, x):
-            return x * 0.5
-
-    class Multiplies(nn.Module):
-        def forward(self, x):
-            return x * x
-
-    assert count(Scales(), (2, 3, 5)).macs == 0
-    assert count(Multiplies(), (2, 3, 5)).macs == 2 * 3 * 5
 
 
 def fingerprint(model):
@@ -263,7 +226,7 @@ def assert_same(before, after):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_model_is_left_as_it_was(training):
+def test_model_is_unchanged(training):
     model = small_convnet().train(training)
     model[1].train(not training)
     model[6].register_forward_hook(lambda *_: None)
@@ -275,9 +238,73 @@ def test_model_is_left_as_it_was(training):
     assert model(torch.randn(2, 3, 32, 32)).device.type == "cpu"
 
 
-def test_model_is_left_as_it_was_when_the_count_fails():
+def test_model_is_unchanged_if_the_count_fails():
     model = small_convnet()
     before = fingerprint(model)
     with pytest.raises(RuntimeError, match="channel"):
         count(model, (5, 32, 32))
     assert_same(before, fingerprint(model))
+
+
+# FLOPs of single operators
+
+
+class Function(nn.Module):
+    """A function of images as a model."""
+
+    def __init__(self, work):
+        super().__init__()
+        self.work = work
+
+    def forward(self, x):
+        return self.work(x)
+
+
+def macs(work, channels=2, rows=4, columns=8):
+    """MACs of `work` on one image [1, C, H, W]."""
+    return count(Function(work), (channels, rows, columns)).macs
+
+
+N = 2 * 4 * 8
+
+
+@pytest.mark.parametrize(
+    ("work", "expected"),
+    [
+        (lambda x: x * x, N),
+        (lambda x: x.mul_(x), N),
+        (lambda x: x * x[:, :1], N),
+        (lambda x: x * 3.0, 0),
+        (lambda x: x * torch.tensor(3.0), 0),
+        (lambda x: x + x, 0),
+        (lambda x: x.exp(), 0),
+        (lambda x: torch.nn.functional.avg_pool2d(x, (2, 4)), N),
+        (lambda x: torch.nn.functional.avg_pool2d(x, (3, 5), stride=1, padding=(1, 2)), N * 15),
+        (lambda x: torch.nn.functional.adaptive_avg_pool2d(x, (2, 2)), N),
+        (lambda x: torch.nn.functional.adaptive_avg_pool2d(x[0], (2, 2)), N),
+        # Windows of 2, 2 and 2 rows that overlap, and of 3, 4 and 3 columns.
+        (lambda x: torch.nn.functional.adaptive_avg_pool2d(x, 3), 2 * 6 * 10),
+        (lambda x: torch.addcmul(x, x, x), N),
+        (lambda x: x.flatten(1)[0].dot(x.flatten()), N),
+        (lambda x: x[0, 0].mv(x[0, 0, 0]), 4 * 8),
+        (lambda x: torch.addmv(x[0, 0, :, 0], x[0, 0], x[0, 0, 0]), 4 * 8),
+        (lambda x: x[0] @ x[0].transpose(1, 2), 2 * 4 * 8 * 4),
+    ],
+)
+def test_only_products_of_tensors_count(work, expected):
+    assert macs(work) == expected
+
+
+def test_complex_product_counts_four_and_mixed_product_two():
+    twice = 5 * N * 5  # two transforms of 32 points, 5 n log2 n FLOPs each
+    spectrum = lambda x: torch.fft.fft2(torch.complex(x, x))  # noqa: E731
+    assert macs(lambda x: spectrum(x) * spectrum(x)) == twice + 4 * N
+    assert macs(lambda x: spectrum(x) * x) == twice // 2 + 2 * N
+
+
+def test_fourier_transforms_count_as_radix_2():
+    complex_one = round(2.5 * N * math.log2(4 * 8))
+    assert macs(lambda x: torch.fft.fft2(torch.complex(x, x))) == complex_one
+    assert macs(torch.fft.rfft2) == complex_one // 2
+    assert macs(lambda x: torch.fft.irfft2(torch.fft.rfft2(x))) == complex_one
+    assert macs(lambda x: torch.fft.rfft(x, dim=2)) == round(1.25 * N * math.log2(4))

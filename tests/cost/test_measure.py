@@ -1,3 +1,5 @@
+"""Measuring several candidates: figures, failures, turns, progress."""
+
 from dataclasses import replace
 
 import pytest
@@ -7,8 +9,8 @@ from torch import nn
 from fvit.cost import count
 from fvit.cost import measure as measuring
 from fvit.cost.measure import WHAT, Built, Candidate, Row, Settings, measure
-from fvit.cost.subject import Conditions, Subject
 from fvit.cost.timing import Timing
+from fvit.cost.workload import Conditions, Workload
 from fvit.models import build
 
 QUICK = Settings(runs=3, seconds=0.01, batch=2)
@@ -32,7 +34,7 @@ def measured(candidates, *options):
 
 
 class Fails(nn.Module):
-    """Fails after so many runs."""
+    """Raises an error after a number of runs."""
 
     def __init__(self, error, runs=0):
         super().__init__()
@@ -51,7 +53,7 @@ def failing(error, runs=0):
     return candidate(make=lambda: Built(Fails(error, runs), {}))
 
 
-def test_every_figure_is_found():
+def test_all_figures_are_measured():
     [row] = measured([candidate()], replace(QUICK, runs=6, seconds=99.0))
     assert row.status == "ok"
     assert row.tokens == 16 + 1
@@ -71,7 +73,7 @@ def test_every_figure_is_found():
 
 
 @pytest.mark.parametrize("what", WHAT)
-def test_what_is_not_asked_for_is_not_measured(what):
+def test_only_requested_figures_are_measured(what):
     ends = ("", "_low", "_high")
     timed = (*ends, "_runs")
     keys = {
@@ -86,7 +88,7 @@ def test_what_is_not_asked_for_is_not_measured(what):
     assert set(row.values) - {"extra"} == keys[what] - ({"peak_mib", "train_peak_mib"} - set(row.values))
 
 
-def test_more_is_kept_for_a_backward_pass_of_more_images():
+def test_activations_grow_with_the_batch():
     saved = [measured([candidate()], Settings(["memory"], batch=batch))[0].values["saved_mib"] for batch in (2, 4)]
     assert saved[1] == pytest.approx(2 * saved[0], rel=0.05)
 
@@ -104,18 +106,18 @@ def test_more_is_kept_for_a_backward_pass_of_more_images():
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
     ],
 )
-@pytest.mark.parametrize("runs", [0, 2, 6, 21])
-def test_one_that_fails_says_so_in_its_row_and_the_others_are_measured(error, status, runs):
-    """It may fail in its first run, among the timed ones, or in training."""
+@pytest.mark.parametrize("runs", [0, 6, 21])
+def test_failure_is_the_status_of_its_row_and_the_others_are_measured(error, status, runs):
+    """In the first run, in timed runs, or in training."""
     found = measured([candidate(), failing(error, runs), candidate("additive")], QUICK)
     assert [row.status == "ok" for row in found] == [True, False, True]
     assert found[1].status.startswith(status)
     assert set(found[0].values) == set(found[2].values)
-    assert {"params", "macs"} <= set(found[1].values), "what was found before stays"
+    assert {"params", "macs"} <= set(found[1].values), "earlier figures stay"
     assert len(found[1].values) < len(found[0].values)
 
 
-def test_who_interrupts_has_what_was_measured_before():
+def test_interrupt_keeps_earlier_figures():
     rows = [Row(one) for one in (candidate(size=16), candidate(), failing(KeyboardInterrupt(), 2), candidate(size=64))]
     with pytest.raises(KeyboardInterrupt):
         measure(rows, QUICK)
@@ -126,7 +128,7 @@ def test_who_interrupts_has_what_was_measured_before():
 
 
 class Fixed(nn.Module):
-    """Multiplies by a MiB of numbers that it does not learn, and needs them on the way back."""
+    """Multiplies by a buffer of 1 MiB, which its backward pass needs."""
 
     def __init__(self):
         super().__init__()
@@ -137,12 +139,12 @@ class Fixed(nn.Module):
         return images.mean((2, 3)) @ self.weight @ self.features
 
 
-def test_what_a_model_holds_without_learning_it_is_not_kept_for_its_backward_pass():
+def test_buffers_are_not_activations():
     [row] = measured([candidate(make=lambda: Built(Fixed(), {}))], Settings(["memory"], batch=1))
-    assert 1 < row.values["saved_mib"] < 2, "the logits alone, which logsumexp keeps"
+    assert 1 < row.values["saved_mib"] < 2, "only the logits, which logsumexp saves"
 
 
-def test_one_that_cannot_be_built_says_so():
+def test_candidate_that_cannot_be_built_has_the_error_as_status():
     def refuse():
         raise ValueError("no such model")
 
@@ -150,11 +152,11 @@ def test_one_that_cannot_be_built_says_so():
     assert (found[0].status, found[0].values, found[0].tokens) == ("no such model", {}, None)
 
 
-def test_memory_that_is_not_there_is_a_status_and_not_the_end(monkeypatch):
+def test_out_of_memory_is_a_status_and_not_the_end(monkeypatch):
     from fvit.cost import memory
 
     if memory._available() is None:
-        pytest.skip("this system does not tell how much memory there is")
+        pytest.skip("available memory is unknown on this system")
     monkeypatch.setattr(memory, "_available", lambda: 256 * 2**20)
 
     class Greedy(Fails):
@@ -167,7 +169,7 @@ def test_memory_that_is_not_there_is_a_status_and_not_the_end(monkeypatch):
     assert [row.status for row in found] == ["ok", "out of memory"]
 
 
-def test_the_best_batch_is_one_that_fits(monkeypatch):
+def test_best_batch_fits_into_memory(monkeypatch):
     class Narrow(Fails):
         def forward(self, images):
             if len(images) > 4:
@@ -179,15 +181,14 @@ def test_the_best_batch_is_one_that_fits(monkeypatch):
     def _try_all(time_of, sizes):
         from fvit.cost.timing import best_batch
 
-        return best_batch(lambda size: time_of(size) and 1.0, sizes)  # each batch takes as long: more is better
+        return best_batch(lambda size: time_of(size) and 1.0, sizes)  # all batches take the same time: larger is better
 
     [row] = measured([candidate(make=lambda: Built(Narrow(None, 10**6), {}))], Settings(["throughput"], 3, 1.0))
     assert (row.status, row.values["batch"]) == ("ok", 4)
 
 
 @pytest.mark.parametrize("what", [["throughput"], ["throughput", "latency"]])
-def test_the_best_batch_is_one_that_takes_no_longer_than_a_figure(monkeypatch, what):
-    """Whatever was measured before: a large batch takes hours, or all memory."""
+def test_best_batch_takes_no_longer_than_one_figure_may(monkeypatch, what):
     tried = []
 
     def timings(steps, *args, **kwargs):
@@ -195,17 +196,17 @@ def test_the_best_batch_is_one_that_takes_no_longer_than_a_figure(monkeypatch, w
             step()
         return {name: Timing((tried[-1] ** 0.9,) * 3) for name in steps}  # seconds
 
-    def forward(subject, batch):
+    def forward(workload, batch):
         return lambda: tried.append(batch)
 
     monkeypatch.setattr(measuring, "time_in_turns", timings)
-    monkeypatch.setattr(Subject, "forward", forward)
+    monkeypatch.setattr(Workload, "forward", forward)
     [row] = measured([candidate()], Settings(what, seconds=10.0))
     assert (row.status, row.values["batch"]) == ("ok", 8)
     assert max(tried) == 8
 
 
-def test_those_of_one_size_and_manner_take_turns(monkeypatch):
+def test_candidates_with_the_same_conditions_take_turns(monkeypatch):
     groups = []
 
     def noted(steps, *args):
@@ -217,36 +218,37 @@ def test_those_of_one_size_and_manner_take_turns(monkeypatch):
     candidates = [candidate(size=size, precision=p) for size in (32, 16) for p in ("float32", "bf16") for _ in range(3)]
     rows = measured(candidates, Settings(["latency"], 3, 0.01))
     assert groups == [3] * 4
-    assert [row.candidate for row in rows] == candidates, "in their order"
+    assert [row.candidate for row in rows] == candidates, "in the given order"
 
 
-def test_progress_counts_the_figures():
-    told = []
-    measured([candidate(), candidate(size=16), failing(ValueError("no"))], Settings(["params", "latency"]), told.append)
-    assert sum(told) == 3 * 2
+def test_progress_counts_figures():
+    reported = []
+    measured(
+        [candidate(), candidate(size=16), failing(ValueError("no"))], Settings(["params", "latency"]), reported.append
+    )
+    assert sum(reported) == 3 * 2
 
 
-def test_progress_moves_while_many_take_turns(monkeypatch):
-    """As many figures are told as the share of the rounds that is done."""
-    told = []
+def test_progress_is_proportional_to_the_rounds(monkeypatch):
+    reported = []
     rounds = []
 
-    def noted(steps, runs, seconds, wait, tell):
+    def noted(steps, runs, seconds, wait, progress):
         def one_more(share):
-            tell(share)
-            rounds.append(sum(told))
+            progress(share)
+            rounds.append(sum(reported))
 
         return real(steps, runs, 99.0, wait, one_more)
 
     real = measuring.time_in_turns
     monkeypatch.setattr(measuring, "time_in_turns", noted)
-    measured([candidate() for _ in range(4)], Settings(["latency"], runs=8), told.append)
+    measured([candidate() for _ in range(4)], Settings(["latency"], runs=8), reported.append)
     assert rounds == [0, 1, 1, 2, 2, 3, 3, 4]
-    assert sum(told) == 4
+    assert sum(reported) == 4
 
 
-class Linear(nn.Module):
-    """A class whose forward pass is one piece of code, whatever the width."""
+class AnyWidth(nn.Module):
+    """Models of different widths that share the code of their forward pass."""
 
     def __init__(self, width):
         super().__init__()
@@ -256,8 +258,8 @@ class Linear(nn.Module):
         return self.layer(images.mean((2, 3)))
 
 
-def test_compiled_is_never_eager(monkeypatch):
-    """All of these share the code of one forward pass, which torch compiles 8 times unless it is told otherwise."""
+def test_compiled_models_never_run_eagerly(monkeypatch):
+    """By default torch compiles one piece of code at most 8 times, and these models share theirs."""
     ran = []
     compiled = nn.Module.compile
 
@@ -274,74 +276,35 @@ def test_compiled_is_never_eager(monkeypatch):
     monkeypatch.setattr(nn.Module, "compile", counted)
     widths = range(2, 8)
     candidates = [
-        candidate(size=size, make=lambda width=width: Built(Linear(width), {}), compiled=True)
+        candidate(size=size, make=lambda width=width: Built(AnyWidth(width), {}), compiled=True)
         for size in (8, 16)
         for width in widths
     ]
     rows = measured(candidates, Settings(["latency", "memory", "train"], 3, 99.0, 2))
     assert [row.status for row in rows] == ["ok"] * len(rows)
     runs = {width: ran.count(width) for width in widths}
-    # At each size 4 of latency and of training, warm-up included; and of memory 1 that is watched, and 2 times 2, or 2
-    # times 1 where the system tells no peak.
+    # Per size: 4 for latency and 4 for training, with warm-up; for memory 1 and 2 times 2, or 2 times 1 if peaks cannot
+    # be measured.
     assert set(runs.values()) in ({2 * (4 + 4 + 5)}, {2 * (4 + 4 + 3)}), runs
 
 
-def test_a_model_without_tokens_has_none():
+def test_convolutional_model_has_no_number_of_tokens():
     [row] = measured([candidate(make=lambda: Built(build("resnet18", 32, 10), {}))], Settings(["params"]))
     assert (row.status, row.tokens) == ("ok", None)
 
 
-def test_bf16_is_autocast():
-    dtypes = []
-
-    class Notes(Fails):
-        def forward(self, images):
-            out = super().forward(images)
-            dtypes.append(out.dtype)
-            return out
-
-    model = Notes(None, 99)
-    Subject(model, Conditions(32, "bf16")).forward(1)()
-    Subject(model, Conditions(32)).forward(1)()
-    Subject(model, Conditions(32, "bf16")).train(1)()
-    assert dtypes == [torch.bfloat16, torch.float32, torch.bfloat16]
-    assert model.weight.dtype == torch.float32
-
-
-def test_a_training_step_leaves_weights_and_no_gradients():
-    model = vit()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    subject = Subject(model, Conditions(32))
-    for step in (subject.train(2), subject.backward(2)):
-        step()
-        assert all(p.grad is None for p in model.parameters())
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-
-
-def test_a_training_step_trains_and_a_forward_step_does_not():
-    modes = []
-    model = vit()
-    model.register_forward_pre_hook(
-        lambda module, _: modes.append((module.training, torch.is_inference_mode_enabled()))
-    )
-    subject = Subject(model, Conditions(32))
-    for step in (subject.forward(1), subject.train(1), subject.loss(1), subject.forward(1)):
-        step()
-    assert modes == [(False, True), (True, False), (True, False), (False, True)]
-
-
 @pytest.mark.slow
-def test_a_compiled_model_is_compiled_and_counted_all_the_same():
+def test_compiled_model_is_compiled_and_counted():
     eager, compiled = measured([candidate(), candidate(compiled=True)], QUICK)
     assert compiled.status == "ok"
     assert compiled.values["macs"] == eager.values["macs"]
     assert compiled.candidate.label == "vit softmax 32 px compiled"
     model = vit()
-    Subject(model, Conditions(32, compiled=True))
+    Workload(model, Conditions(32, compiled=True))
     assert model._compiled_call_impl is not None
 
 
-def test_labels_tell_what_is_not_usual():
+def test_labels_contain_unusual_conditions():
     plain, other = candidate(), candidate(precision="bf16", compiled=True)
     assert (plain.label, plain.name) == ("vit softmax 32 px", "vit softmax")
     assert (other.label, other.name) == ("vit softmax 32 px bf16 compiled", "vit softmax bf16 compiled")

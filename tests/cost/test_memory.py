@@ -1,3 +1,5 @@
+"""Activations, peaks, and the limit on allocations."""
+
 import resource
 
 import pytest
@@ -10,31 +12,31 @@ from fvit.cost.memory import bounded, peak, peak_of, reset_peak, saved_for_backw
 MIB = 2**20
 
 
-def test_a_chain_of_known_layers_saves_what_they_need():
-    """A linear layer keeps its input, a ReLU its output: 3 tensors of 8×64 floats, the second shared by two layers."""
+def test_activations_of_known_layers():
+    """A linear layer saves its input and a ReLU its output, which is the input of the next layer: two tensors."""
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
     x = torch.randn(8, 64)
     assert saved_for_backward(lambda: model(x), model.parameters()) == 2 * 8 * 64 * 4
-    assert saved_for_backward(lambda: model(x)) > 2 * 8 * 64 * 4, "weights are counted unless they are named"
+    assert saved_for_backward(lambda: model(x)) > 2 * 8 * 64 * 4, "weights are counted unless given as present"
 
 
-def test_nothing_is_saved_without_gradients():
+def test_no_activations_without_gradients():
     model = nn.Linear(4, 4)
     with torch.no_grad():
         assert saved_for_backward(lambda: model(torch.randn(2, 4)), model.parameters()) == 0
 
 
 CPU = torch.device("cpu")
-needs_linux = pytest.mark.skipif(peak_of(lambda: None, CPU) is None, reason="the system tells no resident size")
+needs_linux = pytest.mark.skipif(peak_of(lambda: None, CPU) is None, reason="unknown resident size")
 
 
 @needs_linux
 @pytest.mark.parametrize("size", [4, 16, 64])
-def test_the_peak_is_that_of_the_step_even_where_memory_was_freed_before(size):
+def test_peak_includes_memory_that_was_freed_before(size):
     def step():
-        torch.ones(size * MIB // 4)  # gone afterwards
+        torch.ones(size * MIB // 4)  # freed at once
 
-    # What the C library holds back: many pieces below its threshold for asking the kernel.
+    # glibc keeps small pieces after they are freed.
     pieces = [torch.ones(MIB // 8) for _ in range(512)]
     del pieces
     for _ in range(3):
@@ -42,12 +44,12 @@ def test_the_peak_is_that_of_the_step_even_where_memory_was_freed_before(size):
 
 
 @needs_linux
-def test_a_step_that_takes_nothing_has_no_peak():
+def test_step_without_allocations_has_no_peak():
     assert peak_of(lambda: None, CPU) < MIB
 
 
 @needs_linux
-def test_what_is_there_once_for_all_is_not_counted():
+def test_one_time_allocations_are_not_counted():
     kept = []
 
     def step():
@@ -58,8 +60,8 @@ def test_what_is_there_once_for_all_is_not_counted():
 
 
 @needs_linux
-def test_a_peak_ends_where_it_is_reset():
-    torch.ones(256 * MIB // 4)  # gone afterwards
+def test_reset_restarts_the_peak():
+    torch.ones(256 * MIB // 4)  # freed at once
     high = peak(CPU)
     assert reset_peak(CPU)
     low = peak(CPU)
@@ -68,8 +70,8 @@ def test_a_peak_ends_where_it_is_reset():
     assert 63 * MIB < peak(CPU) - low < 66 * MIB
 
 
-def test_on_a_gpu_the_peak_is_that_of_the_second_run_above_what_was_in_use(monkeypatch):
-    """An allocator that keeps 100 bytes from call to call, and 1,000 more from the first one on; a step takes 40."""
+def test_peak_on_a_gpu_is_that_of_the_second_run_above_memory_in_use(monkeypatch):
+    """The allocator holds 100 bytes, 1,000 more after the first run, and a step needs 40."""
     state = {"held": 100, "peak": 0, "waited": True}
 
     def step():
@@ -78,7 +80,7 @@ def test_on_a_gpu_the_peak_is_that_of_the_second_run_above_what_was_in_use(monke
         state["waited"] = False
 
     def read(name):
-        assert state["waited"], "figures are taken once the device is done"
+        assert state["waited"], "read before the device was done"
         return state[name]
 
     cuda = {
@@ -89,21 +91,21 @@ def test_on_a_gpu_the_peak_is_that_of_the_second_run_above_what_was_in_use(monke
     }
     for name, function in cuda.items():
         monkeypatch.setattr(torch.cuda, name, function)
-    state["peak"] = 9999  # of a step before
+    state["peak"] = 9999  # of an earlier step
     assert peak_of(step, torch.device("cuda")) == 40
 
 
-def test_a_device_that_does_not_tell_has_no_peak():
+def test_other_devices_have_no_peak():
     assert peak_of(lambda: None, torch.device("meta")) is None
 
 
-def test_another_c_library_has_no_peak(monkeypatch):
+def test_other_c_libraries_have_no_peak(monkeypatch):
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
     assert peak_of(lambda: None, CPU) is None
 
 
 @needs_linux
-def test_what_is_not_there_cannot_be_allocated(monkeypatch):
+def test_allocations_beyond_available_memory_fail(monkeypatch):
     monkeypatch.setattr(memory, "_available", lambda: 64 * MIB)
     limit = resource.getrlimit(resource.RLIMIT_DATA)
     with bounded():
@@ -115,7 +117,7 @@ def test_what_is_not_there_cannot_be_allocated(monkeypatch):
 
 
 @needs_linux
-def test_a_limit_that_is_there_is_not_raised(monkeypatch):
+def test_existing_limit_is_not_raised(monkeypatch):
     monkeypatch.setattr(memory, "_available", lambda: 64 * 1024 * MIB)
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (10 * 1024 * MIB, hard))
@@ -126,7 +128,7 @@ def test_a_limit_that_is_there_is_not_raised(monkeypatch):
     assert found == [(10 * 1024 * MIB, hard)] * 2
 
 
-def test_a_containers_limit_counts(monkeypatch, tmp_path):
+def test_limit_of_a_container_counts(monkeypatch, tmp_path):
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("1000000\n")
     machine = tmp_path / "meminfo"
@@ -141,7 +143,7 @@ def test_a_containers_limit_counts(monkeypatch, tmp_path):
     assert memory._available() == 1500 * 1024
 
 
-def test_a_system_that_does_not_tell_has_no_bound(monkeypatch, tmp_path):
+def test_unknown_available_memory_sets_no_limit(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "_MACHINE", tmp_path / "none")
     with bounded():
         torch.ones(MIB)

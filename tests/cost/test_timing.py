@@ -1,13 +1,15 @@
+"""Turns, intervals and batch sizes."""
+
 import math
 import random
 
 import pytest
 import torch
 
-from fvit.cost.timing import FEWEST, Timing, best_batch, synchroniser, time_in_turns
+from fvit.cost.timing import Timing, best_batch, synchroniser, time_in_turns
 
 
-def test_all_take_turns_in_an_order_that_is_reversed():
+def test_candidates_take_turns_in_alternating_order():
     calls = []
     steps = {name: lambda name=name: calls.append(name) for name in "abc"}
     timings = time_in_turns(steps, runs=4)
@@ -15,19 +17,19 @@ def test_all_take_turns_in_an_order_that_is_reversed():
     assert {name: len(timing.seconds) for name, timing in timings.items()} == dict(a=4, b=4, c=4)
 
 
-def test_a_budget_ends_it_after_three_rounds_at_the_earliest():
+def test_budget_allows_three_rounds_at_least():
     calls = []
     time_in_turns({"a": lambda: calls.append(1)}, runs=1000, budget=0)
     assert len(calls) == 1 + 3
 
 
-def test_the_device_is_waited_for_after_each_run():
+def test_device_is_synchronised_after_each_run():
     events = []
     time_in_turns({"a": lambda: events.append("run")}, runs=2, synchronise=lambda: events.append("wait"))
     assert events == ["run", "wait"] * 3
 
 
-def test_the_interval_holds_the_median_in_95_of_100_cases():
+def test_interval_contains_the_median_in_95_of_100_cases():
     draw = random.Random(0)
     held = 0
     for _ in range(2000):
@@ -39,26 +41,20 @@ def test_the_interval_holds_the_median_in_95_of_100_cases():
 @pytest.mark.parametrize(
     ("runs", "interval"), [(1, None), (3, None), (5, None), (6, (0, 5)), (9, (1, 7)), (20, (5, 14))]
 )
-def test_the_interval_of_few_runs_is_as_tables_have_it(runs, interval):
+def test_interval_of_few_runs_is_as_in_tables(runs, interval):
     assert Timing(tuple(range(runs))).interval == interval
 
 
-@pytest.mark.parametrize("runs", [FEWEST - 1, FEWEST])
-def test_fewer_runs_have_no_interval_because_their_range_covers_too_little(runs):
-    """The range misses the median where all runs lie on the same side of it."""
-    assert (1 - 2 * 0.5**runs >= 0.95) == (Timing(tuple(range(runs))).interval is not None)
+def test_progress_is_reported_after_each_round():
+    shares = []
+    time_in_turns({"a": lambda: None, "b": lambda: None}, runs=4, progress=shares.append)
+    assert shares == [0.25, 0.5, 0.75, 1.0]
+    shares.clear()
+    time_in_turns({"a": lambda: None}, runs=100, budget=0, progress=shares.append)
+    assert shares == [1.0] * 3, "the budget is spent"
 
 
-def test_after_each_round_the_share_that_is_done_is_told():
-    told = []
-    time_in_turns({"a": lambda: None, "b": lambda: None}, runs=4, tell=told.append)
-    assert told == [0.25, 0.5, 0.75, 1.0]
-    told.clear()
-    time_in_turns({"a": lambda: None}, runs=100, budget=0, tell=told.append)
-    assert told == [1.0] * 3, "the budget is spent"
-
-
-def test_a_gpu_is_waited_for_and_a_cpu_is_not(monkeypatch):
+def test_synchroniser_waits_for_a_gpu_and_not_for_a_cpu(monkeypatch):
     waited = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append("cuda"))
     synchroniser(torch.device("cpu"))()
@@ -67,18 +63,18 @@ def test_a_gpu_is_waited_for_and_a_cpu_is_not(monkeypatch):
     assert waited == ["cuda"]
 
 
-def test_no_batch_is_tried_that_would_take_too_long():
+def test_batches_that_would_take_too_long_are_not_tried():
     tried = []
 
     def time_of(size):
         tried.append(size)
-        return 1 + 0.1 * size  # a larger batch always has the higher rate
+        return 1 + 0.1 * size  # larger batches always have a higher throughput
 
     assert best_batch(time_of, [1, 2, 4, 8, 16, 32], longest=3.0)[0] == 8
     assert tried == [1, 2, 4, 8]
     tried.clear()
     best_batch(time_of, [4, 8], longest=0.1)
-    assert tried == [4], "the smallest is, in any case"
+    assert tried == [4], "the smallest is always tried"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +87,7 @@ def test_no_batch_is_tried_that_would_take_too_long():
         ({1: 10}, (1, 10)),
     ],
 )
-def test_the_best_batch_is_the_last_that_brought_something(rates, best):
+def test_best_batch_is_the_last_that_improved(rates, best):
     def time_of(size):
         if isinstance(rates[size], Exception):
             raise rates[size]
@@ -101,7 +97,7 @@ def test_the_best_batch_is_the_last_that_brought_something(rates, best):
     assert (size, rate) == (best[0], pytest.approx(best[1]))
 
 
-def test_a_batch_of_one_that_does_not_fit_is_told():
+def test_out_of_memory_at_the_smallest_batch_is_raised():
     def time_of(size):
         raise MemoryError("no room")
 
@@ -109,7 +105,7 @@ def test_a_batch_of_one_that_does_not_fit_is_told():
         best_batch(time_of, [1, 2])
 
 
-def test_what_fails_for_another_reason_is_told():
+def test_other_errors_are_raised():
     def time_of(size):
         if size == 2:
             raise RuntimeError("shapes")

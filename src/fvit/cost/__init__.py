@@ -1,4 +1,4 @@
-"""What a model costs: parameters and multiply-accumulates; and what two models cost that share the work."""
+"""What a model costs: parameters, MACs, time and memory."""
 
 from fvit.cost.count import Cost, count
 

@@ -1,7 +1,12 @@
-"""Parameters and multiply-accumulates of a model, counted without computing anything."""
+"""Count parameters and MACs of a model, on the meta device.
+
+MACs follow torch's FlopCounterMode, which counts matrix products and convolutions. The formulas here add elementwise
+products of two tensors, products with a vector, Fourier transforms and average pooling. Sums, norms, exponentials and
+other functions of one tensor count 0.
+"""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,21 +16,19 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from fvit.attention import Mechanism
-from fvit.cost.formulas import FORMULAS
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one image costs.
+    """The cost of one image.
 
     Attributes:
         params: number of parameters.
-        macs_paper: multiply-accumulates of convolutions and linear layers alone, as papers print them under the name
-            "FLOPs": the products inside attention are left out, and a mechanism is evaluated as its formula is written.
-        macs: multiply-accumulates of every product that is computed: also matrix products without weights, elementwise
-            products of two tensors, Fourier transforms (5/2 n log₂ n for one of n complex numbers, half of it for real
-            ones) and average pooling (one for each element of a window), in the form that a mechanism chooses for this
-            size.
+        macs_paper: MACs of convolutions and linear layers, as papers report them under the name "FLOPs": without the
+            products inside attention, and with mechanisms evaluated as their formula is written.
+        macs: MACs of all products that are computed, including matrix products without weights, elementwise products,
+            Fourier transforms (5/2 n log₂ n for n complex numbers, half of it for real ones) and average pooling (one
+            per element of a window), in the form that a mechanism chooses for this size.
     """
 
     params: int
@@ -40,23 +43,23 @@ class Cost:
 def count(model: nn.Module, input_size: Sequence[int] | int) -> Cost:
     """Count parameters and MACs of one forward pass in inference.
 
-    The pass runs on the meta device, so that no fused kernel hides its products from the counter and nothing is
-    computed; `model` itself is not touched.
+    The pass runs on the meta device: no fused kernel hides its products, and nothing is computed. `model` is unchanged.
 
     Args:
-        model: any module that maps one image batch.
+        model: maps images [B, C, H, W].
         input_size: (C, H, W), or the side of a square RGB image in pixels.
     """
     shape = (3, input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
-    # Detached: a view of a parameter, as CaiT makes of its class token, is otherwise one that torch's counter rejects.
+    # Detached, because torch's counter fails on views of parameters, which CaiT makes of its class token.
     meta = {name: t.detach().to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
-    image = torch.empty(1, *shape, device="meta", dtype=_dtype(model))
+    dtype = next((p.dtype for p in model.parameters()), torch.float32)
+    image = torch.empty(1, *shape, device="meta", dtype=dtype)
     was_training = [m for m in model.modules() if m.training]
     model.eval()
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     try:
         with torch.no_grad():
-            with _as_written(model), _counting_layers(model) as layers:
+            with _textbook_forms(model), _counting_layers(model) as layers:
                 functional_call(model, meta, (image,))
             with counter:
                 functional_call(model, meta, (image,))
@@ -68,8 +71,8 @@ def count(model: nn.Module, input_size: Sequence[int] | int) -> Cost:
 
 
 @contextmanager
-def _as_written(model: nn.Module) -> Iterator[None]:
-    """Mechanisms that can be evaluated in several forms take the textbook's."""
+def _textbook_forms(model: nn.Module) -> Iterator[None]:
+    """Evaluate mechanisms that have several forms as their formula is written."""
     forms = {m: m.form for m in model.modules() if isinstance(m, Mechanism)}
     try:
         for mechanism in forms:
@@ -82,7 +85,7 @@ def _as_written(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _counting_layers(model: nn.Module) -> Iterator[list[int]]:
-    """Collects the multiply-accumulates of each call of a convolution or linear layer."""
+    """Collect the MACs of each call of a convolution or linear layer."""
     macs: list[int] = []
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -98,5 +101,69 @@ def _counting_layers(model: nn.Module) -> Iterator[list[int]]:
             hook.remove()
 
 
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in model.parameters()), torch.float32)
+# FLOPs of operators, two per MAC.
+
+
+def _elementwise(left: object, right: object, *, out_val: Tensor, **kwargs: object) -> int:
+    """A product of two tensors: one MAC per element, four if both are complex. Scaling by a number counts 0."""
+    factors = (left, right)
+    if not all(isinstance(factor, Tensor) and factor.numel() > 1 for factor in factors):
+        return 0
+    return 2 * out_val.numel() * math.prod(2 if factor.is_complex() else 1 for factor in factors)
+
+
+def _add_elementwise(added: object, left: object, right: object, *, out_val: Tensor, **kwargs: object) -> int:
+    return _elementwise(left, right, out_val=out_val)
+
+
+def _with_vector(left: Tensor, vector: Tensor, *, out_val: Tensor, **kwargs: object) -> int:
+    """A matrix or a vector times a vector."""
+    return 2 * left.numel()
+
+
+def _add_with_vector(added: Tensor, matrix: Tensor, vector: Tensor, *, out_val: Tensor, **kwargs: object) -> int:
+    return 2 * matrix.numel()
+
+
+def _complex_transform(x: Tensor, dim: Sequence[int], *args: object, out_val: Tensor) -> int:
+    """5 n log₂ n for n complex numbers: radix 2, and what FFTW's benchmark counts for every algorithm."""
+    return round(5 * x.numel() * math.log2(math.prod(x.shape[axis] for axis in dim)))
+
+
+def _real_transform(x: Tensor, dim: Sequence[int], *args: object, out_val: Tensor) -> int:
+    """Half of a complex transform; either input or output is real."""
+    real = out_val if x.is_complex() else x
+    return _complex_transform(real, dim, out_val=out_val) // 2
+
+
+def _pooling(x: Tensor, window: Sequence[int], *args: object, out_val: Tensor) -> int:
+    return 2 * out_val.numel() * window[0] * window[-1]
+
+
+def _adaptive_pooling(x: Tensor, size: Sequence[int], *args: object, out_val: Tensor) -> int:
+    """Windows may overlap; their sizes follow from the output's."""
+    rows, columns = (
+        sum(-(-(i + 1) * whole // parts) - i * whole // parts for i in range(parts))
+        for whole, parts in zip(x.shape[-2:], size, strict=True)
+    )
+    return 2 * math.prod(x.shape[:-2]) * rows * columns
+
+
+aten = torch.ops.aten
+FORMULAS: dict[object, Callable[..., int]] = {
+    aten.mul: _elementwise,
+    aten.mul_: _elementwise,
+    aten.addcmul: _add_elementwise,
+    aten.mv: _with_vector,
+    aten.addmv: _add_with_vector,
+    aten.dot: _with_vector,
+    aten._fft_c2c: _complex_transform,
+    aten._fft_r2c: _real_transform,
+    aten._fft_c2r: _real_transform,
+    aten.avg_pool2d: _pooling,
+    aten._adaptive_avg_pool2d: _adaptive_pooling,
+}
+"""FLOPs by operator, for ``FlopCounterMode(custom_mapping=…)``."""
+
+for formula in FORMULAS.values():
+    formula._get_raw = True  # so that torch passes tensors, not only their shapes

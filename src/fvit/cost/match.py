@@ -1,4 +1,4 @@
-"""Giving every mechanism the same budget: the width or depth at which a model costs what another does."""
+"""Equal budgets: the width or depth at which a model has the cost of another one."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,23 +9,23 @@ import torch
 from torch import nn
 
 from fvit.cost.count import count
-from fvit.cost.subject import Conditions, Subject
 from fvit.cost.timing import synchroniser, time_in_turns
+from fvit.cost.workload import Conditions, Workload
 from fvit.models import attention_spec, build
 
 Measure = Callable[[nn.Module, int], float]
-"""What a model costs for images of a size; grows with the model's width and depth."""
+"""The cost of a model for images of a size in pixels; increases with width and depth."""
 
 By = Literal["width", "depth"]
 
 
 def params(model: nn.Module, img_size: int) -> float:
-    """Parameters."""
+    """Number of parameters."""
     return count(model, img_size).params
 
 
 def macs(model: nn.Module, img_size: int) -> float:
-    """Multiply-accumulates, every product."""
+    """MACs of all products."""
     return count(model, img_size).macs
 
 
@@ -35,10 +35,7 @@ COUNTED: dict[str, Measure] = {"params": params, "macs": macs}
 
 @dataclass(frozen=True)
 class Matched:
-    """The outcome: the model's options, and what it costs next to what it should cost.
-
-    Where the cost was measured, both are in units of the other model's.
-    """
+    """Options of the matched model, its cost and the budget; a measured cost is relative to the other model's."""
 
     model: dict[str, Any]
     cost: float
@@ -53,28 +50,22 @@ class Matched:
 def match(
     model: Mapping[str, Any], img_size: int, num_classes: int, measure: Measure, budget: float, by: By = "width"
 ) -> Matched:
-    """The model whose cost is nearest to `budget`, by its width at the same number of heads, or by its depth.
-
-    Widths are multiples of 8 and of twice the number of heads.
+    """The model whose cost is nearest to `budget`, with another width (a multiple of 8 and of 2 · heads) or depth.
 
     Args:
-        model: options as for `fvit.models.build`, `attention` as in a configuration; `embed_dim`, `num_heads` and
-            `depth` say where the search begins.
-        img_size: pixels.
-        num_classes: width of the head.
-        measure: one of `COUNTED`, or a measurement. Where it only counts, no weight is made.
-        budget: what the model shall cost, in the same unit.
-        by: what is changed.
+        model: arguments of `fvit.models.build`, with `attention` as in a configuration. The search starts at its
+            `embed_dim` or `depth`; the number of heads stays.
+        img_size: side of the images in pixels.
+        num_classes: number of outputs of the head.
+        measure: one of `COUNTED`, which need no weights, or a measurement.
+        budget: the target cost, in the unit of `measure`.
+        by: what to change.
 
     Raises:
-        ValueError: the model's options do not give its width, heads and depth; even the smallest costs more than twice
-            the budget.
+        ValueError: `embed_dim`, `num_heads` or `depth` is missing, or the smallest model costs more than twice the
+            budget.
     """
-    if missing := [key for key in ("embed_dim", "num_heads", "depth") if not model.get(key)]:
-        names = ", ".join(f"model.{key}" for key in missing)
-        raise ValueError(
-            f"a budget is met by width or depth, and {model['name']} does not say {names}; use model=vit_*"
-        )
+    _check_shape(model)
     key, step = ("embed_dim", math.lcm(8, 2 * model["num_heads"])) if by == "width" else ("depth", 1)
     costs: dict[int, float] = {}
 
@@ -92,8 +83,16 @@ def match(
         low, high = (middle, high) if cost(middle) < budget else (low, middle)
     best = min((low, high), key=lambda steps: abs(cost(steps) - budget))
     if cost(best) > 2 * budget:
-        raise ValueError(f"{model['name']} costs {cost(best):.4g} at its smallest {by}, and {budget:.4g} is asked for")
+        raise ValueError(f"{model['name']} costs {cost(best):.4g} at its smallest {by}, and the budget is {budget:.4g}")
     return Matched({**model, key: best * step}, cost(best), budget)
+
+
+def _check_shape(model: Mapping[str, Any]) -> None:
+    if missing := [f"model.{key}" for key in ("embed_dim", "num_heads", "depth") if not model.get(key)]:
+        raise ValueError(
+            f"a budget is met by changing width or depth, and {model['name']} has no {', '.join(missing)}; "
+            "use model=vit_tiny, for example"
+        )
 
 
 def match_count(
@@ -104,7 +103,7 @@ def match_count(
     metric: Literal["params", "macs"],
     by: By = "width",
 ) -> Matched:
-    """`match` to what the model of the options `reference` counts."""
+    """`match` to the parameters or MACs of the model with the options `reference`."""
     measure = COUNTED[metric]
     budget = measure(make(reference, img_size, num_classes, on_meta=True), img_size)
     return match(model, img_size, num_classes, measure, budget, by)
@@ -119,33 +118,67 @@ def match_latency(
     runs: int = 20,
     seconds: float = 5.0,
 ) -> Matched:
-    """`match` to the time that one image takes in the model of the options `reference`.
+    """`match` to the latency of one image in the model with the options `reference`.
 
-    Each width or depth that is tried takes turns with it, so that what disturbs the machine disturbs both.
-
-    Args:
-        model: as for `match`.
-        reference: likewise.
-        conditions: how both are run.
-        num_classes: width of the heads.
-        by: what is changed.
-        runs: of each, at most.
-        seconds: for each, at most.
+    Each width or depth is timed in turns with the reference, at most `runs` times or for `seconds` each.
     """
-    other = Subject(make(reference, conditions.res, num_classes), conditions).forward(1)
+    other = Workload(make(reference, conditions.res, num_classes), conditions).forward(1)
 
-    def beside(tried: nn.Module, img_size: int) -> float:
-        steps = {"tried": Subject(tried, conditions).forward(1), "other": other}
+    def relative_latency(tried: nn.Module, img_size: int) -> float:
+        steps = {"tried": Workload(tried, conditions).forward(1), "other": other}
         timings = time_in_turns(steps, runs, seconds, synchroniser(conditions.device))
         return timings["tried"].median / timings["other"].median
 
-    return match(model, conditions.res, num_classes, beside, 1.0, by)
+    return match(model, conditions.res, num_classes, relative_latency, 1.0, by)
+
+
+def meet_budget(config: dict[str, Any], num_classes: int) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Replace `model.match` by the width that it asks for. The width is counted, so all ranks and machines agree on it.
+
+    Args:
+        config: the configuration of a training run.
+        num_classes: of the dataset; the head has as many outputs unless the configuration says otherwise.
+
+    Returns:
+        the configuration without `model.match`, and the outcome as names and values.
+
+    Raises:
+        ValueError: the model keeps its own attention or pretrained weights, or does not have a width to change.
+    """
+    options = dict(config["model"])
+    metric = options.pop("match", None)
+    if metric is None:
+        return {**config, "model": options}, []
+    attention = options["attention"]["name"]
+    if attention == "native":
+        raise ValueError(
+            f"model.match={metric} has no effect with attention=native, which keeps the model's own attention; leave "
+            "it out, or use attention=softmax, which sets the budget that others meet"
+        )
+    _check_shape(options)
+    for origin in ("pretrained", "init_from"):
+        if value := options.get(origin):
+            raise ValueError(
+                f"model.match={metric} changes the width, and the weights of model.{origin}={value} would not fit; "
+                "leave one of them out"
+            )
+    if attention == "softmax":
+        found = f"{metric} of softmax attention, which is this model: embed_dim={options['embed_dim']} stays"
+        return {**config, "model": options}, [("budget", found)]
+    softmax = {**options, "attention": {"name": "softmax"}}
+    outputs = options["num_classes"] or num_classes
+    matched = match_count(options, softmax, config["data"]["img_size"], outputs, metric)
+    found = (
+        f"{metric} of softmax attention, {matched.budget / 1e6:.4g} M: embed_dim={matched.model['embed_dim']} instead "
+        f"of {options['embed_dim']} has {matched.cost / 1e6:.4g} M, {100 * matched.error:+.1f} %"
+    )
+    return {**config, "model": matched.model}, [("budget", found)]
 
 
 def make(model: Mapping[str, Any], img_size: int, num_classes: int, on_meta: bool = False) -> nn.Module:
-    """The model of these options, with weights of no origin; on the meta device where it is only counted."""
-    apart = ("attention", "num_classes", "pretrained", "init_from", "keep")
-    options = {key: value for key, value in model.items() if key not in apart}
+    """Build a model from options, without pretrained weights; on the meta device if it is only counted."""
+    ignored = ("attention", "num_classes", "pretrained", "init_from", "keep")
+    options = {key: value for key, value in model.items() if key not in ignored}
     attention = attention_spec(model["attention"])
     with torch.device("meta" if on_meta else "cpu"):
         return build(img_size=img_size, num_classes=num_classes, attention=attention, **options)

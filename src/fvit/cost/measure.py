@@ -1,4 +1,4 @@
-"""Measuring a set of models side by side: what each costs to run and to train."""
+"""Measure a set of models side by side: parameters, MACs, latency, throughput, memory, training step."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,8 +12,8 @@ from torch import nn
 
 from fvit.cost.count import count
 from fvit.cost.memory import bounded, peak_of, ran_out, saved_for_backward
-from fvit.cost.subject import Conditions, Subject, compiling
 from fvit.cost.timing import Step, Timing, best_batch, synchroniser, time_in_turns
+from fvit.cost.workload import Conditions, Workload, compiling
 
 Made = TypeVar("Made")
 
@@ -26,10 +26,10 @@ class Settings:
     """How to measure.
 
     Attributes:
-        what: of `WHAT`.
-        runs: of each step, at most.
-        seconds: for each figure of a candidate, at most; three runs are made in any case.
-        batch: images of a training step, and of what is measured of memory.
+        what: a selection from `WHAT`.
+        runs: most runs of each step.
+        seconds: most seconds per figure and candidate, but at least three runs.
+        batch: batch size of a training step and of memory measurements.
     """
 
     what: Sequence[str] = WHAT
@@ -39,7 +39,7 @@ class Settings:
 
 
 class Built(NamedTuple):
-    """A model, and figures about its making that belong into its row."""
+    """A model, and values for its row, such as its matched width."""
 
     model: nn.Module
     values: dict[str, float]
@@ -47,7 +47,7 @@ class Built(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model under one set of conditions. `build` makes it anew; what it raises becomes the row's status."""
+    """One model under one set of conditions. An error raised by `build` becomes the row's status."""
 
     model: str
     attention: str
@@ -56,18 +56,18 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """For people: all but the size of the images."""
+        """Model, attention and conditions without the image size."""
         return f"{self.model} {self.attention}{self.conditions.manner}"
 
     @property
     def label(self) -> str:
-        """For people."""
+        """Model, attention and all conditions."""
         return f"{self.model} {self.attention} {self.conditions.res} px{self.conditions.manner}"
 
 
 @dataclass
 class Row:
-    """What was found about a candidate. `values` holds what could be had, `runs` the single durations in seconds."""
+    """Measurements of a candidate: figures in `values`, individual times in `runs`, and a status if it failed."""
 
     candidate: Candidate
     status: str = "ok"
@@ -77,11 +77,11 @@ class Row:
 
     @property
     def alive(self) -> bool:
-        """Nothing has failed so far."""
+        """Whether nothing has failed so far."""
         return self.status == "ok"
 
     def time(self, name: str, timing: Timing) -> None:
-        """Note the median of a timing, in ms, with its interval if it has one, and of how many runs it is."""
+        """Record the median of a timing in ms, its interval, and the number of runs."""
         self.runs[name] = timing
         self.values[name] = timing.median * 1e3
         if timing.interval is not None:
@@ -90,35 +90,35 @@ class Row:
         self.values[f"{name}_runs"] = len(timing.seconds)
 
     def attempt(self, work: Callable[[], Made]) -> Made | None:
-        """What `work` returns. None if it fails, which the status then says, or if something has failed before."""
+        """The result of `work`; None if it fails, with the reason as status, or if something failed before."""
         if not self.alive:
             return None
         try:
             return work()
         except Exception as error:
-            # Whatever it is, it is this candidate's: the others are measured.
+            # Any error concerns this candidate alone, and the others are still measured.
             text = next(iter(str(error).strip().splitlines()), "")
             kind = "" if isinstance(error, RuntimeError | ValueError) and text else type(error).__name__
             self.status = "out of memory" if ran_out(error) else ": ".join(filter(None, (kind, text)))
             return None
 
 
-Pairs = list[tuple[Row, Subject]]
-Tell = Callable[[float], None]
-"""Called with the share of the work in hand that is done, which grows to 1."""
+Pairs = list[tuple[Row, Workload]]
+Progress = Callable[[float], None]
+"""Called with the share of the current work that is done, up to 1."""
 
 
-def measure(rows: Sequence[Row], settings: Settings, tell: Callable[[int], None] = lambda _: None) -> None:
-    """Measure the candidates of all rows, those of the same conditions in turns.
+def measure(rows: Sequence[Row], settings: Settings, advance: Callable[[int], None] = lambda _: None) -> None:
+    """Measure the candidates of all rows, those with the same conditions in turns.
 
-    A candidate that fails is measured no further, and its row's status says why; so says that of all that have not been
-    measured to the end when somebody interrupts.
+    A candidate that fails is not measured further, and its row's status gives the reason. On KeyboardInterrupt, the
+    status of unfinished rows is ``interrupted``.
 
     Args:
-        rows: to be filled in.
-        settings: how.
-        tell: called with the number of figures that have become known. Those of candidates that take turns become
-            known together, and are told in proportion to the work that is done.
+        rows: filled in.
+        settings: how to measure.
+        advance: called with the number of figures that are done; figures of candidates that take turns are done
+            together, in proportion to the work.
     """
     groups: dict[Conditions, list[Row]] = {}
     for row in rows:
@@ -129,7 +129,7 @@ def measure(rows: Sequence[Row], settings: Settings, tell: Callable[[int], None]
         with bounded() if on_cpu else nullcontext():
             for conditions, group in groups.items():
                 with compiling() if conditions.compiled else nullcontext():
-                    _measure_together(group, settings, tell)
+                    _measure_together(group, settings, advance)
                 del left[conditions]
     except KeyboardInterrupt:
         for row in chain.from_iterable(left.values()):
@@ -138,81 +138,81 @@ def measure(rows: Sequence[Row], settings: Settings, tell: Callable[[int], None]
         raise
 
 
-def _measure_together(group: Sequence[Row], settings: Settings, tell: Callable[[int], None]) -> None:
-    """Measure candidates of the same conditions."""
+def _measure_together(group: Sequence[Row], settings: Settings, advance: Callable[[int], None]) -> None:
+    """Measure candidates with the same conditions."""
     pairs = [(row, row.attempt(partial(_prepare, row, settings))) for row in group]
     for what in settings.what:
-        # Whoever has failed frees its memory.
-        pairs = [(row, subject) for row, subject in pairs if row.alive and subject is not None]
-        reached = _counter(len(group), tell)
+        # Drops failed candidates and their memory.
+        pairs = [(row, workload) for row, workload in pairs if row.alive and workload is not None]
+        progress = _counter(len(group), advance)
         if what in _FIGURES:
-            _FIGURES[what](pairs, settings, reached)
-        reached(1.0)
+            _FIGURES[what](pairs, settings, progress)
+        progress(1.0)
 
 
-def _counter(figures: int, tell: Callable[[int], None]) -> Tell:
-    """Tells of so many figures, as the share that is done of them all grows."""
-    told = 0
+def _counter(figures: int, advance: Callable[[int], None]) -> Progress:
+    """Convert a share of `figures` into a number of new figures."""
+    done = 0
 
-    def reached(share: float) -> None:
-        nonlocal told
-        new = int(figures * share) - told
-        told += new
+    def progress(share: float) -> None:
+        nonlocal done
+        new = int(figures * share) - done
+        done += new
         if new:
-            tell(new)
+            advance(new)
 
-    return reached
+    return progress
 
 
-def _prepare(row: Row, settings: Settings) -> Subject:
+def _prepare(row: Row, settings: Settings) -> Workload:
     model, values = row.candidate.build()
     row.values |= values
     row.tokens = _tokens(model)
-    # Before it is compiled, which would count nothing.
+    # Before compilation, after which nothing would be counted.
     if "params" in settings.what:
         row.values["params"] = sum(p.numel() for p in model.parameters())
     if "macs" in settings.what:
         cost = count(model, row.candidate.conditions.res)
         row.values |= {"macs_paper": cost.macs_paper, "macs": cost.macs}
-    return Subject(model, row.candidate.conditions)
+    return Workload(model, row.candidate.conditions)
 
 
 def _in_turns(
     pairs: Pairs,
     name: str,
-    step_of: Callable[[Row, Subject], Step],
+    step_of: Callable[[Row, Workload], Step],
     settings: Settings,
-    reached: Tell,
+    progress: Progress,
 ) -> None:
-    """Time a step of each, and note it as `name`."""
+    """Time a step of each candidate, and record it as `name`."""
     steps: dict[str, Step] = {}
-    for number, (row, subject) in enumerate(pairs):
-        step = row.attempt(partial(step_of, row, subject))
+    for number, (row, workload) in enumerate(pairs):
+        step = row.attempt(partial(step_of, row, workload))
         if step is not None:
             steps[str(number)] = partial(row.attempt, step)
     wait = synchroniser(pairs[0][0].candidate.conditions.device) if pairs else lambda: None
-    timings = time_in_turns(steps, settings.runs, settings.seconds, wait, reached)
+    timings = time_in_turns(steps, settings.runs, settings.seconds, wait, progress)
     for number, (row, _) in enumerate(pairs):
         if row.alive:
             row.time(name, timings[str(number)])
 
 
-def _latency(pairs: Pairs, settings: Settings, reached: Tell) -> None:
-    _in_turns(pairs, "latency_ms", lambda _, subject: subject.forward(1), settings, reached)
+def _latency(pairs: Pairs, settings: Settings, progress: Progress) -> None:
+    _in_turns(pairs, "latency_ms", lambda _, workload: workload.forward(1), settings, progress)
 
 
-def _throughput(pairs: Pairs, settings: Settings, reached: Tell) -> None:
-    for number, (row, subject) in enumerate(pairs, 1):
-        best = row.attempt(partial(_best_batch, subject, settings))
+def _throughput(pairs: Pairs, settings: Settings, progress: Progress) -> None:
+    for number, (row, workload) in enumerate(pairs, 1):
+        best = row.attempt(partial(_best_batch, workload, settings))
         if best is not None:
             row.values["batch"] = best
-        reached(0.5 * number / len(pairs))
+        progress(0.5 * number / len(pairs))
     _in_turns(
         pairs,
         "batch_ms",
-        lambda row, subject: subject.forward(int(row.values["batch"])),
+        lambda row, workload: workload.forward(int(row.values["batch"])),
         settings,
-        lambda share: reached(0.5 + 0.5 * share),
+        lambda share: progress(0.5 + 0.5 * share),
     )
     for row, _ in pairs:
         if row.alive:
@@ -222,39 +222,39 @@ def _throughput(pairs: Pairs, settings: Settings, reached: Tell) -> None:
                     row.values[f"images_per_s{end}"] = images / row.values[f"batch_ms{of_time}"]
 
 
-def _best_batch(subject: Subject, settings: Settings) -> int:
-    wait = synchroniser(subject.conditions.device)
+def _best_batch(workload: Workload, settings: Settings) -> int:
+    wait = synchroniser(workload.conditions.device)
 
     def seconds(batch: int) -> float:
-        steps = {"": subject.forward(batch)}
+        steps = {"": workload.forward(batch)}
         return time_in_turns(steps, runs=3, budget=settings.seconds / 3, synchronise=wait)[""].median
 
-    # A batch that takes longer than a figure may take says no more than a smaller one.
+    # A batch that takes longer than the time for one figure says no more than a smaller one.
     return best_batch(seconds, _BATCHES, longest=settings.seconds)[0]
 
 
-def _memory(pairs: Pairs, settings: Settings, reached: Tell) -> None:
-    for number, (row, subject) in enumerate(pairs, 1):
-        row.values |= row.attempt(partial(_bytes, subject, settings.batch)) or {}
-        reached(number / len(pairs))
+def _memory(pairs: Pairs, settings: Settings, progress: Progress) -> None:
+    for number, (row, workload) in enumerate(pairs, 1):
+        row.values |= row.attempt(partial(_mebibytes, workload, settings.batch)) or {}
+        progress(number / len(pairs))
 
 
-def _bytes(subject: Subject, batch: int) -> dict[str, float]:
-    device, model = subject.conditions.device, subject.model
+def _mebibytes(workload: Workload, batch: int) -> dict[str, float]:
+    device, model = workload.conditions.device, workload.model
     found = {
-        "saved_mib": saved_for_backward(subject.loss(batch), chain(model.parameters(), model.buffers())),
-        "peak_mib": peak_of(subject.forward(batch), device),
-        "train_peak_mib": peak_of(subject.backward(batch), device),
+        "saved_mib": saved_for_backward(workload.loss(batch), chain(model.parameters(), model.buffers())),
+        "peak_mib": peak_of(workload.forward(batch), device),
+        "train_peak_mib": peak_of(workload.backward(batch), device),
     }
     return {name: number / 2**20 for name, number in found.items() if number is not None}
 
 
-def _train(pairs: Pairs, settings: Settings, reached: Tell) -> None:
-    _in_turns(pairs, "train_ms", lambda _, subject: subject.train(settings.batch), settings, reached)
+def _train(pairs: Pairs, settings: Settings, progress: Progress) -> None:
+    _in_turns(pairs, "train_ms", lambda _, workload: workload.train(settings.batch), settings, progress)
 
 
-# What is counted, `_prepare` has done.
-_FIGURES: dict[str, Callable[[Pairs, Settings, Tell], None]] = {
+# `_prepare` counts parameters and MACs.
+_FIGURES: dict[str, Callable[[Pairs, Settings, Progress], None]] = {
     "latency": _latency,
     "throughput": _throughput,
     "memory": _memory,
@@ -263,7 +263,7 @@ _FIGURES: dict[str, Callable[[Pairs, Settings, Tell], None]] = {
 
 
 def _tokens(model: nn.Module) -> int | None:
-    """Tokens of one image, where the model has them all along."""
+    """Tokens per image of a model with the same number in all blocks."""
     patches = getattr(getattr(model, "patch_embed", None), "grid_size", None)
     if patches is None or not hasattr(model, "num_prefix_tokens"):
         return None

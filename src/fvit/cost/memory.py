@@ -1,4 +1,4 @@
-"""What a step takes in memory, and making sure that one which takes too much fails alone."""
+"""Memory of a step, and a limit so that a step that needs too much fails instead of the process."""
 
 import ctypes
 import sys
@@ -14,14 +14,14 @@ _MACHINE, _CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 def saved_for_backward(forward: Callable[[], object], present: Iterable[Tensor] = ()) -> int:
-    """Bytes that autograd keeps between `forward` and its backward pass, each storage once.
+    """Bytes of activations that autograd saves in `forward` for the backward pass, each storage once.
 
     Args:
-        forward: runs with gradients recorded, and returns what they are recorded in.
-        present: what is there anyway, such as weights, and is not counted.
+        forward: runs a forward pass and returns its output.
+        present: tensors that are not counted, such as weights.
     """
     known = {tensor.untyped_storage().data_ptr() for tensor in present}
-    # The tensors themselves are kept, so that no address is used twice.
+    # Holds the tensors, so that no address is reused.
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -37,15 +37,13 @@ def saved_for_backward(forward: Callable[[], object], present: Iterable[Tensor] 
 
 
 def peak_of(step: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes by which `step` raises the memory in use at its height; None where that cannot be had.
+    """Bytes by which `step` raises the peak of memory in use; None if that cannot be measured.
 
-    The step runs twice, and the second time is measured: what libraries set up once for all is left out.
+    The step runs twice, and the second run is measured, without one-time initialisation of libraries.
 
-    On CUDA these are the bytes of torch's allocator. On a CPU it is the resident size of this process, as Linux counts
-    it. What the C library keeps of memory that was freed before is given back first, since a step that finds room there
-    would seem to take none. Figures are in whole pages and good to about a MiB; what libraries hold from call to call
-    is not in them. Without Linux and glibc, or with another allocator in its place that keeps more, there is no honest
-    figure: None on macOS, and too little under jemalloc.
+    On CUDA, bytes of torch's allocator. On a CPU, the resident size of this process on Linux, accurate to about a MiB;
+    memory that glibc holds back after a free is returned to the system first, because a step that reuses it would seem
+    to need none. None without Linux and glibc, and too small with allocators such as jemalloc.
     """
     if device.type == "cuda":
         step()
@@ -66,7 +64,7 @@ def peak_of(step: Callable[[], object], device: torch.device) -> int | None:
 
 
 def peak(device: torch.device) -> int:
-    """Bytes in use at their height, since `reset_peak`: torch's on a CUDA device, else this process's resident size."""
+    """Peak bytes in use since `reset_peak`: torch's on a CUDA device, otherwise this process's resident size."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if _CLEAR.is_file():
@@ -78,7 +76,7 @@ def peak(device: torch.device) -> int:
 
 
 def reset_peak(device: torch.device) -> bool:
-    """Whether `peak` starts anew, from what is in use now; memory that was freed is given back, and does not count."""
+    """Restart `peak` from the memory in use now, after returning freed memory; False if the system cannot."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True
@@ -92,16 +90,15 @@ def reset_peak(device: torch.device) -> bool:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether `error` says that memory was not enough, of a GPU or of this machine."""
+    """Whether `error` means out of memory, on a GPU or on this machine."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """On Linux, let an allocation fail for which the machine has no memory.
+    """On Linux, make allocations beyond the available memory fail.
 
-    The kernel grants more than there is, and ends the whole process once it is used. Inside, torch raises RuntimeError
-    in its place ("can't allocate memory").
+    The kernel overcommits and would kill the process. Inside, torch raises RuntimeError ("can't allocate memory").
     """
     available = _available()
     if available is None:
@@ -121,7 +118,7 @@ def bounded() -> Iterator[None]:
 
 
 def _available() -> int | None:
-    """Bytes that can still be had, in this container if it has a limit; None if the system does not tell."""
+    """Available bytes, within the limit of this container; None if unknown."""
     if not (_MACHINE.is_file() and _STATUS.is_file()):
         return None
     found = [_read(_MACHINE, "MemAvailable")]
@@ -132,7 +129,7 @@ def _available() -> int | None:
 
 
 def _give_back() -> bool:
-    """Whether glibc has returned to the system what was freed."""
+    """Have glibc return freed memory to the system; False without glibc."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError, TypeError):  # another C library, or, on Windows, none under that name
@@ -141,6 +138,6 @@ def _give_back() -> bool:
 
 
 def _read(table: Path, name: str) -> int:
-    """A line of /proc, in bytes."""
+    """A value of a file in /proc, in bytes."""
     line = next(line for line in table.read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""Figures that others have published, quoted and not measured here: published.csv beside this file."""
+"""Published figures, quoted from papers in published.csv."""
 
 import csv
 from collections.abc import Collection
@@ -13,23 +13,23 @@ SOURCES = {
     "(github.com/tobna/WTF-Benchmark-Dashboard, 5 July 2023), of several runs the most accurate: trained on "
     "ImageNet-21k, then on ImageNet-1k",
 }
-"""Where each can be looked up, by the name in the column `source`."""
+"""Citations, by the name in the column `source`."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """One row, as printed there; what is not printed is empty.
+    """One row; figures as printed, empty if not published.
 
     Attributes:
-        name: of the model, there.
-        model: here: an option of the group `model`, or the name given to timm.
+        name: the publication's name of the model.
+        model: an option of the group `model`, or timm's name.
         attention: an option of the group `attention`.
         res: side of the images in pixels.
-        params_m: parameters, in millions.
-        gmacs: multiply-accumulates of one image, in 10⁹.
-        images_per_s: in inference, at a batch of the authors' choice.
-        hardware: on which those were measured.
-        top1: accuracy on the validation images of ImageNet-1k, in percent.
+        params_m: millions of parameters.
+        gmacs: 10⁹ MACs per image.
+        images_per_s: throughput in inference, at a batch size of the authors' choice.
+        hardware: where the throughput was measured.
+        top1: validation accuracy on ImageNet-1k in percent.
         source: a key of `SOURCES`.
     """
 
@@ -46,7 +46,7 @@ class Published:
 
     @property
     def where(self) -> str:
-        """Where it can be looked up."""
+        """The citation."""
         return SOURCES[self.source]
 
 
@@ -57,6 +57,6 @@ def published() -> tuple[Published, ...]:
         return tuple(Published(**{**row, "res": int(row["res"])}) for row in csv.DictReader(file))
 
 
-def beside(pairs: Collection[tuple[str, str]]) -> list[Published]:
-    """Those of the same model and attention as one of `pairs`, whatever the size of the images."""
+def published_for(pairs: Collection[tuple[str, str]]) -> list[Published]:
+    """The rows whose model and attention are among `pairs`, at any image size."""
     return [figure for figure in published() if (figure.model, figure.attention) in pairs]

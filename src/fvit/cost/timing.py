@@ -1,4 +1,4 @@
-"""Timing several things in one process, in turns, so that what disturbs the machine disturbs all alike."""
+"""Time several candidates in turns in one process, so that disturbances of the machine affect all alike."""
 
 import math
 import statistics
@@ -13,7 +13,7 @@ from fvit.cost.memory import ran_out
 Step = Callable[[], object]
 
 FEWEST = 6
-"""Runs from which on their range holds the true median with at least 95 %: 5 of them do with 94 % (1 - 2 · 0.5^5)."""
+"""The fewest runs whose range contains the true median with a probability of 95 %: for 5 it is 1 - 2 · 0.5^5 = 94 %."""
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,19 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """Of all runs."""
         return statistics.median(self.seconds)
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % confidence interval of the median, by order statistics; None for fewer than `FEWEST` runs.
+        """The 95 % confidence interval of the median; None for fewer than `FEWEST` runs.
 
-        The number of runs below the true median is binomial, whatever their distribution.
+        By order statistics: the number of runs below the true median is binomial, whatever their distribution.
         """
         runs = sorted(self.seconds)
         if len(runs) < FEWEST:
             return None
         below, chance = 0, 0.5 ** len(runs)
-        # The largest rank below which the true median lies with a chance of at most 2.5 %.
+        # The largest rank below which the true median lies with a probability of at most 2.5 %.
         while chance <= 0.025 and below < len(runs) // 2:
             below += 1
             chance += math.comb(len(runs), below) * 0.5 ** len(runs)
@@ -49,19 +48,18 @@ def time_in_turns(
     runs: int = 20,
     budget: float = math.inf,
     synchronise: Callable[[], None] = lambda: None,
-    tell: Callable[[float], None] = lambda share: None,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> dict[str, Timing]:
-    """Time each step `runs` times, or fewer if that takes longer than `budget` seconds a step, but at least 3 times.
+    """Time each step `runs` times, or fewer if that takes longer than `budget` seconds per step, but at least 3 times.
 
-    Every step runs once before to warm up. In each round all take their turn, in an order that is reversed from round
-    to round, so that none always follows the same one.
+    Every step runs once to warm up. Each round runs all steps, in an order that is reversed from round to round.
 
     Args:
         steps: the candidates by name.
-        runs: rounds.
-        budget: seconds for each candidate, its warm-up left out.
+        runs: number of rounds.
+        budget: seconds for each candidate, without its warm-up.
         synchronise: waits until the device is done.
-        tell: called after each round, with the share that is done.
+        progress: called after each round with the share that is done.
     """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
@@ -77,33 +75,30 @@ def time_in_turns(
             seconds[name].append(time.perf_counter() - begin)
         order.reverse()
         spent, limit = time.perf_counter() - start, budget * len(steps)
-        tell(min(1.0, max(number / runs, spent / limit if limit else 1.0)))
+        progress(min(1.0, max(number / runs, spent / limit if limit else 1.0)))
         if number >= 3 and spent > limit:
             break
     return {name: Timing(tuple(found)) for name, found in seconds.items()}
 
 
 def synchroniser(device: torch.device) -> Callable[[], None]:
-    """What waits for `device`; nothing on a CPU."""
+    """The function that waits for `device`; on a CPU it does nothing."""
     return {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, lambda: None)
 
 
 def best_batch(
     time_of: Callable[[int], float], sizes: Sequence[int], gain: float = 1.02, longest: float = math.inf
 ) -> tuple[int, float]:
-    """The batch with the highest throughput, and that, in images/s.
+    """The batch size with the highest throughput, and that throughput in images/s.
 
-    Batches are tried from small to large, until one that is twice as large brings less than `gain` times the rate, or
-    runs out of memory.
+    Sizes are tried in ascending order until one has less than `gain` times the throughput of the last, or runs out of
+    memory, which is an error for the smallest.
 
     Args:
-        time_of: seconds that a batch takes.
-        sizes: batches to try, growing.
-        gain: how much more a larger batch must bring.
-        longest: seconds; a batch is not tried if it would take more than this at the rate of the one before.
-
-    Raises:
-        What torch raises for want of memory: even the smallest does not fit.
+        time_of: seconds per batch of a size.
+        sizes: batch sizes, ascending.
+        gain: the least improvement for going on.
+        longest: seconds; a batch is not tried if it would take longer at the throughput of the last.
     """
     best, rate = 0, 0.0
     for size in sizes:

@@ -1,8 +1,8 @@
 """Rows as a benchmark finds them, without measuring."""
 
 from fvit.cost.measure import Candidate, Row
-from fvit.cost.subject import Conditions
 from fvit.cost.timing import Timing
+from fvit.cost.workload import Conditions
 
 CONFIG = dict(candidates=[], batch=4, baseline="softmax", match=None, to=None)
 TOKENS = {224: 197, 384: 577, 1024: 4097}

@@ -3,10 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from fvit.cost.published import Published, beside
-from fvit.cost.scaling import Estimate
+from fvit.cost.published import Published, published_for
 from fvit.cost.timing import FEWEST, Timing
-from fvit.cost.trends import trends
+from fvit.cost.trends import Estimate, trends
 from fvit.reports.bench.tables import _three, tables
 from tests.reports.bench.found import CONFIG, TOKENS, failed, law, row
 
@@ -85,7 +84,7 @@ def test_a_failure_is_told_once():
 
 
 def test_where_all_have_failed_a_table_says_so():
-    published = beside({("vit_tiny", "softmax")})[:1]
+    published = published_for({("vit_tiny", "softmax")})[:1]
     found = tables([failed("softmax")], [], published, CONFIG)
     assert [one.title for one in found] == ["What became of it", "Published by others, not measured here"]
     assert found[0].rows == [["vit_tiny", "softmax", "224", "out of memory"]]

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fvit.cost.published import beside
+from fvit.cost.published import published_for
 from fvit.cost.trends import trends
 from fvit.launch.console import console, print_facts, print_rows
 from fvit.launch.run_dir import environment, write
@@ -28,7 +28,7 @@ def show(rows: Sequence["Row"], config: dict[str, Any], machine: dict[str, Any],
     # With a budget the width changes from size to size: what grows is not one model.
     growth = trends(rows, config["baseline"]) if config["match"] is None else []
     names = {(row.candidate.model, row.candidate.attention) for row in rows}
-    quoted = beside(names) if _known_to_others(config) else []
+    quoted = published_for(names) if _known_to_others(config) else []
     found = tables(rows, growth, quoted, config)
     for table in found:
         print_rows(table.title, table.head, table.rows)

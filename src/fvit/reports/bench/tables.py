@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fvit.cost.measure import Row
     from fvit.cost.published import Published
-    from fvit.cost.scaling import Estimate
-    from fvit.cost.trends import Trend
+    from fvit.cost.trends import Estimate, Trend
 
 _NAMES = ["model", "attention", "res"]
 # Key, head, and the factor of its unit.

@@ -1,0 +1,163 @@
+"""Models under fixed conditions: device, threads, precision, compilation, and the steps that are measured."""
+
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fvit.cost.timing import Step
+
+_CPU = torch.device("cpu")
+_CPUINFO = Path("/proc/cpuinfo")
+# Compiled versions of one function: all models of a class, batch sizes, inference and training.
+_VERSIONS = 1000
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How a model is run.
+
+    Attributes:
+        res: side of the images in pixels.
+        precision: ``float32``, or ``bf16`` by autocast.
+        compiled: whether it runs through torch.compile.
+        device: where it runs.
+    """
+
+    res: int
+    precision: str = "float32"
+    compiled: bool = False
+    device: torch.device = _CPU
+
+    @property
+    def manner(self) -> str:
+        """Precision and compilation as a suffix of names; empty for float32 and eager."""
+        return f" {self.precision}" * (self.precision != "float32") + " compiled" * self.compiled
+
+
+class Workload:
+    """A model ready to run on random images.
+
+    Args:
+        model: maps images [B, 3, H, W] to logits; moved to the device, and compiled in place for each batch size. Run
+            several compiled models inside `compiling`.
+        conditions: how it is run.
+    """
+
+    def __init__(self, model: nn.Module, conditions: Conditions) -> None:
+        self.model, self.conditions = model.to(conditions.device), conditions
+        if conditions.compiled:
+            self.model.compile(dynamic=False)
+
+    def forward(self, batch: int) -> Step:
+        """Inference of one batch."""
+        images = self._images(batch)
+
+        def step() -> None:
+            with torch.inference_mode(), self._autocast():
+                self.model.eval()(images)
+
+        return step
+
+    def loss(self, batch: int) -> Callable[[], Tensor]:
+        """Forward pass of one batch in training."""
+        images = self._images(batch)
+
+        def step() -> Tensor:
+            with self._autocast():
+                return self.model.train()(images).float().logsumexp(dim=1).mean()
+
+        return step
+
+    def backward(self, batch: int) -> Step:
+        """Forward and backward pass."""
+        loss = self.loss(batch)
+
+        def step() -> None:
+            loss().backward()
+            self.model.zero_grad()
+
+        return step
+
+    def train(self, batch: int) -> Step:
+        """Forward, backward and a step of AdamW with learning rate 0."""
+        loss = self.loss(batch)
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0, weight_decay=0.0)
+
+        def step() -> None:
+            loss().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    def _images(self, batch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(batch, 3, self.conditions.res, self.conditions.res, generator=generator)
+        return images.to(self.conditions.device)
+
+    def _autocast(self) -> Any:
+        if self.conditions.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.conditions.device.type, dtype=torch.bfloat16)
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Inside, every compiled model runs compiled or fails; afterwards all compiled code is dropped.
+
+    All models of a class share the code of their forward pass, and by default torch compiles one piece of code at most
+    8 times. After that it runs eagerly and only logs it.
+    """
+    from torch._dynamo import config  # takes a second to import
+
+    limits = {"recompile_limit": _VERSIONS, "accumulated_recompile_limit": _VERSIONS}
+    with config.patch(**limits, fail_on_recompile_limit_hit=True):
+        try:
+            yield
+        finally:
+            torch.compiler.reset()
+
+
+def open_device(name: str) -> torch.device:
+    """The device `name`, ``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        ValueError: torch does not find one.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[name]:
+        raise ValueError(f"device={name}: torch finds none here; use device=cpu")
+    return torch.device(name)
+
+
+def fix_threads(threads: int | None) -> None:
+    """Fix the number of CPU threads, to the present one if None, so that no library changes it."""
+    torch.set_num_threads(threads or torch.get_num_threads())
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The hardware and settings that affect measurements."""
+    on_gpu = device.type == "cuda"
+    return {
+        "device": device.type,
+        "name": torch.cuda.get_device_name(device) if on_gpu else _processor(),
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "waiting_threads": os.environ.get("OMP_WAIT_POLICY", "as libraries choose").lower(),
+        "torch": torch.__version__,
+        **({"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if on_gpu else {}),
+    }
+
+
+def _processor() -> str:
+    """The kernel's name of the CPU; Python often knows only the architecture."""
+    lines = _CPUINFO.read_text().splitlines() if _CPUINFO.is_file() else []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return named or platform.processor() or platform.machine()
