@@ -21,7 +21,8 @@ from fvit.data import ImageDataModule
 from fvit.data.transforms.batch import Mixup, RandomErasing
 from fvit.data.transforms.image import TrainTransform
 from fvit.training import Classifier, build_loss, runtime_flags
-from fvit.training.distillation import TokenMatch, Weight, soft_loss
+from fvit.training.distillation import LossWeight, TokenMatch
+from fvit.training.losses import soft_loss
 from fvit.training.sharding import blocks
 from fvit.training.trainer import build_trainer
 
@@ -162,7 +163,7 @@ def test_keys_of_distillation_are_its_losses_arguments(compose_config, option):
     functions = {"soft": soft_loss, "attention": TokenMatch, "features": TokenMatch}
     assert losses.keys() == own.keys()
     for name, loss in losses.items():
-        assert loss.keys() == {*inspect.signature(Weight).parameters, *own[name]}
+        assert loss.keys() == {*inspect.signature(LossWeight).parameters, *own[name]}
         assert set(own[name]) <= set(inspect.signature(functions[name]).parameters if own[name] else ())
     assert any(loss["weight"] for name, loss in losses.items() if name != "task")
 

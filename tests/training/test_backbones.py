@@ -1,4 +1,4 @@
-"""The backbones written here go through a run as every model does."""
+"""The backbones in whole runs."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from .fitting import Probe, fit
 
 pytestmark = [
-    # Lightning 2.6 on torch 2.14: its own use of a deprecated class.
+    # Lightning 2.6 uses a class that torch 2.14 deprecates.
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
     # Lightning's advice on a machine of more than two cores.
     pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
@@ -16,7 +16,7 @@ RUN = ("data=fake", "data.num_images=32", "data.image_size=32", "global_batch_si
 
 
 class Weights(Probe):
-    """Keeps the weights from before the first step, too."""
+    """Also records the weights before the first step."""
 
     def on_train_start(self, trainer, module):
         self.before = {name: p.detach().clone() for name, p in module.model.named_parameters()}
@@ -38,17 +38,17 @@ def test_one_step_changes_the_weights(compose_config, name):
     assert probe.metrics["val/loss"] > 0
     after = dict(probe.module.model.named_parameters())
     unchanged = [name for name, weight in probe.before.items() if torch.equal(weight, after[name])]
-    # At 32 px the last map is 1×1: its tokens have nobody to attend to, and their attention map is 1.
+    # At 32 px the last map has a single token, whose attention map is constant.
     assert [name for name in unchanged if not name.startswith("stages.3.")] == []
 
 
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("crossformerpp_s", 48, r"multiples of 32 px, not 48×48; take 64×64 \(data.img_size=64\)"),
-        ("vip_small7", 32, r"do not divide images of 32 px; take img_size=28"),
+        ("crossformerpp_s", 48, r"multiples of 32 px, not 48×48; use 64×64 \(data.img_size=64\)"),
+        ("vip_small7", 32, r"do not divide images of 32 px; use img_size=28"),
     ],
 )
-def test_size_that_does_not_fit_ends_a_run_before_it_begins(compose_config, name, size, message):
+def test_unsupported_size_ends_a_run_before_training(compose_config, name, size, message):
     with pytest.raises(ValueError, match=message):
         fit(compose_config(f"model={name}", *RUN, f"data.img_size={size}"))

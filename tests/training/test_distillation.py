@@ -1,5 +1,6 @@
+"""Loss weights over a run, and token matching, against a step-by-step computation."""
+
 import copy
-import math
 
 import pytest
 import torch
@@ -7,59 +8,14 @@ from timm.models import create_model
 from torch import nn
 
 from fvit.models import build
-from fvit.training.distillation import Tap, TokenMatch, Weight, hard_loss, soft_loss, token_loss
+from fvit.training.distillation import LossWeight, Tap, TokenMatch
+from fvit.training.losses import token_loss
 
 GENERATOR = torch.Generator().manual_seed(0)
-STUDENT = 3 * torch.randn(5, 4, generator=GENERATOR, dtype=torch.float64)
-TEACHER = 3 * torch.randn(5, 4, generator=GENERATOR, dtype=torch.float64)
-TOKENS = torch.randn(2, 2, 3, 6, generator=GENERATOR, dtype=torch.float64)
 IMAGES = torch.randn(2, 3, 32, 32, generator=GENERATOR)
 
 
-# The formulas, in plain loops.
-
-
-def softmax(logits, temperature):
-    exponentials = [math.exp(value / temperature) for value in logits]
-    return [value / sum(exponentials) for value in exponentials]
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_soft_is_the_divergence_times_the_square_of_the_temperature(temperature):
-    expected = 0.0
-    for mine, theirs in zip(STUDENT.tolist(), TEACHER.tolist(), strict=True):
-        p, q = softmax(theirs, temperature), softmax(mine, temperature)
-        expected += temperature**2 * sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)) / 5
-    assert soft_loss(STUDENT, TEACHER, temperature).item() == pytest.approx(expected, rel=1e-12)
-    assert soft_loss(TEACHER, TEACHER, temperature).item() == pytest.approx(0, abs=1e-12)
-
-
-def test_hard_is_cross_entropy_with_the_teacher_s_choice():
-    expected = 0.0
-    for mine, theirs in zip(STUDENT.tolist(), TEACHER.tolist(), strict=True):
-        expected -= math.log(softmax(mine, 1.0)[theirs.index(max(theirs))]) / 5
-    assert hard_loss(STUDENT, TEACHER).item() == pytest.approx(expected, rel=1e-12)
-
-
-def test_tokens_are_held_together_by_their_squares_or_their_angles():
-    one, other = TOKENS
-    squares, angles = [], []
-    for mine, theirs in zip(one.flatten(0, 1).tolist(), other.flatten(0, 1).tolist(), strict=True):
-        squares += [(a - b) ** 2 for a, b in zip(mine, theirs, strict=True)]
-        product = sum(a * b for a, b in zip(mine, theirs, strict=True))
-        angles.append(1 - product / math.dist(mine, [0] * 6) / math.dist(theirs, [0] * 6))
-    assert token_loss(one, other, "mse").item() == pytest.approx(sum(squares) / len(squares), rel=1e-12)
-    assert token_loss(one, other, "cosine").item() == pytest.approx(sum(angles) / len(angles), rel=1e-12)
-
-
-@pytest.mark.parametrize("loss", [lambda s, t: soft_loss(s, t, 3.0), hard_loss, lambda s, t: token_loss(s, t, "mse")])
-def test_halves_are_widened(loss):
-    half = loss(STUDENT.bfloat16(), TEACHER.bfloat16())
-    assert half.dtype == torch.float32
-    assert half.item() == pytest.approx(loss(STUDENT, TEACHER).item(), rel=0.02)
-
-
-# The weights.
+# Weights
 
 
 @pytest.mark.parametrize(
@@ -70,24 +26,24 @@ def test_halves_are_widened(loss):
         ("cosine", {0.0: 0, 0.1: 0, 0.2: 4, 0.4: 3, 0.5: 2, 0.6: 1, 0.8: 0, 1.0: 0}),
     ],
 )
-def test_a_weight_follows_its_schedule(schedule, expected):
-    weight = Weight(4.0, schedule, 0.2, 0.8)
+def test_weight_follows_its_schedule(schedule, expected):
+    weight = LossWeight(4.0, schedule, 0.2, 0.8)
     assert [weight(share) for share in expected] == pytest.approx(list(expected.values()), abs=1e-9)
 
 
-def test_a_whole_run_is_the_window_that_is_left_unsaid():
-    assert Weight(0.5, "constant", 0.0, 1.0)(0.999) == 0.5
-    assert str(Weight(0.5, "constant", 0.0, 1.0)) == "0.5"
-    assert str(Weight(2.0, "linear", 0.0, 0.5)) == "2 linear from 0% to 50%"
+def test_weight_prints_what_differs_from_a_constant_one():
+    assert LossWeight(0.5, "constant", 0.0, 1.0)(0.999) == 0.5
+    assert str(LossWeight(0.5, "constant", 0.0, 1.0)) == "0.5"
+    assert str(LossWeight(2.0, "linear", 0.0, 0.5)) == "2 linear from 0% to 50%"
 
 
-def test_a_weight_takes_its_own_options_and_leaves_the_others():
+def test_weight_pops_its_own_options():
     options = {"weight": 1.0, "schedule": "cosine", "start": 0.0, "end": 0.5, "temperature": 3.0}
-    assert Weight.out_of(options) == Weight(1.0, "cosine", 0.0, 0.5)
+    assert LossWeight.pop_from(options) == LossWeight(1.0, "cosine", 0.0, 0.5)
     assert options == {"temperature": 3.0}
 
 
-# Tokens inside models.
+# Tokens
 
 
 def vit(attention="softmax", depth=2, **options):
@@ -96,7 +52,7 @@ def vit(attention="softmax", depth=2, **options):
 
 
 def tokens(model, place):
-    """What the places of a model give, computed step by step as timm's blocks do."""
+    """Tokens at a place of a model, computed step by step as in timm's blocks."""
     x = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(IMAGES))))
     found = []
     for block in model.blocks:
@@ -117,7 +73,7 @@ def compare(match, student, teacher):
 
 @pytest.mark.parametrize("distance", ["mse", "cosine"])
 @pytest.mark.parametrize("place", ["attention", "blocks", "final"])
-def test_the_loss_is_that_of_the_tokens_at_the_places(place, distance):
+def test_loss_is_averaged_over_the_tokens_of_all_places(place, distance):
     student, teacher = vit("additive"), vit()
     losses = [token_loss(a, b, distance) for a, b in zip(tokens(student, place), tokens(teacher, place), strict=True)]
     match = TokenMatch(student, teacher, place, distance)
@@ -132,7 +88,7 @@ def test_the_loss_is_that_of_the_tokens_at_the_places(place, distance):
     assert all(p.grad is None for p in teacher.parameters())
 
 
-def test_blocks_are_paired_as_the_map_says():
+def test_blocks_are_paired_by_the_map():
     student, teacher = vit("additive", depth=2), vit(depth=4)
     pairs = zip(tokens(student, "attention"), [tokens(teacher, "attention")[i] for i in (3, 0)], strict=True)
     expected = [token_loss(a, b, "mse").item() for a, b in pairs]
@@ -141,7 +97,7 @@ def test_blocks_are_paired_as_the_map_says():
 
 
 @pytest.mark.parametrize(("place", "count"), [("attention", 2), ("blocks", 2), ("final", 1)])
-def test_another_width_is_met_through_projectors(place, count):
+def test_different_widths_are_compared_through_projectors(place, count):
     student, teacher = vit("additive", embed_dim=12), vit(embed_dim=36)
     match = TokenMatch(student, teacher, place, "mse")
     assert [tuple(p.weight.shape) for p in match.projectors] == [(36, 12)] * count
@@ -162,7 +118,7 @@ def test_another_width_is_met_through_projectors(place, count):
     ],
     ids=["fewer", "none", "as many"],
 )
-def test_prefix_tokens_take_part_where_both_have_the_same(prefix, mine, theirs):
+def test_prefix_tokens_are_compared_if_both_have_the_same(prefix, mine, theirs):
     student, teacher = vit("additive", **prefix), vit(class_token=True, global_pool="token", reg_tokens=2)
     pairs = zip(tokens(student, "blocks"), tokens(teacher, "blocks"), strict=True)
     expected = [token_loss(a[:, mine:], b[:, theirs:], "mse").item() for a, b in pairs]
@@ -170,7 +126,7 @@ def test_prefix_tokens_take_part_where_both_have_the_same(prefix, mine, theirs):
     assert loss.item() == pytest.approx(sum(expected) / 2, rel=1e-5)
 
 
-def test_a_tap_keeps_while_it_is_open_and_then_lets_go():
+def test_tap_records_only_while_it_is_open():
     layer = nn.Linear(3, 3)
     tap = Tap([layer])
     layer(torch.zeros(1, 3))
@@ -183,7 +139,7 @@ def test_a_tap_keeps_while_it_is_open_and_then_lets_go():
     assert tap.outputs == [None]
 
 
-def test_a_copy_of_the_student_keeps_for_itself():
+def test_copy_of_the_student_has_its_own_tap():
     student, teacher = vit(), vit()
     pair = nn.ModuleList([student, TokenMatch(student, teacher, "attention", "mse")])
     twin = copy.deepcopy(pair)
@@ -193,7 +149,7 @@ def test_a_copy_of_the_student_keeps_for_itself():
 
 
 @pytest.mark.parametrize("place", ["attention", "blocks"])
-def test_unequal_depths_need_a_map(place):
+def test_different_depths_need_a_map(place):
     key = {"attention": "attention", "blocks": "features"}[place]
     with pytest.raises(ValueError, match=rf"2 blocks and the teacher 6; .*distillation\.{key}\.blocks=\[2,5\]"):
         TokenMatch(vit(), vit(depth=6), place, "mse")
@@ -207,12 +163,12 @@ def test_unequal_depths_need_a_map(place):
         ([0, 4], r"distillation\.attention\.blocks names \[4\], and the teacher has blocks 0 to 3"),
     ],
 )
-def test_a_wrong_map_is_refused(blocks, message):
+def test_invalid_map_is_rejected(blocks, message):
     with pytest.raises(ValueError, match=message):
         TokenMatch(vit(), vit(depth=4), "attention", "mse", blocks)
 
 
-def test_models_without_such_tokens_are_refused():
+def test_models_without_such_tokens_are_rejected():
     resnet = create_model("test_resnet", num_classes=10)
     message = r"the tokens of the {} cannot be matched: ResNet has .*distillation=deit_soft or deit_hard"
     with pytest.raises(ValueError, match=message.format("teacher")):
@@ -222,7 +178,7 @@ def test_models_without_such_tokens_are_refused():
 
 
 @pytest.mark.parametrize("place", ["attention", "blocks", "final"])
-def test_stages_of_other_widths_are_matched_one_by_one(place):
+def test_stages_of_different_widths_have_their_own_projectors(place):
     """In Swin, attention sees windows, and each stage has another width."""
     shape = {"img_size": 32, "patch_size": 2, "window_size": 4, "depths": (1, 2), "num_heads": (2, 4)}
     student = create_model("swin_tiny_patch4_window7_224", embed_dim=12, num_classes=10, **shape)
@@ -235,6 +191,6 @@ def test_stages_of_other_widths_are_matched_one_by_one(place):
     assert all(p.grad.abs().sum() > 0 for p in match.parameters())
 
 
-def test_other_patches_are_refused():
+def test_different_grids_are_rejected():
     with pytest.raises(ValueError, match="the student sees 2 × 2 patches and the teacher 4 × 4"):
         TokenMatch(vit(patch_size=16), vit(), "final", "mse")

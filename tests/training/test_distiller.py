@@ -1,3 +1,5 @@
+"""Whole runs with a teacher: the loss, what is trained, checkpoints, resuming, two processes, mistakes."""
+
 import csv
 import json
 import shutil
@@ -17,7 +19,7 @@ from fvit.eval import evaluate
 from fvit.launch import processes
 from fvit.training import Classifier, Distiller
 from fvit.training import teacher as teachers
-from fvit.training.distillation import hard_loss, soft_loss
+from fvit.training.losses import hard_loss, soft_loss
 
 from .fitting import BARE, FAKE, Probe, fit
 
@@ -35,7 +37,7 @@ STILL = ("optimizer.lr=1e-12", "scheduler=constant", "scheduler.warmup_epochs=0"
 
 @pytest.fixture
 def distilled(compose_config, teacher_run):
-    """A configuration of a run with the teacher."""
+    """The configuration of a run with the teacher."""
 
     def make(preset, *overrides, base=BARE):
         return compose_config(*base, f"distillation={preset}", f"distillation.teacher.path={teacher_run}", *overrides)
@@ -48,7 +50,7 @@ def weights_of(model):
 
 
 class Watch(Probe):
-    """Keeps the batches, and the teacher as it was."""
+    """Records batches, and the teacher's initial weights."""
 
     def __init__(self):
         super().__init__()
@@ -67,11 +69,11 @@ class Watch(Probe):
         assert all(p.grad is None and not p.requires_grad for p in module.teacher.model.parameters())
 
 
-# What learns, and what does not.
+# What is trained
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_student_learns_and_the_teacher_stays(distilled, preset):
+def test_student_is_trained_and_teacher_is_not(distilled, preset):
     config = distilled(preset, "augment=deit3")
     start = weights_of(fit(distilled(preset, *STILL)).module.model)
     probe = fit(config, Watch())
@@ -85,7 +87,7 @@ def test_the_student_learns_and_the_teacher_stays(distilled, preset):
     assert all(module is not probe.module.teacher.model for module in probe.module.modules())
 
 
-def test_the_statistics_of_a_teacher_s_norms_stay(compose_config, tmp_path):
+def test_batch_statistics_of_the_teacher_stay(compose_config, tmp_path):
     model = timm.create_model("test_resnet", num_classes=10)
     assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     torch.save(model.state_dict(), tmp_path / "weights.pt")
@@ -96,11 +98,11 @@ def test_the_statistics_of_a_teacher_s_norms_stay(compose_config, tmp_path):
     assert all(torch.equal(after[name], weight) for name, weight in model.state_dict().items())
 
 
-# The loss.
+# The loss
 
 
 @pytest.mark.parametrize("augment", ["none", "deit3"])
-def test_the_loss_is_the_weighted_sum(distilled, augment):
+def test_loss_is_the_weighted_sum(distilled, augment):
     weights = [
         f"distillation.{name}.weight={weight}" for name, weight in {"task": 0.25, "soft": 2, "hard": 0.5}.items()
     ]
@@ -114,7 +116,7 @@ def test_the_loss_is_the_weighted_sum(distilled, augment):
         assert loss == pytest.approx(total.item(), rel=1e-5)
 
 
-def test_losses_and_the_teacher_s_accuracy_are_logged(distilled, tmp_path):
+def test_losses_and_teacher_accuracy_are_logged(distilled, tmp_path):
     probe = fit(distilled("blocks", *STILL, "distillation.soft.weight=1", base=FAKE), Watch())
     with (tmp_path / "run" / "csv" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -132,28 +134,19 @@ def test_losses_and_the_teacher_s_accuracy_are_logged(distilled, tmp_path):
     assert dict(probe.module.facts())["losses"] == "task 1, soft 1, attention 10, features 1"
 
 
-def test_a_student_with_its_teachers_weights_has_the_same_tokens(compose_config, tmp_path):
+def test_student_with_the_teachers_weights_has_no_loss_against_it(compose_config, tmp_path):
     token = ("model.class_token=true", "model.global_pool=token", "attention=softmax", *STILL)
     first = fit(compose_config(*SAVED, *token))
     run = tmp_path / "run"
     teacher = (f"model.init_from={run}", "distillation=blocks", f"distillation.teacher.path={run}")
-    probe = fit(compose_config(*BARE, *token, *teacher))
-    assert probe.metrics["distill/attention"] == pytest.approx(0, abs=1e-6)
-    assert probe.metrics["distill/features"] == pytest.approx(0, abs=1e-6)
-    assert probe.metrics["cost/macs"] == first.metrics["cost/macs"]
-
-
-def test_a_teacher_that_agrees_with_its_student_adds_nothing(distilled, teacher_run):
-    config = distilled(
-        "blocks", *STILL, "attention=softmax", f"model.init_from={teacher_run}", "distillation.soft.weight=1"
-    )
-    metrics = fit(config).metrics
+    metrics = fit(compose_config(*BARE, *token, *teacher, "distillation.soft.weight=1")).metrics
     for name in ("soft", "attention", "features"):
         assert metrics[f"distill/{name}"] == pytest.approx(0, abs=1e-6)
     assert metrics["distill/task"] == pytest.approx(metrics["train/loss"], abs=1e-4)
+    assert metrics["cost/macs"] == first.metrics["cost/macs"]
 
 
-def test_the_teacher_rests_when_its_losses_weigh_nothing(distilled, monkeypatch):
+def test_teacher_does_not_run_while_its_losses_have_no_weight(distilled, monkeypatch):
     """Four updates: at 0, 1/4, 1/2 and 3/4 of the run."""
     calls = []
     call = teachers.Teacher.__call__
@@ -171,7 +164,7 @@ def test_the_teacher_rests_when_its_losses_weigh_nothing(distilled, monkeypatch)
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
-def test_the_teacher_computes_as_the_student_does(distilled, precision):
+def test_teacher_has_the_students_precision(distilled, precision):
     overrides = ("augment=deit3", "+trainer.limit_train_batches=1", "distillation.soft.weight=1")
     exact = fit(distilled("blocks", *overrides))
     probe = fit(distilled("blocks", *overrides, f"trainer.precision={precision}"))
@@ -180,10 +173,10 @@ def test_the_teacher_computes_as_the_student_does(distilled, precision):
     assert {parameter.dtype for parameter in probe.module.teacher.model.parameters()} == {dtype}
 
 
-# DeiT's distillation token.
+# DeiT's distillation token
 
 
-def test_a_distillation_token_learns_from_the_teacher_and_the_class_token_from_labels(compose_config, teacher_run):
+def test_distillation_token_learns_from_the_teacher_and_class_token_from_labels(compose_config, teacher_run):
     size = ("data=fake", "data.num_images=64", "data.image_size=32", "global_batch_size=16", "logger=none")
     model = ("model=timm", "model.name=deit_tiny_distilled_patch16_224", "+model.patch_size=8", "+model.depth=1")
     shape = ("+model.embed_dim=24", "+model.num_heads=3", "attention=additive")
@@ -199,14 +192,14 @@ def test_a_distillation_token_learns_from_the_teacher_and_the_class_token_from_l
         torch.testing.assert_close(probe.module.eval()(images), (of_labels + of_teacher) / 2)
 
 
-# Checkpoints.
+# Checkpoints
 
 SAVED = (*FAKE, "logger=none", "trainer.max_epochs=2", "+trainer.limit_train_batches=2")
 
 
 @pytest.mark.parametrize("callbacks", ["default", "[default,ema]"])
 @pytest.mark.parametrize("preset", ["deit_soft", "blocks"])
-def test_a_checkpoint_is_the_student_s_alone(distilled, tmp_path, preset, callbacks, monkeypatch):
+def test_checkpoint_holds_only_the_student(distilled, tmp_path, preset, callbacks, monkeypatch):
     narrow = ("model.embed_dim=12", f"callbacks={callbacks}")
     probe = fit(distilled(preset, *narrow, base=SAVED))
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
@@ -216,7 +209,7 @@ def test_a_checkpoint_is_the_student_s_alone(distilled, tmp_path, preset, callba
     assert bool(content["matches"]) == (preset == "blocks")
     json.dumps(content["hyper_parameters"])
 
-    # No teacher is asked for.
+    # Loads without the teacher.
     monkeypatch.setattr(teachers.Teacher, "__init__", None)
     loaded = Classifier.load_from_checkpoint(path)
     assert all(torch.equal(loaded.state_dict()[name], weight) for name, weight in content["state_dict"].items())
@@ -227,7 +220,7 @@ def test_a_checkpoint_is_the_student_s_alone(distilled, tmp_path, preset, callba
 
 
 @pytest.mark.parametrize("callbacks", ["default", "[default,ema]"])
-def test_a_run_that_goes_on_is_the_run_that_was_not_stopped(distilled, tmp_path, callbacks):
+def test_resumed_run_equals_the_uninterrupted_one(distilled, tmp_path, callbacks):
     recipe = (
         "model.embed_dim=12",
         f"callbacks={callbacks}",
@@ -246,18 +239,18 @@ def test_a_run_that_goes_on_is_the_run_that_was_not_stopped(distilled, tmp_path,
     assert any(name.startswith("matches.") for name in whole.module.state_dict())
 
 
-def test_a_run_cannot_lose_its_teacher_nor_find_one(distilled, compose_config, tmp_path):
+def test_resuming_with_another_distillation_is_rejected(distilled, compose_config, tmp_path):
     fit(distilled("deit_soft", base=SAVED))
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     longer = ("trainer.max_epochs=3", f"ckpt_path={path}", f"output_dir={tmp_path / 'on'}")
-    with pytest.raises(ValueError, match=r"was trained with a teacher, and this run has none\. Go on with the same"):
+    with pytest.raises(ValueError, match=r"was trained with a teacher, and this run has none\. Resume with the same"):
         fit(compose_config(*SAVED, *longer))
     fit(compose_config(*SAVED))
     with pytest.raises(ValueError, match="was trained without a teacher, and this run has one"):
         fit(distilled("deit_soft", *longer, base=SAVED))
 
 
-def test_a_teacher_that_is_gone_is_named_and_may_lie_elsewhere(distilled, teacher_run, tmp_path):
+def test_missing_teacher_is_named_and_may_be_elsewhere(distilled, teacher_run, tmp_path):
     fit(distilled("deit_soft", base=SAVED))
     longer = ("trainer.max_epochs=3", f"ckpt_path={tmp_path / 'run'}")
     path = "distillation.teacher.path"
@@ -268,7 +261,7 @@ def test_a_teacher_that_is_gone_is_named_and_may_lie_elsewhere(distilled, teache
     assert probe.trainer.global_step == 6
 
 
-def test_projectors_learn_at_the_rate_and_do_not_decay(distilled):
+def test_projectors_have_the_learning_rate_and_no_weight_decay(distilled):
     probe = fit(distilled("features", "model.embed_dim=12", "optimizer.weight_decay=0.3", "optimizer.layer_decay=0.5"))
     group = probe.trainer.optimizers[0].param_groups[-1]
     assert {id(p) for p in group["params"]} == {id(p) for p in probe.module.matches.parameters()}
@@ -276,12 +269,12 @@ def test_projectors_learn_at_the_rate_and_do_not_decay(distilled):
     assert [rates[-1] for rates in probe.rates] == [max(rates) for rates in probe.rates]
 
 
-# Two processes.
+# Two processes, compilation
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(distilled, tmp_path):
-    """With projectors whose loss ends halfway: DDP wants a gradient of each all along."""
+def test_two_processes_equal_one(distilled, tmp_path):
+    """With projectors whose loss ends halfway, of which DDP still expects gradients."""
     recipe = ("model.embed_dim=12", "augment=none", "optimizer=sgd", "distillation.attention.end=0.5")
     rest = ("distillation.features.end=0.5", "distillation.soft.weight=1", "distillation.soft.end=0.5")
     one = fit(distilled("blocks", *recipe, *rest, base=SAVED))
@@ -294,19 +287,19 @@ def test_two_processes_learn_what_one_does(distilled, tmp_path):
 
 
 @pytest.mark.slow
-# torch.compile's own, on its first use.
+# Of torch.compile itself, on its first use.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_a_compiled_student_is_held_to_its_teacher_as_an_eager_one_is(distilled):
+def test_compiled_student_has_the_losses_of_an_eager_one(distilled):
     eager, compiled = (fit(distilled("blocks", f"compile={value}", *STILL)) for value in ("false", "true"))
     assert compiled.losses == pytest.approx(eager.losses, rel=1e-4)
     assert compiled.metrics["distill/attention"] == pytest.approx(eager.metrics["distill/attention"], rel=1e-3)
     assert eager.metrics["distill/attention"] > 0
 
 
-# Mistakes.
+# Mistakes
 
 
-def test_other_classes_are_refused_where_logits_are_compared(distilled):
+def test_other_classes_are_rejected_if_logits_are_compared(distilled):
     with pytest.raises(
         ValueError, match=r"the teacher has 10 outputs and the student 7: distillation\.soft needs the same"
     ):
@@ -331,28 +324,28 @@ def test_other_classes_are_refused_where_logits_are_compared(distilled):
         (["model.init_from=a", "model.pretrained=true"], "model.init_from has no effect with model.pretrained"),
     ],
 )
-def test_a_configuration_without_effect_is_refused(compose_config, overrides, message):
+def test_invalid_configurations_are_rejected(compose_config, overrides, message):
     with pytest.raises(ConfigError) as caught:
         compose_config("distillation=deit_soft", "distillation.teacher.path=here", *overrides)
     assert message in str(caught.value)
 
 
-# Weights of another run.
+# Weights of another run
 
 
-def begun(config):
-    """The weights that a run begins with, and what it says of them."""
+def started(config):
+    """Initial weights of a run, and its summary of them."""
     module = fit(config).module
     return module.model.state_dict(), dict(module.facts())["start"], module
 
 
-def test_surgery_on_a_run_keeps_all_but_its_attention_and_of_that_what_was_asked_for(
+def test_init_from_with_another_attention_transfers_the_rest_and_the_projections_in_keep(
     compose_config, teacher_run, tmp_path
 ):
     source = torch.load(teacher_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     config = compose_config(*FAKE, *STILL, "logger=none", f"model.init_from={teacher_run}", "model.keep=[q,k]")
-    weights, start, module = begun(config)
-    assert start == f"{teacher_run}: {len(source)} of {len(source)} weights taken"
+    weights, start, module = started(config)
+    assert start == f"{teacher_run}: {len(source)} of {len(source)} weights loaded"
     for name in set(weights) & {name.removeprefix("model.") for name in source}:
         torch.testing.assert_close(weights[name], source[f"model.{name}"], rtol=0, atol=1e-6)
     q, k, _ = source["model.blocks.1.attn.qkv.weight"].chunk(3)
@@ -367,28 +360,26 @@ def test_surgery_on_a_run_keeps_all_but_its_attention_and_of_that_what_was_asked
     assert all(torch.equal(weight, weights[name]) for name, weight in loaded.model.state_dict().items())
 
 
-def test_a_run_of_the_same_attention_hands_on_all_its_weights(compose_config, tmp_path):
+def test_init_from_with_the_same_attention_transfers_all_weights(compose_config, tmp_path):
     first = fit(compose_config(*SAVED)).module.model.state_dict()
     again = (*BARE, *STILL, f"model.init_from={tmp_path / 'run'}")
-    weights, _, module = begun(compose_config(*again))
+    weights, _, module = started(compose_config(*again))
     assert weights.keys() == first.keys()
     best = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     for name, weight in weights.items():
         torch.testing.assert_close(weight, best[f"model.{name}"], rtol=0, atol=1e-6)
     assert module.model.exchange_report == ()
 
-    # Other options of it: what has another shape begins anew.
-    _, start, _ = begun(compose_config(*again, "model.attention.logits=full"))
-    assert "initialised: blocks.*.attn.query_logit, blocks.*.attn.key_logit; no place for" in start
-    with pytest.raises(ValueError, match="keep has no effect with the weights of a model of the same attention"):
+    # With other options, weights of another shape are initialised.
+    _, start, _ = started(compose_config(*again, "model.attention.logits=full"))
+    assert "initialised: blocks.*.attn.query_logit, blocks.*.attn.key_logit; unused" in start
+    with pytest.raises(ValueError, match=r"keep=.* has no effect with weights of a model that has the same attention"):
         fit(compose_config(*again, "model.keep=[q]"))
 
 
-def test_nothing_to_begin_with(compose_config, teacher_run, tmp_path):
+def test_init_from_of_another_model_or_a_missing_path_is_rejected(compose_config, teacher_run, tmp_path):
     resnet = ("model=timm", "model.name=test_resnet", "data=fake", "data.num_images=64", "global_batch_size=16")
-    with pytest.raises(
-        ValueError, match=r"none of the \d+ weights to begin with fits .* there is pos_embed, patch_embed"
-    ):
+    with pytest.raises(ValueError, match=r"none of the \d+ weights matches .* given: pos_embed, patch_embed"):
         fit(compose_config(*resnet, "logger=none", "callbacks=none", f"model.init_from={teacher_run}"))
     with pytest.raises(FileNotFoundError, match=r"model\.init_from=.*gone does not exist"):
         fit(compose_config(*BARE, f"model.init_from={tmp_path / 'gone'}"))

@@ -1,8 +1,10 @@
+"""Blocks to shard in every kind of host, and the numbering of optimizer states."""
+
 import pytest
 import timm
 import torch
 
-import fvit.models  # noqa: F401  (its names in timm's registry)
+import fvit.models  # noqa: F401  (registers names with timm)
 from fvit.training.sharding import blocks, numbered_by_model
 
 COUNTS = {
@@ -26,18 +28,18 @@ COUNTS = {
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_blocks_of_every_kind_of_host_are_found(name):
+def test_blocks_of_every_kind_of_host(name):
     with torch.device("meta"):
         model = timm.create_model(name)
     found = blocks(model)
     assert len(found) == COUNTS[name]
     inside = [parameter for block in found for parameter in block.parameters()]
-    assert len({id(parameter) for parameter in inside}) == len(inside), "no block lies in another one"
+    assert len({id(parameter) for parameter in inside}) == len(inside), "nested blocks"
     share = sum(parameter.numel() for parameter in inside) / sum(p.numel() for p in model.parameters())
     assert share > 0.5
 
 
-def test_a_renumbered_state_is_the_same_to_torch():
+def test_renumbered_state_loads_into_torchs_optimizer():
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 4))
 
     def optimizer():

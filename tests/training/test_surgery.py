@@ -1,4 +1,4 @@
-"""A run that starts from pretrained weights with another attention, and what comes after it."""
+"""Runs that start from pretrained weights with another attention, and their checkpoints."""
 
 import re
 
@@ -6,12 +6,13 @@ import pytest
 import timm
 import torch
 
+from fvit.attention import get
 from fvit.training import Classifier, checkpoint
 
 from .fitting import LENGTH, fit
 
 pytestmark = [
-    # Lightning 2.6 on torch 2.14: its own use of a deprecated class.
+    # Lightning 2.6 uses a class that torch 2.14 deprecates.
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
     # Lightning's advice on a machine of more than two cores.
     pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
@@ -28,7 +29,7 @@ RUN = (
 
 @pytest.fixture
 def weights(tmp_path):
-    """The overrides that name a file of weights, and the weights."""
+    """Overrides that name a file of weights, and the weights."""
     torch.manual_seed(1)
     state = timm.create_model("deit_tiny_patch16_224", img_size=32, **SHAPE).state_dict()
     torch.save(state, tmp_path / "deit.pth")
@@ -39,26 +40,26 @@ def classifier(config):
     return Classifier(config["model"], 32, 10, config["optimizer"], config["scheduler"], config["loss"])
 
 
-def test_a_model_starts_from_its_file(compose_config, weights):
+def test_model_starts_from_its_file(compose_config, weights):
     overrides, state = weights
     model = classifier(compose_config(*RUN, "model.blocks=2-3", *overrides)).model
-    assert [type(block.attn).__name__ for block in model.blocks] == [
-        "Attention",
-        "Attention",
-        "LinearAttention",
-        "LinearAttention",
-    ]
+    linear = get("linear").__name__
+    assert [type(block.attn).__name__ for block in model.blocks] == ["Attention", "Attention", linear, linear]
     ours = model.state_dict()
     assert all(torch.equal(ours[name], state[name]) for name in ours if not name.startswith("head."))
 
 
-def test_a_run_says_what_was_kept_and_its_checkpoint_needs_no_file(compose_config, weights, tmp_path, capsys):
+def test_transfer_is_printed_and_the_checkpoint_needs_no_file(compose_config, weights, tmp_path, capsys):
     overrides, _ = weights
     probe = fit(compose_config(*RUN, "model.blocks=1-3", *overrides))
-    [row] = [line for line in capsys.readouterr().out.splitlines() if "Attention → Linear" in line]
+    [row] = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if (arrow := f"Attention → {get('linear').__name__}") in line
+    ]
     assert re.split(" {2,}", row.strip()) == [
         "1-3",
-        "Attention → Linear",
+        arrow,
         "q, k, v, proj",
         "–",
         "–",
@@ -80,7 +81,7 @@ def test_a_run_says_what_was_kept_and_its_checkpoint_needs_no_file(compose_confi
         ("[3,1]", "[1,3]", False),
     ],
 )
-def test_a_checkpoint_goes_on_with_the_same_blocks_however_they_are_written(compose_config, trained, asked, same):
+def test_resuming_compares_blocks_however_they_are_written(compose_config, trained, asked, same):
     saved, wanted = (
         classifier(compose_config(*RUN, "attention=softmax", f"model.blocks={b}")) for b in (trained, asked)
     )
@@ -92,7 +93,7 @@ def test_a_checkpoint_goes_on_with_the_same_blocks_however_they_are_written(comp
             checkpoint.check_fits(content, "a.ckpt", wanted)
 
 
-def test_a_checkpoint_of_fvit_0_1_that_holds_trim_last_loads(compose_config, tmp_path):
+def test_checkpoint_of_version_0_1_with_trim_last_loads(compose_config, tmp_path):
     saved = classifier(compose_config(*RUN, "attention=softmax", "model.keep=[]"))
     parameters = {**saved.hparams, "model": {**saved.hparams.model, "trim_last": True}}
     torch.save(

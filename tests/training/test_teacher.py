@@ -1,3 +1,5 @@
+"""Teachers: frozen, with their own normalisation, from fvit's checkpoints and from timm."""
+
 import copy
 
 import pytest
@@ -18,7 +20,7 @@ def normalised(mean, std):
 
 
 class Mean(nn.Module):
-    """Gives what it sees."""
+    """Returns the mean of each channel."""
 
     num_classes = 3
 
@@ -31,13 +33,13 @@ class Mean(nn.Module):
 
 
 @pytest.mark.parametrize("wanted", [HALF, OTHER], ids=["the same", "another"])
-def test_a_teacher_sees_images_as_it_was_trained_on_them(wanted):
+def test_teacher_renormalises_the_students_images(wanted):
     teacher = Teacher(Mean(), "", HALF, wanted)
     expected = normalised(*wanted).mean(dim=(2, 3))
     torch.testing.assert_close(teacher(normalised(*HALF)), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_teacher_is_frozen_and_needs_no_copy():
+def test_teacher_is_frozen_and_shared_by_copies():
     model = Mean().train()
     teacher = Teacher(model, "", HALF, HALF)
     assert not model.training
@@ -46,12 +48,12 @@ def test_a_teacher_is_frozen_and_needs_no_copy():
     assert copy.deepcopy({"held": teacher})["held"] is teacher
 
 
-def test_a_teacher_moves_as_a_whole():
+def test_teacher_moves_with_its_normalisation():
     teacher = Teacher(Mean(), "", HALF, OTHER).to(torch.device("cpu"), torch.float64)
     assert teacher(normalised(*HALF).double()).dtype == torch.float64
 
 
-def test_a_run_of_ours_gives_its_best_checkpoint(teacher_run):
+def test_teacher_from_a_run_is_its_best_checkpoint(teacher_run):
     teacher = load_teacher(None, str(teacher_run), num_classes=10, img_size=32, normalisation=HALF)
     path = teacher_run / "checkpoints" / "best.ckpt"
     trained = torch.load(path, weights_only=True)
@@ -66,7 +68,7 @@ def test_a_run_of_ours_gives_its_best_checkpoint(teacher_run):
     assert accuracy in teacher.name
 
 
-def test_a_model_of_timm_comes_with_a_file_of_weights(tmp_path):
+def test_teacher_from_timm_with_a_file_of_weights(tmp_path):
     model = timm.create_model("test_resnet", num_classes=10).eval()
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     wanted = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
@@ -78,7 +80,7 @@ def test_a_model_of_timm_comes_with_a_file_of_weights(tmp_path):
         torch.testing.assert_close(other(normalised(*OTHER)), model(normalised(*wanted)), rtol=1e-3, atol=1e-4)
 
 
-def test_a_model_of_timm_without_a_file_has_timm_s_weights_and_classes(monkeypatch):
+def test_teacher_from_timm_without_a_file_has_timms_weights_and_classes(monkeypatch):
     asked = []
     create_model = timm.create_model
 
@@ -93,17 +95,17 @@ def test_a_model_of_timm_without_a_file_has_timm_s_weights_and_classes(monkeypat
 
 
 @pytest.mark.parametrize("name", [None, "test_resnet"])
-def test_a_missing_file_is_named(tmp_path, name):
+def test_missing_file_is_named(tmp_path, name):
     with pytest.raises(FileNotFoundError, match=rf"distillation\.teacher\.path={tmp_path}/moved"):
         load_teacher(name, str(tmp_path / "moved"), 10, 32, HALF)
 
 
-def test_a_folder_without_a_checkpoint_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"distillation\.teacher\.path=.* holds no checkpoint"):
+def test_directory_without_a_checkpoint_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"distillation\.teacher\.path=.* has no checkpoint"):
         load_teacher(None, str(tmp_path), 10, 32, HALF)
 
 
-def test_a_file_of_other_weights_is_refused(tmp_path):
+def test_file_of_other_weights_is_rejected(tmp_path):
     torch.save(timm.create_model("test_vit", num_classes=7).state_dict(), tmp_path / "weights.pt")
     with pytest.raises(ValueError, match=r"no teacher test_vit from .*weights\.pt: .*path=FILE"):
         load_teacher("test_vit", str(tmp_path / "weights.pt"), 10, 160, HALF)
@@ -112,12 +114,12 @@ def test_a_file_of_other_weights_is_refused(tmp_path):
         load_teacher("test_vit", str(tmp_path / "notes.txt"), 10, 160, HALF)
 
 
-def test_an_unknown_model_is_named():
+def test_unknown_model_is_rejected():
     with pytest.raises(ValueError, match="unknown model 'test_vitt', did you mean test_vit"):
         load_teacher("test_vitt", None, 10, 32, HALF)
 
 
-def test_weights_that_cannot_be_fetched(monkeypatch):
+def test_weights_that_cannot_be_downloaded(monkeypatch):
     def no_network(*args, **kwargs):
         raise OSError("We have no connection to the Hub.\nMore.")
 
@@ -126,7 +128,7 @@ def test_weights_that_cannot_be_fetched(monkeypatch):
         load_teacher("test_vit", None, 10, 32, HALF)
 
 
-def test_another_size_of_images_is_refused(teacher_run):
+def test_another_image_size_is_rejected(teacher_run):
     with pytest.raises(
         ValueError, match=r"trained on images of 32 px, and the student takes 64; set data\.img_size=32"
     ):

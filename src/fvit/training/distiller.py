@@ -1,4 +1,4 @@
-"""The LightningModule of a student that learns from a teacher as well."""
+"""The LightningModule of a student that also learns from a teacher."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -11,28 +11,29 @@ from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy
 
 from fvit.training.classifier import Classifier
-from fvit.training.distillation import TokenMatch, Weight, hard_loss, soft_loss
+from fvit.training.distillation import LossWeight, TokenMatch
+from fvit.training.losses import hard_loss, soft_loss
 from fvit.training.teacher import load_teacher
 
 
 class Distiller(Classifier):
-    """A Classifier with losses that hold it to a frozen teacher.
+    """A Classifier with additional losses against a frozen teacher.
 
-    The teacher is no part of the module: checkpoints have none of its weights, and `Classifier.load_from_checkpoint`
-    opens them without it. Projectors of `TokenMatch` are saved beside the weights, for runs that go on.
+    The teacher is not a submodule: checkpoints do not contain it, and `Classifier.load_from_checkpoint` opens them
+    without it. The projectors of `TokenMatch` have their own entry in checkpoints, for resuming.
 
-    A student with DeiT's distillation token (``deit_*_distilled_*``) learns the labels with its class token and the
-    teacher's logits with the other one; any other student learns both with its one head.
+    A student with DeiT's distillation token (``deit_*_distilled_*``) learns labels with its class token and the
+    teacher's logits with the distillation token. Other students learn both with their only head.
 
     Args:
-        model, img_size, num_classes, optimizer, scheduler, loss: as for `Classifier`.
-        distillation: ``teacher``, with the `name` and `path` of `load_teacher`, and the losses: ``task`` (that of the
-            labels), ``soft``, ``hard``, ``attention`` and ``features``, each with the arguments of `Weight`, and those
-            of its function or of `TokenMatch`. A weight of 0 leaves a loss out.
-        mean, std: of the channels, that images are normalised with.
+        model, img_size, num_classes, optimizer, scheduler, loss: as in `Classifier`.
+        distillation: ``teacher``, with `name` and `path` of `load_teacher`, and the losses ``task`` (of the labels),
+            ``soft``, ``hard``, ``attention`` and ``features``, each with the arguments of `LossWeight` and of its
+            function or `TokenMatch`. A weight of 0 disables a loss.
+        mean, std: per channel, of the normalised images.
 
     Raises:
-        ValueError: the teacher cannot be had, or does not fit the student.
+        ValueError: the teacher cannot be loaded or does not fit the student.
     """
 
     def __init__(
@@ -49,12 +50,12 @@ class Distiller(Classifier):
     ) -> None:
         super().__init__(model, img_size, num_classes, optimizer, scheduler, loss)
         losses = {name: dict(options) for name, options in distillation.items() if name != "teacher"}
-        weights = {name: Weight.out_of(options) for name, options in losses.items()}
+        weights = {name: LossWeight.pop_from(options) for name, options in losses.items()}
         self.weights = {name: weight for name, weight in weights.items() if weight.weight or name == "task"}
         self.teacher = load_teacher(
             **distillation["teacher"], num_classes=self.num_outputs, img_size=img_size, normalisation=(mean, std)
         )
-        self.of_logits = {
+        self.logit_losses = {
             name: partial(function, **losses[name])
             for name, function in (("soft", soft_loss), ("hard", hard_loss))
             if name in self.weights
@@ -67,67 +68,64 @@ class Distiller(Classifier):
             }
         )
         same_classes = self.teacher.num_outputs == self.num_outputs
-        if self.of_logits and not same_classes:
+        if self.logit_losses and not same_classes:
             raise ValueError(
                 f"the teacher has {self.teacher.num_outputs} outputs and the student {self.num_outputs}: "
-                f"distillation.{next(iter(self.of_logits))} needs the same classes. Choose a teacher that was trained "
+                f"distillation.{next(iter(self.logit_losses))} needs the same classes. Use a teacher that was trained "
                 "on them, or match tokens: distillation=attention or features"
             )
         self.teacher_acc1 = MulticlassAccuracy(self.num_outputs, average="micro") if same_classes else None
-        if self.of_logits and isinstance(self.model, VisionTransformerDistilled):
+        if self.logit_losses and isinstance(self.model, VisionTransformerDistilled):
             self.model.set_distilled_training()
 
     def facts(self) -> list[tuple[str, str]]:
-        """As for `Classifier`, with the teacher and the weights of the losses."""
         losses = ", ".join(f"{name} {weight}" for name, weight in self.weights.items())
         return [*super().facts(), ("teacher", self.teacher.name), ("losses", losses)]
 
     def on_fit_start(self) -> None:
-        """Move the teacher to where the student is."""
         self.teacher.to(self.device, self.dtype)
 
     def objective(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The weighted sum of all losses, and the logits [B, outputs]; each loss is logged as ``distill/<name>``.
+        """The weighted sum of all losses and the logits [B, outputs]; logs each loss as ``distill/<name>``.
 
-        The teacher rests while all that needs it weighs nothing.
+        The teacher runs only while one of its losses has a weight.
         """
-        share = self.global_step / self.trainer.estimated_stepping_batches
-        weights = {name: weight(share) for name, weight in self.weights.items()}
+        progress = self.global_step / self.trainer.estimated_stepping_batches
+        weights = {name: weight(progress) for name, weight in self.weights.items()}
         with ExitStack() as stack:
             for match in self.matches.values():
                 stack.enter_context(match)
             outputs = self(images)
-            # One head for both, or one each where there is a distillation token.
-            of_labels, of_teacher = outputs if isinstance(outputs, tuple) else (outputs, outputs)
-            losses = {"task": self.loss(of_labels, targets)}
+            # Of the class and distillation tokens, or twice of the only head.
+            label_logits, teacher_logits = outputs if isinstance(outputs, tuple) else (outputs, outputs)
+            losses = {"task": self.loss(label_logits, targets)}
             if any(weight for name, weight in weights.items() if name != "task"):
-                losses |= self._compare(of_teacher, images, targets)
+                losses |= self._teacher_losses(teacher_logits, images, targets)
         if self.step_is_logged:
             self.step_means.add({f"distill/{name}": loss for name, loss in losses.items()})
-        # DDP waits for gradients of all parameters, also of projectors whose loss weighs nothing any more.
-        idle = sum(parameter.sum() for parameter in self.matches.parameters())
-        total = sum(weights[name] * loss for name, loss in losses.items()) + 0 * idle
-        return total, (of_labels + of_teacher) / 2
+        # DDP expects gradients of all parameters, also of projectors whose loss has no weight any more.
+        unused = sum(parameter.sum() for parameter in self.matches.parameters())
+        total = sum(weights[name] * loss for name, loss in losses.items()) + 0 * unused
+        return total, (label_logits + teacher_logits) / 2
 
-    def _compare(self, logits: Tensor, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def _teacher_losses(self, logits: Tensor, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """The losses against the teacher; logs ``teacher/acc1``, its accuracy on the epoch's training images."""
         expected = self.teacher(images)
         if self.teacher_acc1 is not None:
             self.teacher_acc1(expected, targets.argmax(dim=1) if targets.ndim == 2 else targets)
             self.log("teacher/acc1", self.teacher_acc1, on_step=False, on_epoch=True)
-        losses = {name: function(logits, expected) for name, function in self.of_logits.items()}
+        losses = {name: function(logits, expected) for name, function in self.logit_losses.items()}
         return losses | {name: match() for name, match in self.matches.items()}
 
     def build_optimizer(self) -> Optimizer:
-        """As for `Classifier`; projectors are a group of their own, without decay."""
         optimizer = super().build_optimizer()
         if projectors := list(self.matches.parameters()):
             optimizer.add_param_group({"params": projectors, "weight_decay": 0.0})
         return optimizer
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As for `Classifier`; projectors lie beside the weights, which so are the student's alone."""
         super().on_save_checkpoint(checkpoint)
+        # Apart from the weights, which then are the student's alone.
         weights = checkpoint["state_dict"]
         checkpoint["matches"] = {name: weight for name, weight in weights.items() if name.startswith("matches.")}
         checkpoint["state_dict"] = {
@@ -135,6 +133,5 @@ class Distiller(Classifier):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As for `Classifier`; the projectors are put back."""
         super().on_load_checkpoint(checkpoint)
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **checkpoint["matches"]}

@@ -1,4 +1,4 @@
-"""FSDP2: each rank holds a share of weights, gradients and optimizer state, and gathers a block when it computes it."""
+"""FSDP2: each rank holds a shard of weights, gradients and optimizer state, and gathers one block at a time."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard a model over `mesh`, block by block; in place, names of weights stay."""
+    """Shard a model over `mesh` in place, block by block; parameter names stay."""
     if isinstance(model, FSDPModule):
         return
     for block in blocks(model):
@@ -19,10 +19,10 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The blocks of a model of timm or of ours, without those inside another one.
+    """The blocks of a timm or fvit model, without nested ones.
 
-    timm keeps them in a list called ``blocks``, ``blocks_token_only``, …, of the model or of its stages; a few models
-    have them as the items of stages themselves.
+    timm keeps them in lists named ``blocks``, ``blocks_token_only``, …, of the model or its stages; in a few models the
+    stages themselves are such lists.
     """
     found = list(_in_lists(model))
     if not found:
@@ -32,9 +32,9 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def numbered_by_model(state: dict[str, Any], optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
-    """The optimizer's `state` with its parameters numbered as the model lists them, and not as the groups do.
+    """The optimizer's `state` with parameters numbered in the order of the model instead of the parameter groups.
 
-    torch reads either. Lightning reads the first alone when it deals a state out to shards.
+    torch loads either; Lightning loads only the former into shards.
     """
     places = {id(parameter): place for place, parameter in enumerate(model.parameters())}
     numbers = [places[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]

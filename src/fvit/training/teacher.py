@@ -1,6 +1,6 @@
-"""A frozen model to learn from."""
+"""The teacher of a distillation: a frozen model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,16 +15,15 @@ _KEY = "distillation.teacher.path"
 
 
 class Teacher:
-    """A model in evaluation mode, without gradients, that takes the student's images.
+    """A frozen model in evaluation mode that takes the student's images.
 
-    No nn.Module, so that whoever holds it neither saves it nor hands it to an optimizer or to DDP; it is moved by
-    `to`. Copies share it, since nothing in it changes.
+    Not an nn.Module, so that the student's checkpoints, optimizer and DDP ignore it. Copies share it.
 
     Args:
         model: maps images [B, 3, H, W] to logits [B, outputs]; frozen in place.
-        name: for people.
-        given: mean and standard deviation of the channels that the student's images are normalised with.
-        wanted: those that `model` was trained with.
+        name: a description for the summary of the run.
+        given: mean and standard deviation per channel with which the student's images are normalised.
+        wanted: those with which `model` was trained.
     """
 
     def __init__(
@@ -37,21 +36,19 @@ class Teacher:
         self.model = model.eval().requires_grad_(False)
         self.name = name
         (mean, std), (own_mean, own_std) = (torch.tensor(pair).view(2, -1, 1, 1) for pair in (given, wanted))
-        # In both, x · scale + shift; one and zero where student and teacher see the same.
+        # Renormalisation x · scale + shift; 1 and 0 if both are the same.
         self.scale, self.shift = std / own_std, (mean - own_mean) / own_std
 
     @property
     def num_outputs(self) -> int:
-        """Width of the head."""
         return self.model.num_classes
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Map the student's images [B, 3, H, W] to logits [B, outputs]."""
+        """The student's images [B, 3, H, W] to logits [B, outputs]."""
         return self.model(images * self.scale + self.shift)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        """Move, in place."""
         self.model.to(device, dtype)
         self.scale, self.shift = self.scale.to(device, dtype), self.shift.to(device, dtype)
         return self
@@ -67,54 +64,53 @@ def load_teacher(
     img_size: int,
     normalisation: tuple[Sequence[float], Sequence[float]],
 ) -> Teacher:
-    """The teacher that a configuration names.
+    """The teacher of a configuration.
 
     Args:
-        name: of a model of timm; None for a checkpoint of ours.
-        path: our checkpoint, or a run's folder (its best one); with `name`, a file of weights in place of timm's own,
-            for as many classes as the student has.
-        num_classes: width of the student's head.
+        name: timm's name of a model; None for an fvit checkpoint.
+        path: an fvit checkpoint or a run directory (its best checkpoint); with `name`, a file of weights instead of
+            timm's own, with as many classes as the student.
+        num_classes: number of outputs of the student.
         img_size: side of the student's images in pixels.
-        normalisation: mean and standard deviation of the channels of the student's images.
+        normalisation: mean and standard deviation per channel of the student's images.
 
     Raises:
-        FileNotFoundError: nothing is at `path`.
-        ValueError: the weights cannot be had, or are of another model or image size.
+        FileNotFoundError: `path` does not exist.
+        ValueError: the weights cannot be loaded, or belong to another model or image size.
     """
     if name is None:
-        return _load_ours(path, img_size, normalisation)
+        return _load_checkpoint(path, img_size, normalisation)
     source: dict[str, Any] = {"pretrained": True}
     if path is not None:
         file = Path(path).expanduser()
         if not file.is_file():
-            raise FileNotFoundError(f"{_KEY}={path} is no file; distillation.teacher.name={name} needs one of weights")
+            raise FileNotFoundError(
+                f"{_KEY}={path} is not a file; distillation.teacher.name={name} needs one of weights"
+            )
         source["pretrained_cfg_overlay"] = {"file": str(file), "num_classes": num_classes}
     try:
         model = build(name, img_size, num_classes=num_classes if path else None, **source)
     except ValueError as error:
         raise ValueError(
             f"no teacher {name}{f' from {path}' if path else ''}: {str(error).splitlines()[0].rstrip('.')}. "
-            f"{_KEY}=FILE names weights that you have; without distillation.teacher.name, a run of ours"
+            f"{_KEY}=FILE names a file of weights or, without distillation.teacher.name, a run of fvit"
         ) from error
     wanted = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
     return Teacher(model, name, normalisation, wanted)
 
 
-def _load_ours(path: str, img_size: int, normalisation: tuple[Sequence[float], Sequence[float]]) -> Teacher:
+def _load_checkpoint(path: str, img_size: int, normalisation: tuple[Sequence[float], Sequence[float]]) -> Teacher:
     file = checkpoint.find(path, key=_KEY)
     content = checkpoint.read(file)
     parameters, data = content["hyper_parameters"], content["datamodule_hyper_parameters"]
     if parameters["img_size"] != img_size:
         raise ValueError(
             f"{file} was trained on images of {parameters['img_size']} px, and the student takes {img_size}; "
-            f"set data.img_size={parameters['img_size']}, or choose another teacher"
+            f"set data.img_size={parameters['img_size']}, or use another teacher"
         )
     teacher = Classifier.load_from_checkpoint(file, map_location="cpu", weights_only=True)
     accuracy = content.get("metrics", {}).get("val/acc1")
     measured = f", {100 * accuracy:.2f} % on {data['name']} when saved" if accuracy is not None else ""
-    name = f"{parameters['model']['name']}, {_attention(parameters['model'])}{measured}; {file}"
+    attention = parameters["model"].get("attention", {"name": "native"})["name"]
+    name = f"{parameters['model']['name']}, {attention}{measured}; {file}"
     return Teacher(teacher.model, name, normalisation, (data["mean"], data["std"]))
-
-
-def _attention(model: Mapping[str, Any]) -> str:
-    return model.get("attention", {"name": "native"})["name"]
