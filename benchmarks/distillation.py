@@ -1,13 +1,12 @@
-"""What surgery and distillation bring to an additive student of the digits, at equal steps.
+"""Effect of weight transfer and distillation on an additive student on digits, at the same number of steps.
 
     python benchmarks/distillation.py --seeds 0 1 2 --folder DIR
-    python benchmarks/distillation.py --seeds 0 1 2 --folder DIR 'model.keep=[]'    with overrides for all students
+    python benchmarks/distillation.py --seeds 0 1 2 --folder DIR 'model.keep=[]'    # overrides for all students
 
-For each seed: a softmax teacher (the quickstart's recipe), then students of experiment=digits_distilled: alone; made of
-the teacher by surgery (its weights where they fit, and its q and k); with its losses (distillation); with both. All
-students of a seed see the same images in the same order. Reported: accuracy on the 360 validation images and
-cross-entropy after the last epoch, as mean ± half of the 95 % interval (Student's t over seeds), and the differences of
-paired seeds.
+For each seed, a softmax teacher (the quickstart's recipe) and students of experiment=digits_distilled: alone, with the
+teacher's weights (where they fit, and its q and k), with losses against the teacher, and with both. All students of a
+seed see the same images in the same order. Prints accuracy on the 360 validation images and cross-entropy after the
+last epoch as mean ± half of the 95 % interval (Student's t over seeds), and differences of paired seeds.
 """
 
 import argparse
@@ -40,10 +39,10 @@ PAIRS = [
 
 
 def main() -> None:
-    """Train and print."""
+    """Train all students of all seeds and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--folder", type=Path, required=True, help="for the runs")
+    parser.add_argument("--folder", type=Path, required=True, help="output directory of the runs")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     results: dict[str, list[dict[str, float]]] = {name: [] for name in ("teacher", *ARMS)}

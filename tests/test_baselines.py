@@ -1,4 +1,4 @@
-"""Baselines are one override away, and docs/baselines.md says of them what is so."""
+"""Baselines: one override each, with the figures of docs/baselines.md."""
 
 import re
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch
 import yaml
 from torch import nn
 
+from fvit.attention import get
 from fvit.config.paths import conf_dir
 from fvit.cost import count
 from fvit.models import attention_spec, build
@@ -22,12 +23,12 @@ TABLE = re.findall(
 )
 OPTIONS = [row[0] for row in TABLE]
 NORMS = {nn.BatchNorm2d: 2, nn.LayerNorm: 5, nn.GroupNorm: 5}
-"""What others count for each number that a layer normalises."""
+"""MACs that others count per normalised element."""
 
-# What is printed for these was counted in another way.
+# Their published MACs were counted in another way.
 COUNTED_OTHERWISE = ("vip_small7", "crossformerpp_s", "fastervit_0")
 
-# A small size that suits them all but one.
+# A small size that all but one accept.
 SIZES = {option: 56 if option == "vip_small7" else 64 for option in OPTIONS}
 
 
@@ -55,7 +56,7 @@ def build_from(config):
     return build(img_size=config["data"]["img_size"], attention=attention_spec(options.pop("attention")), **options)
 
 
-def test_every_baseline_is_in_the_table():
+def test_all_baselines_are_in_the_table():
     baselines = {
         path.stem
         for path in (conf_dir() / "model").glob("*.yaml")
@@ -66,7 +67,7 @@ def test_every_baseline_is_in_the_table():
 
 
 @pytest.mark.parametrize(("option", "name", "size", "params", "macs_paper", "macs", "printed", "printed_macs"), TABLE)
-def test_the_table_is_what_the_code_counts(option, name, size, params, macs_paper, macs, printed, printed_macs):
+def test_table_equals_the_count(option, name, size, params, macs_paper, macs, printed, printed_macs):
     model = on_meta(name)
     assert model.pretrained_cfg["input_size"] == (3, int(size), int(size))
     cost = count(model, int(size))
@@ -81,7 +82,7 @@ def test_the_table_is_what_the_code_counts(option, name, size, params, macs_pape
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_the_config_names_what_the_table_names_and_keeps_its_attention(compose_config, option):
+def test_config_names_the_model_of_the_table_with_its_own_attention(compose_config, option):
     config = compose_config(f"model={option}", f"data.img_size={SIZES[option]}")
     assert config["model"]["attention"] == {"name": "native"}
     assert config["model"]["name"] == next(row[1] for row in TABLE if row[0] == option)
@@ -96,7 +97,7 @@ def test_builds_at_its_own_resolution(compose_config, option):
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_parameter_of_it_learns_from_small_images(compose_config, option):
+def test_every_parameter_gets_a_gradient_from_small_images(compose_config, option):
     model = build_from(compose_config(f"model={option}", f"data.img_size={SIZES[option]}")).train()
     logits = model(torch.randn(2, 3, SIZES[option], SIZES[option]))
     nn.functional.cross_entropy(logits, torch.tensor([0, 1])).backward()
@@ -111,21 +112,16 @@ def test_trains_on_digits(compose_config, option):
     assert 0 <= train(config)["val/acc1"] <= 1
 
 
-def test_clip_takes_another_attention(compose_config):
+def test_attention_of_clip_is_exchangeable(compose_config):
     config = compose_config("model=clip_vit", "attention=additive", "model.blocks=[0,3]", "+model.depth=4")
-    model = build_from(config)
-    assert [type(block.attn).__name__ for block in model.blocks] == [
-        "AdditiveAttention",
-        "Attention",
-        "Attention",
-        "AdditiveAttention",
-    ]
+    model, additive = build_from(config), get("additive").__name__
+    assert [type(block.attn).__name__ for block in model.blocks] == [additive, "Attention", "Attention", additive]
     model(torch.randn(2, 3, 32, 32)).square().sum().backward()
     assert model.blocks[0].attn.query_logit.grad.any()
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option != "clip_vit"])
-def test_the_rest_refuse_another_attention(compose_config, option):
+def test_attention_of_the_others_is_not(compose_config, option):
     config = compose_config(f"model={option}", "attention=additive", f"data.img_size={SIZES[option]}")
     with torch.device("meta"), pytest.raises(ValueError, match="has no exchangeable attention"):
         build_from(config)

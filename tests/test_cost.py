@@ -1,4 +1,4 @@
-"""docs/cost.md: what is counted there is what the code counts. What was timed holds for its machine alone."""
+"""Counted figures in docs/cost.md. Timings are those of one machine and are not tested."""
 
 import re
 from pathlib import Path
@@ -36,13 +36,13 @@ def three(value):
     return float(f"{value:.3g}")
 
 
-def test_there_are_some():
+def test_tables_are_found():
     assert len(ROWS) == 6 * 5 + 7
     assert len(MATCHED) == 6
 
 
 @pytest.mark.parametrize(("model", "attention", "res", "params", "macs", "paper", "saved", "peak", "training"), ROWS)
-def test_what_is_counted(model, attention, res, params, macs, paper, saved, peak, training):
+def test_counted_figures(model, attention, res, params, macs, paper, saved, peak, training):
     size = int(res)
     cost = count(make(cell(model, attention), size, 1000, on_meta=True), size)
     found = [three(cost.params / 1e6), three(cost.macs / 1e9), three(cost.macs_paper / 1e9)]
@@ -51,13 +51,13 @@ def test_what_is_counted(model, attention, res, params, macs, paper, saved, peak
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "attention", "res", "width", "error", "params", "macs", "paper"), MATCHED)
-def test_what_meets_the_budget(model, attention, res, width, error, params, macs, paper):
+def test_matched_figures(model, attention, res, width, error, params, macs, paper):
     found = match_count(cell(model, attention), cell("vit_small", "softmax"), int(res), 1000, "macs")
     assert (found.model["embed_dim"], f"{100 * found.error:+.1f}") == (int(width), error)
     assert three(found.cost / 1e9) == float(macs)
 
 
-def test_what_others_published_stands_there_as_in_the_file():
+def test_published_figures_are_those_of_the_file():
     for row in published():
         cells = [row.name, f"`{row.model}` {row.attention}", str(row.res), row.params_m, row.gmacs, row.images_per_s]
         line = [*cells, row.hardware, row.top1, row.source]
@@ -66,6 +66,6 @@ def test_what_others_published_stands_there_as_in_the_file():
         assert f"* {name}: {where}." in TEXT
 
 
-def test_the_picture_is_there():
+def test_figures_exist():
     for name in re.findall(r"!\[[^]]*\]\((.*?)\)", TEXT):
         assert (Path(__file__).resolve().parents[1] / "docs" / name).is_file()

@@ -52,18 +52,9 @@ def test_model_starts_from_its_file(compose_config, weights):
 def test_transfer_is_printed_and_the_checkpoint_needs_no_file(compose_config, weights, tmp_path, capsys):
     overrides, _ = weights
     probe = fit(compose_config(*RUN, "model.blocks=1-3", *overrides))
-    [row] = [
-        line
-        for line in capsys.readouterr().out.splitlines()
-        if (arrow := f"Attention → {get('linear').__name__}") in line
-    ]
-    assert re.split(" {2,}", row.strip()) == [
-        "1-3",
-        arrow,
-        "q, k, v, proj",
-        "–",
-        "–",
-    ]
+    arrow = f"Attention → {get('linear').__name__}"
+    [row] = [line for line in capsys.readouterr().out.splitlines() if arrow in line]
+    assert re.split(" {2,}", row.strip()) == ["1-3", arrow, "q, k, v, proj", "–", "–"]
     (tmp_path / "deit.pth").unlink()
     loaded = Classifier.load_from_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     images = torch.randn(2, 3, 32, 32)

@@ -84,9 +84,7 @@ def load_teacher(
     if path is not None:
         file = Path(path).expanduser()
         if not file.is_file():
-            raise FileNotFoundError(
-                f"{_KEY}={path} is not a file; distillation.teacher.name={name} needs one of weights"
-            )
+            raise FileNotFoundError(f"{_KEY}={path} is not a file of weights for distillation.teacher.name={name}")
         source["pretrained_cfg_overlay"] = {"file": str(file), "num_classes": num_classes}
     try:
         model = build(name, img_size, num_classes=num_classes if path else None, **source)
