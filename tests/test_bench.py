@@ -48,7 +48,7 @@ def test_a_grid_is_measured_and_told(run):
     done = run("attention=additive,softmax", "res=32,64", *QUICK)
     assert (done.code, done.err) == (0, "")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-[0-9a-f]{4}", done.folder.name)
-    assert {path.name for path in done.folder.iterdir()} == {"bench.csv", "bench.json", "bench.html", "bench.png"}
+    assert {path.name for path in done.folder.iterdir()} == {"bench.csv", "bench.json", "bench.html"}
     found = lines(done.folder)
     assert [(line["attention"], line["res"], line["tokens"]) for line in found] == [
         ("additive", "32", "16"),

@@ -22,7 +22,7 @@ def shown(tmp_path):
 def test_files_hold_all_that_was_found(shown):
     rows = [*law("softmax", lambda n: n**2 * 1e-8), *law("slow", lambda n: n**2 * 3e-8), failed()]
     text, folder = shown(rows)
-    assert {path.name for path in folder.iterdir()} == {"bench.csv", "bench.json", "bench.html", "bench.png"}
+    assert {path.name for path in folder.iterdir()} == {"bench.csv", "bench.json", "bench.html"}
     for path in folder.iterdir():
         assert str(path) in text
     with (folder / "bench.csv").open(encoding="utf-8") as file:
@@ -74,14 +74,6 @@ def test_with_a_budget_nothing_grows_and_nothing_is_quoted(shown):
 def test_others_are_quoted_beside_models_that_are_as_named(shown, candidates, quoted):
     text, _ = shown([row()], candidates=candidates)
     assert ("Published by others" in text) is quoted
-
-
-def test_without_matplotlib_a_line_says_how(shown, monkeypatch):
-    monkeypatch.setattr(report, "find_spec", lambda name: None)
-    text, folder = shown([row()])
-    assert "pip install 'fvit[docs]' brings what draws bench.png" in text
-    assert not (folder / "bench.png").exists()
-    assert (folder / "bench.html").is_file()
 
 
 def test_where_nothing_was_found_there_is_nothing_to_draw(shown):

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ from fvit.launch.console import console, print_facts, print_rows
 from fvit.launch.run_dir import environment, write
 from fvit.reports.bench.charts import Chart, charts, points
 from fvit.reports.bench.page import page
-from fvit.reports.bench.picture import picture
 from fvit.reports.bench.tables import Table, tables, told
 
 if TYPE_CHECKING:
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def show(rows: Sequence["Row"], config: dict[str, Any], machine: dict[str, Any], folder: Path) -> None:
-    """Print the tables, and write bench.csv, bench.json, bench.html and, with matplotlib, bench.png."""
+    """Print the tables, and write bench.csv, bench.json and bench.html."""
     # With a budget the width changes from size to size: what grows is not one model.
     growth = trends(rows, config["baseline"]) if config["match"] is None else []
     names = {(row.candidate.model, row.candidate.attention) for row in rows}
@@ -53,11 +51,7 @@ def _draw(drawn: Sequence[Chart], found: Sequence[Table], on: str, folder: Path)
     if not drawn:
         return []
     write(folder / "bench.html", page("What it costs", on, drawn, found))
-    facts = [("plots", str(folder / "bench.html"))]
-    if find_spec("matplotlib") is None:
-        return [*facts, ("as a picture", "pip install 'fvit[docs]' brings what draws bench.png")]
-    (folder / "bench.png").write_bytes(picture(drawn))
-    return [*facts, ("as a picture", str(folder / "bench.png"))]
+    return [("plots", str(folder / "bench.html"))]
 
 
 def _plain(row: "Row") -> dict[str, Any]:
