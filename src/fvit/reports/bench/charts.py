@@ -49,7 +49,7 @@ class Chart:
         return 120 + 32 * len(self.series) if self.axis is None else 420
 
     def figure(self) -> dict[str, Any]:
-        """Traces and layout for plotly."""
+        """For plotly."""
         return self._bars() if self.axis is None else self._curves()
 
     def _curves(self) -> dict[str, Any]:
@@ -142,7 +142,6 @@ class Benchmark:
 
     @property
     def label(self) -> str:
-        """Name and candidates."""
         return f"{self.name}: {self.candidates}" if self.candidates else self.name
 
 
@@ -168,14 +167,14 @@ def _chart(rows: Sequence[dict[str, Any]], key: str, title: str, unit: str, fact
     # Pixels for all if one model has no tokens to count.
     in_tokens = all(row["tokens"] is not None for row in rows)
     by_name: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: row["res"]):
+    for row in rows:
         by_name.setdefault(row["name"], []).append(row)
     series, ticks = [], {}
-    for name in dict.fromkeys(row["name"] for row in rows):
-        x = [row["tokens"] if in_tokens else row["res"] for row in by_name[name]]
-        series.append(_series(name, by_name[name], x, key, factor))
-        for place, row in zip(x, by_name[name], strict=True):
-            ticks[place] = f"{place:,}\n{row['res']} px" if in_tokens else str(place)
+    for name, line in by_name.items():
+        line.sort(key=lambda row: row["res"])
+        x = [row["tokens"] if in_tokens else row["res"] for row in line]
+        series.append(_series(name, line, x, key, factor))
+        ticks |= {n: f"{n:,}\n{row['res']} px" if in_tokens else str(n) for n, row in zip(x, line, strict=True)}
     return Chart(key, title, unit, "tokens" if in_tokens else "image size, px", ticks, series)
 
 
