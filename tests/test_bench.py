@@ -93,13 +93,9 @@ def test_timms_models_are_measured(run):
     [
         ([], "say what to measure: attention=additive,softmax model=vit_tiny"),
         (["attention=additiv,softmax"], "did you mean additive"),
-        (["attention=additive", "model.embed_dm=1"], "unknown key model.embed_dm, did you mean embed_dim"),
         (["attention=additive", "model.embed_dim=100"], "not divisible by model.num_heads=3; use embed_dim=99"),
-        (["attention=additive", "what=latancy"], "what='latancy': input should be 'params', 'macs', 'latency'"),
-        (["attention=additive", "baseline=linaer"], "baseline=linaer is not measured; measured: additive"),
         (["attention=linear,additive", "baseline=linaer"], "baseline=linaer is not measured, did you mean linear"),
         (["attention=additive", "match=macs", "to=vit_smal"], "did you mean vit_small"),
-        (["-m", "attention=additive"], "-m would measure each model separately; leave it out"),
         (["attention=additive", "device=cuda"], "device=cuda: torch finds none here; use device=cpu"),
     ],
 )
@@ -171,8 +167,8 @@ def test_if_nothing_could_be_measured_the_command_fails(run):
     assert len(done.lines) == 1
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_the_number_of_threads_is_set_and_recorded(run, number):
+def test_the_number_of_threads_is_set_and_recorded(run):
+    number = torch.get_num_threads() + 1
     done = run("attention=softmax", "res=32", "what=latency", f"threads={number}", *QUICK)
     assert torch.get_num_threads() == number
     assert json.loads((done.folder / "bench.json").read_text())["machine"]["threads"] == number
@@ -232,10 +228,9 @@ def test_a_model_that_cannot_be_resized_cannot_meet_a_budget(run):
     assert "test_convnext" in done.lines[0]["status"]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["attention=additive", "--cfg", "job", "--resolve"]])
-def test_help_and_config_do_not_import_torch(tmp_path, arguments):
+def test_the_config_is_composed_without_torch(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "fvit.bench", *arguments],
+        [sys.executable, "-X", "importtime", "-m", "fvit.bench", "attention=additive", "--cfg", "job", "--resolve"],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

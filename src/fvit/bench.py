@@ -69,8 +69,9 @@ def make_candidates(
     from fvit.cost.measure import Candidate
     from fvit.cost.subject import Conditions
 
+    build = partial(build_candidate, config, reference)
     return [
-        Candidate(point.model, point.attention, conditions, partial(build, config, point, reference, conditions))
+        Candidate(point.model, point.attention, conditions, partial(build, point, conditions))
         for compiled in config["compile"]
         for precision in config["precision"]
         for res in config["res"]
@@ -79,7 +80,9 @@ def make_candidates(
     ]
 
 
-def build(config: dict[str, Any], point: GridPoint, reference: GridPoint | None, conditions: "Conditions") -> "Built":
+def build_candidate(
+    config: dict[str, Any], reference: GridPoint | None, point: GridPoint, conditions: "Conditions"
+) -> "Built":
     """The model of a grid point, resized to the cost of `reference` if there is one; 1,000 classes by default.
 
     Raises:

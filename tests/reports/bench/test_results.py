@@ -1,13 +1,12 @@
 import csv
 import json
-import math
 import re
 
 import pytest
 
 from fvit.launch.console import console
 from fvit.reports.bench.charts import make_charts
-from fvit.reports.bench.results import _record, _without_infinity, render_page, report_results
+from fvit.reports.bench.results import _record, render_page, report_results
 from fvit.reports.bench.tables import make_tables
 from fvit.reports.web.tables import Table
 from tests.reports.bench.rows import CONFIG, MACHINE, failed_row, make_row, rows_over_sizes
@@ -102,7 +101,3 @@ def test_the_page_escapes_tables():
     page = render_page("", "", [], [Table(["x<y"], [["<script>"]], title="A<b>", note="1 < 2\n2 > 1")])
     for escaped in ("<h2>A&lt;b&gt;</h2>", ">x&lt;y</th>", ">&lt;script&gt;</td>", "1 &lt; 2"):
         assert escaped in page
-
-
-def test_infinity_becomes_null():
-    assert _without_infinity({"a": [1.0, (math.inf, -math.inf)], "b": "inf"}) == {"a": [1.0, [None, None]], "b": "inf"}

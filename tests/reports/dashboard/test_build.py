@@ -39,13 +39,8 @@ def panel_types(node):
     return own.union(*map(panel_types, children))
 
 
-def test_wandbs_models_accept_the_specifications(workspace, report):
-    for view, model in ((workspace, workspace_models.View), (report, report_models.ReportViewspec)):
-        read = model.model_validate(specification(view))
-        assert panel_types(read.model_dump(mode="json", by_alias=True)) == PANELS
-
-
-def test_specifications_are_read_back_unchanged(workspace, report):
+def test_wandbs_models_read_the_specifications_back_unchanged(workspace, report):
+    assert panel_types(specification(workspace)) == panel_types(specification(report)) == PANELS
     sent = specification(workspace)
     read = ws.Workspace._from_model(workspace_models.View.model_validate(sent))
     assert specification(read) == sent
@@ -56,13 +51,6 @@ def test_specifications_are_read_back_unchanged(workspace, report):
     read = wr.Report._from_model(report_models.ReportViewspec.model_validate(sent))
     read.width = report.width  # which the library does not read
     assert specification(read) == sent
-
-
-def test_an_invalid_panel_is_noticed(workspace):
-    sent = specification(workspace)
-    sent["spec"]["section"]["panelBankConfig"]["sections"][1]["panels"][1]["config"]["metrics"] = 1
-    read = ws.Workspace._from_model(workspace_models.View.model_validate(sent))
-    assert [type(panel).__name__ for panel in read.sections[1].panels[:3]] == ["BarPlot", "UnknownPanel", "LinePlot"]
 
 
 def test_both_have_the_same_sections_and_the_report_tables_of_the_benchmark(workspace, report):

@@ -22,11 +22,6 @@ def test_the_interval_is_students(n):
     assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx(interval, rel=1e-12)
 
 
-def test_the_interval_by_hand():
-    """Mean 2, standard deviation 1, t(2) = 4.3027: 4.3027 / sqrt(3)."""
-    assert mean_ci([1.0, 2.0, 3.0]).half_width == pytest.approx(2.48414, abs=1e-5)
-
-
 def test_one_value_has_no_interval():
     assert mean_ci([0.5]) == MeanCI(0.5, None, 1)
     assert mean_ci([]) is None

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from fvit.config import validation
 from fvit.config.errors import ConfigError
 from fvit.config.overrides import quoted
-from fvit.config.schemas.bench import Candidate
+from fvit.config.schemas.bench import CandidateConfig
 
 
 def collect_candidates(arguments: Sequence[str], own_keys: Collection[str]) -> list[str]:
@@ -98,7 +98,7 @@ def _compose(overrides: Sequence[str], varying: Sequence[str]) -> GridPoint:
     cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
     options, error = {}, None
     try:
-        options = validation.check(OmegaConf.masked_copy(cfg, "model"), Candidate)["model"]
+        options = validation.check(OmegaConf.masked_copy(cfg, "model"), CandidateConfig)["model"]
     except ConfigError as invalid:
         error = invalid
     choices = cfg.hydra.runtime.choices

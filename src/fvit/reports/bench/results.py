@@ -42,8 +42,8 @@ def report_results(rows: Sequence["Row"], config: dict[str, Any], machine: dict[
     write_text(folder / "bench.json", json.dumps(content, indent=2, allow_nan=False))
     files = [("table", str(folder / "bench.csv")), ("all runs", str(folder / "bench.json"))]
     if charts := make_charts(records, config["batch"]):
-        title = " ".join(config["candidates"])
-        write_text(folder / "bench.html", render_page(title, measured_on(machine), charts, tables))
+        note = f"{' '.join(config['candidates'])}\n{measured_on(machine)}"
+        write_text(folder / "bench.html", render_page("Cost measured by fvit-bench", note, charts, tables))
         files.append(("plots", str(folder / "bench.html")))
     print_facts("", files)
 
@@ -53,7 +53,7 @@ def render_page(title: str, note: str, charts: Sequence[Chart], tables: Sequence
     figures: dict[str, Any] = {}
     head = f'<h1>{html.escape(title)}</h1>\n<p class="note">{html.escape(note)}</p>'
     body = "\n".join([head, draw_charts(charts, figures), *map(_html_section, tables)])
-    return document(f"fvit-bench {title}", body, figures)
+    return document(title, body, figures)
 
 
 def _html_section(table: Table) -> str:

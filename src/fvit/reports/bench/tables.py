@@ -38,14 +38,10 @@ _COMPARED = ("latency_ms", "train_ms")
 _NAMES = ["model", "attention", "res"]
 # Conditions that have a column only if some candidate differs from the default.
 _DEFAULTS = {"precision": "float32", "compiled": False}
-_SCALING = [
-    *("candidate", "latency ∝ N^", "last two sizes", "training ∝ N^", "last two sizes"),
-    *("activations ∝ N^", "peak training ∝ N^", "faster from N", "in training from N"),
-]
-_PUBLISHED = [
-    *("published as", "model here", "res", "params, M", "GMACs"),
-    *("images/s", "hardware", "top-1, %", "source"),
-]
+_SCALING = ["candidate", "latency ∝ N^", "last two sizes", "training ∝ N^", "last two sizes"]
+_SCALING += ["activations ∝ N^", "peak training ∝ N^", "faster from N", "in training from N"]
+_PUBLISHED = ["published as", "model here", "res", "params, M", "GMACs"]
+_PUBLISHED += ["images/s", "hardware", "top-1, %", "source"]
 _WORDS = {"model", "attention", "precision", "compiled", "status", "candidate"}
 _WORDS |= {"published as", "model here", "hardware", "source"}
 
