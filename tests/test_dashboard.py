@@ -98,7 +98,7 @@ def test_an_unreachable_server_is_not_an_error(run, tmp_path, monkeypatch):
     monkeypatch.setattr("fvit.loggers.wandb_server.choose_mode", lambda: ("offline", reason))
     done = run()
     assert done.returncode == 0
-    assert "not saved      https://api.wandb.ai does not answer; needs `wandb login` and WANDB_MODE=online" in done.stdout
+    assert f"not saved      {reason}; needs `wandb login` and WANDB_MODE=online" in done.stdout
     assert len(specifications(tmp_path / "logs" / "dashboard")) == 2
 
 
