@@ -28,7 +28,7 @@ def test_values_have_units_and_intervals():
         "res": "224",
         "params, M": "5.70",
         "MACs, G": "1.26",
-        "paper's MACs, G": "1.08",
+        "papers' convention, G": "1.08",
         "activations, MiB": "100",
     }
     assert size.words == {0, 1}
@@ -128,8 +128,8 @@ def test_few_runs_have_no_interval_and_the_notes_say_how_many_it_takes():
     row.time("latency_ms", Timing((0.01, 0.02, 0.03)))
     time = table("Time", [row])
     assert time.rows[0][3] == "20.0"
-    assert f"takes at least {FEWEST} runs" in time.note
-    assert f"takes at least {FEWEST} runs" in scaling(rows_over_sizes("softmax", lambda n: n)).note
+    assert f"given at least {FEWEST} runs" in time.note
+    assert f"given at least {FEWEST} runs" in scaling(rows_over_sizes("softmax", lambda n: n)).note
 
 
 def test_published_results_are_quoted_verbatim():

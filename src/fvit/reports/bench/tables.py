@@ -19,7 +19,7 @@ _SIZE_COLUMNS = (
     ("match_error", "budget error, %", 100),
     ("params", "params, M", 1e-6),
     ("macs", "MACs, G", 1e-9),
-    ("macs_paper", "paper's MACs, G", 1e-9),
+    ("macs_paper", "papers' convention, G", 1e-9),
     ("saved_mib", "activations, MiB", 1),
     ("peak_mib", "peak inference, MiB", 1),
     ("train_peak_mib", "peak training, MiB", 1),
@@ -38,8 +38,8 @@ _COMPARED = ("latency_ms", "train_ms")
 _NAMES = ["model", "attention", "res"]
 # Conditions that have a column only if some candidate differs from the default.
 _DEFAULTS = {"precision": "float32", "compiled": False}
-_SCALING = ["candidate", "latency ∝ N^", "last two sizes", "training ∝ N^", "last two sizes"]
-_SCALING += ["activations ∝ N^", "peak training ∝ N^", "faster from N", "in training from N"]
+_SCALING = ["candidate", "latency ∝ N^", "last two", "training ∝ N^", "last two"]
+_SCALING += ["activations ∝ N^", "peak training ∝ N^", "faster from N on", "in training"]
 _PUBLISHED = ["published as", "model here", "res", "params, M", "GMACs"]
 _PUBLISHED += ["images/s", "hardware", "top-1, %", "source"]
 _WORDS = {"model", "attention", "precision", "compiled", "status", "candidate"}
@@ -105,14 +105,14 @@ def _size_note(rows: Sequence["Row"], config: dict[str, Any]) -> str:
     if config["match"]:
         parts.append(f"Budget error: {config['match']} relative to {config['to']} with softmax.")
     if _any_has(rows, "macs"):
-        parts.append("MACs: all multiply-accumulates; paper's MACs: convolutions and linear layers only.")
+        parts.append("MACs: all multiply-accumulates; papers' convention: convolutions and linear layers only.")
     if _any_has(rows, "saved_mib"):
         parts.append(f"Memory at batch size {config['batch']}: activations saved for backward; peak increase per step.")
     return " ".join(parts)
 
 
 def _time_note(rows: Sequence["Row"], batch: int, baseline: str | None) -> str:
-    parts = ["Median (95 % CI, which takes at least 6 runs)."]
+    parts = ["Median (95 % CI, given at least 6 runs)."]
     if _any_has(rows, "latency_ms"):
         parts.append("Latency at batch size 1.")
     if _any_has(rows, "images_per_s"):
@@ -133,9 +133,9 @@ def _scaling(trends: Sequence["Trend"], baseline: str | None) -> Table:
         crossovers = (_crossover(found, trend.sizes) for found in (trend.overtakes, trend.overtakes_in_training))
         lines.append([name, *exponents, *crossovers])
     note = (
-        "Exponents: least squares in log-log over all sizes, including cost that does not grow (95 % CI, which takes "
-        "at least 6 runs per size); last two sizes: slope between the two largest. Faster from N: interpolated "
-        "crossover with the baseline; <: below the smallest size; >: beyond the largest."
+        "Exponents: log-log least squares over all sizes, constant cost included (95 % CI, given at least 6 runs per "
+        "size). Last two: slope between the two largest sizes. Faster from N on: crossover with the baseline, "
+        "interpolated; <: below the smallest size; >: beyond the largest."
     )
     if any(trend.unit == "pixels" for trend in trends):
         note += " In pixels: N counts the pixels of the image, since the model has no tokens."
