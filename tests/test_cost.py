@@ -10,7 +10,7 @@ from fvit.config.paths import conf_dir
 from fvit.cost import count
 from fvit.cost.match import make, match_count
 from fvit.cost.published import SOURCES, published
-from fvit.reports.bench.grid import compose_cell
+from fvit.reports.bench.grid import compose_point
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "cost.md").read_text(encoding="utf-8")
 NUMBER = r"([\d.,]+)"
@@ -29,7 +29,7 @@ MATCHED = re.findall(
 def cell(model, attention):
     chosen = ["model=timm", f"model.name={model}"] if attention == "native" else [f"model={model}"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose_cell([*chosen, f"attention={attention}"]).options
+        return compose_point([*chosen, f"attention={attention}"]).options
 
 
 def three(value):

@@ -18,10 +18,10 @@ from fvit.config.schemas.eval import Eval
 from fvit.config.schemas.export import Export
 from fvit.config.schemas.predict import Predict
 from fvit.config.schemas.prepare import Prepare
-from fvit.config.schemas.report import Report, gather_folders
+from fvit.config.schemas.report import Report, collect_folders
 from fvit.config.schemas.train import Train
 from fvit.launch.sweep import plan
-from fvit.reports.bench.grid import expand, gather
+from fvit.reports.bench.grid import collect_candidates, expand_grid
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMAS = {
@@ -77,15 +77,15 @@ def test_the_command_composes(line):
     program, *overrides = shlex.split(line)
     task = program.removeprefix("fvit-")
     if task == "bench":
-        overrides = gather(overrides, Bench.model_fields)
+        overrides = collect_candidates(overrides, Bench.model_fields)
     if task == "report":
-        overrides = gather_folders(overrides)
+        overrides = collect_folders(overrides)
     overrides = [*FIXED.get(task, []), *overrides]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = validation.check(compose(task, overrides=overrides), SCHEMAS[task])
         assert config
         if task == "bench":
-            assert expand(config["candidates"])
+            assert expand_grid(config["candidates"])
 
 
 def test_the_script_for_slurm_composes_and_goes_on_after_its_signal(monkeypatch):

@@ -1,3 +1,5 @@
+"""The command line of fvit-report."""
+
 import os
 import re
 import subprocess
@@ -11,11 +13,11 @@ from tests.reports.runs.folders import write_benchmark, write_run, write_sweep
 
 @pytest.fixture
 def run(main):
-    """The command line inside this process, in an empty folder."""
+    """Runs the command in this process, in an empty folder."""
     return partial(main, "report")
 
 
-def test_a_report_of_what_is_there(run, tmp_path):
+def test_a_report_of_runs_and_benchmarks(run, tmp_path):
     write_sweep(tmp_path / "logs" / "train" / "multiruns" / "grid")
     write_run(tmp_path / "logs" / "train" / "runs" / "one", "linear", status="failed", error="out of memory")
     write_benchmark(tmp_path / "logs" / "bench" / "two")
@@ -26,12 +28,12 @@ def test_a_report_of_what_is_there(run, tmp_path):
     out = tmp_path / "logs" / "report"
     assert {path.name for path in out.iterdir()} == {"report.html", "report.md", "report.csv", "runs.csv"}
     page = (out / "report.html").read_text(encoding="utf-8")
-    for text in ("Runs in logs/train", "out of memory", "Latency of one image", "multiruns/grid/0"):
+    for text in ("Runs in logs/train", "out of memory", "Latency at batch size 1", "multiruns/grid/0"):
         assert text in page
-    assert {path.name for path in tmp_path.iterdir()} == {"logs"}, "nothing of Hydra's"
+    assert {path.name for path in tmp_path.iterdir()} == {"logs"}, "Hydra writes nothing"
 
 
-def test_folders_baseline_and_place_are_chosen(run, tmp_path):
+def test_folders_baseline_and_output_can_be_chosen(run, tmp_path):
     write_sweep(tmp_path / "a b" / "grid", ["additive"])
     write_sweep(tmp_path / "c" / "grid", ["linear"])
     done = run("a b", "c", "baseline=linear", "out=here", "bench=null")
@@ -42,19 +44,19 @@ def test_folders_baseline_and_place_are_chosen(run, tmp_path):
     assert "| +33.00 ± 24.47 (3) |" in text  # 41, 22, 36: s = 9.849
 
 
-def test_a_long_leaderboard_is_cut_on_the_terminal_alone(run, tmp_path):
+def test_a_long_leaderboard_is_cut_only_on_the_terminal(run, tmp_path):
     for number in range(25):
         write_run(tmp_path / "runs" / str(number), f"mechanism{number}")
     done = run("runs")
-    assert "and 5 rows more in the report" in done.stdout
+    assert "5 more rows in the report" in done.stdout
     assert (tmp_path / "logs" / "report" / "report.md").read_text().count("| mechanism") == 25
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "no such folder: nowhere; name one in which runs lie: fvit-report logs/train"),
-        (["empty"], "empty: no run in it; `fvit-train` makes one"),
+        (["nowhere"], "no such folder: nowhere; name one that contains runs: fvit-report logs/train"),
+        (["empty"], "no runs in empty; `fvit-train` makes one"),
         (["runs", "baseline=linaer"], "baseline=linaer was not trained, did you mean linear?; trained: linear"),
         (["-m", "runs"], "leave -m out"),
         (["runs", "outt=x"], "unknown key outt"),
@@ -70,7 +72,7 @@ def test_a_mistake_ends_in_one_message_and_leaves_nothing(run, tmp_path, argumen
     assert {path.name for path in tmp_path.iterdir()} == {"empty", "runs"}
 
 
-def test_it_needs_no_torch(tmp_path):
+def test_it_does_not_import_torch(tmp_path):
     write_sweep(tmp_path / "logs" / "train")
     write_benchmark(tmp_path / "logs" / "bench" / "a")
     done = subprocess.run(
@@ -84,10 +86,10 @@ def test_it_needs_no_torch(tmp_path):
     assert done.returncode == 0, done.stderr
     imported = set(re.findall(r"\| +(\w+)$", done.stderr, flags=re.MULTILINE))
     assert "hydra" in imported
-    assert not imported & {"torch", "timm", "lightning", "matplotlib", "wandb"}
+    assert not imported & {"torch", "timm", "lightning", "wandb"}
 
 
-def test_help_explains_itself_and_fits_a_screen(run):
+def test_help_lists_the_keys_and_fits_a_screen(run):
     text = run("--help").stdout
     assert len(text.splitlines()) <= 40
     for word in ("FOLDER", "bench", "baseline", "out"):

@@ -1,4 +1,4 @@
-"""fvit-bench: measure what models and mechanisms cost, side by side."""
+"""fvit-bench: measures the cost of models and attention mechanisms side by side."""
 
 from functools import partial
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fvit.config.errors import ConfigError, RunError, did_you_mean
 from fvit.config.schemas.bench import Bench
 from fvit.launch import cli
-from fvit.reports.bench.grid import Cell, compose_cell, expand, gather
+from fvit.reports.bench.grid import GridPoint, collect_candidates, compose_point, expand_grid
 
 if TYPE_CHECKING:
     import torch
@@ -18,86 +18,82 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """The command line."""
-    cli.run("bench", bench, Bench, partial(gather, own=Bench.model_fields), alone=True)
+    cli.run("bench", bench, Bench, partial(collect_candidates, own_keys=Bench.model_fields), alone=True)
 
 
 def bench(config: dict[str, Any]) -> dict[str, float]:
-    """Measure every cell of the grid, print the tables, and write tables and plots."""
+    """Measures every point of the grid, prints the tables, and writes tables and plots."""
     config = Bench.model_validate(config).model_dump()
-    cells = expand(config["candidates"])
-    check_baseline(config["baseline"], cells)
-    reference = compose_cell([f"model={config['to']}", "attention=softmax"]) if config["to"] else None
-    # Imported here, because composing, --help and a wrong override must not wait for torch.
+    grid = expand_grid(config["candidates"])
+    check_baseline(config["baseline"], [point.attention for point in grid])
+    reference = compose_point([f"model={config['to']}", "attention=softmax"]) if config["to"] else None
+    # Here, because --help and a wrong override must not wait for torch.
     from fvit.cost.measure import Row, Settings, measure
     from fvit.cost.workload import fix_threads, machine, open_device
     from fvit.launch.allocator import keep_freed_memory
     from fvit.launch.progress import counting
-    from fvit.reports.bench import report
+    from fvit.reports.bench.results import report_results
 
-    keep_freed_memory()  # as in training: what is fetched anew at each step depends on chance
+    keep_freed_memory()  # as in training: fetching memory anew adds noise to each step
     device = open_device(config["device"])
     fix_threads(config["threads"])
-    found = candidates(config, cells, reference, device)
+    rows = [Row(candidate) for candidate in make_candidates(config, grid, reference, device)]
     settings = Settings(config["what"], config["runs"], config["seconds"], config["batch"])
     folder = Path(config["output_dir"])
-    folder.mkdir(parents=True, exist_ok=True)  # before what may take hours, for a folder that cannot be
-    rows = [Row(candidate) for candidate in found]
-    show = partial(report.show, rows, config, machine(device), folder)
+    folder.mkdir(parents=True, exist_ok=True)  # fails now rather than after hours of measuring
     try:
         with counting("figures", len(rows) * len(settings.what), 0) as advance:
             measure(rows, settings, advance)
     except KeyboardInterrupt:
-        if any(row.values for row in rows):  # of hours, perhaps
-            show()
+        if any(row.values for row in rows):
+            report_results(rows, config, machine(device), folder)
         raise
-    show()
+    report_results(rows, config, machine(device), folder)
     if not any(row.alive for row in rows):
-        raise RunError("no candidate could be measured to the end; the table says why")
+        raise RunError("no candidate could be measured; the table gives the reasons")
     return {}
 
 
-def check_baseline(baseline: str, cells: list[Cell]) -> None:
-    """Hold a chosen baseline against what is measured. That of the default may be missing.
-
-    Raises:
-        ConfigError: it is not among it, and would be without effect.
-    """
-    known = list(dict.fromkeys(cell.attention for cell in cells))
+def check_baseline(baseline: str, attentions: list[str]) -> None:
+    """Refuses a baseline that is not measured, unless it is the default."""
+    known = list(dict.fromkeys(attentions))
     if baseline not in ("softmax", *known):
-        raise ConfigError(
-            f"baseline={baseline} is not measured{did_you_mean(baseline, known)}; measured: {', '.join(known)}"
-        )
+        near = did_you_mean(baseline, known)
+        raise ConfigError(f"baseline={baseline} is not measured{near}; measured: {', '.join(known)}")
 
 
-def candidates(
-    config: dict[str, Any], cells: list[Cell], reference: Cell | None, device: "torch.device"
+def make_candidates(
+    config: dict[str, Any], grid: list[GridPoint], reference: GridPoint | None, device: "torch.device"
 ) -> list["Candidate"]:
-    """Every cell of the grid under every size, precision and way of running."""
+    """Every model of the grid at every image size and precision, eager and compiled."""
     from fvit.cost.measure import Candidate
     from fvit.cost.workload import Conditions
 
+    build = partial(build_candidate, config, reference)
     return [
-        Candidate(cell.model, cell.attention, conditions, partial(build, config, cell, reference, conditions))
+        Candidate(point.model, point.attention, conditions, partial(build, point, conditions))
         for compiled in config["compile"]
         for precision in config["precision"]
         for res in config["res"]
         for conditions in [Conditions(res, precision, compiled, device)]
-        for cell in cells
+        for point in grid
     ]
 
 
-def build(config: dict[str, Any], cell: Cell, reference: Cell | None, conditions: "Conditions") -> "Built":
-    """The model of a cell, with 1,000 classes unless it says otherwise, at the cost of `reference` if there is one.
+def build_candidate(
+    config: dict[str, Any], reference: GridPoint | None, point: GridPoint, conditions: "Conditions"
+) -> "Built":
+    """The model of a grid point, resized to the cost of `reference` if there is one; 1,000 classes by default.
 
     Raises:
-        ValueError: it cannot be, cannot be built for images of this size, or cannot meet the budget.
+        ValueError: the options are invalid together or for this image size, or the budget cannot be met.
     """
     from fvit.cost.match import make, match_count, match_latency
     from fvit.cost.measure import Built
 
-    if cell.refusal:
-        raise cell.refusal
-    options, classes = cell.options, cell.options["num_classes"] or 1000
+    if point.error:
+        raise point.error
+    options, classes = point.options, point.options["num_classes"] or 1000
     try:
         if reference is None:
             return Built(make(options, conditions.res, classes), {})
@@ -105,13 +101,12 @@ def build(config: dict[str, Any], cell: Cell, reference: Cell | None, conditions
             limits = config["runs"], config["seconds"]
             found = match_latency(options, reference.options, conditions, classes, config["match_by"], *limits)
         else:
-            found = match_count(
-                options, reference.options, conditions.res, classes, config["match"], config["match_by"]
-            )
+            metric, by = config["match"], config["match_by"]
+            found = match_count(options, reference.options, conditions.res, classes, metric, by)
     except ValueError as error:
         raise ValueError(str(error).replace("data.img_size", "res")) from error
-    told = {"embed_dim": found.model["embed_dim"], "depth": found.model["depth"], "match_error": found.error}
-    return Built(make(found.model, conditions.res, classes), told)
+    values = {"embed_dim": found.model["embed_dim"], "depth": found.model["depth"], "match_error": found.error}
+    return Built(make(found.model, conditions.res, classes), values)
 
 
 if __name__ == "__main__":

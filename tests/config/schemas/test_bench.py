@@ -5,11 +5,11 @@ from fvit.config import validation
 from fvit.config.errors import ConfigError
 from fvit.config.paths import conf_dir
 from fvit.config.schemas.bench import Bench
-from fvit.reports.bench.grid import gather
+from fvit.reports.bench.grid import collect_candidates
 
 
 def check(*overrides, candidates=("attention=additive",)):
-    arguments = gather(["output_dir=here", *candidates, *overrides], Bench.model_fields)
+    arguments = collect_candidates(["output_dir=here", *candidates, *overrides], Bench.model_fields)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return validation.check(compose("bench", overrides=arguments), Bench)
 

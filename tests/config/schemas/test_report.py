@@ -1,11 +1,11 @@
 import pytest
 
 from fvit.config.errors import ConfigError
-from fvit.config.schemas.report import gather_folders
+from fvit.config.schemas.report import collect_folders
 
 
 @pytest.mark.parametrize(
-    ("arguments", "gathered"),
+    ("arguments", "collected"),
     [
         ([], []),
         (["logs/train"], ["runs=['logs/train']"]),
@@ -15,10 +15,10 @@ from fvit.config.schemas.report import gather_folders
         (["runs=[a]"], ["runs=[a]"]),
     ],
 )
-def test_folders_are_gathered(arguments, gathered):
-    assert gather_folders(arguments) == gathered
+def test_folders_are_collected(arguments, collected):
+    assert collect_folders(arguments) == collected
 
 
 def test_a_multirun_is_refused():
     with pytest.raises(ConfigError, match="leave -m out"):
-        gather_folders(["-m", "logs"])
+        collect_folders(["-m", "logs"])

@@ -5,9 +5,7 @@ from hydra.errors import ConfigCompositionException
 from fvit.config.errors import ConfigError
 from fvit.config.paths import conf_dir
 from fvit.config.schemas.bench import Bench
-from fvit.reports.bench.grid import compose_cell, expand, gather
-
-OWN = Bench.model_fields
+from fvit.reports.bench.grid import collect_candidates, compose_point, expand_grid
 
 
 @pytest.fixture(autouse=True)
@@ -16,12 +14,16 @@ def hydra():
         yield
 
 
+def collect(arguments):
+    return collect_candidates(arguments, Bench.model_fields)
+
+
 def names(*overrides):
-    return [(cell.model, cell.attention) for cell in expand(overrides)]
+    return [(point.model, point.attention) for point in expand_grid(overrides)]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "gathered"),
+    ("arguments", "collected"),
     [
         (["attention=additive,softmax", "res=224"], ["res=224", "candidates=['attention=additive,softmax']"]),
         (["res=224,384", "what=macs,params"], ["res=[224,384]", "what=[macs,params]"]),
@@ -35,71 +37,61 @@ def names(*overrides):
         ([], []),
     ],
 )
-def test_the_command_line_is_sorted(arguments, gathered):
-    assert gather(arguments, OWN) == gathered
+def test_overrides_of_models_are_collected(arguments, collected):
+    assert collect(arguments) == collected
 
 
 @pytest.mark.parametrize("flag", ["-m", "--multirun"])
 def test_a_multirun_is_refused(flag):
-    with pytest.raises(ConfigError, match=f"{flag} would measure apart what is to be compared; leave it out"):
-        gather([flag, "attention=additive,softmax"], OWN)
+    with pytest.raises(ConfigError, match=f"{flag} would measure each model separately; leave it out"):
+        collect([flag, "attention=additive,softmax"])
 
 
-def test_what_is_gathered_comes_back_whole():
+def test_collected_overrides_survive_hydras_grammar():
     texts = ["attention=a,b", "model.a='b c'", r"model.b=C:\d", "model.name=[a,b]", "model.c=\\", r"model.d='\'\\'"]
-    assert compose("bench", overrides=gather(texts, OWN)).candidates == texts
+    assert compose("bench", overrides=collect(texts)).candidates == texts
 
 
-def test_commas_and_lists_span_a_grid():
-    assert names("attention=additive,softmax", "model=vit_tiny,vit_small") == [
-        ("vit_tiny", "additive"),
-        ("vit_small", "additive"),
-        ("vit_tiny", "softmax"),
-        ("vit_small", "softmax"),
-    ]
-    assert names("model=timm", "model.name=[fastvit_t8,resnet18]") == [("fastvit_t8", "native"), ("resnet18", "native")]
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["attention=focused_flatten"], ["vit_atto focused_flatten"]),
+        (["model=vit_tiny", "model.name=deit3_small_patch16_224"], ["deit3_small_patch16_224 additive"]),
+        (["model=timm", "model.name=[fastvit_t8,resnet18]"], ["fastvit_t8 native", "resnet18 native"]),
+        (["attention=glob(additive*)"], ["vit_atto additive", "vit_atto additive_fastformer"]),
+        (["model.depth=range(2,5,2)"], ["vit_atto depth=2 additive", "vit_atto depth=4 additive"]),
+        (
+            ["model=vit_tiny", "model.depth=6,12", "model.num_heads=3"],
+            ["vit_tiny depth=6 additive", "vit_tiny depth=12 additive"],
+        ),
+        (
+            ["model.attention.form=textbook,auto"],
+            ["vit_atto additive form=textbook", "vit_atto additive form=auto"],
+        ),
+        (
+            ["attention=additive,softmax", "model=vit_tiny,vit_small"],
+            ["vit_tiny additive", "vit_small additive", "vit_tiny softmax", "vit_small softmax"],
+        ),
+    ],
+)
+def test_grid_points_are_named_by_their_options_and_by_what_varies(overrides, expected):
+    assert [" ".join(pair) for pair in names(*overrides)] == expected
 
 
-def test_names_are_those_of_the_options():
-    assert names("attention=focused_flatten") == [("vit_atto", "focused_flatten")]
-    assert names("model=vit_tiny") == [("vit_tiny", "additive")]
-    assert names("model=vit_tiny", "model.name=deit3_small_patch16_224") == [("deit3_small_patch16_224", "additive")]
-
-
-def test_what_else_varies_stands_in_the_names():
-    assert names("model=vit_tiny", "model.depth=6,12", "model.num_heads=3") == [
-        ("vit_tiny depth=6", "additive"),
-        ("vit_tiny depth=12", "additive"),
-    ]
-    assert names("model.attention.form=textbook,auto") == [
-        ("vit_atto", "additive form=textbook"),
-        ("vit_atto", "additive form=auto"),
-    ]
-    assert names("model.depth=range(2,5,2)") == [("vit_atto depth=2", "additive"), ("vit_atto depth=4", "additive")]
-
-
-def test_a_glob_spans_the_options_that_it_fits():
-    assert names("attention=glob(additive*)") == [("vit_atto", "additive"), ("vit_atto", "additive_fastformer")]
-
-
-def test_a_cell_holds_the_options_of_the_model():
-    cell = compose_cell(["model=vit_tiny", "attention=softmax", "model.depth=3", "+model.fc_norm=true"])
-    assert cell.options["depth"] == 3
-    assert cell.options["embed_dim"] == 192
-    assert cell.options["fc_norm"] is True
-    assert cell.options["attention"] == {"name": "softmax"}
-
-
-def test_the_size_of_images_does_not_bear_on_it():
-    """The default's images have 32 px, which patches of 14 do not divide."""
-    assert compose_cell(["model.patch_size=14"]).options["patch_size"] == 14
+def test_a_grid_point_holds_the_options_of_its_model():
+    options = compose_point(["model=vit_tiny", "attention=softmax", "model.depth=3", "+model.fc_norm=true"]).options
+    assert (options["depth"], options["embed_dim"], options["fc_norm"]) == (3, 192, True)
+    assert options["attention"] == {"name": "softmax"}
+    # The default dataset has images of 32 px, which do not divide by 14.
+    assert compose_point(["model.patch_size=14"]).options["patch_size"] == 14
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["model=timm"], "model.name must be given"),
-        (["model.embed_dim=100"], "use embed_dim=99"),
+        (["model=timm", "attention=additive,softmax"], "model.name must be given"),
+        (["model=vit_tiny", "model.embed_dim=100,101"], "use embed_dim=99"),
         (["model.pretrained=true"], "model.pretrained=True has no effect on what a model costs"),
         (["model.match=macs"], "model.match is for training; here use match=macs to=MODEL"),
         (["model.init_from=run"], "model.init_from=run has no effect on what a model costs"),
@@ -107,31 +99,24 @@ def test_the_size_of_images_does_not_bear_on_it():
         (["+model.img_size=64"], "set data.img_size"),
         (["model.depth=-1"], "model.depth=-1"),
         (["attention=[additive"], r"attention=\[additive"),
-        (["attention=[]"], r"attention=\[\] gives nothing to measure; name one at least"),
-        (["model=timm", "model.name=[]"], r"model\.name=\[\] gives nothing to measure"),
-        (["attention=glob(nosuch*)"], r"attention=glob\(nosuch\*\) gives nothing to measure"),
+        (["attention=[]"], r"attention=\[\] has no values to measure; name at least one"),
+        (["model=timm", "model.name=[]"], r"model\.name=\[\] has no values to measure"),
+        (["attention=glob(nosuch*)"], r"attention=glob\(nosuch\*\) has no values to measure"),
     ],
 )
-def test_what_does_not_fit_together_is_told(overrides, message):
+def test_a_grid_without_a_valid_point_is_refused(overrides, message):
     with pytest.raises(ConfigError, match=message):
-        expand(overrides)
+        expand_grid(overrides)
 
 
-def test_one_of_several_that_does_not_fit_together_is_a_cell_that_says_why():
-    good, bad = expand(["model=vit_tiny", "model.embed_dim=96,100"])
-    assert (good.model, good.refusal) == ("vit_tiny embed_dim=96", None)
+def test_an_invalid_point_among_others_carries_its_error():
+    good, bad = expand_grid(["model=vit_tiny", "model.embed_dim=96,100"])
+    assert (good.model, good.error) == ("vit_tiny embed_dim=96", None)
     assert (bad.model, bad.attention) == ("vit_tiny embed_dim=100", "additive")
-    assert "use embed_dim=99" in str(bad.refusal)
-
-
-def test_where_none_fits_together_that_is_told_at_once():
-    with pytest.raises(ConfigError, match="use embed_dim=99"):
-        expand(["model=vit_tiny", "model.embed_dim=100,101"])
-    with pytest.raises(ConfigError, match=r"model\.name must be given"):
-        expand(["model=timm", "attention=additive,softmax"])
+    assert "use embed_dim=99" in str(bad.error)
 
 
 @pytest.mark.parametrize("override", ["attention=additiv", "model.embed_dm=3"])
-def test_hydra_refuses_what_it_knows(override):
+def test_hydra_refuses_unknown_options_and_keys(override):
     with pytest.raises(ConfigCompositionException):
-        expand([override])
+        expand_grid([override])

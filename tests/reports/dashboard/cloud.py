@@ -1,4 +1,4 @@
-"""A server on loopback that answers W&B's own client as far as that asks here, and keeps what it was sent."""
+"""A local server that answers W&B's client with what it needs here, and keeps what it gets."""
 
 import json
 import threading
@@ -9,11 +9,11 @@ OWNER = "me"
 
 
 class Cloud(ThreadingHTTPServer):
-    """`views`: what was saved, by its type; `runs`: what UpsertBucket said, by id; `rows`: their histories, by id."""
+    """`views`: what was saved, by type; `runs`: the variables of upsertBucket, by id; `rows`: histories, by id."""
 
-    def __init__(self, taken):
+    def __init__(self, accepts):
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.taken = taken
+        self.accepts = accepts
         self.views, self.runs, self.rows = {}, {}, {}
 
     @property
@@ -21,9 +21,9 @@ class Cloud(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def answer(self, query, given):
-        """Data of GraphQL; the names are those that the client reads."""
+        """A GraphQL response with the fields that the client reads."""
         if "upsertView" in query:
-            if not self.taken:
+            if not self.accepts:
                 return {"errors": [{"message": "no such project"}], "data": None}
             self.views[given["type"]] = given
             project = {"id": "1", "name": given["projectName"], "entityName": given["entityName"]}
@@ -82,9 +82,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def cloud(taken=True):
-    """A `Cloud` that runs; `taken`: whether it takes what is saved."""
-    server = Cloud(taken)
+def cloud(accepts=True):
+    """A running `Cloud`; `accepts`: whether views can be saved."""
+    server = Cloud(accepts)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

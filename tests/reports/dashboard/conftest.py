@@ -2,13 +2,13 @@ import json
 
 import pytest
 
-from fvit.reports.runs.costs import read_benchmarks
+from fvit.reports.bench.charts import read_benchmark
 from tests.reports.runs.folders import write_benchmark
 
 
 @pytest.fixture
 def benchmark_of():
-    """What `fvit-bench` left in a folder, of two candidates at two sizes of images, or at one."""
+    """Writes a benchmark of two candidates at one or two image sizes, and reads it."""
 
     def make(folder, sizes=2):
         write_benchmark(folder)
@@ -17,7 +17,6 @@ def benchmark_of():
         kept = sorted({row["res"] for row in content["rows"]})[:sizes]
         content["rows"] = [row for row in content["rows"] if row["res"] in kept]
         path.write_text(json.dumps(content))
-        [benchmark] = read_benchmarks([path])
-        return benchmark
+        return read_benchmark(path)
 
     return make

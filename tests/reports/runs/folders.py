@@ -1,4 +1,4 @@
-"""Folders as runs and benchmarks leave them, without training."""
+"""Writes the files that runs and benchmarks leave, without training."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import yaml
 
 COST = {"cost/params": 226_666, "cost/macs": 3_310_080, "throughput/images_per_s": 2000.0, "memory/peak_gib": 0.9}
+# Of `write_sweep`, by seed.
+ACCURACIES = {"additive": (0.91, 0.92, 0.96), "softmax": (0.90, 0.92, 0.91), "linear": (0.5, 0.7, 0.6)}
 
 
 def write_run(
@@ -21,7 +23,7 @@ def write_run(
     metrics=None,
     **changes,
 ):
-    """A run of `attention`; `changes` are dotted keys of its configuration with __ for each dot."""
+    """A run directory; `changes` are dotted config keys with __ for each dot."""
     folder.mkdir(parents=True)
     config = {
         "title": f"vit_atto, {attention}",
@@ -38,10 +40,10 @@ def write_run(
     }
     for key, value in changes.items():
         *owners, last = key.split("__")
-        place = config
+        section = config
         for owner in owners:
-            place = place[owner]
-        place[last] = value
+            section = section[owner]
+        section[last] = value
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     (folder / ".hydra").mkdir()
     task = [f"attention={attention}", f"seed={seed}", *overrides]
@@ -50,16 +52,16 @@ def write_run(
     (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(hydra), encoding="utf-8")
     environment = {"git_commit": "0123456789abcdef", "packages": {"torch": "2.9.0"}, "command": ["fvit-train"]}
     (folder / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
-    found = {"val/acc1": accuracy, "best/val/acc1": accuracy, **COST} if status == "finished" else {}
-    record = {"status": status, "error": error, "seconds": 61.0, "metrics": found if metrics is None else metrics}
-    (folder / "metrics.json").write_text(json.dumps(record), encoding="utf-8")
+    final = {"val/acc1": accuracy, "best/val/acc1": accuracy, **COST} if status == "finished" else {}
+    content = {"status": status, "error": error, "seconds": 61.0, "metrics": final if metrics is None else metrics}
+    (folder / "metrics.json").write_text(json.dumps(content), encoding="utf-8")
     if curve is not None:
         write_curve(folder, curve)
     return folder
 
 
 def write_curve(folder: Path, values, steps=10):
-    """csv/metrics.csv with a validation every `steps` steps, and a training loss between."""
+    """csv/metrics.csv: in each epoch of `steps` steps a training loss in the middle and a validation at the end."""
     lines = ["epoch,lr,step,train/loss,val/acc1,val/loss"]
     for epoch, value in enumerate(values):
         lines += [
@@ -70,8 +72,13 @@ def write_curve(folder: Path, values, steps=10):
     (folder / "csv" / "metrics.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def write_lr_run(folder: Path, lr, attention="additive", **options):
+    """A run whose command line sets the learning rate."""
+    return write_run(folder, attention, overrides=[f"optimizer.lr={lr}"], optimizer__lr=lr, **options)
+
+
 def write_sweep(folder: Path, attentions=("additive", "softmax"), seeds=(0, 1, 2), **changes):
-    """Jobs 0, 1, … of a grid; a mechanism's accuracies are those of `ACCURACIES`."""
+    """Jobs 0, 1, … of a grid with `ACCURACIES`."""
     grid = [(attention, seed) for attention in attentions for seed in seeds]
     for number, (attention, seed) in enumerate(grid):
         accuracy = ACCURACIES[attention][seed]
@@ -79,11 +86,8 @@ def write_sweep(folder: Path, attentions=("additive", "softmax"), seeds=(0, 1, 2
         write_run(folder / str(number), attention, seed, accuracy, curve=curve, **changes)
 
 
-ACCURACIES = {"additive": (0.91, 0.92, 0.96), "softmax": (0.90, 0.92, 0.91), "linear": (0.5, 0.7, 0.6)}
-
-
 def write_benchmark(folder: Path):
-    """What `fvit-bench` leaves of two candidates at two sizes."""
+    """The bench.json of two candidates at two image sizes."""
     folder.mkdir(parents=True)
     rows = [
         {

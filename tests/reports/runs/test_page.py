@@ -3,19 +3,24 @@ import re
 
 import pytest
 
-from fvit.reports.runs.costs import read_benchmarks
-from fvit.reports.runs.gather import find_benchmarks, gather
-from fvit.reports.runs.groups import group
-from fvit.reports.runs.page import page as make_page
+from fvit.reports.bench.charts import read_benchmark
+from fvit.reports.runs.collect import collect_runs
+from fvit.reports.runs.groups import group_runs
+from fvit.reports.runs.page import compact_configs, render_report
 from fvit.reports.runs.tables import leaderboard
-from tests.browser import chromium, draw_all, opened
-from tests.reports.runs.folders import write_benchmark, write_run, write_sweep
+from tests.browser import chromium, draw, draw_all, opened
+from tests.reports.runs.folders import write_benchmark, write_lr_run, write_run, write_sweep
+
+# Text that must be legible in light and dark.
+SELECTORS = [".note", ".half", ".status.failed", ".status.running", "th button", "nav a", ".xtick text"]
 
 
-def build(folder, benchmarks=()):
-    runs = gather([folder])
-    groups = group(runs, "softmax")
-    return make_page(str(folder.name), runs, groups, leaderboard(groups, "softmax"), benchmarks)
+def write_report(folder, benchmarks=()):
+    runs = collect_runs([folder / "logs"])
+    groups = group_runs(runs, "softmax")
+    page = render_report("logs", runs, groups, leaderboard(groups, "softmax"), list(map(read_benchmark, benchmarks)))
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    return folder / "report.html"
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +31,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """Three mechanisms at two learning rates, some failed and running jobs, and a benchmark."""
+    """Three mechanisms at two learning rates, a failed and a running job, and a benchmark."""
     folder = tmp_path_factory.mktemp("report")
     for number, lr in enumerate((0.001, 0.002)):
         options = dict(overrides=[f"optimizer.lr={lr}"], optimizer__lr=lr)
@@ -35,9 +40,7 @@ def report(tmp_path_factory):
     (failed / "train.log").write_text("the last line </script>")
     write_run(folder / "logs" / "running", "performer", seed=7, status="running", curve=[0.1, 0.2])
     write_benchmark(folder / "bench" / "one")
-    path = folder / "report.html"
-    path.write_text(build(folder / "logs", read_benchmarks(find_benchmarks([folder / "bench"]))), encoding="utf-8")
-    return path
+    return write_report(folder, [folder / "bench" / "one" / "bench.json"])
 
 
 def cells(page, column, table="leaderboard"):
@@ -45,43 +48,42 @@ def cells(page, column, table="leaderboard"):
     return [rows.nth(i).locator("td").nth(column).inner_text() for i in range(rows.count())]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
-def test_it_renders_without_errors_requests_or_overflow(browser, report, width, scheme):
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_the_page_fits_and_is_legible(browser, report, width, scheme):
     with opened(browser, report, width, scheme) as page:
-        assert draw_all(page) == 9  # curves, four costs, two views of settings, two charts of the benchmark
+        assert draw_all(page) == 9  # curves, four costs, two of the settings, two of the benchmark
+        assert page.locator("#plot-parallel canvas").count() > 0
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.evaluate("[...document.querySelectorAll('.plot')].every((p) => p.scrollWidth <= p.clientWidth)")
         ink, paper = page.evaluate(
             "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
         )
-        bright = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper)]
-        assert (bright[0] > bright[1]) == (scheme == "dark")
-        told = page.evaluate(TEXTS)
-        for selector in (".note", ".half", ".status.failed", ".status.running", "th button", "nav a", ".xtick text"):
-            assert any(selector in matched for _, matched, _, _ in told), selector
-        assert [one for one in told if contrast(*one[2:]) < 4.5] == []
+        ink_brightness, paper_brightness = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper))
+        assert (ink_brightness > paper_brightness) == (scheme == "dark")
+        texts = page.evaluate(VISIBLE_TEXTS, SELECTORS)
+        for selector in SELECTORS:
+            assert any(selector in matched for _, matched, _, _ in texts), selector
+        assert [text for text in texts if contrast(*text[2:]) < 4.5] == []
         for line in page.locator("#plot-curves .scatterlayer .js-line").all():
             assert contrast(line.evaluate("(line) => getComputedStyle(line).stroke"), paper) > 2.1
 
 
-# Each text that is seen, which selectors it matches, its colour and that of what lies behind it.
-TEXTS = """() => {
-  const selectors = [".note", ".half", ".status.failed", ".status.running", "th button", "nav a", ".xtick text"];
+# Of each visible text: the text, which selectors match it, its colour, and the background.
+VISIBLE_TEXTS = r"""(selectors) => {
   const behind = (element) => {
     const { backgroundColor } = getComputedStyle(element);
-    return backgroundColor === "rgba(0, 0, 0, 0)" ? behind(element.parentElement) : backgroundColor;
+    return /^rgba.*, 0\)$/.test(backgroundColor) ? behind(element.parentElement) : backgroundColor;
   };
   const own = (element) => [...element.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE)
     .map((node) => node.textContent.trim()).join("");
-  const texts = [...document.body.querySelectorAll(":not(script, style)")].filter((e) => own(e) && e.checkVisibility());
-  const told = texts.map((element) => {
+  const visible = (e) => own(e) && e.checkVisibility();
+  const texts = [...document.body.querySelectorAll(":not(script, style)")].filter(visible).map((element) => {
     const { color, fill } = getComputedStyle(element);
     return [own(element), selectors.filter((selector) => element.matches(selector)),
       element instanceof SVGElement ? fill : color, behind(element)];
   });
   const boxes = [...document.querySelectorAll("input[placeholder]")];
-  return told.concat(boxes.map((box) =>
+  return texts.concat(boxes.map((box) =>
     [box.placeholder, ["placeholder"], getComputedStyle(box, "::placeholder").color, behind(box)]));
 }"""
 
@@ -98,27 +100,21 @@ def contrast(one, other):
     return (light + 0.05) / (dark + 0.05)
 
 
-def test_plots_follow_when_the_page_turns_dark(browser, report):
+def test_plots_follow_the_page_into_dark_mode(browser, report):
     with opened(browser, report) as page:
-        draw_all(page)
+        draw(page.locator("#plot-curves"))
+        draw(page.locator("#plot-parallel"))
         stroke = "document.querySelector('#plot-curves .scatterlayer .trace:last-child .js-line').style.stroke"
-        before = page.evaluate(stroke)
+        scale = "document.querySelector('#plot-parallel').data[0].line.colorscale[0][1]"
+        before = page.evaluate(stroke), page.evaluate(scale)
         page.emulate_media(color_scheme="dark")
-        page.wait_for_function(f"{stroke} !== {json.dumps(before)}")
+        page.wait_for_function(f"{stroke} !== {json.dumps(before[0])} && {scale} !== {json.dumps(before[1])}")
 
 
-def test_tables_are_sorted_by_their_values(browser, report):
+def test_tables_are_sorted_by_value(browser, report):
     with opened(browser, report) as page:
-        assert cells(page, 0) == [
-            "additive",
-            "additive",
-            "softmax",
-            "softmax",
-            "linear",
-            "linear",
-            "linear",
-            "performer",
-        ]
+        ranked = ["additive", "additive", "softmax", "softmax", "linear", "linear", "linear", "performer"]
+        assert cells(page, 0) == ranked
         board = page.locator("#leaderboard")
         head = board.get_by_role("columnheader", name="accuracy, %")
         head.get_by_role("button").click()
@@ -128,15 +124,15 @@ def test_tables_are_sorted_by_their_values(browser, report):
         assert head.get_attribute("aria-sort") == "ascending"
         found = cells(page, 3)
         assert found[0].startswith("60.00")
-        assert found[-2:] == ["–", "–"], "what is missing stays last"
+        assert found[-2:] == ["–", "–"], "missing values stay last"
         board.get_by_role("columnheader", name="attention").get_by_role("button").click()
-        assert cells(page, 0) == sorted(cells(page, 0))
+        assert cells(page, 0) == sorted(ranked)
         assert head.get_attribute("aria-sort") == "none"
 
 
-def test_tables_and_curves_are_filtered(browser, report):
+def test_the_filter_applies_to_tables_and_curves(browser, report):
     with opened(browser, report) as page:
-        draw_all(page)
+        draw(page.locator("#plot-curves"))
         box = page.locator("[data-filter=leaderboard]")
         box.fill("lr=0.001 additive")
         assert cells(page, 0) == ["additive"]
@@ -150,30 +146,28 @@ def test_tables_and_curves_are_filtered(browser, report):
         assert cells(page, 3, "runs-table") == ["failed"]
 
 
-def test_curves_can_be_of_losses(browser, report):
+def test_curves_of_other_metrics_can_be_selected(browser, report):
     with opened(browser, report) as page:
-        draw_all(page)
+        draw(page.locator("#plot-curves"))
         title = "document.querySelector('#plot-curves .ytitle')?.textContent"
         assert page.evaluate(title) == "Validation accuracy, %"
         page.get_by_label("Training loss").check()
         page.wait_for_function(f"{title} === 'Training loss'")
-        # Seven rows have a curve: bands for the six of three seeds, none for the single one that runs.
+        # Seven groups: six of three seeds have an interval, the running one does not.
         assert page.locator("#plot-curves .scatterlayer .trace").count() == 6 * 2 + 1
 
 
-def test_pointing_at_a_category_tells_its_name(browser, tmp_path):
+def test_hovering_over_a_category_shows_its_name(browser, tmp_path):
     for name, accuracy in (("none", 0.5), ("deit", 0.6)):
         options = dict(overrides=[f"augment={name}"], choices={"augment": name}, data__augment={"x": name})
         write_run(tmp_path / "logs" / name, accuracy=accuracy, **options)
-    (tmp_path / "report.html").write_text(build(tmp_path / "logs"), encoding="utf-8")
-    with opened(browser, tmp_path / "report.html") as page:
-        draw_all(page)
+    with opened(browser, write_report(tmp_path)) as page:
+        draw(page.locator("#plot-setting-0"))
         page.evaluate("Plotly.Fx.hover('plot-setting-0', [{ curveNumber: 0, pointNumber: 0 }])")
-        told = page.locator("#plot-setting-0 .hovertext .nums").text_content()
-        assert told == "additive augment=deit60.00 % at deit"
+        assert page.locator("#plot-setting-0 .hovertext .nums").text_content() == "additive augment=deit60.00 % at deit"
 
 
-def test_two_configurations_are_compared(browser, report):
+def test_two_configs_are_compared(browser, report):
     with opened(browser, report) as page:
         rows = page.locator("#runs-table tbody tr")
         names = cells(page, 1, "runs-table")
@@ -188,11 +182,11 @@ def test_two_configurations_are_compared(browser, report):
             "optimizer.lr": ("0.001", "0.002"),
         }
         assert page.locator("#side-A option:checked").inner_text() == "0/0"
-        page.get_by_text("The whole configuration of A").click()
+        page.get_by_text("Full config of A").click()
         assert "optimizer.lr\t0.001" in page.locator("#config").inner_text()
 
 
-def test_failures_tell_their_last_lines(browser, report):
+def test_unfinished_runs_show_error_and_log(browser, report):
     with opened(browser, report) as page:
         section = page.locator("#unfinished")
         assert section.locator(".status").all_inner_texts() == ["failed", "running"]
@@ -201,46 +195,55 @@ def test_failures_tell_their_last_lines(browser, report):
         assert "the last line </script>" in section.inner_text()
 
 
-def test_a_page_of_one_run_and_one_without_any(browser, tmp_path):
+def test_a_page_of_one_run(browser, tmp_path):
     write_run(tmp_path / "logs" / "a", accuracy=0.5, curve=[0.5])
-    (tmp_path / "one.html").write_text(build(tmp_path / "logs"), encoding="utf-8")
-    with opened(browser, tmp_path / "one.html") as page:
+    with opened(browser, write_report(tmp_path)) as page:
         assert draw_all(page) == 5
         assert cells(page, 2) == ["50.00"]
         assert "±" not in page.locator("#leaderboard").inner_text()
-        assert page.locator("#plot-curves .scatterlayer .trace").count() == 1, "no band"
+        assert page.locator("#plot-curves .scatterlayer .trace").count() == 1, "no interval"
+
+
+def test_a_page_of_benchmarks_alone(browser, tmp_path):
     write_benchmark(tmp_path / "bench")
-    content = make_page("bench", [], [], leaderboard([], "softmax"), read_benchmarks(find_benchmarks([tmp_path])))
-    (tmp_path / "none.html").write_text(content, encoding="utf-8")
-    with opened(browser, tmp_path / "none.html") as page:
+    with opened(browser, write_report(tmp_path, [tmp_path / "bench" / "bench.json"])) as page:
         assert draw_all(page) == 2
 
 
-def test_everything_stands_inside(report):
+def test_the_page_is_self_contained(report):
     text = report.read_text(encoding="utf-8")
     assert text.count("plotly.js v") == 1
-    assert not re.findall(
-        r"<(?:script|img|link|iframe)[^>]*(?:src|href)=\"(?!data:)",
-        re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL),
-    )
+    outside = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    assert not re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=\"(?!data:)", outside)
+
+
+def test_configs_of_many_runs_are_stored_once(tmp_path):
+    for number in range(3):
+        write_run(tmp_path / str(number), seed=number, optimizer__lr=0.1 if number else 0.2)
+    (tmp_path / "3" / ".hydra").mkdir(parents=True)
+    found = compact_configs(collect_runs([tmp_path]))
+    assert found["seed"] == [["0", "1", "2"], [0, 1, 2, -1]]
+    assert found["optimizer.lr"] == [["0.2", "0.1"], [0, 1, 1, -1]]
+    assert found["environment.packages.torch"] == [["2.9.0"], [0, 0, 0, -1]]
+    found = compact_configs(collect_runs([tmp_path / "0", tmp_path / "1"]))
+    assert found["model.depth"] == [["4"]]
+    assert found["callbacks.best.dirpath"] == [["${output_dir}/checkpoints"]]
 
 
 @pytest.mark.slow
 def test_500_runs_open_within_3_seconds(browser, tmp_path):
-    """Processor time of the page's thread until the first plot stands: the clock's depends on what else runs."""
+    """CPU time of the page's main thread until the first plot is drawn, which does not depend on other load."""
     for number in range(500):
         kind, seed = divmod(number, 5)
         attention, lr = divmod(kind, 4)
         curve = [1 - 0.99**epoch for epoch in range(100)]
-        options = dict(overrides=[f"optimizer.lr={lr}"], optimizer__lr=lr, curve=curve)
-        write_run(tmp_path / "logs" / str(number), f"mechanism{attention}", seed, 0.5 + number / 1000, **options)
-    (tmp_path / "report.html").write_text(build(tmp_path / "logs"), encoding="utf-8")
-    with opened(browser, tmp_path / "report.html") as page:
+        options = dict(seed=seed, accuracy=0.5 + number / 1000, curve=curve)
+        write_lr_run(tmp_path / "logs" / str(number), lr, f"mechanism{attention}", **options)
+    with opened(browser, write_report(tmp_path)) as page:
         devtools = page.context.new_cdp_session(page)
         devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
         page.reload()
-        page.locator("#plot-curves").scroll_into_view_if_needed()
-        page.locator("#plot-curves .main-svg").first.wait_for()
-        figures = {item["name"]: item["value"] for item in devtools.send("Performance.getMetrics")["metrics"]}
+        draw(page.locator("#plot-curves"))
+        metrics = {item["name"]: item["value"] for item in devtools.send("Performance.getMetrics")["metrics"]}
         assert len(cells(page, 0)) == 100
-    assert 0.05 < figures["TaskDuration"] < 3
+    assert 0.05 < metrics["TaskDuration"] < 3

@@ -1,26 +1,42 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fvit.reports.runs.gather import gather
-from fvit.reports.runs.groups import group
-from fvit.reports.runs.parallel import parallel
-from fvit.reports.runs.plots import pareto, scatter, styles
-from tests.reports.runs.folders import COST, write_run, write_sweep
-
-
-def rows(folder):
-    return group(gather([folder]), "softmax")
+from fvit.reports.runs.collect import collect_runs
+from fvit.reports.runs.groups import group_runs
+from fvit.reports.runs.plots import parallel_plot, pareto_front, pareto_plots, setting_plots, styles
+from tests.reports.runs.folders import COST, write_lr_run, write_run, write_sweep
 
 
-def run(folder, name, attention, accuracy, macs, speed, **options):
+def groups_of(folder):
+    return group_runs(collect_runs([folder]), "softmax")
+
+
+def write_costly_run(folder, attention, accuracy, macs, speed, **options):
     metrics = {"val/acc1": accuracy, **COST, "cost/macs": macs, "throughput/images_per_s": speed}
-    return write_run(folder / name, attention, metrics=metrics, **options)
+    return write_run(folder, attention, metrics=metrics, **options)
 
 
-def test_the_front_is_marked_for_costs_and_for_speed(tmp_path):
-    run(tmp_path, "a", "additive", 0.8, 1e6, 300)
-    run(tmp_path, "b", "softmax", 0.9, 3e6, 100)
-    run(tmp_path, "c", "linear", 0.7, 2e6, 200)
-    figures = pareto(rows(tmp_path))
+def test_the_pareto_front():
+    points = [(3, 0.9), (1, 0.5), (2, 0.4), (2, 0.7), (3, 0.8), (4, 0.9)]
+    assert pareto_front(points) == [1, 3, 0]
+    assert pareto_front([]) == []
+    assert pareto_front([(1, 1.0), (1, 1.0)]) == [0, 1], "equal points do not dominate each other"
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12))
+def test_the_pareto_front_is_what_no_point_dominates(points):
+    def dominated(one):
+        return any(o != one and o[0] <= one[0] and o[1] >= one[1] for o in points)
+
+    assert sorted(pareto_front(points)) == [i for i, one in enumerate(points) if not dominated(one)]
+
+
+def test_the_front_is_drawn_for_costs_and_for_throughput(tmp_path):
+    write_costly_run(tmp_path / "a", "additive", 0.8, 1e6, 300)
+    write_costly_run(tmp_path / "b", "softmax", 0.9, 3e6, 100)
+    write_costly_run(tmp_path / "c", "linear", 0.7, 2e6, 200)
+    figures = pareto_plots(groups_of(tmp_path))
     assert list(figures) == ["macs", "params", "throughput", "memory"]
     *points, front = figures["macs"]["data"]
     assert [(trace["name"], trace["x"], trace["y"]) for trace in points] == [
@@ -29,104 +45,95 @@ def test_the_front_is_marked_for_costs_and_for_speed(tmp_path):
         ("linear", [2.0], [70.0]),
     ]
     assert (front["x"], front["y"], front["text"]) == ([1.0, 3.0], [80.0, 90.0], ["additive", "softmax"])
-    assert figures["throughput"]["data"][-1]["x"] == [300, 100], "more of it is better"
+    assert figures["throughput"]["data"][-1]["x"] == [300, 100], "more is better"
     assert figures["params"]["data"][-1]["text"] == ["softmax"]
 
 
-def test_a_front_is_among_runs_on_the_same_data(tmp_path):
-    run(tmp_path, "a", "additive", 0.9, 1e6, 1)
-    run(tmp_path, "b", "additive", 0.5, 2e6, 1, data__name="cifar10")
-    fronts = [trace for trace in pareto(rows(tmp_path))["macs"]["data"] if trace["name"] == "front"]
-    assert [trace["x"] for trace in fronts] == [[1.0], [2.0]]
+def test_each_dataset_has_its_own_front(tmp_path):
+    write_costly_run(tmp_path / "a", "additive", 0.9, 1e6, 1)
+    write_costly_run(tmp_path / "b", "additive", 0.5, 2e6, 1, data__name="cifar10")
+    traces = pareto_plots(groups_of(tmp_path))["macs"]["data"]
+    assert [trace["x"] for trace in traces if trace["name"] == "Pareto front"] == [[1.0], [2.0]]
 
 
-def test_bars_are_drawn_where_there_are_several_seeds(tmp_path):
+def test_several_seeds_have_error_bars(tmp_path):
     write_sweep(tmp_path, ["additive"])
-    run(tmp_path, "x", "softmax", 0.5, 1e6, 1)
-    additive, softmax, _ = pareto(rows(tmp_path))["macs"]["data"]
+    write_costly_run(tmp_path / "x", "softmax", 0.5, 1e6, 1)
+    additive, softmax, _ = pareto_plots(groups_of(tmp_path))["macs"]["data"]
     assert additive["error_y"]["array"] == [pytest.approx(6.57, abs=0.01)]
     assert softmax["error_y"]["array"] == [None]
 
 
-def test_costs_that_nobody_measured_are_not_drawn(tmp_path):
+def test_costs_that_were_not_measured_are_not_drawn(tmp_path):
     write_run(tmp_path / "a", metrics={"val/acc1": 0.5, "cost/macs": 1e6})
-    assert list(pareto(rows(tmp_path))) == ["macs"]
     write_run(tmp_path / "b", "softmax", status="failed")
-    assert list(pareto(rows(tmp_path))) == ["macs"]
+    assert list(pareto_plots(groups_of(tmp_path))) == ["macs"]
 
 
-def test_settings_are_drawn_over_their_values(tmp_path):
+def test_a_numeric_setting_is_drawn_over_its_values(tmp_path):
     for lr, accuracy in ((1e-3, 0.7), (1e-2, 0.9), (1e-4, 0.6)):
-        write_run(tmp_path / str(lr), accuracy=accuracy, overrides=[f"optimizer.lr={lr}"], optimizer__lr=lr)
-    [(key, figure)] = scatter(rows(tmp_path)).items()
+        write_lr_run(tmp_path / str(lr), lr, accuracy=accuracy)
+    [(key, figure)] = setting_plots(groups_of(tmp_path)).items()
     [trace] = figure["data"]
     assert (key, trace["x"], trace["y"]) == ("optimizer.lr", [1e-4, 1e-3, 1e-2], [60, 70, 90])
     assert (trace["mode"], figure["layout"]["xaxis"]["type"]) == ("lines+markers", "log")
     assert figure["layout"]["xaxis"]["ticktext"] == ["0.0001", "0.001", "0.01"]
-    assert parallel(rows(tmp_path)) is None, "there is one setting alone"
+    assert parallel_plot(groups_of(tmp_path)) is None, "there is only one setting"
 
 
-def test_options_are_categories(tmp_path):
+def test_an_option_is_drawn_over_categories(tmp_path):
     for name in ("none", "deit"):
         options = dict(overrides=[f"augment={name}"], choices={"augment": name}, data__augment={"x": name})
         write_run(tmp_path / name, **options)
-    figure = scatter(rows(tmp_path))["augment"]
+    figure = setting_plots(groups_of(tmp_path))["augment"]
     assert figure["layout"]["xaxis"]["type"] == "category"
     [trace] = figure["data"]
     assert sorted(trace["x"]) == ["deit", "none"]
-    assert "%{x}" in trace["hovertemplate"], "a format makes NaN of a name"
+    assert "%{x}" in trace["hovertemplate"], "a number format would show NaN"
 
 
-def test_nothing_varied_nothing_drawn(tmp_path):
+def test_without_settings_nothing_is_drawn(tmp_path):
     write_sweep(tmp_path)
-    assert scatter(rows(tmp_path)) == {}
-    assert parallel(rows(tmp_path)) is None
+    assert setting_plots(groups_of(tmp_path)) == {}
+    assert parallel_plot(groups_of(tmp_path)) is None
 
 
 def test_parallel_coordinates(tmp_path):
-    for attention, lr, accuracy in (("additive", 0.001, 0.5), ("additive", 0.003, 0.6), ("softmax", 0.002, 0.9)):
-        options = dict(overrides=[f"optimizer.lr={lr}"], optimizer__lr=lr)
-        write_run(tmp_path / f"{attention}{lr}", attention, accuracy=accuracy, **options)
-    figure = parallel(rows(tmp_path))
-    traces = figure["data"]
-    assert [trace["x"] for trace in traces] == [[0, 1, 2, None]] * 3
-    found = [(trace["text"][0], trace["y"][:3]) for trace in traces]
-    assert found == [  # attention from the first, lr from 0.001 to 0.003, accuracy from 50 to 90
-        ("additive lr=0.001: 50.00 %", [1, 0, 0]),
-        ("additive lr=0.003: 60.00 %", [1, 1, pytest.approx(0.25)]),
-        ("softmax lr=0.002: 90.00 %", [0, pytest.approx(0.5), 1]),
-    ]
-    texts = [note["text"] for note in figure["layout"]["annotations"]]
-    assert texts == [
-        *("softmax", "additive", "0.001", "0.003", "50.00", "90.00"),
-        *("<b>attention</b>", "<b>lr</b>", "<b>accuracy, %</b>"),
-    ]
+    for attention, lr, accuracy in (("additive", 0.001, 0.5), ("additive", 0.03, 0.6), ("softmax", 0.002, 0.9)):
+        write_lr_run(tmp_path / f"{attention}{lr}", lr, attention, accuracy=accuracy)
+    [trace] = parallel_plot(groups_of(tmp_path))["data"]
+    assert trace["type"] == "parcoords"
+    attention, lr, accuracy = trace["dimensions"]
+    assert [axis["label"] for axis in trace["dimensions"]] == ["attention", "lr", "accuracy, %"]
+    assert (attention["values"], attention["ticktext"]) == ([0, 0, 1], ["additive", "softmax"])
+    assert (lr["values"], lr["tickvals"], lr["ticktext"]) == ([0, 2, 1], [0, 1, 2], ["0.001", "0.002", "0.03"])
+    assert accuracy["values"] == trace["line"]["color"] == [50, 60, 90], "the most accurate is drawn last"
 
 
 @pytest.mark.parametrize(
-    ("rates", "heights", "texts"),
+    ("rates", "axis"),
     [
-        ([1e-4, 1e-3, 3e-3, 1e-2], [0, 0.5, 0.7386, 1], ["0.0001", "0.01", "0.001", "0.003"]),
-        # A text at 1.1e-4 would cover the end's; of many values powers of ten are told.
-        ([1e-4, 1.1e-4, 1e-2], [0, 0.0207, 1], ["0.0001", "0.01"]),
-        ([2e-4 * 2**i for i in range(10)], [i / 9 for i in range(10)], ["0.0002", "0.1024", "0.001", "0.01"]),
+        (
+            [1e-4 * 2**i for i in range(9)],
+            {"tickvals": [-4, -3, -2, -1], "ticktext": ["0.0001", "0.001", "0.01", "0.1"], "range": [-4, -1]},
+        ),
+        ([0.1 + i / 100 for i in range(9)], {}),
     ],
 )
-def test_parallel_coordinates_over_decades_are_logarithmic(tmp_path, rates, heights, texts):
-    for number, lr in enumerate(rates):
-        options = dict(overrides=[f"optimizer.lr={lr}"], optimizer__lr=lr, accuracy=0.5 + number / 100)
-        write_run(tmp_path / str(number), "softmax" if number else "additive", **options)
-    figure = parallel(rows(tmp_path))
-    places = [trace["y"][i + 1] for trace in figure["data"] for i in range(0, len(trace["y"]), 4)]
-    assert sorted(places) == pytest.approx(heights, abs=1e-3)
-    notes = [note["text"] for note in figure["layout"]["annotations"] if note["x"] == 1]
-    assert notes[:-1] == texts
+def test_parallel_axes_of_many_numbers_are_to_scale(tmp_path, rates, axis):
+    for number, rate in enumerate(rates):
+        attention = "softmax" if number else "additive"
+        write_lr_run(tmp_path / str(number), rate, attention, accuracy=0.5 + number / 100)
+    found = parallel_plot(groups_of(tmp_path))["data"][0]["dimensions"][1]
+    values = [10**value for value in found["values"]] if axis else found["values"]
+    assert values == pytest.approx(rates)
+    assert {key: found[key] for key in found if key not in ("label", "values")} == axis
 
 
-def test_colours_are_of_attentions_and_dashes_tell_rows_apart(tmp_path):
+def test_colours_are_by_attention_and_dashes_distinguish_groups(tmp_path):
     for number, attention in enumerate(["additive", "additive", "softmax"]):
         write_run(tmp_path / str(number), attention, accuracy=1 - number / 10, optimizer__lr=number)
-    first, second, third = styles(rows(tmp_path))
+    first, second, third = styles(groups_of(tmp_path))
     assert first["colour"] == second["colour"] != third["colour"]
     assert first["dash"] != second["dash"]
     assert third["dash"] == "solid"

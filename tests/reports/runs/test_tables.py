@@ -1,18 +1,17 @@
 import pytest
 
-from fvit.reports.runs.gather import gather
-from fvit.reports.runs.groups import group
-from fvit.reports.runs.statistics import Estimate
-from fvit.reports.runs.tables import duration, leaderboard, measured, run_table, to_html, to_markdown
-from tests.reports.runs.folders import write_run, write_sweep
+from fvit.reports.runs.collect import collect_runs
+from fvit.reports.runs.groups import MeanCI, group_runs
+from fvit.reports.runs.tables import duration, leaderboard, percent, run_table
+from tests.reports.runs.folders import write_lr_run, write_run, write_sweep
 
 
 def lines(table):
-    return [{head: cell.text for head, cell in zip(table.head, row, strict=True)} for row in table.rows]
+    return [dict(zip(table.head, row, strict=True)) for row in table.rows]
 
 
 def board(folder, baseline="softmax"):
-    return leaderboard(group(gather([folder]), baseline), baseline)
+    return leaderboard(group_runs(collect_runs([folder]), baseline), baseline)
 
 
 def test_means_intervals_and_differences(tmp_path):
@@ -32,9 +31,10 @@ def test_means_intervals_and_differences(tmp_path):
     }
     assert softmax["accuracy, %"] == "91.00 ± 2.48"
     assert softmax["vs softmax, points"] == "–"
+    assert additive["accuracy, %"].value == pytest.approx(0.93)
 
 
-def test_one_seed_shows_no_interval_and_missing_metrics_are_dashes(tmp_path):
+def test_missing_values_are_dashes(tmp_path):
     write_run(tmp_path / "a", accuracy=0.9)
     write_run(tmp_path / "b", "softmax", accuracy=0.95, metrics={"val/acc1": 0.95})
     write_run(tmp_path / "c", "linear", seed=0, status="failed")
@@ -46,40 +46,40 @@ def test_one_seed_shows_no_interval_and_missing_metrics_are_dashes(tmp_path):
     assert {cell for head, cell in linear.items() if head not in ("attention", "seeds")} == {"–"}
 
 
-def test_columns_that_nobody_fills_are_left_out(tmp_path):
+def test_empty_columns_are_left_out(tmp_path):
     write_run(tmp_path / "a", metrics={"val/acc1": 0.95})
     assert board(tmp_path).head == ["attention", "seeds", "accuracy, %", "time"]
 
 
-def test_large_models_are_told_in_billions(tmp_path):
+def test_macs_of_large_models_are_in_billions(tmp_path):
     write_run(tmp_path / "a", metrics={"val/acc1": 0.9, "cost/macs": 17.6e9, "cost/params": 86.6e6})
     [line] = lines(board(tmp_path))
     assert (line["MACs, G"], line["params, M"]) == ("17.6", "86.6")
 
 
-def test_every_run_has_a_line(tmp_path):
-    write_run(tmp_path / "a", overrides=["optimizer.lr=0.1"], optimizer__lr=0.1)
+def test_the_run_table_has_every_run(tmp_path):
+    write_lr_run(tmp_path / "a", 0.1)
     write_run(tmp_path / "b", status="failed", seed=5)
     (tmp_path / "c" / ".hydra").mkdir(parents=True)
-    runs = gather([tmp_path])
-    found = lines(run_table(runs, group(runs, "softmax")))
+    runs = collect_runs([tmp_path])
+    found = lines(run_table(runs, group_runs(runs, "softmax")))
     assert [line["status"] for line in found] == ["finished", "failed", "not started"]
-    assert [line["row"] for line in found] == ["additive lr=0.1", "additive lr=0.002", "–"]
+    assert [line["leaderboard row"] for line in found] == ["additive lr=0.1", "additive lr=0.002", "–"]
     assert [line["accuracy, %"] for line in found] == ["90.00", "–", "–"]
     assert [line["seed"] for line in found] == ["0", "5", "–"]
 
 
 @pytest.mark.parametrize(
-    ("found", "options", "text"),
+    ("found", "is_difference", "text"),
     [
-        (None, {}, "–"),
-        (Estimate(0.5, None, 1), {}, "50.00"),
-        (Estimate(0.5, 0.0, 3), {}, "50.00 ± 0.00"),
-        (Estimate(-0.01, 0.02, 3), dict(sign="+", counted=True), "−1.00 ± 2.00 (3)"),
+        (None, False, "–"),
+        (MeanCI(0.5, None, 1), False, "50.00"),
+        (MeanCI(0.5, 0.0, 3), False, "50.00 ± 0.00"),
+        (MeanCI(-0.01, 0.02, 3), True, "−1.00 ± 2.00 (3)"),
     ],
 )
-def test_estimates(found, options, text):
-    assert measured(found, 100, **options).text == text
+def test_percentages(found, is_difference, text):
+    assert percent(found, is_difference) == text
 
 
 @pytest.mark.parametrize(
@@ -88,16 +88,3 @@ def test_estimates(found, options, text):
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
-
-
-def test_markdown_and_html_escape(tmp_path):
-    write_run(tmp_path / "a", overrides=["optimizer.opt=x"], optimizer__opt="<b>|y")
-    write_run(tmp_path / "b", accuracy=0.1)
-    table = board(tmp_path)
-    first, rule, line, _ = to_markdown(table).splitlines()
-    assert first.startswith("| attention | opt | seeds | accuracy, % |")
-    assert rule.startswith("| --- | --- | ---: |")
-    assert line.startswith("| additive | <b>\\|y | 1 | 90.00 |")
-    text = to_html(table, "board")
-    assert "&lt;b&gt;|y" in text
-    assert "<b>" not in text

@@ -13,13 +13,13 @@ CANDIDATE_KEYS = ("attention", "model")
 What = Literal["params", "macs", "latency", "throughput", "memory", "train"]
 
 
-class Candidate(Strict):
+class CandidateConfig(Strict):
     """The part of a training configuration that is measured."""
 
     model: Model
 
     @model_validator(mode="after")
-    def _weights_have_no_effect(self) -> "Candidate":
+    def _weights_have_no_effect(self) -> "CandidateConfig":
         if self.model.match:
             raise ValueError(f"model.match is for training; here use match={self.model.match} to=MODEL")
         for key in ("pretrained", "init_from", "keep"):

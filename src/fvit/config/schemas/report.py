@@ -20,7 +20,7 @@ class Report(Strict):
     quiet: bool
 
 
-def gather_folders(arguments: Sequence[str]) -> list[str]:
+def collect_folders(arguments: Sequence[str]) -> list[str]:
     """Hydra's arguments, with the folders on the command line as the list ``runs=[…]``.
 
     Raises:

@@ -1,37 +1,29 @@
-"""What the plots of a benchmark show, whoever draws them."""
+"""Charts of benchmark results, built from the rows of bench.json and drawn by plotly."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from fvit.cost.measure import Row
+from fvit.reports.bench.tables import measured_on
+from fvit.reports.web.document import COLOURS, SYMBOLS, plot
 
-# Key, title, unit and its factor.
-_FIGURES = (
-    ("latency_ms", "Latency of one image", "ms", 1),
-    ("train_ms", "Training step, batch of {batch}", "ms", 1),
-    ("images_per_s", "Throughput at the best batch", "images/s", 1),
-    ("saved_mib", "Kept for the backward pass, batch of {batch}", "MiB", 1),
-    ("train_peak_mib", "Peak of memory in training, batch of {batch}", "MiB", 1),
-    ("macs", "Multiply-accumulates of one image, every product", "G", 1e-9),
+# Key in bench.json, title, unit, and the factor that converts to it.
+_METRICS = (
+    ("latency_ms", "Latency at batch size 1", "ms", 1),
+    ("train_ms", "Training step at batch size {batch}", "ms", 1),
+    ("images_per_s", "Throughput at the best batch size", "images/s", 1),
+    ("saved_mib", "Activations saved for backward, batch size {batch}", "MiB", 1),
+    ("train_peak_mib", "Peak memory in training, batch size {batch}", "MiB", 1),
+    ("macs", "MACs per image", "G", 1e-9),
     ("params", "Parameters", "M", 1e-6),
 )
 
 
 @dataclass(frozen=True)
-class Point:
-    """What was found about one candidate at one size."""
-
-    name: str
-    res: int
-    tokens: int | None
-    values: dict[str, float]
-
-
-@dataclass(frozen=True)
 class Series:
-    """One line: figures `y` with their intervals, at `x`. Of bars, each has one of its own."""
+    """The curve or bar of one candidate: values `y` with 95 % confidence bounds, over `x`."""
 
     name: str
     x: list[int]
@@ -42,7 +34,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """One plot. Curves over `axis`, both logarithmic, where there are several sizes; bars where there is one."""
+    """One metric of all candidates: log-log curves over `axis`, or bars for a single image size (`axis` is None)."""
 
     key: str
     title: str
@@ -51,52 +43,149 @@ class Chart:
     ticks: dict[int, str]
     series: list[Series]
 
+    @property
+    def height(self) -> int:
+        """In pixels; each bar takes a line."""
+        return 120 + 32 * len(self.series) if self.axis is None else 420
 
-def points(rows: Iterable["Row"]) -> list[Point]:
-    """Of what has just been measured."""
-    return [Point(row.candidate.name, row.candidate.conditions.res, row.tokens, row.values) for row in rows]
+    def figure(self) -> dict[str, Any]:
+        """For plotly."""
+        return self._bars() if self.axis is None else self._curves()
+
+    def _curves(self) -> dict[str, Any]:
+        traces = [
+            {
+                "type": "scatter",
+                "x": series.x,
+                "y": series.y,
+                "error_y": _error_bars(series),
+                "name": series.name,
+                "mode": "lines+markers",
+                "marker": {"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 8},
+                "line": {"color": COLOURS[number % len(COLOURS)]},
+                "hovertemplate": f"%{{y:.4g}} {self.unit}",
+            }
+            for number, series in enumerate(self.series)
+        ]
+        ticktext = [text.replace("\n", "<br>") for text in self.ticks.values()]
+        drawn = [y for series in self.series for y in (*series.low, *series.high)]
+        # Ticks at 1, 2 and 5 are too few within a decade; plotly chooses those.
+        dtick = {"dtick": "D2"} if max(drawn) > 10 * min(drawn) else {}
+        layout = {
+            "xaxis": {"type": "log", "title": self.axis, "tickvals": list(self.ticks), "ticktext": ticktext},
+            "yaxis": {
+                "type": "log",
+                "title": self.unit,
+                "tickformat": "~s" if self.unit == "images/s" else "~g",
+                **dtick,
+            },
+            "hovermode": "x unified",
+            "showlegend": True,
+        }
+        return {"data": traces, "layout": layout}
+
+    def _bars(self) -> dict[str, Any]:
+        traces = [
+            {
+                "type": "bar",
+                "x": series.y,
+                "y": [series.name],
+                "error_x": _error_bars(series),
+                "orientation": "h",  # names are long
+                "marker": {"color": COLOURS[0]},
+                "hovertemplate": f"%{{x:.4g}} {self.unit}<extra>%{{y}}</extra>",
+            }
+            for series in self.series
+        ]
+        layout = {"xaxis": {"title": self.unit, "rangemode": "tozero"}, "yaxis": {}, "showlegend": False}
+        return {"data": traces, "layout": layout}
 
 
-def saved(rows: Iterable[dict[str, Any]]) -> list[Point]:
-    """Of the rows of a bench.json."""
-    return [Point(row["name"], row["res"], row["tokens"], row) for row in rows]
+def make_charts(rows: Iterable[dict[str, Any]], batch: int) -> list[Chart]:
+    """A chart per metric, of the candidates that have it.
 
-
-def charts(rows: Sequence[Point], config: dict[str, Any]) -> list[Chart]:
-    """A chart for each figure that some candidate has; candidates without it are left out.
-
-    Parameters are drawn for one size alone, for they hardly change.
+    Args:
+        rows: as in bench.json.
+        batch: batch size of the training step and of the memory figures.
     """
-    found = []
-    for key, title, unit, factor in _FIGURES:
-        those = [row for row in rows if key in row.values]
-        if those and (key != "params" or len({row.res for row in those}) == 1):
-            found.append(_chart(those, key, title.format(batch=config["batch"]), unit, factor))
-    return found
+    charts = []
+    for key, title, unit, factor in _METRICS:
+        measured = [row for row in rows if key in row]
+        # Parameters hardly depend on the image size: no curves.
+        if measured and (key != "params" or len({row["res"] for row in measured}) == 1):
+            charts.append(_chart(measured, key, title.format(batch=batch), unit, factor))
+    return charts
 
 
-def _chart(rows: Sequence[Point], key: str, title: str, unit: str, factor: float) -> Chart:
-    sizes = {row.res for row in rows}
+def draw_charts(charts: Sequence[Chart], figures: dict[str, Any], prefix: str = "") -> str:
+    """Adds the charts to `figures` under their keys, with `prefix`; returns the HTML of the grid that shows them."""
+    figures |= {prefix + chart.key: chart.figure() for chart in charts}
+    plots = "\n".join(plot(prefix + chart.key, chart.height, chart.title) for chart in charts)
+    return f'<div class="plots">\n{plots}\n</div>'
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Saved results of `fvit-bench`. If bench.json is unreadable, `charts` is empty and `note` gives the reason.
+
+    Attributes:
+        name: of its folder.
+        candidates: the overrides that were measured.
+        note: the machine.
+        charts: as of `make_charts`.
+    """
+
+    name: str
+    candidates: str
+    note: str
+    charts: list[Chart]
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}: {self.candidates}" if self.candidates else self.name
+
+
+def read_benchmark(path: Path) -> Benchmark:
+    """Reads a bench.json."""
+    name = path.parent.name
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        config = content["config"]
+        charts = make_charts(content["rows"], config["batch"])
+        return Benchmark(name, " ".join(config["candidates"]), measured_on(content["machine"]), charts)
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{path} is damaged or from another version ({type(error).__name__}: {error})"
+        return Benchmark(name, "", reason, [])
+
+
+def _chart(rows: Sequence[dict[str, Any]], key: str, title: str, unit: str, factor: float) -> Chart:
+    sizes = {row["res"] for row in rows}
     if len(sizes) == 1:
-        bars = [_series(row.name, [row], [0], key, factor) for row in rows]
-        return Chart(key, f"{title}, {sizes.pop()} px", unit, None, {}, sorted(bars, key=lambda bar: bar.y))
-    # Where one model has no tokens to count, pixels serve for all.
-    in_tokens = all(row.tokens is not None for row in rows)
-    lines: dict[str, list[Point]] = {}
+        bars = [_series(row["name"], [row], [0], key, factor) for row in rows]
+        bars.sort(key=lambda bar: bar.y)  # plotly draws from the bottom: the largest ends at the top
+        return Chart(key, f"{title}, {sizes.pop()} px", unit, None, {}, bars)
+    # Pixels for all if one model has no tokens to count.
+    in_tokens = all(row["tokens"] is not None for row in rows)
+    by_name: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        lines.setdefault(row.name, []).append(row)
+        by_name.setdefault(row["name"], []).append(row)
     series, ticks = [], {}
-    for name, line in lines.items():
-        line = sorted(line, key=lambda row: row.res)
-        x = [row.tokens if in_tokens else row.res for row in line]
+    for name, line in by_name.items():
+        line.sort(key=lambda row: row["res"])
+        x = [row["tokens"] if in_tokens else row["res"] for row in line]
         series.append(_series(name, line, x, key, factor))
-        for place, row in zip(x, line, strict=True):
-            ticks[place] = f"{place:,}\n{row.res} px" if in_tokens else f"{place}"
-    return Chart(key, title, unit, "tokens" if in_tokens else "side of the image, px", ticks, series)
+        ticks |= {n: f"{n:,}\n{row['res']} px" if in_tokens else str(n) for n, row in zip(x, line, strict=True)}
+    return Chart(key, title, unit, "tokens" if in_tokens else "image size, px", ticks, series)
 
 
-def _series(name: str, rows: Sequence[Point], x: list[int], key: str, factor: float) -> Series:
+def _series(name: str, rows: Sequence[dict[str, Any]], x: list[int], key: str, factor: float) -> Series:
     def values(suffix: str) -> list[float]:
-        return [row.values.get(key + suffix, row.values[key]) * factor for row in rows]
+        return [row.get(key + suffix, row[key]) * factor for row in rows]
 
     return Series(name, x, values(""), values("_low"), values("_high"))
+
+
+def _error_bars(series: Series) -> dict[str, Any]:
+    up = [high - value for high, value in zip(series.high, series.y, strict=True)]
+    down = [value - low for low, value in zip(series.low, series.y, strict=True)]
+    return {"type": "data", "array": up, "arrayminus": down, "thickness": 1, "visible": any(up + down)}

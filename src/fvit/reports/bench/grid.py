@@ -1,4 +1,4 @@
-"""A grid of models in one command: what `fvit-bench` measures side by side."""
+"""The grid of models that one fvit-bench command measures."""
 
 import itertools
 import re
@@ -15,111 +15,108 @@ from omegaconf import OmegaConf
 from fvit.config import validation
 from fvit.config.errors import ConfigError
 from fvit.config.overrides import quoted
-from fvit.config.schemas.bench import Candidate
+from fvit.config.schemas.bench import CandidateConfig
 
 
-def gather(arguments: Sequence[str], own: Collection[str]) -> list[str]:
-    """The command line of a task whose other overrides describe what it works on.
+def collect_candidates(arguments: Sequence[str], own_keys: Collection[str]) -> list[str]:
+    """Collects the overrides that describe models into ``candidates=[…]``, for `expand_grid`.
 
-    An override of one of the task's `own` keys stays, and ``res=224,384`` becomes ``res=[224,384]``: there is no
-    multirun in which it could mean two jobs. All others are collected into the one list ``candidates=[…]``, for
-    `expand`. Flags stay.
+    Flags and overrides of the command's `own_keys` stay. Commas in those make a list: ``res=224,384`` becomes
+    ``res=[224,384]``.
 
     Raises:
-        ConfigError: a multirun is asked for.
+        ConfigError: for a multirun, which would measure each model in a job of its own.
     """
-    kept, collected = [], []
+    kept, candidates = [], []
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if argument in ("-m", "--multirun"):
-            raise ConfigError(f"{argument} would measure apart what is to be compared; leave it out: commas suffice")
+            raise ConfigError(f"{argument} would measure each model separately; leave it out: commas are enough")
         if not equals or argument.startswith("-"):
             kept.append(argument)
-        elif re.split(r"[./@]", key.lstrip("+~"))[0] not in (*own, "hydra"):
-            collected.append(argument)
+        elif re.split(r"[./@]", key.lstrip("+~"))[0] not in (*own_keys, "hydra"):
+            candidates.append(argument)
         elif "," in value and value[0] not in "[({'\"":
             kept.append(f"{key}=[{value}]")
         else:
             kept.append(argument)
-    if collected:
-        kept.append(f"candidates=[{','.join(map(quoted, collected))}]")
+    if candidates:
+        kept.append(f"candidates=[{','.join(map(quoted, candidates))}]")
     return kept
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One point of a grid.
+class GridPoint:
+    """One model of the grid.
 
     Attributes:
-        model: the option of the group `model` or the name given to timm, and what else of it varies over the grid.
-        attention: the option of the group `attention`, likewise.
-        options: of the model, as under `model` in a training configuration.
-        refusal: why they do not fit together; None if they do.
+        model: option of the config group `model` or timm's name, followed by the `model.*` overrides that vary.
+        attention: option of the config group `attention`, followed by the `model.attention.*` overrides that vary.
+        options: the section `model` of the training config.
+        error: why the options are invalid together, or None.
     """
 
     model: str
     attention: str
     options: dict[str, Any]
-    refusal: ConfigError | None = None
+    error: ConfigError | None = None
 
 
-def expand(overrides: Sequence[str]) -> list[Cell]:
-    """All points of a grid: ``attention=a,b`` and ``model.name=[a,b]`` both mean one after the other.
-
-    A point that does not fit together is a cell with a `refusal`, beside others that do.
+def expand_grid(overrides: Sequence[str]) -> list[GridPoint]:
+    """All combinations of ``attention=a,b`` and ``model.name=[a,b]``. Invalid ones carry their `error`.
 
     Raises:
-        ConfigError: an override is none or gives nothing to choose from, or no point fits together.
+        ConfigError: an override cannot be parsed or has no values, or no combination is valid.
     """
     try:
         parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(list(overrides))
-    except Exception as error:  # Hydra's parser raises what its grammar's library raises
+    except Exception as error:  # whatever Hydra's grammar library raises
         raise ConfigError(f"{' '.join(overrides)}: {error}") from error
-    axes = [_choices(override) for override in parsed]
-    varying = [len(axis) > 1 for axis in axes]
-    cells = [
-        _compose(point, [text for text, varies in zip(point, varying, strict=True) if varies])
-        for point in itertools.product(*axes)
+    axes = [_values(override) for override in parsed]
+    points = [
+        _compose(chosen, [text for text, axis in zip(chosen, axes, strict=True) if len(axis) > 1])
+        for chosen in itertools.product(*axes)
     ]
-    if all(cell.refusal for cell in cells):
-        raise cells[0].refusal
-    return cells
+    if all(point.error for point in points):
+        raise points[0].error
+    return points
 
 
-def compose_cell(overrides: Sequence[str]) -> Cell:
-    """The model of some overrides of `fvit-train`, from the groups `model` and `attention`.
+def compose_point(overrides: Sequence[str]) -> GridPoint:
+    """The model that some overrides of `fvit-train` describe.
 
     Raises:
-        ConfigError: they do not fit together.
+        ConfigError: the options are invalid together.
     """
-    cell = _compose(overrides, ())
-    if cell.refusal:
-        raise cell.refusal
-    return cell
+    point = _compose(overrides, varying=())
+    if point.error:
+        raise point.error
+    return point
 
 
-def _compose(overrides: Sequence[str], varying: Sequence[str]) -> Cell:
-    """The cell of some overrides, whose names tell of those that vary."""
+def _compose(overrides: Sequence[str], varying: Sequence[str]) -> GridPoint:
     cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
-    choices = cfg.hydra.runtime.choices
-    options, refusal = {}, None
+    options, error = {}, None
     try:
-        options = validation.check(OmegaConf.masked_copy(cfg, "model"), Candidate)["model"]
-    except ConfigError as error:
-        refusal = error
+        options = validation.check(OmegaConf.masked_copy(cfg, "model"), CandidateConfig)["model"]
+    except ConfigError as invalid:
+        error = invalid
+    choices = cfg.hydra.runtime.choices
     named = choices["model"] == "timm" or any(text.startswith("model.name=") for text in overrides)
-    model = str(cfg.model.get("name")) if named else choices["model"]
-    words = {"model.attention.": [choices["attention"]], "model.": [model]}
+    names = {
+        "model.attention.": [choices["attention"]],
+        "model.": [str(cfg.model.get("name")) if named else choices["model"]],
+    }
     for text in varying:
         key = text.lstrip("+~")
-        owner = next((owner for owner in words if key.startswith(owner)), None)
-        if owner is not None and not key.startswith("model.name="):
-            words[owner].append(key.removeprefix(owner))
-    return Cell(" ".join(words["model."]), " ".join(words["model.attention."]), options, refusal)
+        owner = next((owner for owner in names if key.startswith(owner)), None)
+        if owner and not key.startswith("model.name="):
+            names[owner].append(key.removeprefix(owner))
+    return GridPoint(" ".join(names["model."]), " ".join(names["model.attention."]), options, error)
 
 
-def _choices(override: Override) -> list[str]:
-    key = override.get_key_element()
+def _values(override: Override) -> list[str]:
+    """One override per value to measure."""
     if override.is_sweep_override():
         values = list(override.sweep_string_iterator())
     elif override.key_or_group in ("model", "attention", "model.name") and isinstance(override.value(), list):
@@ -127,5 +124,5 @@ def _choices(override: Override) -> list[str]:
     else:
         return [override.input_line]
     if not values:
-        raise ConfigError(f"{override.input_line} gives nothing to measure; name one at least")
-    return [f"{key}={value}" for value in values]
+        raise ConfigError(f"{override.input_line} has no values to measure; name at least one")
+    return [f"{override.get_key_element()}={value}" for value in values]

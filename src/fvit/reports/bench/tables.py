@@ -1,235 +1,210 @@
-"""The tables of a benchmark, as text: for a terminal, and for the page."""
+"""The tables that fvit-bench prints and writes."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from fvit.reports.web.tables import NO_VALUE, Table, three_digits
 
 if TYPE_CHECKING:
     from fvit.cost.measure import Row
     from fvit.cost.published import Published
     from fvit.cost.trends import Estimate, Trend
 
-_NAMES = ["model", "attention", "res"]
-# Key, head, and the factor of its unit.
-_COUNTED = (
+# Key in bench.json, heading, and the factor that converts to its unit.
+_SIZE_COLUMNS = (
     ("embed_dim", "width", 1),
     ("depth", "depth", 1),
-    ("match_error", "off by, %", 100),
+    ("match_error", "budget error, %", 100),
     ("params", "params, M", 1e-6),
     ("macs", "MACs, G", 1e-9),
-    ("macs_paper", "paper's way, G", 1e-9),
-    ("saved_mib", "saved, MiB", 1),
-    ("peak_mib", "peak, MiB", 1),
-    ("train_peak_mib", "in training, MiB", 1),
+    ("macs_paper", "papers' convention, G", 1e-9),
+    ("saved_mib", "activations, MiB", 1),
+    ("peak_mib", "peak inference, MiB", 1),
+    ("train_peak_mib", "peak training, MiB", 1),
 )
-_TIMED = (
+_TIME_COLUMNS = (
     ("latency_ms", "latency, ms", 1),
     ("images_per_s", "images/s", 1),
-    ("batch", "at batch", 1),
+    ("batch", "batch", 1),
     ("train_ms", "training step, ms", 1),
 )
-# How a model is run, and what goes without saying.
-_WAYS = (("precision", "float32"), ("compiled", False))
-# The others are told by three digits that count.
-_EXACT = {"embed_dim": ",.0f", "depth": ".0f", "batch": ",.0f", "match_error": "+.1f"}
-# Those beside which the ratio to the baseline stands.
+# All other values get three significant digits.
+_FORMATS = {"embed_dim": ",.0f", "depth": ".0f", "batch": ",.0f", "match_error": "+.1f"}
+# Followed by a column with the ratio to the baseline.
 _COMPARED = ("latency_ms", "train_ms")
 
+_NAMES = ["model", "attention", "res"]
+# Conditions that have a column only if some candidate differs from the default.
+_DEFAULTS = {"precision": "float32", "compiled": False}
+_SCALING = ["candidate", "latency ∝ N^", "last two", "training ∝ N^", "last two"]
+_SCALING += ["activations ∝ N^", "peak training ∝ N^", "faster from N on", "in training"]
+_PUBLISHED = ["published as", "model here", "res", "params, M", "GMACs"]
+_PUBLISHED += ["images/s", "hardware", "top-1, %", "source"]
+_WORDS = {"model", "attention", "precision", "compiled", "status", "candidate"}
+_WORDS |= {"published as", "model here", "hardware", "source"}
 
-@dataclass(frozen=True)
-class Table:
-    """Cells as they are printed; the first column is text, the others are figures."""
 
-    title: str
-    head: list[str]
-    rows: list[list[str]]
-    note: str = ""
-
-
-def tables(
+def make_tables(
     rows: Sequence["Row"], trends: Sequence["Trend"], published: Sequence["Published"], config: dict[str, Any]
 ) -> list[Table]:
-    """What was counted, what was timed, how it grows, and what others have published; those that have rows."""
-    baseline = config["baseline"]
-    if not any(row.candidate.attention == baseline for row in rows):
-        baseline = ""
-    grown = f"Growth with the tokens N, beside {baseline}" if baseline else "Growth with the tokens N"
-    found = [
-        _figures("Size and memory", rows, _COUNTED, _counted_note(rows, config)),
-        _figures("Time", rows, _TIMED, _timed_note(rows, config, baseline), baseline),
-        _known(Table(grown, _GROWTH, [_trend(trend) for trend in trends], _growth_note(trends))),
-        Table(
-            "Published by others, not measured here", _PUBLISHED, [_quote(row) for row in published], _where(published)
-        ),
+    """Size and memory, time, scaling and published results; without the tables that would be empty."""
+    baseline = config["baseline"] if any(row.candidate.attention == config["baseline"] for row in rows) else None
+    tables = [
+        _measured("Size and memory", rows, _SIZE_COLUMNS, _size_note(rows, config)),
+        _measured("Time", rows, _TIME_COLUMNS, _time_note(rows, config["batch"], baseline), baseline),
+        _scaling(trends, baseline),
+        _published(published),
     ]
-    return _with_status([table for table in found if table.rows], rows)
+    return _with_status([table for table in tables if table.rows], rows)
 
 
-def told(machine: dict[str, Any]) -> str:
-    """On what it was measured, in a line."""
+def measured_on(machine: dict[str, Any]) -> str:
+    """The line that names the machine."""
     threads = f"{machine['threads']} threads of {machine['cpus']} CPUs, " if machine["device"] == "cpu" else ""
-    return f"On {machine['name']}, {threads}torch {machine['torch']}; candidates of one size took turns in one process."
+    return (
+        f"Measured on {machine['name']}, {threads}torch {machine['torch']}. "
+        "Candidates with the same image size took turns in one process."
+    )
 
 
-def _counted_note(rows: Sequence["Row"], config: dict[str, Any]) -> str:
+def _table(title: str, head: list[str], rows: list[list[str]], note: str = "") -> Table:
+    words = frozenset(i for i, heading in enumerate(head) if heading in _WORDS)
+    return Table(head, rows, words, title, note)
+
+
+def _measured(
+    title: str,
+    rows: Sequence["Row"],
+    columns: Sequence[tuple[str, str, float]],
+    note: str,
+    baseline: str | None = None,
+) -> Table:
+    columns = [column for column in columns if _any_has(rows, column[0])]
+    if not columns:
+        return _table(title, [], [])
+    conditions = {name: [getattr(row.candidate.conditions, name) for row in rows] for name in _DEFAULTS}
+    shown = [name for name, values in conditions.items() if set(values) != {_DEFAULTS[name]}]
+    head, lines = [*_NAMES, *shown], [_names(row) for row in rows]
+    for number, line in enumerate(lines):
+        line += [str(conditions[name][number]) for name in shown]
+    for key, heading, factor in columns:
+        head.append(heading)
+        for row, line in zip(rows, lines, strict=True):
+            line.append(_value(row.values, key, factor))
+        if baseline and key in _COMPARED:
+            head.append("×")
+            for row, line in zip(rows, lines, strict=True):
+                line.append(_ratio(row, rows, key, baseline))
+    return _table(title, head, lines, note)
+
+
+def _size_note(rows: Sequence["Row"], config: dict[str, Any]) -> str:
     parts = []
     if config["match"]:
-        parts.append(f"Off by: {config['match']}, beside those of {config['to']} with softmax.")
-    if _any(rows, "macs"):
-        parts.append("MACs: every product; paper's way: those of convolutions and linear layers alone.")
-    if _any(rows, "saved_mib"):
-        parts.append(f"Memory of a batch of {config['batch']}; saved: for the backward pass; peak: what a step adds.")
+        parts.append(f"Budget error: {config['match']} relative to {config['to']} with softmax.")
+    if _any_has(rows, "macs"):
+        parts.append("MACs: all multiply-accumulates; papers' convention: convolutions and linear layers only.")
+    if _any_has(rows, "saved_mib"):
+        parts.append(f"Memory at batch size {config['batch']}: activations saved for backward; peak increase per step.")
     return " ".join(parts)
 
 
-def _timed_note(rows: Sequence["Row"], config: dict[str, Any], baseline: str) -> str:
-    parts = ["Median (95 % interval of it, for which it takes 6 runs)."]
-    if _any(rows, "latency_ms"):
-        parts.append("Latency: of one image.")
-    if _any(rows, "train_ms"):
-        parts.append(f"Training step: forward, backward and AdamW on a batch of {config['batch']}.")
-    if baseline and (_any(rows, "latency_ms") or _any(rows, "train_ms")):
-        parts.append(f"×: as many times as long as with {baseline}.")
+def _time_note(rows: Sequence["Row"], batch: int, baseline: str | None) -> str:
+    parts = ["Median (95 % CI, given at least 6 runs)."]
+    if _any_has(rows, "latency_ms"):
+        parts.append("Latency at batch size 1.")
+    if _any_has(rows, "images_per_s"):
+        parts.append("Images/s at the fastest batch size.")
+    if _any_has(rows, "train_ms"):
+        parts.append(f"Training step: forward, backward and AdamW at batch size {batch}.")
+    if baseline and any(_any_has(rows, key) for key in _COMPARED):
+        parts.append(f"×: time relative to {baseline}.")
     return " ".join(parts)
 
 
-def _any(rows: Sequence["Row"], key: str) -> bool:
+def _scaling(trends: Sequence["Trend"], baseline: str | None) -> Table:
+    lines = []
+    for trend in trends:
+        name = trend.name if trend.unit == "tokens" else f"{trend.name}, in pixels"
+        times = (trend.forward, trend.forward_end, trend.training, trend.training_end)
+        exponents = map(_exponent, (*times, trend.saved, trend.training_peak))
+        crossovers = (_crossover(found, trend.sizes) for found in (trend.overtakes, trend.overtakes_in_training))
+        lines.append([name, *exponents, *crossovers])
+    note = (
+        "Exponents: log-log least squares over all sizes, constant cost included (95 % CI, given at least 6 runs per "
+        "size). Last two: slope between the two largest sizes. Faster from N on: crossover with the baseline, "
+        "interpolated; <: below the smallest size; >: beyond the largest."
+    )
+    if any(trend.unit == "pixels" for trend in trends):
+        note += " In pixels: N counts the pixels of the image, since the model has no tokens."
+    title = "Scaling with the number of tokens N" + (f", compared with {baseline}" if baseline else "")
+    filled = [i for i in range(len(_SCALING)) if any(line[i] != NO_VALUE for line in lines)]
+    return _table(title, [_SCALING[i] for i in filled], [[line[i] for i in filled] for line in lines], note)
+
+
+def _published(published: Sequence["Published"]) -> Table:
+    lines = []
+    for one in published:
+        figures = (one.params_m, one.gmacs, one.images_per_s, one.hardware, one.top1)
+        names = [one.name, f"{one.model} {one.attention}", str(one.res)]
+        lines.append([*names, *(figure or NO_VALUE for figure in figures), one.source])
+    sources = "\n".join(dict.fromkeys(f"{one.source}: {one.where}" for one in published))
+    return _table("Published results, not measured here", _PUBLISHED, lines, sources)
+
+
+def _with_status(tables: list[Table], rows: Sequence["Row"]) -> list[Table]:
+    """If a candidate failed, the first table gets a status column."""
+    if all(row.alive for row in rows):
+        return tables
+    if not tables or tables[0].head[:3] != _NAMES:
+        tables = [_table("Status", _NAMES, [_names(row) for row in rows]), *tables]
+    first, *others = tables
+    lines = [[*line, row.status] for line, row in zip(first.rows, rows, strict=True)]
+    return [_table(first.title, [*first.head, "status"], lines, first.note), *others]
+
+
+def _any_has(rows: Sequence["Row"], key: str) -> bool:
     return any(key in row.values for row in rows)
 
 
-def _figures(
-    title: str, rows: Sequence["Row"], columns: Sequence[tuple[str, str, float]], note: str, baseline: str = ""
-) -> Table:
-    columns = [column for column in columns if _any(rows, column[0])]
-    ways = [key for key, usual in _WAYS if {getattr(row.candidate.conditions, key) for row in rows} != {usual}]
-    head = [*_NAMES, *ways]
-    for key, name, _ in columns:
-        head += [name, "×"] if baseline and key in _COMPARED else [name]
-    lines = []
-    for row in rows:
-        told = [str(getattr(row.candidate.conditions, key)) for key in ("res", *ways)]
-        line = [row.candidate.model, row.candidate.attention, *told]
-        for key, _, factor in columns:
-            line.append(_cell(row.values, key, factor))
-            if baseline and key in _COMPARED:
-                line.append(_ratio(row, rows, key, baseline))
-        lines.append(line)
-    return Table(title, head, lines if columns else [], note)
+def _names(row: "Row") -> list[str]:
+    return [row.candidate.model, row.candidate.attention, str(row.candidate.conditions.res)]
 
 
-def _with_status(found: list[Table], rows: Sequence["Row"]) -> list[Table]:
-    """Where a candidate has failed, the first table says why."""
-    if all(row.alive for row in rows):
-        return found
-    if not found or found[0].head[:3] != _NAMES:
-        names = [[row.candidate.model, row.candidate.attention, str(row.candidate.conditions.res)] for row in rows]
-        found = [Table("What became of it", _NAMES, names), *found]
-    first, *others = found
-    lines = [[*line, row.status] for line, row in zip(first.rows, rows, strict=True)]
-    return [replace(first, head=[*first.head, "status"], rows=lines), *others]
-
-
-def _cell(values: dict[str, float], key: str, factor: float) -> str:
+def _value(values: dict[str, float], key: str, factor: float) -> str:
     if key not in values:
-        return "–"
-    if key in _EXACT:
-        return f"{values[key] * factor:{_EXACT[key]}}"
-    text = _three(values[key] * factor)
-    if f"{key}_low" in values:
-        text += f" ({_three(values[f'{key}_low'] * factor)}–{_three(values[f'{key}_high'] * factor)})"
-    return text
-
-
-def _three(value: float) -> str:
-    """Three digits that count, and all that stand before the point."""
-    places = 2 - math.floor(math.log10(abs(value))) if value else 0
-    return f"{value:,.{max(0, places)}f}"
+        return NO_VALUE
+    if key in _FORMATS:
+        return f"{values[key] * factor:{_FORMATS[key]}}"
+    median, *bounds = (three_digits(values[k] * factor) for k in (key, f"{key}_low", f"{key}_high") if k in values)
+    return f"{median} ({'–'.join(bounds)})" if bounds else median
 
 
 def _ratio(row: "Row", rows: Sequence["Row"], key: str, baseline: str) -> str:
-    same = (row.candidate.model, row.candidate.conditions)
+    """Relative to the baseline in the same model under the same conditions."""
     for other in rows:
-        candidate = other.candidate
-        if candidate.attention == baseline and (candidate.model, candidate.conditions) == same and key in other.values:
-            return f"{row.values[key] / other.values[key]:.2f}" if key in row.values else "–"
-    return "–"
+        ours, theirs = row.candidate, other.candidate
+        same = (ours.model, ours.conditions) == (theirs.model, theirs.conditions)
+        if same and theirs.attention == baseline and key in row.values and key in other.values:
+            return f"{row.values[key] / other.values[key]:.2f}"
+    return NO_VALUE
 
 
-def _growth_note(trends: Sequence["Trend"]) -> str:
-    parts = [
-        "Exponents (95 % intervals, for which it takes 6 runs of each size): least squares in logarithms over all "
-        "sizes, what does not grow included; at the end: between the two largest sizes. Faster from N on, by "
-        "interpolation between two sizes; <: already at the smallest size; >: not up to the largest."
-    ]
-    if any(trend.unit == "pixels" for trend in trends):
-        parts.append("In pixels: N counts those of an image, for a model that has no number of tokens of its own.")
-    return " ".join(parts)
+def _exponent(found: "Estimate | None") -> str:
+    if found is None:
+        return NO_VALUE
+    return f"{found.value:.2f}" + (f" ({found.interval[0]:.2f}–{found.interval[1]:.2f})" if found.interval else "")
 
 
-_GROWTH = [
-    "",
-    "time ∝ N^",
-    "at the end",
-    "training ∝ N^",
-    "at the end",
-    "saved ∝ N^",
-    "training peak ∝ N^",
-    "faster from N on",
-    "in training",
-]
-
-
-def _known(table: Table) -> Table:
-    """Without the columns in which no row has anything."""
-    kept = [i for i in range(len(table.head)) if any(row[i] != "–" for row in table.rows)]
-    return replace(table, head=[table.head[i] for i in kept], rows=[[row[i] for i in kept] for row in table.rows])
-
-
-def _trend(trend: "Trend") -> list[str]:
-    growth = (trend.forward, trend.forward_end, trend.training, trend.training_end, trend.saved, trend.training_peak)
-    powers = (_power(estimate) for estimate in growth)
-    crossings = (_crossing(e, trend.sizes) for e in (trend.overtakes, trend.overtakes_in_training))
-    name = trend.name if trend.unit == "tokens" else f"{trend.name}, in pixels"
-    return [name, *powers, *crossings]
-
-
-def _power(estimate: "Estimate | None") -> str:
-    if estimate is None:
-        return "–"
-    if estimate.interval is None:
-        return f"{estimate.value:.2f}"
-    return f"{estimate.value:.2f} ({estimate.interval[0]:.2f}–{estimate.interval[1]:.2f})"
-
-
-def _crossing(estimate: "Estimate | None", sizes: Sequence[int]) -> str:
-    """A size; beyond those that were measured, only that."""
-
-    def tell(value: float) -> str:
+def _crossover(found: "Estimate | None", sizes: Sequence[int]) -> str:
+    def show(value: float) -> str:
         if value == 0:
             return f"<{sizes[0]:,}"
         return f">{sizes[-1]:,}" if math.isinf(value) else f"{value:,.0f}"
 
-    if estimate is None:
-        return "–"
-    text = tell(estimate.value)
-    if estimate.interval is None or estimate.interval[0] == estimate.interval[1]:
-        return text
-    return f"{text} ({tell(estimate.interval[0])} to {tell(estimate.interval[1])})"
-
-
-_PUBLISHED = ["as printed", "here", "res", "params, M", "GMACs", "images/s", "on", "top-1, %", "source"]
-
-
-def _quote(figure: "Published") -> list[str]:
-    return [
-        figure.name,
-        f"{figure.model} {figure.attention}",
-        str(figure.res),
-        *(text or "–" for text in (figure.params_m, figure.gmacs, figure.images_per_s, figure.hardware, figure.top1)),
-        figure.source,
-    ]
-
-
-def _where(published: Sequence["Published"]) -> str:
-    return "\n".join(dict.fromkeys(f"{figure.source}: {figure.where}" for figure in published))
+    if found is None:
+        return NO_VALUE
+    if found.interval is None or found.interval[0] == found.interval[1]:
+        return show(found.value)
+    return f"{show(found.value)} ({show(found.interval[0])} to {show(found.interval[1])})"

@@ -1,4 +1,4 @@
-"""A project's workspace and its report, from the same sections."""
+"""The workspace and the report of a W&B project, and the JSON that specifies them."""
 
 from typing import Any
 
@@ -7,31 +7,31 @@ import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 from wandb_workspaces.reports.v2.interface import Block
 
-from fvit.reports.dashboard import costs
-from fvit.reports.dashboard.panels import ACCURACY, Section, config_key, cost_section, sections
-from fvit.reports.runs.costs import Benchmark
+from fvit.reports.bench.charts import Benchmark
+from fvit.reports.dashboard.benchmark import JOB_TYPE, chart_table
+from fvit.reports.dashboard.panels import ACCURACY, PanelSection, benchmark_section, config_key, training_sections
 
-# Summary keys beside each run's name in the list of runs.
-_COLUMNS = (ACCURACY, "cost/macs", "cost/params", "throughput/images_per_s")
+# Summary keys next to each run's name in the list of runs.
+_PINNED = (ACCURACY, "cost/macs", "cost/params", "throughput/images_per_s")
 
 
-def workspace(config: dict[str, Any], entity: str, benchmark: Benchmark | None) -> ws.Workspace:
-    """Our sections, open and on top; below them W&B's own panels of whatever else is logged.
+def build_workspace(config: dict[str, Any], entity: str, benchmark: Benchmark | None) -> ws.Workspace:
+    """Our sections, open and first, followed by W&B's automatic panels of all other metrics.
 
     Args:
         config: of `fvit-dashboard`.
-        entity: whose project it is; empty while that is not known.
-        benchmark: whose cost curves to show.
+        entity: owner of the project; empty if unknown.
+        benchmark: whose charts to include.
     """
-    shown = sections(config["group_by"], config["settings"])
+    sections = training_sections(config["group_by"], config["settings"])
     if benchmark is not None:
-        shown.append(cost_section(benchmark))
-    columns = [f"config:{config_key(config['group_by'])}", *(f"summary:{key}" for key in _COLUMNS)]
+        sections.append(benchmark_section(benchmark))
+    columns = [f"config:{config_key(config['group_by'])}", *(f"summary:{key}" for key in _PINNED)]
     return ws.Workspace(
         entity=entity,
         project=config["project"],
         name=config["name"],
-        sections=[_section(one) for one in shown],
+        sections=[_workspace_section(section) for section in sections],
         settings=ws.WorkspaceSettings(max_runs=100),
         runset_settings=ws.RunsetSettings(
             order=[expr.Ordering(expr.Summary(ACCURACY), ascending=False)], pinned_columns=columns
@@ -40,33 +40,38 @@ def workspace(config: dict[str, Any], entity: str, benchmark: Benchmark | None) 
     )
 
 
-def report(config: dict[str, Any], entity: str, benchmark: Benchmark | None) -> wr.Report:
-    """The same panels with a text to each, and a benchmark's figures as tables; arguments as of `workspace`."""
-    trained = expr.Metric("JobType") != costs.JOB_TYPE
+def build_report(config: dict[str, Any], entity: str, benchmark: Benchmark | None) -> wr.Report:
+    """The same panels with explanations, and tables of the benchmark. Arguments as of `build_workspace`."""
+    is_training = expr.Metric("JobType") != JOB_TYPE
     blocks: list[Block] = [wr.TableOfContents()]
-    for one in sections(config["group_by"], config["settings"]):
-        blocks += _blocks(one, trained)
+    for section in training_sections(config["group_by"], config["settings"]):
+        blocks += _report_blocks(section, is_training)
     if benchmark is not None:
-        blocks += _blocks(cost_section(benchmark), expr.Metric("Group") == costs.group(benchmark))
-        for title, table in costs.tables(benchmark):
-            blocks += [wr.H2(title), wr.MarkdownBlock(table)]
+        blocks += _report_blocks(benchmark_section(benchmark), expr.Metric("Group") == benchmark.name)
+        for table in map(chart_table, benchmark.charts):
+            blocks += [wr.H2(table.title), wr.MarkdownBlock(table.to_markdown())]
     return wr.Report(
         project=config["project"],
-        entity=entity,  # its default asks the server
+        entity=entity,  # the default would ask the server
         title=config["name"],
-        description=f"Runs of {config['project']}, by {config['group_by']}.",
+        description=f"Runs of {config['project']} by {config['group_by']}.",
         blocks=blocks,
         width="fluid",
     )
 
 
-def _section(one: Section) -> ws.Section:
-    rows = -(-len(one.panels) // one.columns)
-    layout = ws.SectionLayoutSettings(columns=one.columns, rows=rows)
-    return ws.Section(name=one.title, panels=one.panels, is_open=True, pinned=True, layout_settings=layout)
+def specification(view: ws.Workspace | wr.Report) -> dict[str, Any]:
+    """What its ``save`` sends to the server. The library has only this private method for it."""
+    return view._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def _blocks(one: Section, runs: expr.FilterExpr) -> list[Block]:
-    """A section of the report, of some runs of its own project: one that is named would be looked up on the server."""
+def _workspace_section(section: PanelSection) -> ws.Section:
+    rows = -(-len(section.panels) // section.columns)
+    layout = ws.SectionLayoutSettings(columns=section.columns, rows=rows)
+    return ws.Section(name=section.title, panels=section.panels, is_open=True, pinned=True, layout_settings=layout)
+
+
+def _report_blocks(section: PanelSection, runs: expr.FilterExpr) -> list[Block]:
+    """Without entity and project a runset is the report's own; with them the library would ask the server."""
     runset = wr.Runset(filters=expr.And(runs), order=[wr.OrderBy(wr.SummaryMetric(ACCURACY), ascending=False)])
-    return [wr.H1(one.title), wr.P(one.text), wr.PanelGrid(runsets=[runset], panels=one.panels)]
+    return [wr.H1(section.title), wr.P(section.text), wr.PanelGrid(runsets=[runset], panels=section.panels)]

@@ -1,4 +1,4 @@
-"""Saving a workspace and a report to W&B, where there is a server that takes a key of ours."""
+"""Saves a workspace and a report to the W&B server."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,46 +8,44 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 from fvit.config.errors import RunError
-from fvit.reports.dashboard import costs
-from fvit.reports.runs.costs import Benchmark
+from fvit.reports.bench.charts import Benchmark
+from fvit.reports.dashboard.benchmark import log_candidates
 
 T = TypeVar("T")
 
 
-def own_entity() -> str:
-    """Whose projects are meant if nobody is named: W&B's setting, or the key's owner."""
+def default_entity() -> str:
+    """From W&B's settings, or the owner of the key."""
     import wandb
 
-    return _ask(lambda: wandb.Api().default_entity)
+    return _request(lambda: wandb.Api().default_entity)
 
 
-def save(
-    workspace: ws.Workspace, report: wr.Report, benchmark: Benchmark | None, folder: Path
-) -> list[tuple[str, str]]:
-    """Save both as new ones, and what their cost curves are drawn from; tell where they are.
+def save(workspace: ws.Workspace, report: wr.Report, benchmark: Benchmark | None, folder: Path) -> dict[str, str]:
+    """Saves new views and logs the benchmark that they show. Returns their URLs.
 
     Args:
-        workspace: of an entity.
-        report: of the same.
-        benchmark: whose cost curves they show.
-        folder: for wandb's own files.
+        workspace: with its entity.
+        report: of the same project.
+        benchmark: shown in both.
+        folder: for wandb's local files.
 
     Raises:
-        RunError: the server does not take it.
+        RunError: the server refused.
     """
-    # The report first: it makes the project, if there is none.
-    saved = [("report", _ask(lambda: report.save().url)), ("workspace", _ask(lambda: workspace.save().url))]
+    # The report first: it creates the project if necessary.
+    urls = {"report": _request(lambda: report.save().url), "workspace": _request(lambda: workspace.save().url)}
     if benchmark is not None:
-        _ask(lambda: costs.log(benchmark, workspace.entity, workspace.project, "online", folder))
-    return saved
+        _request(lambda: log_candidates(benchmark, workspace.entity, workspace.project, "online", folder))
+    return urls
 
 
-def _ask(question: Callable[[], T]) -> T:
+def _request(send: Callable[[], T]) -> T:
     import wandb
-    from wandb.sdk.lib.service.service_connection import WandbApiFailedError  # a refusal, which no public class tells
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError  # no public class covers a refusal
 
     try:
-        return question()
+        return send()
     except (wandb.errors.Error, WandbApiFailedError) as error:
         first_line = str(error).strip().partition("\n")[0]
-        raise RunError(f"W&B's server does not take it: {first_line}") from error
+        raise RunError(f"the W&B server refused: {first_line}") from error

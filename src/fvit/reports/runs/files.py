@@ -1,54 +1,43 @@
-"""The report as Markdown and CSV, and its leaderboard on the terminal."""
+"""The report on the terminal, as Markdown, and as CSV."""
 
-import csv
 import datetime
-import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from fvit.launch.console import console, print_facts, print_rows
-from fvit.reports.runs.gather import Run
-from fvit.reports.runs.groups import ACCURACY, Group
-from fvit.reports.runs.statistics import Estimate
-from fvit.reports.runs.tables import Table, to_markdown
+from fvit.reports.runs.collect import Run
+from fvit.reports.runs.groups import ACCURACY, Group, MeanCI
+from fvit.reports.runs.tables import NOTE
+from fvit.reports.web.tables import Table, to_csv
 
-NOTE = (
-    "Accuracy: of the last epoch on the validation images, mean ± half of Student's 95 % interval over the seeds that "
-    "finished; with one seed there is no interval. Difference: the mean over the seeds that both have, in brackets how "
-    "many, to the row that is the same but for its attention. Best epoch: chosen on the images it is measured on, "
-    "which is optimistic."
-)
 _METRICS = ("val/loss", f"best/{ACCURACY}", "cost/params", "cost/macs", "throughput/images_per_s", "memory/peak_gib")
-# Lines on the terminal; the files have all.
-_SHOWN = 20
+_PRINTED_ROWS = 20
 
 
-def counted(runs: Sequence[Run]) -> str:
-    """'9 runs: 8 finished, 1 failed'."""
+def count_runs(runs: Sequence[Run]) -> str:
+    """``9 runs: 8 finished, 1 failed``."""
     statuses = Counter(run.status for run in runs).most_common()
     return f"{len(runs)} run{'s' * (len(runs) != 1)}: " + ", ".join(f"{number} {status}" for status, number in statuses)
 
 
-def tell(runs: Sequence[Run], table: Table, folder: Path) -> None:
-    """Print the leaderboard, and where all of it is."""
-    if table.rows:
-        rows = [[cell.text for cell in row] for row in table.rows]
-        print_rows("Leaderboard", table.head, rows[:_SHOWN])
-    if len(table.rows) > _SHOWN:
-        console.print(f"and {len(table.rows) - _SHOWN} rows more in the report", markup=False)
-    facts = [("runs", counted(runs))] if runs else []
-    facts += [("report", str(folder / "report.html")), ("as text", str(folder / "report.md"))]
-    print_facts("", [*facts, ("rows, runs", f"{folder / 'report.csv'}, {folder / 'runs.csv'}")])
+def print_summary(runs: Sequence[Run], board: Table, folder: Path) -> None:
+    """The top of the leaderboard, and where the report is."""
+    if board.rows:
+        print_rows("Leaderboard", board.head, board.rows[:_PRINTED_ROWS])
+    if len(board.rows) > _PRINTED_ROWS:
+        console.print(f"{len(board.rows) - _PRINTED_ROWS} more rows in the report", markup=False)
+    facts = [("runs", count_runs(runs))] if runs else []
+    files = {"report": "report.html", "Markdown": "report.md", "leaderboard": "report.csv", "all runs": "runs.csv"}
+    print_facts("", facts + [(name, str(folder / file)) for name, file in files.items()])
 
 
-def markdown(source: str, runs: Sequence[Run], table: Table) -> str:
+def markdown(source: str, runs: Sequence[Run], board: Table) -> str:
     """The leaderboard, and the runs that did not finish with the last lines of their logs."""
     now = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
-    parts = [f"# Runs in {source}", f"{counted(runs)}. Written {now}."]
-    if table.rows:
-        parts += ["## Leaderboard", to_markdown(table), NOTE]
+    parts = [f"# Runs in {source}", f"{count_runs(runs)}. Written {now}."]
+    if board.rows:
+        parts += ["## Leaderboard", board.to_markdown(), NOTE]
     unfinished = [run for run in runs if not run.finished]
     if unfinished:
         parts.append("## Not finished")
@@ -62,40 +51,34 @@ def markdown(source: str, runs: Sequence[Run], table: Table) -> str:
 
 
 def groups_csv(groups: Sequence[Group]) -> str:
-    """A line a row of the leaderboard, figures as they are: accuracies from 0 to 1, `_half` of the 95 % interval."""
-    return _csv(_group_line(rank, one) for rank, one in enumerate(groups, 1))
+    """A line per group: accuracies from 0 to 1, with the half-width of the 95 % interval and the number of seeds."""
+    lines = []
+    for rank, group in enumerate(groups, 1):
+        line = {"rank": rank, "attention": group.attention, "model": group.model, "data": group.data, **group.settings}
+        line |= {"seeds": len(group.finished), "runs": len(group.runs)}
+        line |= _columns(ACCURACY, group.mean(ACCURACY)) | _columns("difference", group.difference())
+        for metric in _METRICS:
+            line |= _columns(metric, group.mean(metric))
+        lines.append(line)
+    return to_csv(lines)
 
 
 def runs_csv(runs: Sequence[Run], groups: Sequence[Group]) -> str:
-    """A line a run, with all metrics of its end."""
-    rows = {run.folder: one for one in groups for run in one.runs}
-    lines = []
-    for run in runs:
-        one = rows.get(run.folder)
-        told = {} if one is None else {"attention": one.attention, "model": one.model, **one.settings}
-        line = {"run": run.name, "status": run.status, "seed": run.seed, **told, "seconds": run.seconds or None}
-        lines.append({**line, **run.metrics, "error": run.error})
-    return _csv(lines)
+    """A line per run with all its final metrics."""
+    names = {
+        run.folder: {"attention": group.attention, "model": group.model, **group.settings}
+        for group in groups
+        for run in group.runs
+    }
+    return to_csv(
+        {"run": run.name, "status": run.status, "seed": run.seed}
+        | names.get(run.folder, {})
+        | {"seconds": run.seconds or None, **run.metrics, "error": run.error}
+        for run in runs
+    )
 
 
-def _group_line(rank: int, one: Group) -> dict[str, Any]:
-    line = {"rank": rank, "attention": one.attention, "model": one.model, "data": one.data, **one.settings}
-    line |= {"seeds": len(one.counted), "runs": len(one.runs)}
-    line |= _estimate(ACCURACY, one.estimate(ACCURACY)) | _estimate("difference", one.difference())
-    for metric in _METRICS:
-        line |= _estimate(metric, one.estimate(metric))
-    return line
-
-
-def _estimate(name: str, found: Estimate | None) -> dict[str, float | int | None]:
-    mean, half, n = (None, None, 0) if found is None else (found.mean, found.half, found.n)
-    return {name: mean, f"{name}_half": half, f"{name}_n": n}
-
-
-def _csv(lines: Iterable[dict[str, Any]]) -> str:
-    lines = list(lines)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+def _columns(name: str, found: MeanCI | None) -> dict[str, float | int | None]:
+    if found is None:
+        return {name: None, f"{name}_half": None, f"{name}_n": 0}
+    return {name: found.mean, f"{name}_half": found.half_width, f"{name}_n": found.n}

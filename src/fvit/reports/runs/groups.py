@@ -1,31 +1,64 @@
-"""Runs that differ by their seed alone are one row: what it is called, and which row is its baseline."""
+"""Groups runs that differ only by seed: mean accuracy with its confidence interval, names, and the baseline."""
 
-import json
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
-from fvit.reports.runs.flat import flatten, show
-from fvit.reports.runs.gather import Run
-from fvit.reports.runs.statistics import Estimate, estimate, paired
+from scipy.special import stdtrit
+
+from fvit.reports.runs.collect import Run, as_text
 
 ACCURACY = "val/acc1"
-# What does not change a run's outcome.
-_BESIDE = ("title", "output_dir", "seed", "logger", "ckpt_path")
-# Overrides that are no hyperparameters, or have a column of their own.
-_NO_SETTINGS = (*_BESIDE, "attention", "model", "model.name", "hydra", "callbacks", "debug", "hardware", "quiet")
+# Keys that do not affect the outcome.
+_NEUTRAL = ("title", "output_dir", "seed", "logger", "ckpt_path")
+# Overrides that are not hyperparameters, or have a column of their own.
+_NOT_SETTINGS = {*_NEUTRAL, "model.name", "hydra", "callbacks", "debug", "hardware", "quiet"}
+# Changed by model.match to give a model the cost of the same one with softmax.
+_MATCHED = ("model.embed_dim", "model.num_heads", "model.depth")
+
+
+@dataclass(frozen=True)
+class MeanCI:
+    """The mean of `n` values; its 95 % confidence interval is ± `half_width`, or None for a single value."""
+
+    mean: float
+    half_width: float | None
+    n: int
+
+
+def mean_ci(values: Sequence[float]) -> MeanCI | None:
+    """Mean and Student's t interval; None without values."""
+    n = len(values)
+    if n == 0:
+        return None
+    mean = math.fsum(values) / n
+    if n == 1:
+        return MeanCI(mean, None, 1)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    return MeanCI(mean, _t_quantile(n - 1) * math.sqrt(variance / n), n)
+
+
+def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> MeanCI | None:
+    """Mean of ours − theirs over the seeds in both; None if there are none."""
+    return mean_ci([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
+
+
+@cache
+def _t_quantile(degrees_of_freedom: int) -> float:
+    return float(stdtrit(degrees_of_freedom, 0.975))
 
 
 @dataclass
 class Group:
-    """One row.
+    """A row of the leaderboard.
 
     Attributes:
-        runs: all with this configuration.
-        settings: what was set for some rows otherwise than for others.
-        baseline: the row with which it is compared.
+        runs: all with this config.
+        settings: values that distinguish it from other groups, by dotted key.
+        baseline: the group that differs from it only by its attention.
     """
 
     runs: tuple[Run, ...]
@@ -33,172 +66,157 @@ class Group:
     baseline: "Group | None" = None
 
     @cached_property
-    def counted(self) -> dict[int, Run]:
-        """The finished run of each seed; of several the one that was written last."""
-        return _newest(run for run in self.runs if run.finished)
+    def finished(self) -> dict[int, Run]:
+        """The finished run of each seed."""
+        return _newest_by_seed(run for run in self.runs if run.finished)
 
     @property
     def drawn(self) -> dict[int, Run]:
-        """The run of each seed whose curve is shown: one that counts, or, where none has finished, the newest."""
-        return self.counted or _newest(self.runs)
+        """The runs whose curves are shown: the finished ones, or all if there are none."""
+        return self.finished or _newest_by_seed(self.runs)
 
     @property
     def config(self) -> dict[str, Any]:
-        """Of one of its runs."""
         return self.runs[0].config
 
     @property
     def attention(self) -> str:
-        """The option of its group, or what the configuration says."""
-        told = self._model.get("attention")
-        return str(self._choice("attention") or (told.get("name") if isinstance(told, dict) else told) or "–")
+        """Option of the config group `attention`, or the name in the config."""
+        attention = self._model.get("attention")
+        name = attention.get("name") if isinstance(attention, dict) else attention
+        return str(self.runs[0].choices.get("attention") or name or "–")
 
     @property
     def model(self) -> str:
-        """The option of its group, or what timm calls it."""
-        choice = self._choice("model")
+        """Option of the config group `model`, or timm's name."""
+        option = self.runs[0].choices.get("model")
         named = any(text.startswith("model.name=") for text in self.runs[0].overrides)
-        return str(self._model.get("name", "–") if named or choice in (None, "timm") else choice)
+        return str(self._model.get("name", "–") if named or option in (None, "timm") else option)
 
     @property
     def data(self) -> str:
-        """The source of its images."""
         return str(self.config.get("data", {}).get("name", "–"))
 
     @property
     def label(self) -> str:
-        """For people, beside other rows."""
+        """Attention and settings, which together are unique."""
         short = short_names(self.settings)
-        told = [f"{short[key]}={show(value)}" for key, value in self.settings.items() if key != "model"]
         model = [self.model] if "model" in self.settings else []
-        return " ".join([self.attention, *model, *told])
+        settings = [f"{short[key]}={as_text(value)}" for key, value in self.settings.items() if key != "model"]
+        return " ".join([self.attention, *model, *settings])
 
     def values(self, metric: str) -> dict[int, float]:
-        """By seed, of the finished runs that have it."""
-        return {seed: run.metrics[metric] for seed, run in self.counted.items() if metric in run.metrics}
+        """By seed, of the finished runs that have the metric."""
+        return {seed: run.metrics[metric] for seed, run in self.finished.items() if metric in run.metrics}
 
-    def estimate(self, metric: str) -> Estimate | None:
-        """Over the seeds."""
-        return estimate(list(self.values(metric).values()))
+    def mean(self, metric: str) -> MeanCI | None:
+        return mean_ci(list(self.values(metric).values()))
 
-    def difference(self) -> Estimate | None:
-        """To the baseline's accuracy, over the seeds that both have."""
-        return None if self.baseline is None else paired(self.values(ACCURACY), self.baseline.values(ACCURACY))
+    def difference(self) -> MeanCI | None:
+        """In accuracy."""
+        return self.baseline and paired_difference(self.values(ACCURACY), self.baseline.values(ACCURACY))
 
     @property
     def _model(self) -> dict[str, Any]:
         return self.config.get("model") or {}
 
-    def _choice(self, group: str) -> str | None:
-        return self.runs[0].choices.get(group)
+
+def _newest_by_seed(runs: Iterable[Run]) -> dict[int, Run]:
+    """A repeated seed says nothing about the variance between seeds."""
+    return {run.seed: run for run in sorted(runs, key=lambda run: run.last_written)}
+
+
+def group_runs(runs: Iterable[Run], baseline: str) -> list[Group]:
+    """The groups by descending accuracy, those without one last. Runs that trained no model are in none.
+
+    Args:
+        runs: from any folders.
+        baseline: attention of the groups with which the others are compared.
+    """
+    by_config: dict[frozenset[tuple[str, str]], list[Run]] = {}
+    for run in runs:
+        if "model" in run.config:
+            by_config.setdefault(frozenset(_without(_NEUTRAL, run).items()), []).append(run)
+    groups = [Group(tuple(members)) for members in by_config.values()]
+    _find_settings(groups)
+    _find_baselines(groups, baseline)
+
+    def rank(group: Group) -> tuple[float, str]:
+        accuracy = group.mean(ACCURACY)
+        return (-accuracy.mean if accuracy else 1.0), group.label
+
+    return sorted(groups, key=rank)
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """The last part of each dotted key, or more of it where that would be another's as well."""
+    """For each dotted key its shortest ending that no other key has."""
     keys = list(keys)
     short = {}
     for key in keys:
         parts = key.split(".")
-        tails = [".".join(parts[i:]) for i in range(len(parts) - 1, -1, -1)]
-        short[key] = next(
-            tail for tail in tails if tail == key or not any(f".{o}".endswith(f".{tail}") for o in keys if o != key)
-        )
+        endings = [".".join(parts[i:]) for i in range(len(parts) - 1, -1, -1)]
+        others = [f".{other}" for other in keys if other != key]
+        short[key] = next(end for end in endings if end == key or not any(o.endswith(f".{end}") for o in others))
     return short
 
 
-def _newest(runs: Iterable[Run]) -> dict[int, Run]:
-    """By seed: a seed that was run again tells nothing of how seeds differ."""
-    return {run.seed: run for run in sorted(runs, key=lambda run: run.touched)}
+def _without(ignored: Sequence[str], run: Run) -> dict[str, str]:
+    """The flat config without the `ignored` keys and the keys inside them."""
+    inside = tuple(f"{key}." for key in ignored)
+    return {key: text for key, text in run.flat_config.items() if key not in ignored and not key.startswith(inside)}
 
 
-def group(runs: Iterable[Run], baseline: str) -> list[Group]:
-    """The rows, the most accurate first, those without accuracy last. Runs that train no model are in none.
+def _find_baselines(groups: Sequence[Group], attention: str) -> None:
+    def all_but_attention(group: Group) -> frozenset[tuple[str, str]]:
+        matched = _MATCHED if group.config["model"].get("match") else ()
+        return frozenset(_without((*_NEUTRAL, "model.attention", *matched), group.runs[0]).items())
 
-    Args:
-        runs: of any folders.
-        baseline: the attention of the rows with which those that are otherwise the same are compared.
-    """
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        if "model" in run.config:
-            found.setdefault(_key(run, _BESIDE), []).append(run)
-    groups = [Group(tuple(members)) for members in found.values()]
-    _name(groups)
-    _compare(groups, baseline)
-    return sorted(groups, key=_rank)
-
-
-def _rank(one: Group) -> tuple[float, str]:
-    accuracy = one.estimate(ACCURACY)
-    return (-accuracy.mean if accuracy else 1.0), one.label
+    references: dict[frozenset[tuple[str, str]], list[Group]] = {}
+    for group in groups:
+        if group.attention == attention:
+            references.setdefault(all_but_attention(group), []).append(group)
+    for group in groups:
+        # Several references differ in options of their attention: none of them is the baseline.
+        match references.get(all_but_attention(group), []):
+            case [reference] if group.attention != attention:
+                group.baseline = reference
 
 
-def _key(run: Run, left_out: Sequence[str]) -> str:
-    """The configuration as text, the run's folder left out wherever a path holds it."""
-    flat = flatten({key: value for key, value in run.config.items() if key not in left_out}, run.config)
-    return json.dumps(flat, sort_keys=True)
+def _find_settings(groups: Sequence[Group]) -> None:
+    """What the command lines set differently, and what else differs between groups that this leaves alike."""
+    overridden = [text.lstrip("+~").partition("=")[0] for one in groups for run in one.runs for text in run.overrides]
+    hyperparameters = [key for key in overridden if not {key, re.split(r"[./@]", key)[0]} & _NOT_SETTINGS]
+    _add_settings(groups, [key for key in dict.fromkeys(["model", "data", *hyperparameters]) if key != "attention"])
+    by_label: dict[str, list[Group]] = {}
+    for group in groups:
+        by_label.setdefault(group.label, []).append(group)
+    keys: dict[str, None] = {}
+    for alike in by_label.values():
+        configs = [_without(_NEUTRAL, group.runs[0]) for group in alike]
+        for key in dict.fromkeys(key for config in configs for key in config):
+            if len({config.get(key) for config in configs}) > 1:
+                keys[key] = None
+    _add_settings(groups, list(keys))
 
 
-def _compare(groups: Sequence[Group], baseline: str) -> None:
-    """Give each row the one which has the baseline's attention and otherwise the same configuration."""
-    references: dict[str, list[Group]] = {}
-    for one in groups:
-        if one.attention == baseline:
-            references.setdefault(_surroundings(one), []).append(one)
-    for one in groups:
-        # Several of them can differ by the baseline's own options; then none is the baseline.
-        match references.get(_surroundings(one), []):
-            case [reference] if one.attention != baseline:
-                one.baseline = reference
-
-
-def _surroundings(one: Group) -> str:
-    model = {key: value for key, value in one.config.get("model", {}).items() if key != "attention"}
-    if model.get("match"):
-        # Its width was changed so that it costs what softmax attention does.
-        model = {key: value for key, value in model.items() if key not in ("embed_dim", "num_heads", "depth")}
-    run = one.runs[0]
-    return _key(run, (*_BESIDE, "model")) + json.dumps(model, sort_keys=True)
-
-
-def _name(groups: Sequence[Group]) -> None:
-    """Tell rows apart: by what was set on the command line, and where that is not enough, by what differs in them."""
-    asked = [text.lstrip("+~").partition("=")[0] for one in groups for run in one.runs for text in run.overrides]
-    keys = [key for key in dict.fromkeys(asked) if not _belongs(key, _NO_SETTINGS)]
-    _set(groups, ["model", "data", *(key for key in keys if key != "data")])
-    alike: dict[str, list[Group]] = {}
-    for one in groups:
-        alike.setdefault(one.label, []).append(one)
-    further: dict[str, None] = {}
-    for those in alike.values():
-        flats = [flatten({k: v for k, v in one.config.items() if k not in _BESIDE}, one.config) for one in those]
-        for key in dict.fromkeys(key for flat in flats for key in flat):
-            if len({flat.get(key) for flat in flats}) > 1:
-                further[key] = None
-    _set(groups, list(further))
-
-
-def _belongs(key: str, owners: Sequence[str]) -> bool:
-    """Whether `key` is one of `owners`, or inside one that is not a model's."""
-    return key in owners or re.split(r"[./@]", key)[0] in set(owners) - {"model", "attention"}
-
-
-def _set(groups: Sequence[Group], keys: Sequence[str]) -> None:
+def _add_settings(groups: Sequence[Group], keys: Sequence[str]) -> None:
     for key in keys:
-        values = [_value(one, key) for one in groups]
-        if len({show(value) for value in values}) > 1:
-            for one, value in zip(groups, values, strict=True):
-                one.settings[key] = value
+        values = [_value(group, key) for group in groups]
+        if len(set(map(as_text, values))) > 1:
+            for group, value in zip(groups, values, strict=True):
+                group.settings[key] = value
 
 
-def _value(one: Group, key: str) -> Any:
-    """What a row has under an override's key: an option of a group, or a value of its configuration, or None."""
-    run = one.runs[0]
+def _value(group: Group, key: str) -> Any:
+    """The chosen option of the config group `key`, or the value in the config; None if there is neither."""
+    run = group.runs[0]
     if key == "model":
-        return one.model
+        return group.model
     if key in run.choices:
         return run.choices[key]
+    if key == "data":
+        return group.data
     value: Any = run.config
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    return one.data if key == "data" else value
+    return value

@@ -1,101 +1,114 @@
-"""The report as one page: leaderboard, curves, plots, costs, all runs and their configurations."""
+"""report.html: leaderboard, curves, plots, benchmarks, all runs and their configs in one page."""
 
 import datetime
 import html
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from fvit.reports.bench.figures import figure, height
-from fvit.reports.runs.costs import Benchmark
-from fvit.reports.runs.curves import METRICS, curves
-from fvit.reports.runs.files import NOTE, counted
-from fvit.reports.runs.flat import compact
-from fvit.reports.runs.gather import Run
+from fvit.config.flatten import flatten
+from fvit.reports.bench.charts import Benchmark, draw_charts
+from fvit.reports.runs.collect import Run, as_text
+from fvit.reports.runs.curves import METRICS, mean_curves
+from fvit.reports.runs.files import count_runs
 from fvit.reports.runs.groups import Group
-from fvit.reports.runs.parallel import parallel
-from fvit.reports.runs.plots import Figure, pareto, scatter, styles
-from fvit.reports.runs.tables import Table, run_table, to_html, when
-from fvit.reports.web.document import document, plot, read
+from fvit.reports.runs.plots import Figure, parallel_plot, pareto_plots, setting_plots, styles
+from fvit.reports.runs.tables import NOTE, run_table, when
+from fvit.reports.web.document import document, plot, read_file
+from fvit.reports.web.tables import Table
 
-# The id, the title and the content of a part of the page; None where there is nothing to show.
+# Id, title and HTML of a section; None if it would be empty.
 Section = tuple[str, str, str] | None
 
 _HERE = Path(__file__).parent
-_PARETO = {"macs": "Multiply-accumulates", "params": "Parameters", "throughput": "Throughput", "memory": "Memory"}
-_MEMORY_NOTE = " Memory on a CPU is that of the whole process, at its height during the run."
-_UNFINISHED_NOTE = "How far they got is in the curves; nothing of them counts in the leaderboard."
+_COST_TITLES = {"macs": "MACs", "params": "Parameters", "throughput": "Throughput", "memory": "Memory"}
+# In the column of a key that a run lacks.
+_MISSING = -1
 
 
-def page(
-    source: str, runs: Sequence[Run], groups: Sequence[Group], leaderboard: Table, benchmarks: Sequence[Benchmark]
+def render_report(
+    source: str, runs: Sequence[Run], groups: Sequence[Group], board: Table, benchmarks: Sequence[Benchmark]
 ) -> str:
-    """HTML with all that it needs inside it.
+    """The page, which opens offline.
 
     Args:
         source: the folders that were asked for.
         runs: all of them.
-        groups: the rows, as ranked.
-        leaderboard: of `groups`, in their order.
+        groups: in the order of the leaderboard.
+        board: the leaderboard.
         benchmarks: the newest first.
     """
     figures: dict[str, Figure] = {}
     sections = [
-        _leaderboard(leaderboard),
+        _leaderboard(board),
         _curves(groups),
-        _pareto(groups, figures),
+        _costs(groups, figures),
         _settings(groups, figures),
-        _costs(benchmarks, figures),
+        _benchmarks(benchmarks, figures),
         _runs(runs, groups),
-        _configurations(runs),
+        _configs(runs),
         _unfinished(runs),
     ]
     shown = [section for section in sections if section]
     links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in shown)
     parts = [f'<section id="{name}"><h2>{title}</h2>\n{content}\n</section>' for name, title, content in shown]
-    body = "\n".join([_head(source, runs, groups), f"<nav>{links}</nav>", "<main>", *parts, "</main>"])
-    rows = [
-        {"name": one.label, "colour": style["colour"], "dash": style["dash"]}
-        for one, style in zip(groups, styles(groups), strict=True)
-    ]
+    style = f"<style>\n{read_file('report.css', _HERE)}</style>\n"
+    body = "\n".join([style + _head(source, runs, groups), f"<nav>{links}</nav>", "<main>", *parts, "</main>"])
+    rows = [{"name": group.label, **style} for group, style in zip(groups, styles(groups), strict=True)]
     data = {
-        "curves": {"rows": rows, "titles": {key: title for key, title, _ in METRICS}, "curves": curves(groups)},
-        "configurations": {"runs": [run.name for run in runs], "keys": compact(runs)},
+        "curves": {"rows": rows, "titles": {key: title for key, title, _ in METRICS}, "curves": mean_curves(groups)},
+        "configs": {"runs": [run.name for run in runs], "keys": compact_configs(runs)},
     }
-    style = f"<style>\n{read('report.css', _HERE)}</style>\n"
-    return document(f"Runs in {source}", style + body, figures, data, [read("report.js", _HERE)])
+    return document(f"Runs in {source}", body, figures, data, [read_file("report.js", _HERE)])
+
+
+def compact_configs(runs: Sequence[Run]) -> dict[str, Any]:
+    """By key of the configs and environments: the distinct values and, unless all runs share one, each run's index."""
+    flats = []
+    for run in runs:
+        environment = {key: value for key, value in run.environment.items() if key not in ("time", "command")}
+        versions = {f"environment.{key}": as_text(value) for key, value in flatten(environment).items()}
+        flats.append(run.flat_config | versions)
+    columns: dict[str, Any] = {}
+    for key in dict.fromkeys(key for flat in flats for key in flat):
+        values = list(dict.fromkeys(flat[key] for flat in flats if key in flat))
+        place = {value: index for index, value in enumerate(values)}
+        indices = [place[flat[key]] if key in flat else _MISSING for flat in flats]
+        columns[key] = [values] if set(indices) == {0} else [values, indices]
+    return columns
 
 
 def _head(source: str, runs: Sequence[Run], groups: Sequence[Group]) -> str:
     now = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
     facts = []
     for name, values in (
-        ("model", {one.model for one in groups}),
-        ("data", {one.data for one in groups}),
-        ("epochs", {(one.config.get("trainer") or {}).get("max_epochs") for one in groups}),
+        ("model", {group.model for group in groups}),
+        ("data", {group.data for group in groups}),
+        ("epochs", {(group.config.get("trainer") or {}).get("max_epochs") for group in groups}),
         ("torch", {run.environment.get("packages", {}).get("torch") for run in runs}),
         ("commit", {(run.environment.get("git_commit") or "")[:10] for run in runs}),
     ):
-        values -= {None, "", "–"}
-        if values:
-            told = ", ".join(map(str, sorted(values, key=str))) if len(values) <= 3 else f"{len(values)} different ones"
-            facts.append(f"<dt>{name}</dt><dd>{html.escape(told)}</dd>")
+        if values := values - {None, "", "–"}:
+            text = ", ".join(sorted(map(str, values))) if len(values) <= 3 else f"{len(values)} different"
+            facts.append(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>")
     return (
         f"<header><h1>Runs in {html.escape(source)}</h1>\n"
-        f'<p class="note">{html.escape(counted(runs))} · written {now}</p>\n<dl>{"".join(facts)}</dl></header>'
+        f'<p class="note">{html.escape(count_runs(runs))} · written {now}</p>\n<dl>{"".join(facts)}</dl></header>'
     )
 
 
-def _leaderboard(table: Table) -> Section:
-    if not table.rows:
+def _leaderboard(board: Table) -> Section:
+    if not board.rows:
         return None
-    box = _filter("leaderboard", "additive lr=0.001")
-    return "ranking", "Leaderboard", f'{box}\n{to_html(table, "leaderboard")}\n<p class="note">{html.escape(NOTE)}</p>'
+    table = _filtered(board.to_html("leaderboard"), "leaderboard", "additive lr=0.001")
+    return "ranking", "Leaderboard", f'{table}\n<p class="note">{html.escape(NOTE)}</p>'
 
 
-def _filter(name: str, example: str) -> str:
+def _filtered(table: str, name: str, example: str) -> str:
     return (
         f'<p class="tools"><input type="search" data-filter="{name}" placeholder="Filter: {example}" '
-        f'aria-label="Filter the table"> <output data-count="{name}"></output></p>'
+        f'aria-label="Filter the table"> <output data-count="{name}"></output></p>\n'
+        f'<div class="wide tall">{table}</div>'
     )
 
 
@@ -110,65 +123,62 @@ def _curves(groups: Sequence[Group]) -> Section:
     return "learning", "Learning curves", content
 
 
-def _pareto(groups: Sequence[Group], figures: dict[str, Figure]) -> Section:
-    found = pareto(groups)
-    if not found:
+def _costs(groups: Sequence[Group], figures: dict[str, Figure]) -> Section:
+    costs = pareto_plots(groups)
+    if not costs:
         return None
-    figures |= {f"pareto-{key}": one for key, one in found.items()}
-    on_cpu = any((one.config.get("trainer") or {}).get("accelerator") == "cpu" for one in groups)
-    places = "\n".join(plot(f"pareto-{key}", 400, _PARETO[key]) for key in found)
-    note = "A ring marks what no other row beats in both; bars are 95 % intervals." + _MEMORY_NOTE * on_cpu
-    return "cost", "Accuracy against cost", f'<p class="note">{note}</p>\n<div class="plots">{places}</div>'
+    figures |= {f"cost-{key}": figure for key, figure in costs.items()}
+    plots = "\n".join(plot(f"cost-{key}", 400, _COST_TITLES[key]) for key in costs)
+    note = "Rings mark the Pareto front: no other row is both cheaper and more accurate. Error bars: 95 % CI."
+    if any((group.config.get("trainer") or {}).get("accelerator") == "cpu" for group in groups):
+        note += " Memory on CPU: peak of the whole process."
+    return "cost", "Accuracy against cost", f'<p class="note">{note}</p>\n<div class="plots">{plots}</div>'
 
 
 def _settings(groups: Sequence[Group], figures: dict[str, Figure]) -> Section:
-    lines, found = parallel(groups), scatter(groups)
-    if not found:
+    by_setting = setting_plots(groups)
+    if not by_setting:
         return None
-    places = []
-    if lines is not None:
-        figures["parallel"] = lines
-        note = "A line a row, from blue (least accurate) to yellow."
-        places.append(f'<div class="scroll">{plot("parallel", 380, "All settings at once", note)}</div>')
-    for number, (key, one) in enumerate(found.items()):
-        figures[f"setting-{number}"] = one
-        places.append(plot(f"setting-{number}", 360, key))
-    wide = places[:1] if lines is not None else []
-    grid = f'<div class="plots">{"".join(places[len(wide) :])}</div>'
-    return "settings", "What was varied", "\n".join([*wide, grid])
+    content = ""
+    if parallel := parallel_plot(groups):
+        figures["parallel"] = parallel
+        content = (
+            '<h3>All settings</h3>\n<p class="note">One line per row of the leaderboard, from blue (least accurate) to '
+            "yellow (most accurate). Drag along an axis to select lines, and an axis title to move it.</p>\n"
+            f'<div class="scroll">{plot("parallel", 400)}</div>\n'
+        )
+    figures |= {f"setting-{number}": figure for number, figure in enumerate(by_setting.values())}
+    plots = "\n".join(plot(f"setting-{number}", 360, key) for number, key in enumerate(by_setting))
+    return "settings", "Settings", f'{content}<div class="plots">{plots}</div>'
 
 
-def _costs(benchmarks: Sequence[Benchmark], figures: dict[str, Figure]) -> Section:
+def _benchmarks(benchmarks: Sequence[Benchmark], figures: dict[str, Figure]) -> Section:
     if not benchmarks:
         return None
-    parts = []
-    for number, one in enumerate(benchmarks):
-        names = {chart.key: f"bench-{number}-{chart.key}" for chart in one.charts}
-        figures |= {names[chart.key]: figure(chart) for chart in one.charts}
-        places = "\n".join(plot(names[chart.key], height(chart), chart.title) for chart in one.charts)
-        parts.append(
-            f"<details{' open' * (number == 0)}><summary>{html.escape(one.name)}</summary>\n"
-            f'<p class="note">{html.escape(one.note)}</p>\n<div class="plots">{places}</div></details>'
-        )
-    return "bench", "Cost, measured by fvit-bench", "\n".join(parts)
+    parts = [
+        f"<details{' open' * (number == 0)}><summary>{html.escape(one.label)}</summary>\n"
+        f'<p class="note">{html.escape(one.note)}</p>\n{draw_charts(one.charts, figures, f"bench-{number}-")}</details>'
+        for number, one in enumerate(benchmarks)
+    ]
+    return "bench", "Cost measured by fvit-bench", "\n".join(parts)
 
 
 def _runs(runs: Sequence[Run], groups: Sequence[Group]) -> Section:
     if not runs:
         return None
 
-    def choose(number: int) -> str:
+    def compare_buttons(number: int) -> str:
         buttons = "".join(
             f'<button type="button" data-side="{side}" data-run="{number}" title="Compare as {side}">{side}</button>'
             for side in "AB"
         )
         return f'<td class="text pick">{buttons}</td>'
 
-    box = _filter("runs-table", "failed additive")
-    return "runs", "Runs", f"{box}\n{to_html(run_table(runs, groups), 'runs-table', choose)}"
+    table = run_table(runs, groups).to_html("runs-table", compare_buttons)
+    return "runs", "Runs", _filtered(table, "runs-table", "failed additive")
 
 
-def _configurations(runs: Sequence[Run]) -> Section:
+def _configs(runs: Sequence[Run]) -> Section:
     if not runs:
         return None
     options = "".join(f'<option value="{number}">{html.escape(run.name)}</option>' for number, run in enumerate(runs))
@@ -177,24 +187,24 @@ def _configurations(runs: Sequence[Run]) -> Section:
     )
     content = (
         f'<p class="tools">{selects}</p>\n<p class="note" id="diff-note"></p>\n'
-        '<div class="wide"><table id="diff"></table></div>\n<details><summary>The whole configuration of A</summary>\n'
+        '<div class="wide"><table id="diff"></table></div>\n<details><summary>Full config of A</summary>\n'
         '<div class="wide tall"><table id="config"></table></div></details>'
     )
-    return "configurations", "Configurations", content
+    return "configs", "Config diff", content
 
 
 def _unfinished(runs: Sequence[Run]) -> Section:
-    those = [run for run in runs if not run.finished]
-    if not those:
+    articles = [_unfinished_run(run) for run in runs if not run.finished]
+    if not articles:
         return None
-    return "unfinished", "Not finished", "\n".join([f'<p class="note">{_UNFINISHED_NOTE}</p>', *map(_ended, those)])
+    note = '<p class="note">Not in the leaderboard; their learning curves show how far they got.</p>'
+    return "unfinished", "Not finished", "\n".join([note, *articles])
 
 
-def _ended(run: Run) -> str:
-    """How a run ended, as far as it is known."""
+def _unfinished_run(run: Run) -> str:
     status = html.escape(run.status)
-    head = f'<span class="status {status.replace(" ", "-")}">{status}</span> <code>{html.escape(run.name)}</code>'
-    parts = [f'<p>{head} <span class="soft">last written {when(run.touched)}</span></p>']
+    pill = f'<span class="status {status.replace(" ", "-")}">{status}</span> <code>{html.escape(run.name)}</code>'
+    parts = [f'<p>{pill} <span class="soft">last written {when(run.last_written)}</span></p>']
     if run.error:
         parts.append(f"<pre>{html.escape(run.error)}</pre>")
     if run.log:

@@ -1,140 +1,202 @@
-"""Accuracy against cost with the front that nobody beats, and against what a sweep varied, as plotly's figures."""
+"""Plots of accuracy against cost, with the Pareto front, and against the settings of a sweep, for plotly."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fvit.reports.runs.flat import show
-from fvit.reports.runs.groups import ACCURACY, Group
-from fvit.reports.runs.statistics import front
-from fvit.reports.web.palette import COLOURS, DASHES, SYMBOLS
+from fvit.reports.runs.collect import as_text
+from fvit.reports.runs.groups import ACCURACY, Group, short_names
+from fvit.reports.web.document import COLOURS, DASHES, SYMBOLS
 
 Figure = dict[str, Any]
 
-# Key, metric, title, and the factor of its unit, and whether less of it is better.
+# Key, metric, axis title, factor that converts to its unit, and whether less is better.
 _COSTS = (
-    ("macs", "cost/macs", "multiply-accumulates of an image, M", 1e-6, True),
+    ("macs", "cost/macs", "MACs per image, M", 1e-6, True),
     ("params", "cost/params", "parameters, M", 1e-6, True),
-    ("throughput", "throughput/images_per_s", "images/s in training", 1.0, False),
+    ("throughput", "throughput/images_per_s", "training throughput, images/s", 1.0, False),
     ("memory", "memory/peak_gib", "peak memory, GiB", 1.0, True),
 )
-# More or longer names than these would cover each other.
-_NAMED, _LETTERS = 6, 22
-# A longer legend would take more room than the plot; what one points at tells its name.
-_LEGEND = 12
-_TICKS = 8
+_GREY = "#8a94a0"
+# Cividis, least to most accurate, with a darker end that shows on white.
+_COLOURSCALE = ((0.0, "#00326E"), (0.5, "#8A8678"), (1.0, "#E0B400"))
+# Names of the front are written into the plot if they are as few and as short.
+_MAX_NAMES, _MAX_LETTERS = 6, 22
+_MAX_LEGEND = 12
+_MAX_TICKS = 8
 
 
 def styles(groups: Sequence[Group]) -> list[dict[str, str]]:
-    """The colour is the attention's; the dash tells a row from others of its attention, the marker tells the model."""
-    attentions = list(dict.fromkeys(one.attention for one in groups))
-    models = list(dict.fromkeys(one.model for one in groups))
+    """Colour by attention, marker by model; dashes distinguish groups with the same attention."""
+    attentions = list(dict.fromkeys(group.attention for group in groups))
+    models = list(dict.fromkeys(group.model for group in groups))
     seen: dict[str, int] = {}
     found = []
-    for one in groups:
-        number, again = attentions.index(one.attention), seen.get(one.attention, 0)
-        seen[one.attention] = again + 1
-        # Beyond the palette's end colours come again, and markers tell them apart.
-        symbol = models.index(one.model) + number // len(COLOURS)
+    for group in groups:
+        number, repeat = attentions.index(group.attention), seen.get(group.attention, 0)
+        seen[group.attention] = repeat + 1
+        # Markers change when the colours repeat.
+        symbol = models.index(group.model) + number // len(COLOURS)
         found.append(
             {
                 "colour": COLOURS[number % len(COLOURS)],
-                "dash": DASHES[again % len(DASHES)],
+                "dash": DASHES[repeat % len(DASHES)],
                 "symbol": SYMBOLS[symbol % len(SYMBOLS)],
             }
         )
     return found
 
 
-def pareto(groups: Sequence[Group]) -> dict[str, Figure]:
-    """A figure a cost that some row has."""
+def pareto_plots(groups: Sequence[Group]) -> dict[str, Figure]:
+    """Accuracy against each cost that was measured."""
     figures = {}
-    accurate = [one for one in groups if one.estimate(ACCURACY)]
-    for key, metric, title, factor, less in _COSTS:
-        shown = [(one, cost.mean * factor) for one in accurate if (cost := one.estimate(metric))]
-        if shown:
-            figures[key] = _pareto(groups, shown, title, less)
+    for key, metric, title, factor, less_is_better in _COSTS:
+        costs = [(group, cost.mean * factor) for group in _accurate(groups) if (cost := group.mean(metric))]
+        if costs:
+            figures[key] = _pareto_plot(groups, costs, title, less_is_better)
     return figures
 
 
-def scatter(groups: Sequence[Group]) -> dict[str, Figure]:
-    """A figure a setting: how accurate each row is at the values it was given."""
-    measured = [one for one in groups if one.estimate(ACCURACY)]
-    keys = list(dict.fromkeys(key for one in measured for key in one.settings))
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points (cost, gain) that are not dominated, by increasing cost.
+
+    One dominates another if it costs no more and gains no less, and is strictly better in one of the two.
+    """
+    best, last, front = -math.inf, None, []
+    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
+        if points[index][1] > best or points[index] == last:
+            best, last = points[index][1], points[index]
+            front.append(index)
+    return front
+
+
+def setting_plots(groups: Sequence[Group]) -> dict[str, Figure]:
+    """Accuracy against each setting that takes several values."""
+    shown = _accurate(groups)
+    keys = list(dict.fromkeys(key for group in shown for key in group.settings))
     figures = {}
     for key in keys:
-        shown = [(one, one.settings[key]) for one in measured if one.settings.get(key) is not None]
-        if len({show(value) for _, value in shown}) > 1:
-            figures[key] = _scatter(groups, shown, key, joined=len(keys) == 1)
+        values = [(one, one.settings[key]) for one in shown if one.settings.get(key) is not None]
+        if len({as_text(value) for _, value in values}) > 1:
+            figures[key] = _setting_plot(groups, values, key, joined=len(keys) == 1)
     return figures
 
 
-def _pareto(groups: Sequence[Group], shown: list[tuple[Group, float]], title: str, less: bool) -> Figure:
-    traces = _points(groups, shown, title)
-    low, high = min(x for _, x in shown), max(x for _, x in shown)
+def parallel_plot(groups: Sequence[Group]) -> Figure | None:
+    """Parallel coordinates: a line per group through its settings to its accuracy; None for fewer than two settings."""
+    shown = _accurate(groups)[::-1]  # the most accurate are drawn last, on top
+    settings = {"attention": [group.attention for group in shown]}
+    for key in dict.fromkeys(key for group in shown for key in group.settings):
+        settings[key] = [group.settings.get(key) for group in shown]
+    settings = {key: values for key, values in settings.items() if len(set(map(as_text, values))) > 1}
+    accuracy = [100 * group.mean(ACCURACY).mean for group in shown]
+    if len(settings) < 2 or min(accuracy) == max(accuracy):
+        return None
+    short = short_names(settings)
+    axes = [{"label": short[key], **_parallel_axis(values)} for key, values in settings.items()]
+    axes.append({"label": "accuracy, %", "values": accuracy, "tickformat": ".4~g"})
+    margin = 20 + 7 * max(map(len, axes[0].get("ticktext", [""])))
+    trace = {
+        "type": "parcoords",
+        "dimensions": axes,
+        "line": {"color": accuracy, "colorscale": _COLOURSCALE},
+        "labelfont": {"size": 12.5},
+        "tickfont": {"size": 11.5},
+    }
+    return {"data": [trace], "layout": {"margin": {"l": margin, "r": 44, "t": 44, "b": 24}}}
+
+
+def _accurate(groups: Sequence[Group]) -> list[Group]:
+    return [group for group in groups if group.mean(ACCURACY)]
+
+
+def _parallel_axis(values: Sequence[Any]) -> dict[str, Any]:
+    """Few values and names are evenly spaced; many numbers are to scale, logarithmic over a decade or more."""
+    numeric = are_numbers(values)
+    distinct = sorted(set(values)) if numeric else list(dict.fromkeys(map(as_text, values)))
+    if numeric and len(distinct) > _MAX_TICKS:
+        if not _spans_decades(values):
+            return {"values": list(values)}
+        powers = range(math.floor(math.log10(distinct[0])), math.ceil(math.log10(distinct[-1])) + 1)
+        return {
+            "values": [math.log10(value) for value in values],
+            "range": [powers[0], powers[-1]],
+            "tickvals": list(powers),
+            "ticktext": [as_text(10.0**power) for power in powers],
+        }
+    place = {value: index for index, value in enumerate(distinct)}
+    return {
+        "values": [place[value if numeric else as_text(value)] for value in values],
+        "tickvals": list(place.values()),
+        "ticktext": list(map(as_text, place)),
+    }
+
+
+def _pareto_plot(groups: Sequence[Group], costs: list[tuple[Group, float]], title: str, less_is_better: bool) -> Figure:
+    traces = _points(groups, costs, title)
+    low, high = min(x for _, x in costs), max(x for _, x in costs)
     axis = _scale([low, high])
-    middle = (low * high) ** 0.5 if axis["type"] == "log" else (low + high) / 2
-    # Accuracies on other images are no competitors.
-    for data in dict.fromkeys(one.data for one, _ in shown):
-        those = [(one, x) for one, x in shown if one.data == data]
-        points = [(x if less else -x, one.estimate(ACCURACY).mean) for one, x in those]
-        best = [those[index] for index in front(points)]
-        names = [one.label for one, _ in best]
-        if len(names) > _NAMED or max(map(len, names)) > _LETTERS:
-            names = None
-        traces.append(_front(best, names, middle))
+    middle = math.sqrt(low * high) if axis["type"] == "log" else (low + high) / 2
+    # Accuracies on different data do not compete.
+    for data in dict.fromkeys(group.data for group, _ in costs):
+        comparable = [(group, x) for group, x in costs if group.data == data]
+        points = [(x if less_is_better else -x, group.mean(ACCURACY).mean) for group, x in comparable]
+        traces.append(_front_trace([comparable[index] for index in pareto_front(points)], middle))
     return _figure(traces, {"title": title, **axis})
 
 
-def _front(best: list[tuple[Group, float]], names: list[str] | None, middle: float) -> dict[str, Any]:
+def _front_trace(front: list[tuple[Group, float]], middle: float) -> dict[str, Any]:
+    names = [group.label for group, _ in front]
+    named = len(names) <= _MAX_NAMES and max(map(len, names)) <= _MAX_LETTERS
     return {
         "type": "scatter",
-        "mode": "lines+markers+text" if names else "lines+markers",
-        "name": "front",
-        "x": [x for _, x in best],
-        "y": [100 * one.estimate(ACCURACY).mean for one, _ in best],
-        "text": names,
-        # Beside its error bar, on the side where the plot has room.
-        "textposition": ["top left" if x > middle else "top right" for _, x in best],
-        "line": {"color": "#8a94a0", "width": 1.2, "dash": "dot", "shape": "hv"},
-        "marker": {"symbol": "circle-open", "size": 17, "color": "#8a94a0", "line": {"width": 1.5}},
+        "mode": "lines+markers+text" if named else "lines+markers",
+        "name": "Pareto front",
+        "x": [x for _, x in front],
+        "y": [100 * group.mean(ACCURACY).mean for group, _ in front],
+        "text": names if named else None,
+        # Next to the error bar, on the side that has room.
+        "textposition": ["top left" if x > middle else "top right" for _, x in front],
+        "line": {"color": _GREY, "width": 1.2, "dash": "dot", "shape": "hv"},
+        "marker": {"symbol": "circle-open", "size": 17, "color": _GREY, "line": {"width": 1.5}},
         "hoverinfo": "skip",
         "cliponaxis": False,
     }
 
 
-def _scatter(groups: Sequence[Group], shown: list[tuple[Group, Any]], key: str, joined: bool) -> Figure:
-    numbers = are_numbers([value for _, value in shown])
-    if numbers:
-        shown.sort(key=lambda pair: pair[1])
-        values = list(dict.fromkeys(value for _, value in shown))
-        axis = _scale(values)
-        if len(values) <= _TICKS:
-            axis |= {"tickmode": "array", "tickvals": values, "ticktext": [show(value) for value in values]}
+def _setting_plot(groups: Sequence[Group], values: list[tuple[Group, Any]], key: str, joined: bool) -> Figure:
+    numeric = are_numbers(value for _, value in values)
+    if numeric:
+        values.sort(key=lambda pair: pair[1])
+        distinct = list(dict.fromkeys(value for _, value in values))
+        axis = _scale(distinct)
+        if len(distinct) <= _MAX_TICKS:
+            axis |= {"tickmode": "array", "tickvals": distinct, "ticktext": list(map(as_text, distinct))}
     else:
-        shown = [(one, show(value)) for one, value in shown]
+        values = [(group, as_text(value)) for group, value in values]
         axis = {"type": "category"}
-    traces = _points(groups, shown, key)
-    if joined and numbers:
+    traces = _points(groups, values, key)
+    if joined and numeric:
         for trace in traces:
             trace |= {"mode": "lines+markers", "line": {"color": trace["marker"]["color"], "width": 1.5}}
     return _figure(traces, {"title": key, **axis})
 
 
 def _figure(traces: list[dict[str, Any]], axis: dict[str, Any]) -> Figure:
-    layout = {"xaxis": axis, "yaxis": {"title": "validation accuracy, %"}, "showlegend": len(traces) <= _LEGEND}
+    layout = {"xaxis": axis, "yaxis": {"title": "validation accuracy, %"}, "showlegend": len(traces) <= _MAX_LEGEND}
     return {"data": traces, "layout": layout}
 
 
 def _points(groups: Sequence[Group], shown: Sequence[tuple[Group, Any]], title: str) -> list[dict[str, Any]]:
-    """A trace an attention and model, with error bars where there are intervals."""
-    # Plotly takes the name of a category for a number where a format asks for one, and shows NaN.
-    place = "%{x:.4~g}" if are_numbers([x for _, x in shown]) else "%{x}"
-    style = {id(one): found for one, found in zip(groups, styles(groups), strict=True)}
-    several = len({one.model for one in groups}) > 1
+    """A trace per attention and model, with error bars where there are intervals."""
+    # With a number format plotly shows the name of a category as NaN.
+    x_text = "%{x:.4~g}" if are_numbers(x for _, x in shown) else "%{x}"
+    style = {id(group): found for group, found in zip(groups, styles(groups), strict=True)}
+    several_models = len({group.model for group in groups}) > 1
     traces: dict[str, dict[str, Any]] = {}
-    for one, x in shown:
-        accuracy = one.estimate(ACCURACY)
-        name = f"{one.attention}, {one.model}" if several else one.attention
+    for group, x in shown:
+        name = f"{group.attention}, {group.model}" if several_models else group.attention
+        colour, symbol = style[id(group)]["colour"], style[id(group)]["symbol"]
         trace = traces.setdefault(
             name,
             {
@@ -145,27 +207,26 @@ def _points(groups: Sequence[Group], shown: Sequence[tuple[Group, Any]], title: 
                 "y": [],
                 "text": [],
                 "error_y": {"type": "data", "array": [], "thickness": 1, "width": 3},
-                "marker": {"color": style[id(one)]["colour"], "symbol": style[id(one)]["symbol"], "size": 9},
-                "hovertemplate": f"%{{text}}<br>%{{y:.2f}} % at {place}<extra>{title}</extra>",
+                "marker": {"color": colour, "symbol": symbol, "size": 9},
+                "hovertemplate": f"%{{text}}<br>%{{y:.2f}} % at {x_text}<extra>{title}</extra>",
             },
         )
+        accuracy = group.mean(ACCURACY)
         trace["x"].append(x)
         trace["y"].append(100 * accuracy.mean)
-        trace["text"].append(one.label)
-        trace["error_y"]["array"].append(None if accuracy.half is None else 100 * accuracy.half)
+        trace["text"].append(group.label)
+        trace["error_y"]["array"].append(None if accuracy.half_width is None else 100 * accuracy.half_width)
     return list(traces.values())
 
 
 def are_numbers(values: Iterable[Any]) -> bool:
-    """Whether they make a scale; otherwise they are categories."""
+    """Otherwise they are categories."""
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
-def is_logarithmic(values: Sequence[float]) -> bool:
-    """Whether a scale is to be: the largest is many times the smallest."""
-    low, high = min(values), max(values)
-    return low > 0 and high / low >= 8
+def _spans_decades(values: Sequence[float]) -> bool:
+    return min(values) > 0 and max(values) / min(values) >= 8
 
 
 def _scale(values: Sequence[float]) -> dict[str, Any]:
-    return {"type": "log", "dtick": "D2"} if is_logarithmic(values) else {"type": "linear"}
+    return {"type": "log", "dtick": "D2"} if _spans_decades(values) else {"type": "linear"}

@@ -1,4 +1,4 @@
-// Sorting and filtering of tables, learning curves of the rows that are shown, and the comparison of two configurations.
+// Sorts and filters the tables, draws the learning curves of the visible rows, and compares two configs.
 const content = (id) => JSON.parse(document.getElementById(`data-${id}`).textContent);
 const rowsOf = (table) => [...table.tBodies[0].rows];
 
@@ -7,17 +7,16 @@ for (const table of document.querySelectorAll("table.sortable")) {
   heads.forEach((head, column) => head.querySelector("button")?.addEventListener("click", () => {
     const text = head.classList.contains("text");
     const before = head.getAttribute("aria-sort");
-    // Figures are first sorted with the largest on top.
+    // Numbers start with the largest on top.
     const down = before === "none" ? !text : before === "ascending";
     heads.forEach((other) => other.hasAttribute("aria-sort") && other.setAttribute("aria-sort", "none"));
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const key = (row) => row.cells[column].dataset.v;
+    const key = (row) => row.cells[column].dataset.v ?? "";
     const order = (a, b) => {
       const [x, y] = [key(a), key(b)];
       if (x === "" || y === "") return (x === "") - (y === "");
-      const numbers = !isNaN(x) && !isNaN(y);
-      const way = numbers ? x - y : x.localeCompare(y, "en", { numeric: true });
-      return down ? -way : way;
+      const difference = isNaN(x) || isNaN(y) ? x.localeCompare(y, "en", { numeric: true }) : x - y;
+      return down ? -difference : difference;
     };
     table.tBodies[0].append(...rowsOf(table).sort(order));
     table.dispatchEvent(new Event("shown"));
@@ -28,7 +27,7 @@ for (const box of document.querySelectorAll("input[data-filter]")) {
   const table = document.getElementById(box.dataset.filter);
   const count = document.querySelector(`[data-count="${box.dataset.filter}"]`);
   const heads = [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim());
-  // `lr=0.001` finds a column's value as it was given on the command line.
+  // `lr=0.001` matches a value as written on the command line.
   const texts = new Map(rowsOf(table).map((row) => [row, [...row.cells].map((cell, i) =>
     `${cell.textContent} ${heads[i]}=${cell.textContent}`).join(" ").toLowerCase()]));
   const filter = () => {
@@ -42,22 +41,21 @@ for (const box of document.querySelectorAll("input[data-filter]")) {
   filter();
 }
 
-// More curves than these cannot be told apart.
-const MOST = 8;
+const MAX_CURVES = 8;
 const learning = content("curves");
 
 function drawCurves() {
   const metric = document.querySelector("input[name=metric]:checked").value;
   const rows = rowsOf(document.getElementById("leaderboard")).filter((row) => !row.hidden).map((row) => +row.dataset.row);
   const having = rows.filter((row) => learning.curves[metric][row]);
-  const shown = having.slice(0, MOST);
-  // What all of them have in common need not stand in every name.
+  const shown = having.slice(0, MAX_CURVES);
+  // Settings that all curves share are left out of their names.
   const words = shown.map((row) => learning.rows[row].name.split(" "));
-  const telling = (word, i) => i === 0 || !words.every((others) => others.includes(word));
+  const differs = (word, i) => i === 0 || !words.every((others) => others.includes(word));
   const data = shown.flatMap((row, number) => {
     const { x, y, n, low, high } = learning.curves[metric][row];
     const { colour, dash } = learning.rows[row];
-    const name = words[number].filter(telling).join(" ");
+    const name = words[number].filter(differs).join(" ");
     const line = { type: "scatter", mode: x.length > 1 ? "lines" : "markers", name, x, y, legendgroup: row,
       line: { color: colour, dash, width: 2 }, marker: { color: colour }, hovertemplate: `%{y:.4~g} (${n})` };
     if (!low) return [line];
@@ -67,9 +65,9 @@ function drawCurves() {
   });
   const missing = rows.length - having.length;
   document.getElementById("curves-note").textContent =
-    (having.length > MOST ? `The first ${MOST} of ${having.length} rows of the leaderboard, as it is sorted and filtered. ` : "") +
-    "Mean over the seeds, its 95 % interval as a band; in brackets, how many seeds." +
-    (missing ? ` Without this curve: ${missing}.` : "");
+    (having.length > MAX_CURVES ? `The first ${MAX_CURVES} of ${having.length} rows, as the leaderboard is sorted and filtered. ` : "") +
+    "Mean over seeds with its 95 % CI as a band; the number of seeds in parentheses." +
+    (missing ? ` ${missing} without this metric.` : "");
   plots.set("curves", { data, layout: {
     xaxis: { title: "images seen", tickformat: "~s" }, yaxis: { title: learning.titles[metric] },
     hovermode: "x unified", showlegend: true } });
@@ -81,7 +79,7 @@ if (document.getElementById("leaderboard")) {
   drawCurves();
 }
 
-const { runs, keys } = content("configurations");
+const { runs, keys } = content("configs");
 const sides = ["A", "B"].map((side) => document.getElementById(`side-${side}`)).filter(Boolean);
 const valueOf = ([values, indices], run) => (indices ? values[indices[run]] ?? "–" : values[0]);
 
@@ -99,7 +97,7 @@ function compare() {
   const all = Object.entries(keys).map(([key, item]) => [key, ...chosen.map((run) => valueOf(item, run))]);
   const differing = all.filter(([, a, b]) => b !== undefined && a !== b);
   document.getElementById("diff-note").textContent = chosen[0] === chosen[1] || chosen.length < 2
-    ? "Choose two runs to see in what they differ." : `${differing.length} of ${all.length} keys differ.`;
+    ? "Select two runs to compare their configs." : `${differing.length} of ${all.length} keys differ.`;
   fill(document.getElementById("diff"), differing.length ? ["key", ...chosen.map((run, i) => `${"AB"[i]}: ${runs[run]}`)] : [], differing);
   fill(document.getElementById("config"), ["key", runs[chosen[0]]], all.filter(([, a]) => a !== "–").map(([key, a]) => [key, a]));
   document.querySelectorAll(".pick button").forEach((button) =>

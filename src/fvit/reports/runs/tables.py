@@ -1,103 +1,86 @@
-"""The leaderboard and the list of runs: columns whose cells are text for people and a value to sort by."""
+"""The leaderboard and the list of runs."""
 
 import datetime
-import html
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from fvit.reports.runs.flat import show
-from fvit.reports.runs.gather import Run
-from fvit.reports.runs.groups import ACCURACY, Group, short_names
-from fvit.reports.runs.statistics import Estimate
+from fvit.reports.runs.collect import Run, as_text
+from fvit.reports.runs.groups import ACCURACY, Group, MeanCI, short_names
+from fvit.reports.runs.plots import are_numbers
+from fvit.reports.web.tables import NO_VALUE, Cell, Table, three_digits
 
-DASH = "–"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Text, and what it is sorted by: None stands last, whichever way."""
-
-    text: str
-    value: float | str | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells under their heads; the columns in `texts` are text, the others figures."""
-
-    head: list[str]
-    rows: list[list[Cell]]
-    texts: frozenset[int]
+NOTE = (
+    "Accuracy: last epoch on the validation set, mean ± half-width of Student's 95 % confidence interval over the "
+    "finished seeds; one seed has no interval. Difference: paired by seed, to the row that differs only in its "
+    "attention; the number of pairs in parentheses. Best epoch: chosen on the set it is measured on, hence optimistic."
+)
 
 
 def leaderboard(groups: Sequence[Group], baseline: str) -> Table:
-    """A line a row, as they are ranked. Columns in which nobody has anything are left out."""
-    settings = list(dict.fromkeys(key for one in groups for key in one.settings))
+    """A row per group, in the order given; without the columns that are empty."""
+    settings = list(dict.fromkeys(key for group in groups for key in group.settings))
     short = short_names(settings)
-    costs = [one.estimate("cost/macs") for one in groups]
-    scale, letter = (1e-9, "G") if max((c.mean for c in costs if c), default=0) >= 1e9 else (1e-6, "M")
+    macs = [cost.mean for group in groups if (cost := group.mean("cost/macs"))]
+    scale, letter = (1e-9, "G") if max(macs, default=0) >= 1e9 else (1e-6, "M")
+
+    def mean(metric: str, show: Callable[[float], str], factor: float = 1.0) -> Callable[[Group], Cell]:
+        def cell(group: Group) -> Cell:
+            found = group.mean(metric)
+            return Cell(show(found.mean * factor), found.mean) if found else Cell(NO_VALUE)
+
+        return cell
+
     columns: list[tuple[str, Callable[[Group], Cell]]] = [
-        ("attention", lambda one: _text(one.attention)),
-        *((short[key], lambda one, key=key: setting(one.settings.get(key))) for key in settings),
+        ("attention", lambda group: Cell(group.attention, group.attention)),
+        *((short[key], lambda group, key=key: _setting(group.settings.get(key))) for key in settings),
         ("seeds", _seeds),
-        ("accuracy, %", lambda one: measured(one.estimate(ACCURACY), 100)),
-        (f"vs {baseline}, points", lambda one: measured(one.difference(), 100, sign="+", counted=True)),
-        ("best epoch, %", lambda one: measured(one.estimate(f"best/{ACCURACY}"), 100)),
-        ("params, M", lambda one: _mean(one, "cost/params", 1e-6, ".3g")),
-        (f"MACs, {letter}", lambda one: _mean(one, "cost/macs", scale, ".4g")),
-        ("images/s", lambda one: _mean(one, "throughput/images_per_s", 1, ",.0f")),
-        ("memory, GiB", lambda one: _mean(one, "memory/peak_gib", 1, ".2f")),
+        ("accuracy, %", lambda group: percent(group.mean(ACCURACY))),
+        (f"vs {baseline}, points", lambda group: percent(group.difference(), is_difference=True)),
+        ("best epoch, %", lambda group: percent(group.mean(f"best/{ACCURACY}"))),
+        ("params, M", mean("cost/params", three_digits, 1e-6)),
+        (f"MACs, {letter}", mean("cost/macs", three_digits, scale)),
+        ("images/s", mean("throughput/images_per_s", "{:,.0f}".format)),
+        ("memory, GiB", mean("memory/peak_gib", "{:.2f}".format)),
         ("time", _time),
     ]
-    rows = [[make(one) for _, make in columns] for one in groups]
-    first = len(settings) + 1
-    used = [i for i in range(len(columns)) if i <= first or any(row[i].text != DASH for row in rows)]
-    return Table(
-        [columns[i][0] for i in used], [[row[i] for i in used] for row in rows], frozenset(range(len(settings) + 1))
-    )
+    rows = [[make(group) for _, make in columns] for group in groups]
+    always = len(settings) + 2
+    filled = [i for i in range(len(columns)) if i < always or any(row[i] != NO_VALUE for row in rows)]
+    words = frozenset(range(len(settings) + 1))
+    return Table([columns[i][0] for i in filled], [[row[i] for i in filled] for row in rows], words)
 
 
 def run_table(runs: Sequence[Run], groups: Sequence[Group]) -> Table:
-    """A line a run."""
-    rows = {run.folder: one.label for one in groups for run in one.runs}
-    head = ["run", "row", "status", "seed", "accuracy, %", "time", "last written"]
-    lines = []
+    """A row per run."""
+    labels = {run.folder: group.label for group in groups for run in group.runs}
+    rows = []
     for run in runs:
+        words = [run.name, labels.get(run.folder, NO_VALUE), run.status]
         accuracy = run.metrics.get(ACCURACY)
-        lines.append(
+        rows.append(
             [
-                _text(run.name),
-                _text(rows.get(run.folder, DASH)),
-                _text(run.status),
-                Cell(DASH if run.seed is None else str(run.seed), run.seed),
-                Cell(DASH if accuracy is None else f"{100 * accuracy:.2f}", accuracy),
-                Cell(duration(run.seconds) if run.seconds else DASH, run.seconds or None),
-                Cell(when(run.touched), run.touched),
+                *(Cell(word, word) for word in words),
+                Cell(NO_VALUE if run.seed is None else str(run.seed), run.seed),
+                Cell(NO_VALUE if accuracy is None else f"{100 * accuracy:.2f}", accuracy),
+                Cell(duration(run.seconds), run.seconds) if run.seconds else Cell(NO_VALUE),
+                Cell(when(run.last_written), run.last_written),
             ]
         )
-    return Table(head, lines, frozenset({0, 1, 2}))
+    head = ["run", "leaderboard row", "status", "seed", "accuracy, %", "time", "last written"]
+    return Table(head, rows, frozenset({0, 1, 2}))
 
 
-def measured(found: Estimate | None, factor: float, sign: str = "", counted: bool = False) -> Cell:
-    """Mean ± half of the 95 % interval, where there is one; `counted`: with the number of values."""
+def percent(found: MeanCI | None, is_difference: bool = False) -> Cell:
+    """``93.00 ± 6.57``; a difference has a sign and the number of pairs."""
     if found is None:
-        return Cell(DASH)
-    half = "" if found.half is None else f" ± {found.half * factor:.2f}"
-    number = f" ({found.n})" if counted else ""
-    return Cell(f"{found.mean * factor:{sign}.2f}{half}{number}".replace("-", "−"), found.mean)
-
-
-def setting(value: Any) -> Cell:
-    """Numbers are sorted as numbers."""
-    if value is None:
-        return Cell(DASH)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return Cell(show(value), value if is_number else show(value))
+        return Cell(NO_VALUE)
+    mean = f"{100 * found.mean:{'+' if is_difference else ''}.2f}".replace("-", "−")
+    half_width = "" if found.half_width is None else f" ± {100 * found.half_width:.2f}"
+    return Cell(mean + half_width + f" ({found.n})" * is_difference, found.mean)
 
 
 def duration(seconds: float) -> str:
-    """In the two units that count."""
+    """In its two largest units."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -113,58 +96,19 @@ def when(moment: float) -> str:
     return datetime.datetime.fromtimestamp(moment).strftime("%Y-%m-%d %H:%M")
 
 
-def to_html(table: Table, name: str, lead: Callable[[int], str] | None = None) -> str:
-    """An HTML table whose columns can be sorted; `lead` gives further cells that stand before the others of a line."""
-    before = "" if lead is None else '<th class="text"></th>'
-    heads = "".join(
-        f'<th{_class(i, table)} aria-sort="none"><button type="button">{html.escape(head)}</button></th>'
-        for i, head in enumerate(table.head)
-    )
-    lines = [
-        f'<tr data-row="{number}">{lead(number) if lead else ""}{"".join(_cells(row, table))}</tr>'
-        for number, row in enumerate(table.rows)
-    ]
-    body = "\n".join(lines)
-    return (
-        f'<div class="wide tall"><table class="sortable" id="{name}">\n<thead><tr>{before}{heads}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody>\n</table></div>"
-    )
+def _setting(value: Any) -> Cell:
+    if value is None:
+        return Cell(NO_VALUE)
+    return Cell(as_text(value), value if are_numbers([value]) else as_text(value))
 
 
-def to_markdown(table: Table) -> str:
-    """A table of GitHub's Markdown."""
-    rule = ["---" if i in table.texts else "---:" for i in range(len(table.head))]
-    lines = [table.head, rule, *([cell.text for cell in row] for row in table.rows)]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+def _seeds(group: Group) -> Cell:
+    """``2 of 3`` if one did not finish."""
+    finished, started = len(group.finished), len({run.seed for run in group.runs})
+    return Cell(str(finished) if finished == started else f"{finished} of {started}", finished)
 
 
-def _cells(row: Iterable[Cell], table: Table) -> Iterable[str]:
-    for i, cell in enumerate(row):
-        value = "" if cell.value is None else html.escape(str(cell.value))
-        mean, plus, half = html.escape(cell.text).partition(" ± ")
-        half = f'<span class="half">{plus}{half}</span>' if plus else ""
-        yield f'<td{_class(i, table)} data-v="{value}">{mean}{half}</td>'
-
-
-def _class(index: int, table: Table) -> str:
-    return ' class="text"' if index in table.texts else ""
-
-
-def _text(text: str) -> Cell:
-    return Cell(text, text)
-
-
-def _seeds(one: Group) -> Cell:
-    """How many count; of how many, where some do not."""
-    counted, all_of_them = len(one.counted), len({run.seed for run in one.runs})
-    return Cell(str(counted) if counted == all_of_them else f"{counted} of {all_of_them}", counted)
-
-
-def _mean(one: Group, metric: str, factor: float, form: str) -> Cell:
-    found = one.estimate(metric)
-    return Cell(DASH) if found is None else Cell(f"{found.mean * factor:{form}}", found.mean)
-
-
-def _time(one: Group) -> Cell:
-    seconds = [run.seconds for run in one.counted.values()]
-    return Cell(DASH) if not seconds else Cell(duration(sum(seconds) / len(seconds)), sum(seconds) / len(seconds))
+def _time(group: Group) -> Cell:
+    seconds = [run.seconds for run in group.finished.values()]
+    mean = sum(seconds) / len(seconds) if seconds else None
+    return Cell(NO_VALUE) if mean is None else Cell(duration(mean), mean)

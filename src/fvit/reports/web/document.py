@@ -1,10 +1,15 @@
-"""One HTML file that opens offline: its style, its scripts and plotly.js inside it, light and dark, wide and narrow."""
+"""Builds an HTML file that opens offline: style, scripts, data and plotly.js are inlined."""
 
 import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+# Okabe and Ito's palette, which stays distinct for the colour-blind. Plots with more lines add markers.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "triangle-down")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -37,40 +42,35 @@ def document(
 
     Args:
         title: plain text.
-        body: HTML; `plot` makes the place of a figure in it.
-        figures: plotly's traces and layout under ``data`` and ``layout``, by the name of their place. Each is drawn
-            when it comes into view.
-        data: further content as JSON, for `scripts`, each in an element of the id ``data-NAME``.
-        scripts: JavaScript that runs after `figures` are known and before any is drawn.
+        body: HTML with a `plot` for each figure.
+        figures: by name, plotly's traces and layout as ``data`` and ``layout``. Drawn when scrolled into view.
+        data: further content for `scripts`, as JSON in elements with the id ``data-NAME``.
+        scripts: JavaScript that runs before the first figure is drawn.
     """
-    # The content stands in front of the library, so that it is seen while that one loads.
-    blocks = [_block(name, content) for name, content in {"figures": dict(figures), **(data or {})}.items()]
+    # Before the scripts, so that the page shows while plotly loads.
+    blocks = [_json_element(name, content) for name, content in {"figures": dict(figures), **(data or {})}.items()]
     return _PAGE.format(
         title=html.escape(title),
-        style=read("style.css"),
+        style=read_file("style.css"),
         body=body,
         data="\n".join(blocks),
-        scripts="\n".join(f"<script>{text}</script>" for text in (_plotly(), read("plots.js"), *scripts)),
+        scripts="\n".join(f"<script>{text}</script>" for text in (_plotly(), read_file("plots.js"), *scripts)),
     )
 
 
-def plot(name: str, height: int = 360, title: str = "", note: str = "") -> str:
-    """The place of a figure, `height` pixels high, its title above it."""
+def plot(name: str, height: int = 360, title: str = "") -> str:
+    """The HTML element in which the figure `name` is drawn, `height` pixels high."""
     head = f"<h3>{html.escape(title)}</h3>\n" if title else ""
-    told = f'<p class="note">{html.escape(note)}</p>\n' if note else ""
-    return f'<figure>{head}{told}<div class="plot" id="plot-{name}" style="height:{height}px"></div></figure>'
+    return f'<figure>{head}<div class="plot" id="plot-{name}" style="height:{height}px"></div></figure>'
 
 
-def read(name: str, folder: Path = Path(__file__).parent) -> str:
-    """A packaged text file."""
+def read_file(name: str, folder: Path = Path(__file__).parent) -> str:
+    """The text of a packaged file."""
     return (folder / name).read_text(encoding="utf-8")
 
 
 def _plotly() -> str:
-    """The library, the function that holds all of it in parentheses.
-
-    They tell a browser that it is called at once, and without them Chromium reads its 4.8 MB twice.
-    """
+    """plotly.js with its function in parentheses: they make Chromium parse its 4.8 MB once instead of twice."""
     from plotly.offline import get_plotlyjs
 
     text = get_plotlyjs()
@@ -80,7 +80,7 @@ def _plotly() -> str:
     return f"{head}{begin}({body}){end}{tail}" if found and closed else text
 
 
-def _block(name: str, content: Any) -> str:
-    """JSON inside a script element: no `<` of it ends or opens anything."""
+def _json_element(name: str, content: Any) -> str:
+    """JSON in a script element; without `<` it cannot close the element."""
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     return f'<script type="application/json" id="data-{name}">{text}</script>'

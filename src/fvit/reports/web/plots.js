@@ -1,13 +1,13 @@
-// Draws each figure when it comes into view, in the page's colours, and again when those change.
+// Draws each figure when it is scrolled into view, and again when the page changes between light and dark.
 const plots = (() => {
   const figures = JSON.parse(document.getElementById("data-figures").textContent);
   const hover = matchMedia("(hover: hover)");
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  // On a dark page the palette's colours become lighter ones that stay apart as well.
+  // On a dark page: lighter colours, which the colour-blind can distinguish as well.
   const LIGHTER = {
     "#0072B2": "#4FA9E6", "#D55E00": "#F5864A", "#009E73": "#35C79B", "#CC79A7": "#E2A3C7",
     "#E69F00": "#F3BC55", "#56B4E9": "#A9DCF8", "#000000": "#F0F2F4",
-    "#00326E": "#3F7FD1", "#3E4E6C": "#6E86B8", "#666970": "#8A8F99",
+    "#00326E": "#3F7FD1",
   };
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const drawn = new Set();
@@ -17,7 +17,7 @@ const plots = (() => {
       const lighter = LIGHTER[item.slice(0, 7)];
       return lighter ? lighter + item.slice(7) : item;
     }
-    if (Array.isArray(item)) return typeof item[0] === "number" ? item : item.map(recolour);
+    if (Array.isArray(item)) return item.map(recolour);
     if (item && typeof item === "object") return Object.fromEntries(Object.entries(item).map(([k, v]) => [k, recolour(v)]));
     return item;
   }
@@ -32,12 +32,11 @@ const plots = (() => {
     };
     const axes = Object.fromEntries(["xaxis", "yaxis"].map((name) => [name, titled(layout[name])]));
     return {
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 52, r: 14, t: 10, b: 44 },
+      paper_bgcolor: css("--page"), plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 52, r: 14, t: 10, b: 44 },
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
       modebar: { bgcolor: css("--page"), color: soft, activecolor: ink },
       hoverlabel: { bgcolor: css("--raised"), bordercolor: line, font: { color: ink, size: 12.5 }, align: "left", namelength: -1 },
       ...layout, ...axes,
-      annotations: (layout.annotations ?? []).map((note) => ({ bgcolor: css("--page"), ...note })),
       font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: ink },
       legend: { orientation: "h", x: 0, y: -0.2, yanchor: "top", ...layout.legend, font: { size: 12, color: ink }, bgcolor: "rgba(0,0,0,0)" },
     };
@@ -54,7 +53,7 @@ const plots = (() => {
       modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] });
   }
 
-  // The observer tells of a place that was hidden as soon as it is opened.
+  // Also called for a place in <details> once it is opened.
   const watcher = new IntersectionObserver(
     (entries) => entries.forEach((entry) => { if (entry.isIntersecting && !drawn.has(entry.target)) draw(entry.target); }),
     { rootMargin: "200px" },

@@ -1,44 +1,44 @@
-"""What the panels of a specification draw, read from the JSON that the server would be sent."""
+"""What the panels of a specification draw, read from the JSON that the server would get."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass
-class Wanted:
-    """`pairs`, (x, y) that must stand in one row of a history; keys of a summary; dotted keys of a configuration."""
+class Drawn:
+    """`pairs` are (x, y) that a row of a history must hold together; `summary` and `config` are keys."""
 
     pairs: set = field(default_factory=set)
     summary: set = field(default_factory=set)
     config: set = field(default_factory=set)
 
     def missing(self, config, summary, rows):
-        """What a run has not logged."""
+        """What a run did not log."""
         return [
             *(pair for pair in sorted(self.pairs) if not any(set(pair) <= set(row) for row in rows)),
             *(key for key in sorted(self.summary) if key not in summary),
-            *(key for key in sorted(self.config) if not _has(config, key)),
+            *(key for key in sorted(self.config) if not _contains(config, key)),
         ]
 
 
-def wanted(node, found=None):
-    """All that is wanted anywhere in `node`, a specification or a part of it."""
-    found = found or Wanted()
+def drawn_by(node, found=None):
+    """All that any panel draws in `node`, a specification or a part of one."""
+    found = found or Drawn()
     if isinstance(node, dict):
         if "viewType" in node:
             _panel(node["viewType"], node["config"], found)
         for run_set in node.get("runSets", ()):
             for key in run_set["sort"]["keys"]:
-                _one(f"{key['key']['section']}:{key['key']['name']}", found)
+                _accessor(f"{key['key']['section']}:{key['key']['name']}", found)
             for column in run_set["runFeed"]["columnOrder"]:
-                _one(column, found)
+                _accessor(column, found)
     for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        wanted(child, found)
+        drawn_by(child, found)
     return found
 
 
 def _panel(kind, config, found):
     if "groupBy" in config:
-        _one(f"config:{config['groupBy']}", found)
+        _accessor(f"config:{config['groupBy']}", found)
     match kind:
         case "Run History Line Plot":
             found.pairs |= {(config["xAxis"], metric) for metric in config["metrics"]}
@@ -46,10 +46,10 @@ def _panel(kind, config, found):
             found.summary |= set(config["metrics"])
         case "Scatter Plot":
             for axis in ("xAxis", "yAxis"):
-                _one(config[axis], found)
+                _accessor(config[axis], found)
         case "Parallel Coordinates Plot":
             for column in config["columns"]:
-                _one(column["accessor"], found)
+                _accessor(column["accessor"], found)
         case "Parameter Importance":
             found.summary.add(config["targetKey"])
         case "Run Comparer":
@@ -58,11 +58,11 @@ def _panel(kind, config, found):
             raise ValueError(f"what does a {kind} draw?")
 
 
-def _one(accessor, found):
+def _accessor(accessor, found):
     section, _, name = accessor.partition(":")
     if section == "config":
         first, value, *rest = name.split(".")
-        assert value == "value", f"W&B keeps {first} as {first}.value"
+        assert value == "value", f"W&B stores {first} as {first}.value"
         found.config.add(".".join([first, *rest]))
     elif section == "summary":
         found.summary.add(name)
@@ -70,7 +70,7 @@ def _one(accessor, found):
         assert section == "run", accessor
 
 
-def _has(config, key):
+def _contains(config, key):
     for part in key.split("."):
         if not isinstance(config, dict) or part not in config:
             return False
