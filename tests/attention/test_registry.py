@@ -179,3 +179,23 @@ def test_bound_class_can_be_bound_again():
     module = bind(bind(AdditiveAttention, logits="full"), value="separate")(8, 2)
     assert module.logits == "full"
     assert module.v is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"proj": "abc"}, "AdditiveAttention: proj='abc' must be bool"),
+        ({"num_heads": "3"}, "AdditiveAttention: num_heads='3' must be int"),
+        ({"num_heads": True}, "num_heads=True must be int"),
+        ({"attn_drop": "0.1"}, "attn_drop='0.1' must be float"),
+    ],
+)
+def test_bind_refuses_a_value_of_another_type(options, message):
+    with pytest.raises(ValueError, match=message):
+        bind(AdditiveAttention, **options)
+
+
+def test_bind_takes_an_integer_for_a_float_and_none_where_it_is_declared():
+    assert bind(AdditiveAttention, attn_drop=0)(8, 2).attn_drop.p == 0
+    bind(get("performer"), num_features=None)
+    bind(get("performer"), num_features=8)

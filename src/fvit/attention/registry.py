@@ -3,7 +3,8 @@
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from fvit.attention.base import Mechanism
 
@@ -50,14 +51,18 @@ def bind(cls: type[Mechanism], **options: Any) -> type[Mechanism]:
     timm's ``attn_layer=`` requires a class (a `functools.partial` raises TypeError), hence a subclass.
 
     Raises:
-        ValueError: `cls` has no such option; the message lists those that exist.
+        ValueError: `cls` has no such option, or one of another type; the message lists those that exist.
     """
-    known = [
-        p.name for p in inspect.signature(cls).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
-    for option in options:
+    known = {
+        name: parameter.annotation
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    for option, value in options.items():
         if option not in known:
             raise ValueError(f"{cls.__name__} has no option '{option}'; it takes: {', '.join(known)}")
+        if not _has_type(value, known[option]):
+            raise ValueError(f"{cls.__name__}: {option}={value!r} must be {inspect.formatannotation(known[option])}")
     if not options:
         return cls
 
@@ -67,6 +72,15 @@ def bind(cls: type[Mechanism], **options: Any) -> type[Mechanism]:
 
     Bound.__name__, Bound.__qualname__, Bound.__doc__ = cls.__name__, cls.__qualname__, cls.__doc__
     return Bound
+
+
+def _has_type(value: Any, annotation: Any) -> bool:
+    """Whether `value` has the annotated type; only bool, int, float, str and None are checked."""
+    if get_origin(annotation) in (Union, UnionType):
+        return any(_has_type(value, part) for part in get_args(annotation))
+    if annotation is float:
+        return type(value) in (int, float)
+    return annotation not in (bool, int, str, type(None)) or type(value) is annotation
 
 
 def _import(name: str) -> type[Mechanism]:

@@ -56,11 +56,13 @@ def explain(error: BaseException, task: str = "train") -> str | None:
         error: the exception.
         task: the command's name without ``fvit-``.
     """
-    from hydra.errors import HydraException, OverrideParseException
+    from hydra.errors import HydraException, InstantiationException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
 
     if isinstance(error, OverrideParseException):
         return _explain_grammar(error.override)
+    if isinstance(error, InstantiationException) and error.__cause__ and (cause := explain(error.__cause__, task)):
+        return cause
     if isinstance(error, HydraException | OmegaConfBaseException):
         if isinstance(error.__cause__, ConfigError):  # raised by a constructor that Hydra called
             return str(error.__cause__)
