@@ -67,9 +67,7 @@ def test_two_processes_learn_what_one_learns(run):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore:The dirpath has changed"
-)  # Lightning: best checkpoint elsewhere
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # Lightning: best checkpoint elsewhere
 def test_fsdp_learns_what_one_device_learns_and_either_resumes_from_the_other(run):
     """With clipped gradients, and activation checkpointing under FSDP."""
     short = (*DIGITS, "trainer.gradient_clip_val=0.5", "+trainer.limit_train_batches=3")
