@@ -7,8 +7,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["WANDB_MODE"] = "offline"
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets 80, which would wrap the output that tests read
 
-import importlib
-import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from hydra import compose, initialize_config_dir
 from fvit.config import validation
 from fvit.config.paths import conf_dir
 from fvit.config.schemas.train import Train
+from tests.tasks import call
 
 Compose = Callable[..., dict[str, Any]]
 
@@ -69,16 +68,7 @@ def main(tmp_path, monkeypatch, capfd):
 
     def run(module, *arguments):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
-        monkeypatch.setattr(sys, "argv", [f"fvit-{module}", *arguments])
-        handlers = logging.getLogger().handlers[:]
-        try:
-            importlib.import_module(f"fvit.{module}").main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        finally:
-            logging.getLogger().handlers[:] = handlers
+        code = call(tmp_path, module, *arguments)
         out, err = capfd.readouterr()
         return subprocess.CompletedProcess(arguments, code, out, err)
 

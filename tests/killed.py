@@ -1,4 +1,4 @@
-"""A callback for runs in processes of their own, which are killed at a moment that the environment names."""
+"""A callback that kills its run at a moment that an environment variable names."""
 
 import os
 import signal
@@ -14,17 +14,17 @@ VARIABLE = "KILLED_AT"
 
 
 class KillAt(Callback):
-    """Kills the process group, as ``HOOK:COUNT:RANK`` says: the COUNT-th time that HOOK is called on that rank.
+    """``HOOK:COUNT:RANK`` kills the process group when HOOK is called the COUNT-th time on that rank.
 
-    The hook may be ``writing`` too, which is in the middle of a checkpoint's file. ``HOOK:COUNT:RANK:launcher`` kills
-    the process alone that has started the ranks; that rank then gets no further.
+    The hook may also be ``writing``, in the middle of a checkpoint file. ``HOOK:COUNT:RANK:launcher`` kills only the
+    parent of the ranks, and stops that rank there.
     """
 
     def __init__(self):
         hook, count, rank, *self.whom = os.environ.get(VARIABLE, ":0:0").split(":")
         self.left, self.here = int(count), rank == os.environ.get("LOCAL_RANK", "0")
         if hook == "writing":
-            # In that file alone: ranks that gather tensors save them as well.
+            # In that module alone: collectives of objects call torch.save as well.
             checkpoint.torch = SimpleNamespace(save=self._write, load=torch.load)
         elif hook:
             setattr(self, hook, self._count)

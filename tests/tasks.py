@@ -1,11 +1,32 @@
-"""Composes configurations as the command line does, and trains."""
+"""The commands in this process: as functions with a composed configuration, or as command lines."""
 
+import importlib
+import logging
+import sys
+
+import pytest
 from hydra import compose, initialize_config_dir
 
 from fvit.config import validation
 from fvit.config.paths import conf_dir
 from fvit.config.schemas.train import Train
 from fvit.train import train
+
+
+def call(folder, task, *arguments):
+    """Run fvit-TASK in `folder`; returns its exit code."""
+    handlers = logging.getLogger().handlers[:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("HYDRA_FULL_ERROR", "")
+        patch.setattr(sys, "argv", [f"fvit-{task}", *arguments])
+        try:
+            importlib.import_module(f"fvit.{task}").main()
+        except SystemExit as stop:
+            return stop.code
+        finally:
+            logging.getLogger().handlers[:] = handlers
+    return 0
 
 
 def checked(task, model, *overrides):

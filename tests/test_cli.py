@@ -1,4 +1,4 @@
-"""The command lines as a person meets them: in a process of their own, in an empty folder."""
+"""Whole command lines: their messages, their exit codes, and what they leave in the run directory."""
 
 import csv
 import importlib
@@ -15,39 +15,48 @@ import pytest
 from omegaconf import OmegaConf
 
 from fvit.config.paths import conf_dir
+from tests.tasks import call
 
 TINY = ["data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "global_batch_size=16"]
 SHORT = [*TINY, "debug=limit"]
 
 
-def _runs(tmp_path: Path, task="train", kind="runs") -> list[Path]:
+def runs(tmp_path: Path, task="train", kind="runs") -> list[Path]:
     folder = tmp_path / "logs" / task / kind
-    # Names have a resolution of one second.
+    # Not by name, which has a resolution of one second.
     return sorted(folder.iterdir(), key=lambda run: run.stat().st_mtime_ns) if folder.is_dir() else []
+
+
+def record(run: Path):
+    return json.loads((run / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run directory, which tests do not change."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = ["trainer.max_epochs=2", "scheduler.warmup_epochs=0", "logger=none", "quiet=true", "hydra.run.dir=run"]
+    assert call(folder, "train", *TINY, *options) == 0
+    return folder / "run"
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["attention=additiv"], "did you mean additive"),
-        (["model=vit_tinny"], "did you mean vit_tiny"),
         (["model=timm", "model.name=convnextv2_ato"], "did you mean convnextv2_atto"),
         (["model=timm"], "model.name must be given"),
         (["+experimnt=x"], "did you mean experiment"),
+        (["trainer.max_epoch=1"], "did you mean max_epochs"),
         (["model.embed_dim=100"], "not divisible by model.num_heads=3; use embed_dim=99"),
-        (["model.embed_dim=100", "model.num_heads=8"], "not divisible by model.num_heads=8; use embed_dim=96"),
         (["data=folder", "data.root=missing"], "data.root=missing is not a folder"),
         (["data=folder"], "data=folder needs data.root"),
         (["model.num_classes=5"], "the data has 10 classes and the head 5 outputs"),
         (["ckpt_path=missing.ckpt"], "missing.ckpt does not exist"),
-        (["model.init_from=missing"], "model.init_from=missing does not exist"),
         (["distillation=deit_soft"], "distillation needs a teacher: distillation.teacher.path=…"),
-        (["distillation=deit_soft", "distillation.teacher.path=missing"], "teacher.path=missing does not exist"),
-        (["distillation=deit"], "did you mean deit_"),
         (["hardware=gpu"], "use hardware=cpu"),
-        (["hardware=ddp", "trainer.devices=8"], "use hardware=cpu"),
         (["hardware=ddp_cpu", "global_batch_size=63"], "use global_batch_size=62 or 64"),
-        (["trainer.max_epoch=1"], "did you mean max_epochs"),
+        (["hardware=ddp_cpu", "trainer.num_nodes=2"], "num_nodes=2 needs torchrun with hardware=torchrun"),
         (["hydra.run.dir=a_file/run"], "a_file"),
     ],
 )
@@ -59,8 +68,7 @@ def test_a_mistake_ends_in_one_message(main, tmp_path, overrides, message, monke
     assert message in done.stderr
     assert done.stderr.count("error: ") == 1
     assert "Traceback" not in done.stdout + done.stderr
-    finished = [run for run in _runs(tmp_path) if json.loads((run / "metrics.json").read_text())["status"] != "failed"]
-    assert finished == []
+    assert all(record(run)["status"] == "failed" for run in runs(tmp_path))
 
 
 @pytest.mark.slow
@@ -71,32 +79,17 @@ def test_the_traceback_is_one_variable_away(fvit):
     assert "error: data=folder needs data.root" in done.stderr
 
 
-def test_a_mistake_in_the_configuration_leaves_no_folder(main, tmp_path):
+def test_an_invalid_configuration_leaves_no_directory(main, tmp_path):
     assert main("train", "optimizer.lr=-1").returncode == 1
-    assert _runs(tmp_path) == []
+    assert runs(tmp_path) == []
 
 
-def test_broken_checkpoints_are_named(main, tmp_path):
-    assert main("train", *SHORT).returncode == 0
-    [run] = _runs(tmp_path)
-    whole = (run / "checkpoints" / "last.ckpt").read_bytes()
-    (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
-    for arguments in (["train", *SHORT], ["eval"]):
-        done = main(*arguments, "ckpt_path=cut.ckpt")
-        assert done.returncode == 1
-        assert re.search(r"error: cut\.ckpt \(\d+ bytes\) is truncated", done.stderr)
-    done = main("train", *SHORT, "model.embed_dim=48", f"ckpt_path={run}")
-    assert done.returncode == 1
-    assert "cannot go on with another model or optimizer: model.embed_dim=48 (was 24)" in done.stderr
-
-
-def test_help_and_the_configuration_come_without_torch(fvit):
-    for arguments in (["--help"], ["--cfg", "job", "--resolve"]):
-        done = fvit("train", *arguments, PYTHONPROFILEIMPORTTIME="1")
-        assert done.returncode == 0, done.stderr
-        imported = set(re.findall(r"\| +(\w+)$", done.stderr, flags=re.MULTILINE))
-        assert "hydra" in imported
-        assert not imported & {"torch", "timm", "lightning", "wandb"}
+def test_help_does_not_import_torch(fvit):
+    done = fvit("train", "--help", PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0, done.stderr
+    imported = set(re.findall(r"\| +(\w+)$", done.stderr, flags=re.MULTILINE))
+    assert "hydra" in imported
+    assert not imported & {"torch", "timm", "lightning", "wandb"}
 
 
 def test_a_wrong_configuration_is_found_before_torch_is_imported(fvit):
@@ -106,27 +99,8 @@ def test_a_wrong_configuration_is_found_before_torch_is_imported(fvit):
     assert not re.search(r"\| +torch$", done.stderr, flags=re.MULTILINE)
 
 
-def test_help_fits_a_screen(fvit, compose_config):
-    text = fvit("train", "--help").stdout
-    lines = text.splitlines()
-    assert 24 <= len(lines) <= 50
-    assert max(map(len, lines)) <= 100
-    listed = dict(re.findall(r"^  (\w+) +((?:[\w, ]+,\n)*[\w, ]+)$", text.split("Often set")[0], flags=re.MULTILINE))
-    assert {name: set(re.findall(r"\w+", options)) for name, options in listed.items()} == {
-        group.name: {path.stem for path in group.glob("*.yaml")}
-        for group in conf_dir().iterdir()
-        if group.is_dir() and group.name != "hydra"
-    }
-    assert sum(line.startswith("  fvit-train") for line in lines) == 5
-    often = re.search(r"^Often set\n(.*?)^\n", text, flags=re.MULTILINE | re.DOTALL)[1].split()
-    assert {"trainer.max_epochs", "global_batch_size", "seed", "optimizer.lr", "data.root", "ckpt_path"} <= {
-        override.partition("=")[0] for override in often
-    }
-    assert compose_config("data=folder", *often), "each of them is one"
-
-
 @pytest.mark.parametrize("task", [path.stem for path in sorted(conf_dir().glob("*.yaml"))])
-def test_every_help_fits_a_screen(main, task):
+def test_help_fits_a_screen(main, task):
     lines = main(task, "--help").stdout.splitlines()
     assert lines[0].startswith(f"fvit-{task} ")
     assert len(lines) <= 50
@@ -135,7 +109,23 @@ def test_every_help_fits_a_screen(main, task):
     assert "\nquiet: true\n" in main(task, "--cfg", "job", "quiet=true").stdout
 
 
-def test_help_shows_the_groups_of_a_folder_of_ones_own(main, tmp_path):
+def test_the_help_of_training_lists_all_groups_and_settings_that_exist(main, compose_config):
+    text = main("train", "--help").stdout
+    groups, rest = text.split("\nCommon settings\n")
+    listed = dict(re.findall(r"^  (\w+) +((?:[\w, ]+,\n)*[\w, ]+)$", groups, flags=re.MULTILINE))
+    assert {name: set(re.findall(r"\w+", options)) for name, options in listed.items()} == {
+        group.name: {path.stem for path in group.glob("[!_]*.yaml")}
+        for group in conf_dir().iterdir()
+        if group.is_dir() and group.name != "hydra"
+    }
+    settings = rest.partition("\n\n")[0].split()
+    assert {"trainer.max_epochs", "global_batch_size", "seed", "optimizer.lr", "data.root", "ckpt_path"} <= {
+        override.partition("=")[0] for override in settings
+    }
+    assert compose_config("data=folder", *settings)
+
+
+def test_help_lists_the_groups_of_another_config_directory(main, tmp_path):
     (tmp_path / "mine" / "attention").mkdir(parents=True)
     (tmp_path / "mine" / "attention" / "ours.yaml").write_text("name: softmax")
     assert re.search(r"\bours\b", main("train", "--help", "--config-dir", "mine").stdout)
@@ -154,7 +144,7 @@ def test_help_shows_the_groups_of_a_folder_of_ones_own(main, tmp_path):
         ("report", "zzz=x", "unknown key zzz; `"),
     ],
 )
-def test_advice_names_the_command_and_a_key_of_it(main, task, override, message):
+def test_advice_names_the_command_and_one_of_its_keys(main, task, override, message):
     done = main(task, override)
     assert done.returncode == 1
     assert message in done.stderr
@@ -162,13 +152,12 @@ def test_advice_names_the_command_and_a_key_of_it(main, task, override, message)
     assert f"`fvit-{task} --cfg job` shows all keys" in done.stderr or task == "bench"
 
 
-def test_a_run_leaves_all_there_is_to_know(main, tmp_path):
+def test_a_run_directory_holds_all_there_is_to_know(main, tmp_path):
     done = main("train", *SHORT)
     assert done.returncode == 0, done.stderr
-    [run] = _runs(tmp_path)
+    [run] = runs(tmp_path)
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-[0-9a-f]{4}", run.name)
-    names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
-    assert {
+    assert {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} >= {
         "config.yaml",
         "environment.json",
         "metrics.json",
@@ -176,30 +165,22 @@ def test_a_run_leaves_all_there_is_to_know(main, tmp_path):
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         ".hydra/overrides.yaml",
-    } <= names
+    }
     # The loggers know the whole resolved configuration.
     assert OmegaConf.load(run / "csv" / "hparams.yaml") == OmegaConf.load(run / "config.yaml")
-    saved = json.loads((run / "metrics.json").read_text())
-    assert saved["status"] == "finished"
-    assert {
-        "train/loss",
-        "val/loss",
-        "val/acc1",
-        "val/acc5",
-        "best/val/acc1",
-        "lr",
-        "throughput/images_per_s",
-        "memory/peak_gib",
-        "cost/params",
-        "cost/macs",
-        "cost/macs_paper",
-    } <= set(saved["metrics"])
-    assert f"fvit-eval ckpt_path={run}" in done.stdout
+    assert record(run)["status"] == "finished"
+    assert set(record(run)["metrics"]) >= {
+        *("train/loss", "val/loss", "val/acc1", "val/acc5", "best/val/acc1", "lr"),
+        *("throughput/images_per_s", "memory/peak_gib", "cost/params", "cost/macs", "cost/macs_paper"),
+    }
+    assert f"saved to     {run}\n" in done.stdout
+    assert f"evaluate     fvit-eval ckpt_path={run}\n" in done.stdout
+    assert f"resume with  fvit-train ckpt_path={run} trainer.max_epochs=…\n" in done.stdout
     assert "M parameters" in done.stdout
     assert re.search(r"epoch 3/3 .*loss .*val acc1 .*images/s", done.stdout)
 
 
-def test_quiet_leaves_warnings_and_what_came_of_it(main, tmp_path, monkeypatch):
+def test_quiet_prints_only_warnings_and_results(main, tmp_path, monkeypatch):
     def chatty(*arguments):
         log = logging.getLogger("fvit.chatty")
         log.info("by the way")
@@ -216,11 +197,11 @@ def test_quiet_leaves_warnings_and_what_came_of_it(main, tmp_path, monkeypatch):
     assert not re.search(r"HYDRA|^epoch|by the way|parameters", done.stdout, flags=re.MULTILINE)
     assert done.stdout.count("watch out") == done.stdout.count("Results") == 2
     assert "Sweep " in done.stdout
-    [sweep] = _runs(tmp_path, kind="multiruns")
+    [sweep] = runs(tmp_path, kind="multiruns")
     for job in ("0", "1"):
-        told = (sweep / job / "train.log").read_text()
-        assert "by the way" in told
-        assert "watch out" in told
+        log = (sweep / job / "train.log").read_text()
+        assert "by the way" in log
+        assert "watch out" in log
         assert "quiet" not in OmegaConf.load(sweep / job / "config.yaml")
 
 
@@ -229,10 +210,10 @@ def test_a_mechanism_gets_the_budget_of_softmax_attention(main, fvit, tmp_path, 
     overrides = [*SHORT, "attention=identity", "model.match=macs", "model.embed_dim=96", f"hardware={hardware}"]
     done = (fvit if hardware == "ddp_cpu" else main)("train", *overrides)
     assert done.returncode == 0, done.stderr
-    [run] = _runs(tmp_path)
-    told = re.search(r"budget +macs of softmax attention, .* embed_dim=(\d+) in place of 96 has", done.stdout)
+    [run] = runs(tmp_path)
+    budget = re.search(r"budget +macs of softmax attention, .* embed_dim=(\d+) in place of 96 has", done.stdout)
     model = OmegaConf.load(run / "config.yaml").model
-    assert model.embed_dim == int(told[1]) > 96
+    assert model.embed_dim == int(budget[1]) > 96
     assert "match" not in model
     assert OmegaConf.load(run / "csv" / "hparams.yaml") == OmegaConf.load(run / "config.yaml")
     assert f"embed_dim={model.embed_dim}" in re.search(r" model +.*", done.stdout)[0]
@@ -240,77 +221,61 @@ def test_a_mechanism_gets_the_budget_of_softmax_attention(main, fvit, tmp_path, 
     assert again.returncode == 0, again.stderr
 
 
-def test_a_run_goes_on_in_its_folder(main, tmp_path):
+def test_a_run_resumes_in_its_directory(main, tmp_path):
     assert main("train", *SHORT).returncode == 0
-    [run] = _runs(tmp_path)
+    [run] = runs(tmp_path)
     for hardware in ("cpu", "ddp_cpu"):
         done = main("train", "model.depth=2", f"hardware={hardware}", f"ckpt_path={run}")
         assert done.returncode == 1
         assert done.stderr.count("error: ") == 1
-        assert "another model or optimizer: model.depth=2 (was 1)" in done.stderr
-        assert json.loads((run / "metrics.json").read_text())["status"] == "finished"
+        assert "cannot resume with another model or optimizer: model.depth=2 (was 1)" in done.stderr
+        assert record(run)["status"] == "finished"
     done = main("train", "trainer.max_epochs=5", f"ckpt_path={run}")
     assert done.returncode == 0, done.stderr
     assert "epoch 4/5" in done.stdout
     assert "epoch 3/5" not in done.stdout
-    assert "with other settings than before: trainer.max_epochs=5 (was 3)\n" in done.stdout
-    assert _runs(tmp_path) == [run]
+    assert "settings that changed: trainer.max_epochs=5 (was 3)\n" in done.stdout
+    assert runs(tmp_path) == [run]
     with (run / "csv" / "metrics.csv").open(newline="") as file:
         assert sorted({int(row["epoch"]) for row in csv.DictReader(file)}) == [0, 1, 2, 3, 4]
 
 
-def test_the_same_command_goes_on_where_it_was_stopped(main, tmp_path):
+def test_the_same_command_resumes_until_it_is_finished(main, tmp_path):
     command = ("train", *SHORT, "ckpt_path=last")
-    done = main(*command)
-    assert "holds no checkpoint, so training begins afresh" in done.stdout
-    [run] = _runs(tmp_path)
-    record = json.loads((run / "metrics.json").read_text())
-    (run / "metrics.json").write_text(json.dumps({**record, "status": "running", "metrics": {}}))
+    assert "there is no checkpoint in" in main(*command).stdout
+    [run] = runs(tmp_path)
+    before = record(run)
+    (run / "metrics.json").write_text(json.dumps({**before, "status": "running", "metrics": {}}))
     done = main(*command)
     assert done.returncode == 0, done.stderr
-    assert _runs(tmp_path) == [run]
-    again = json.loads((run / "metrics.json").read_text())
-    assert (again["status"], again["metrics"]) == ("finished", record["metrics"])
-    # And a finished one is not begun upon.
+    assert runs(tmp_path) == [run]
+    assert (record(run)["status"], record(run)["metrics"]) == ("finished", before["metrics"])
     assert main(*command).returncode == 0
-    assert len(_runs(tmp_path)) == 2
+    assert len(runs(tmp_path)) == 2
 
 
-def test_a_checkpoint_s_file_begins_a_folder_of_its_own(main, tmp_path):
-    assert main("train", *SHORT).returncode == 0
-    [run] = _runs(tmp_path)
+def test_a_checkpoint_file_starts_a_new_run(main, tmp_path, trained):
     (tmp_path / "moved").mkdir()
-    path = (run / "checkpoints" / "last.ckpt").rename(tmp_path / "moved" / "last.ckpt")
-    with pytest.warns(UserWarning, match="The dirpath has changed"):  # the best score stays with the old folder
-        done = main("train", *SHORT, "trainer.max_epochs=4", f"ckpt_path={path}")
+    path = tmp_path / "moved" / "last.ckpt"
+    path.write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes())
+    with pytest.warns(UserWarning, match="The dirpath has changed"):  # the best score stays with the old directory
+        done = main("train", *TINY, "scheduler.warmup_epochs=0", "trainer.max_epochs=3", f"ckpt_path={path}")
     assert done.returncode == 0, done.stderr
-    assert "epoch 4/4" in done.stdout
-    assert "epoch 3/4" not in done.stdout
-    assert len(_runs(tmp_path)) == 2
-
-
-def test_evaluation_reproduces_the_recorded_accuracy_to_the_last_digit(main, tmp_path):
-    assert main("train", *TINY, "trainer.max_epochs=2", "scheduler.warmup_epochs=0").returncode == 0
-    [run] = _runs(tmp_path)
-    recorded = json.loads((run / "metrics.json").read_text())["metrics"]
-    for path, name in ((run, "best/val/acc1"), (run / "checkpoints" / "last.ckpt", "val/acc1")):
-        done = main("eval", f"ckpt_path={path}")
-        assert done.returncode == 0, done.stderr
-        measured = json.loads((_runs(tmp_path, "eval")[-1] / "metrics.json").read_text())["metrics"]
-        assert measured["val/acc1"] == recorded[name]
-    assert measured["val/loss"] == recorded["val/loss"]
+    assert "epoch 3/3" in done.stdout
+    assert "epoch 2/3" not in done.stdout
+    assert len(runs(tmp_path)) == 1
 
 
 def test_the_same_seed_gives_the_same_run(main, tmp_path):
     for _ in range(2):
         assert main("train", *SHORT, "augment=deit").returncode == 0
-    first, second = (json.loads((run / "metrics.json").read_text())["metrics"] for run in _runs(tmp_path))
+    first, second = (record(run)["metrics"] for run in runs(tmp_path))
     for name in ("train/loss", "val/loss", "val/acc1"):
         assert first[name] == second[name]
 
 
 @pytest.mark.parametrize("hardware", ["cpu", pytest.param("ddp_cpu", marks=pytest.mark.slow)])
-def test_ctrl_c_ends_all_processes_and_says_so(tmp_path, hardware):
+def test_ctrl_c_ends_all_processes_with_130(tmp_path, hardware):
     command = [sys.executable, "-m", "fvit.train", *TINY, f"hardware={hardware}", "trainer.max_epochs=100000"]
     with subprocess.Popen(
         command,
@@ -320,7 +285,7 @@ def test_ctrl_c_ends_all_processes_and_says_so(tmp_path, hardware):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # As at a terminal: who ignores SIGINT, as jobs in the background do, has children that ignore it.
+        # As at a terminal: background jobs ignore SIGINT, and so do their children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         for line in process.stdout:
@@ -331,8 +296,8 @@ def test_ctrl_c_ends_all_processes_and_says_so(tmp_path, hardware):
     assert process.returncode == 130
     assert err.strip().splitlines()[-1] == "interrupted"
     assert "Traceback" not in err
-    [run] = _runs(tmp_path)
-    assert json.loads((run / "metrics.json").read_text())["status"] == "interrupted"
+    [run] = runs(tmp_path)
+    assert record(run)["status"] == "interrupted"
     assert subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout == b""
 
 
@@ -341,35 +306,44 @@ def test_debug_presets_run(main, tmp_path, preset):
     limits = {"overfit": ["trainer.max_epochs=20"], "profiler": ["+trainer.limit_train_batches=2"]}.get(preset, [])
     done = main("train", *TINY, f"debug={preset}", *limits)
     assert done.returncode == 0, done.stderr
-    [run] = _runs(tmp_path)
-    assert json.loads((run / "metrics.json").read_text())["status"] == "finished"
+    [run] = runs(tmp_path)
+    assert record(run)["status"] == "finished"
     for name in ("fit-profile.txt", "trace.json", "operators.txt"):
         assert (run / name).is_file() == (preset == "profiler")
 
 
-def test_a_checkpoint_is_measured_on_another_source(main, tmp_path):
-    assert main("train", *SHORT).returncode == 0
-    [run] = _runs(tmp_path)
-    done = main("eval", f"ckpt_path={run}", "data.name=digits")
+def test_evaluation_reproduces_the_recorded_accuracy_to_the_last_digit(main, tmp_path, trained):
+    recorded = record(trained)["metrics"]
+    for path, name in ((trained, "best/val/acc1"), (trained / "checkpoints" / "last.ckpt", "val/acc1")):
+        done = main("eval", f"ckpt_path={path}")
+        assert done.returncode == 0, done.stderr
+        measured = record(runs(tmp_path, "eval")[-1])["metrics"]
+        assert measured["val/acc1"] == recorded[name]
+    assert measured["val/loss"] == recorded["val/loss"]
+
+
+def test_a_checkpoint_is_evaluated_on_another_source(main, trained):
+    done = main("eval", f"ckpt_path={trained}", "data.name=digits")
     assert done.returncode == 0, done.stderr
     for overrides, message in (
         (["data.root=DIR"], "set data.name=folder as well"),
         (["data.name=folder", "data.root=DIR"], "data.root=DIR is not a folder"),
         (["data.name=digit"], "unknown data source 'digit'; known: digits, folder, fake"),
     ):
-        done = main("eval", f"ckpt_path={run}", *overrides)
+        done = main("eval", f"ckpt_path={trained}", *overrides)
         assert done.returncode == 1
         assert message in done.stderr
         assert "Traceback" not in done.stderr
 
 
-def test_a_changed_checkpoint_is_noticed(main, tmp_path):
-    assert main("train", *SHORT).returncode == 0
-    [run] = _runs(tmp_path)
-    content = bytearray((run / "checkpoints" / "last.ckpt").read_bytes())
+@pytest.mark.parametrize("command", [["train", *SHORT], ["eval"]], ids=["train", "eval"])
+def test_broken_checkpoints_are_named(main, tmp_path, trained, command):
+    content = bytearray((trained / "checkpoints" / "last.ckpt").read_bytes())
+    (tmp_path / "cut.ckpt").write_bytes(content[: len(content) // 2])
     content[len(content) // 2] ^= 1
     (tmp_path / "changed.ckpt").write_bytes(content)
-    done = main("eval", "ckpt_path=changed.ckpt")
-    assert done.returncode == 1
-    assert "error: changed.ckpt" in done.stderr
-    assert "Traceback" not in done.stderr
+    for path, message in (("cut.ckpt", r"\(\d+ bytes\) is truncated"), ("changed.ckpt", "")):
+        done = main(*command, f"ckpt_path={path}")
+        assert done.returncode == 1
+        assert re.search(f"error: {path} *{message}", done.stderr)
+        assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""kill -9, at any moment, twice within an epoch; the same command goes on, and ends with the bits of a run unharmed."""
+"""After two kill -9 within an epoch, the same command resumes, and ends with the bits of a run that was not killed."""
 
 import itertools
 import json
@@ -59,18 +59,18 @@ MOMENTS = [
     ("writing:2:0", "on_validation_start:1:{last}"),
     ("on_train_batch_start:1:0", "on_train_batch_start:6:{last}"),
 ]
-"""A first and a second kill, both in the first epoch."""
+"""The first and the second kill, both in the first epoch."""
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Overrides of each source, and the runs that nobody killed."""
+    """Overrides of each source, and the runs that were not killed."""
     place = tmp_path_factory.mktemp("sources")
     return {name: make(place / name) for name, make in SOURCES.items()}, {}
 
 
 def start(folder, overrides, processes, moment=None):
-    """Run the command in a process group of its own; returns its code."""
+    """Run the command in its own process group, to be killed at `moment`; returns its stdout."""
     hardware = ["hardware=ddp_cpu"] if processes == 2 else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     environment.pop("LOCAL_RANK", None)
@@ -90,16 +90,16 @@ def start(folder, overrides, processes, moment=None):
 CASES = [(name, workers, processes) for name in SOURCES for processes in (1, 2) for workers in (0, 2)]
 
 
-# Shifted by one from source to source: in step with it, one number of workers would get every second moment alone.
+# Shifted by one from source to source: else a number of workers would only get every second moment.
 KILLS = {case: MOMENTS[(number + number // 4) % len(MOMENTS)] for number, case in enumerate(CASES)}
 
 
 def _marks(name, workers, processes):
-    """Half of all cases hold every pair of a source, a number of workers, and one of processes."""
+    """Half of the cases contain every pair of source, workers and processes."""
     return [pytest.mark.exhaustive] if (list(SOURCES).index(name) + workers // 2 + processes) % 2 else []
 
 
-def test_each_hardware_is_killed_while_it_writes_a_checkpoint():
+def test_each_hardware_is_killed_while_writing_a_checkpoint():
     assert set(KILLS.values()) == set(MOMENTS)
     for hardware in itertools.product((0, 2), (1, 2)):
         kills = [moments for (_, *shape), moments in KILLS.items() if tuple(shape) == hardware]
@@ -111,7 +111,7 @@ def test_each_hardware_is_killed_while_it_writes_a_checkpoint():
     [pytest.param(*case, moments, marks=_marks(*case)) for case, moments in KILLS.items()],
     ids=lambda value: str(value) if not isinstance(value, tuple) else None,
 )
-def test_killed_twice_within_an_epoch_it_ends_with_the_same_bits(
+def test_a_run_killed_twice_within_an_epoch_ends_with_the_same_bits(
     sources, tmp_path, tmp_path_factory, name, workers, processes, moments
 ):
     overrides, whole = sources
@@ -123,8 +123,7 @@ def test_killed_twice_within_an_epoch_it_ends_with_the_same_bits(
     for moment in moments:
         start(*command, moment.format(last=processes - 1))
         assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file() or last(tmp_path / "run")["epoch"] == 0
-    told = start(*command)
-    assert "going on from" in told
+    assert "resuming from" in start(*command)
     expected = last(reference)
     expected["datamodule_hyper_parameters"]["num_workers"] = workers
     assert differences(expected, last(tmp_path / "run")) == []
@@ -134,9 +133,9 @@ def test_killed_twice_within_an_epoch_it_ends_with_the_same_bits(
     assert results[0]["metrics"]["best/val/acc1"] == results[1]["metrics"]["best/val/acc1"]
 
 
-def test_ranks_end_with_the_command_that_alone_was_killed_and_the_same_command_goes_on(sources, tmp_path):
+def test_ranks_die_with_their_killed_parent_and_the_same_command_resumes(sources, tmp_path):
     command = (tmp_path / "run", [*sources[0]["digits"], "data.num_workers=2"], 2)
-    start(*command, "on_train_batch_start:5:1:launcher")  # returns when no rank holds its output any more
+    start(*command, "on_train_batch_start:5:1:launcher")  # returns when no rank holds its stdout any more
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["status"] == "running"
-    assert "going on from" in start(*command)
+    assert "resuming from" in start(*command)
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["status"] == "finished"

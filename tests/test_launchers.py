@@ -1,4 +1,4 @@
-"""Sweeps whose jobs run in processes of their own: DDP's ranks, and launchers."""
+"""Sweeps whose jobs run in other processes: ranks of DDP, and launchers."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import fvit as package
 
 from .test_cli import SHORT, TINY
 
-# A callback that notes who trains with what, and one that ends its process as the kernel does where memory runs out.
+# Callbacks: one records which process trains with what, one kills it, as the kernel does when memory runs out.
 CALLBACKS = """
 import json, os, signal, time
 from pathlib import Path
@@ -44,7 +44,7 @@ BOMB = "+callbacks.bomb._target_=watchers.Bomb"
 
 @pytest.fixture
 def sweep(fvit, tmp_path):
-    """Run fvit-train -m with the callbacks at hand, in the folder `swept`."""
+    """Run fvit-train -m with these callbacks, in the directory `swept`."""
     (tmp_path / "watchers.py").write_text(CALLBACKS)
     paths = os.pathsep.join([str(tmp_path), str(Path(package.__file__).parents[1])])
 
@@ -60,14 +60,14 @@ def _statuses(folder):
 
 
 @pytest.mark.slow
-def test_a_sweep_over_devices_sees_all_images_in_each_job(sweep, main, tmp_path):
+def test_each_job_of_a_sweep_over_devices_validates_all_images(sweep, main, tmp_path):
     overrides = ["hardware=ddp_cpu", "trainer.devices=1,2", "data.num_images=132", "trainer.limit_val_batches=1.0"]
     done = sweep(*SHORT, *overrides, "trainer.max_epochs=1")
     assert done.returncode == 0, done.stderr
     for job, devices in (("0", 1), ("1", 2)):
         saved = json.loads((tmp_path / "swept" / job / "metrics.json").read_text())
         assert saved["status"] == "finished"
-        # Measured again in one process, over all 33 images.
+        # Evaluated again in one process, on all 33 images.
         again = main("eval", f"ckpt_path={tmp_path / 'swept' / job / 'checkpoints' / 'last.ckpt'}")
         assert again.returncode == 0, again.stderr
         [*_, latest] = sorted((tmp_path / "logs/eval/runs").iterdir(), key=lambda run: run.stat().st_mtime_ns)
@@ -80,7 +80,7 @@ def test_a_sweep_over_devices_sees_all_images_in_each_job(sweep, main, tmp_path)
 
 
 @pytest.mark.slow
-def test_in_a_grid_under_ddp_all_ranks_train_the_same_one_job_after_another(sweep, tmp_path):
+def test_jobs_of_a_ddp_grid_run_one_after_another_with_equal_ranks(sweep, tmp_path):
     grid = ["optimizer.lr=1e-3,2e-3", "hardware=ddp_cpu"]
     done = sweep(*SHORT, *grid, SPY)
     assert done.returncode == 0, done.stderr
@@ -93,7 +93,7 @@ def test_in_a_grid_under_ddp_all_ranks_train_the_same_one_job_after_another(swee
     assert len({rank["pid"] for job in seen for rank in job}) == 4
     assert max(rank["ended"] for rank in seen[0]) < min(rank["begun"] for rank in seen[1])
     assert _statuses(tmp_path / "swept") == ["finished", "finished"]
-    assert not (tmp_path / "logs").exists()  # where a second sweep would be
+    assert not (tmp_path / "logs").exists()  # where a second sweep would write
 
 
 @pytest.mark.slow
@@ -114,12 +114,12 @@ def _check_one_was_killed(done, folder):
     assert done.returncode == 1
     assert _statuses(folder) == ["killed", "finished"]
     assert re.search(r"0 \+callbacks.bomb.armed=1 +killed", done.stdout)
-    assert re.search(r"job 0 +rank 0 was killed by signal 9, as the system does where memory runs out", done.stdout)
+    assert re.search(r"job 0 +rank 0 was killed by signal 9, as the kernel does when memory runs out", done.stdout)
     assert re.search(r"1 \+callbacks.bomb.armed=0 +finished", done.stdout)
 
 
 @pytest.mark.slow
-def test_an_isolated_job_that_is_killed_takes_no_other_along(sweep, tmp_path):
+def test_a_killed_isolated_job_does_not_end_the_sweep(sweep, tmp_path):
     _check_one_was_killed(sweep(*_bombed("isolated")), tmp_path / "swept")
 
 
@@ -128,7 +128,7 @@ def test_an_isolated_job_that_is_killed_takes_no_other_along(sweep, tmp_path):
     "launcher",
     ["isolated", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("joblib", "submitit_local"))],
 )
-def test_a_killed_job_goes_on_when_the_sweep_is_started_again(sweep, tmp_path, launcher):
+def test_a_killed_job_resumes_when_the_sweep_is_started_again(sweep, tmp_path, launcher):
     folder = tmp_path / "swept"
     _check_one_was_killed(sweep(*_bombed(launcher)), folder)
     kept = (folder / "1" / "metrics.json").stat().st_mtime_ns
@@ -136,7 +136,7 @@ def test_a_killed_job_goes_on_when_the_sweep_is_started_again(sweep, tmp_path, l
     assert done.returncode == 0, done.stdout + done.stderr
     assert _statuses(folder) == ["finished", "finished"]
     assert (folder / "1" / "metrics.json").stat().st_mtime_ns == kept
-    if launcher != "submitit_local":  # which writes elsewhere
+    if launcher != "submitit_local":  # whose jobs write to files
         assert "epoch 3/3" in done.stdout
         assert "epoch 2/3" not in done.stdout
     pids = {json.loads((folder / job / "seen-0.json").read_text())["pid"] for job in ("0", "1")}
@@ -145,7 +145,7 @@ def test_a_killed_job_goes_on_when_the_sweep_is_started_again(sweep, tmp_path, l
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [pytest.param("joblib", marks=pytest.mark.exhaustive), "submitit_local"])
-def test_jobs_that_fail_elsewhere_are_told_here(sweep, tmp_path, launcher):
+def test_jobs_that_fail_in_other_processes_are_reported(sweep, tmp_path, launcher):
     done = sweep(*SHORT, f"hydra/launcher={launcher}", "attention=additive,softmax", "model.num_classes=null,5")
     assert done.returncode == 1
     assert _statuses(tmp_path / "swept") == ["finished", "failed", "finished", "failed"]
@@ -170,7 +170,7 @@ def test_joblib_runs_jobs_at_the_same_time(sweep, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_task_without_a_table_fails_under_a_launcher_as_well(fvit):
+def test_a_command_without_metrics_fails_under_a_launcher_as_well(fvit):
     done = fvit("prepare", "-m", "hydra/launcher=joblib", "verify=missing,missing_too")
     assert done.returncode == 1
     assert "missing" in done.stderr

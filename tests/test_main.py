@@ -1,4 +1,4 @@
-"""python -m fvit lists what pyproject.toml installs."""
+"""python -m fvit lists the commands of pyproject.toml."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def test_every_command_has_a_line():
     assert all(len(line.split()) > 3 for line in lines)
 
 
-def test_the_list_is_made_without_importing_the_commands(monkeypatch, capsys):
+def test_the_commands_are_not_imported(monkeypatch, capsys):
     for name in INSTALLED:
         monkeypatch.setitem(sys.modules, f"fvit.{name.removeprefix('fvit-')}", None)
     monkeypatch.setattr(sys, "argv", ["fvit"])
@@ -29,7 +29,7 @@ def test_the_list_is_made_without_importing_the_commands(monkeypatch, capsys):
     assert "fvit-train" in capsys.readouterr().out
 
 
-def test_an_argument_is_answered_by_the_nearest_command(monkeypatch):
+def test_the_nearest_command_is_suggested(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["fvit", "trian"])
     with pytest.raises(SystemExit, match="did you mean fvit-train"):
         __main__.main()

@@ -1,15 +1,13 @@
-"""What one process learns and measures, two and three learn and measure: real processes, over gloo."""
+"""Training and evaluation give the same results on one, two and three processes, over gloo."""
 
 import csv
-import importlib
 import json
-import logging
-import sys
 
 import pytest
 import torch
 
 from fvit.training import Classifier
+from tests import tasks
 
 DIGITS = (
     *("data=digits", "attention=additive", "model.embed_dim=24", "model.depth=2", "model.num_heads=3"),
@@ -26,20 +24,12 @@ FSDP = (
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capfd):
-    """A command line in this process, which starts others where the hardware has several; returns the run's folder."""
+    """Run a command line, which starts further processes if its hardware has several; returns the run directory."""
 
     def call(task, name, *overrides):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
-        monkeypatch.setattr(sys, "argv", [f"fvit-{task}", f"hydra.run.dir={tmp_path / name}", *overrides])
-        handlers = logging.getLogger().handlers[:]
-        try:
-            importlib.import_module(f"fvit.{task}").main()
-        except SystemExit as stop:
-            raise AssertionError(capfd.readouterr().err) from stop
-        finally:
-            logging.getLogger().handlers[:] = handlers
+        code = tasks.call(tmp_path, task, f"hydra.run.dir={tmp_path / name}", *overrides)
+        assert code == 0, capfd.readouterr().err
         return tmp_path / name
 
     return call
@@ -61,7 +51,7 @@ def metrics(folder):
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(run):
-    """22 steps with crops, RandAugment, mixup, cutmix and erasing, and 2 × 2 micro batches a step; dropout is off."""
+    """22 steps with crops, RandAugment, mixup, CutMix and erasing, 2 × 2 micro batches per step, and no dropout."""
     same = (*DIGITS, *AUGMENTED, f"scheduler.min_lr={MIN_LR}")
     alone = run("train", "alone", *same)
     losses = column(alone, "train/loss")
@@ -70,16 +60,16 @@ def test_two_processes_learn_what_one_learns(run):
     together = run("train", "together", *same, "hardware=ddp_cpu", "micro_batch_size=16")
     assert column(together, "train/loss") == pytest.approx(losses, abs=2e-5)
     assert column(together, "lr") == pytest.approx(column(alone, "lr"), rel=1e-9)
-    # The column holds the rates of the 22 updates; the one that comes after them is the schedule's minimum.
+    # The column holds the learning rates of the 22 updates; the next one is the minimum of the schedule.
     assert [final_rate(folder) for folder in (alone, together)] == pytest.approx([MIN_LR, MIN_LR], rel=1e-9)
     for metric in ("train/acc1", "val/loss", "val/acc1"):
         assert metrics(together)[metric] == pytest.approx(metrics(alone)[metric], abs=1e-4), metric
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # Lightning's, of the best checkpoint in another folder
-def test_shards_learn_what_whole_weights_learn_and_either_goes_on_from_the_other(run):
-    """With clipped gradients; shards compute their blocks again besides."""
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # Lightning: best checkpoint elsewhere
+def test_fsdp_learns_what_one_device_learns_and_either_resumes_from_the_other(run):
+    """With clipped gradients, and activation checkpointing under FSDP."""
     short = (*DIGITS, "trainer.gradient_clip_val=0.5", "+trainer.limit_train_batches=3")
     alone = run("train", "alone", *short)
     shards = run("train", "shards", *short, *FSDP)
@@ -100,8 +90,8 @@ def test_shards_learn_what_whole_weights_learn_and_either_goes_on_from_the_other
 
 
 @pytest.mark.slow
-def test_each_image_is_measured_once_on_one_two_and_three_ranks(run):
-    # 35 validation images: they divide over neither ranks nor batches of 4.
+def test_each_image_is_evaluated_once_on_one_two_and_three_ranks(run):
+    # 35 validation images, not divisible by ranks or batches of 4.
     shape = ("data=fake", "data.num_images=140", "model.embed_dim=24", "model.depth=1", "global_batch_size=16")
     trained = run("train", "run", *shape, "debug=limit")
     found = []

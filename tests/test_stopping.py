@@ -1,4 +1,4 @@
-"""Signals to whole command lines: every process ends, one checkpoint is there, and the exit code is 143."""
+"""Signals to whole command lines: all processes end, with one checkpoint and exit code 143."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from tests.launch.test_ranks import ON_CPU, free_port
 
 ROOT = Path(__file__).parent.parent
 TINY = ["data=fake", "model.embed_dim=24", "model.depth=1", "global_batch_size=16", "data.eval_batch_size=2"]
-# At 0.05 s a batch, an epoch or a validation takes longer than the test waits.
+# At 0.05 s per batch, an epoch or a validation takes longer than the test waits.
 LONG = {
     "training": ["data.num_images=32000"],
     "validation": ["data.num_images=8000", "+trainer.limit_train_batches=4"],
@@ -28,7 +28,7 @@ TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
 
 
 class Run:
-    """`python -m fvit.train` in a session of its own, maybe `by` another program."""
+    """`python -m fvit.train` in its own session, optionally started `by` another program."""
 
     def __init__(self, folder, *overrides, by=(), **environment):
         self.folder = folder
@@ -44,15 +44,15 @@ class Run:
         )
 
     def wait_for(self, stage, rank=0):
-        """Until a rank is at work."""
+        """Wait until a rank is in that stage."""
         deadline = time.monotonic() + 240
         while not (self.folder / f"{stage}-{rank}").exists():
             assert self.process.poll() is None, self.process.communicate()[1]
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
-    def tell(self, target, signum):
-        """Send a signal to the group, the process that was started, or a rank that it has started."""
+    def send(self, target, signum):
+        """Send a signal to the process group, to the process that was started, or to a rank that it started."""
         if target == "group":
             os.killpg(self.process.pid, signum)
         elif target == "parent":
@@ -61,7 +61,7 @@ class Run:
             os.kill(self._rank(target.removeprefix("rank")), signum)
 
     def end(self):
-        """Exit code, seconds until then, stderr, and what is left of the group."""
+        """Exit code, seconds until then, stderr, and the remaining processes of the group."""
         started = time.monotonic()
         _, err = self.process.communicate(timeout=60)
         seconds = time.monotonic() - started
@@ -78,7 +78,7 @@ class Run:
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts runs; what a failed test leaves of them is killed."""
+    """Start runs; those that a failed test leaves behind are killed."""
     runs = []
 
     def start(*overrides, **options):
@@ -110,7 +110,7 @@ def _check_end(run, folder, stage, signum):
 
 
 def _combinations():
-    """On one process; on two each target in each stage, of which half hold every target, both stages and signals."""
+    """One process; and two, with each target in each stage: one half has all targets, both stages and both signals."""
     yield pytest.param("cpu", "group", "training", 2, signal.SIGTERM, id="cpu-group-training")
     for index, target in enumerate(("rank0", "rank1", "group", "parent")):
         for stage_index, stage in enumerate(("training", "validation")):
@@ -125,15 +125,15 @@ def test_a_signal_ends_all_processes_with_one_checkpoint(start, tmp_path, hardwa
     overrides = [f"hardware={hardware}", f"data.num_workers={workers}", f"hydra.run.dir={folder}"]
     run = start(*LONG[stage], *overrides)
     run.wait_for(stage, rank=0 if hardware == "cpu" else 1)
-    run.tell(target, signum)
+    run.send(target, signum)
     _check_end(run, folder, stage, signum)
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_ranks_are_told_leaves_no_process(start, tmp_path):
+def test_a_signal_to_a_sweep_of_ranks_leaves_no_process(start, tmp_path):
     run = start(*LONG["training"], "hydra.mode=MULTIRUN", "seed=0,1", "hardware=ddp_cpu", "hydra.sweep.dir=sweep")
     run.wait_for("training", rank=1)
-    run.tell("group", signal.SIGTERM)
+    run.send("group", signal.SIGTERM)
     code, seconds, err, left = run.end()
     assert (code, left) == (143, ""), err
     assert seconds < 30
@@ -144,7 +144,7 @@ def test_a_sweep_whose_ranks_are_told_leaves_no_process(start, tmp_path):
 
 @pytest.fixture
 def scontrol(tmp_path):
-    """The variables of a SLURM job in which a scontrol notes what it is asked for, in the file `asked`."""
+    """The variables of a SLURM job, with a scontrol that writes its arguments to the file `asked`."""
     (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
     (tmp_path / "scontrol").chmod(0o755)
     return {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "fvit", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
@@ -157,14 +157,14 @@ def _check_requeued_once(folder):
 
 
 @pytest.mark.slow
-def test_two_tasks_of_srun_end_as_one_and_are_requeued_once(start, tmp_path, scontrol):
-    """As with --kill-on-bad-exit: when one has ended, srun tells the other."""
+def test_two_tasks_of_srun_end_together_and_are_requeued_once(start, tmp_path, scontrol):
+    """As with --kill-on-bad-exit: when one task has exited, srun sends SIGTERM to the other."""
     job = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2", "SLURM_NODELIST": "127.0.0.1"}
     job |= {**scontrol, "MASTER_PORT": free_port(), "SLURM_LOCALID": "0"}
     overrides = [*LONG["training"], "hardware=slurm", *ON_CPU, "hydra.run.dir=run"]
     tasks = [start(*overrides, **job, SLURM_PROCID=str(i), SLURM_NODEID=str(i)) for i in range(2)]
     tasks[1].wait_for("training", rank=1)
-    tasks[1].tell("parent", signal.SIGUSR1)
+    tasks[1].send("parent", signal.SIGUSR1)
     while all(task.process.poll() is None for task in tasks):
         time.sleep(0.05)
     ended = {task.process.poll() for task in tasks}
@@ -175,20 +175,20 @@ def test_two_tasks_of_srun_end_as_one_and_are_requeued_once(start, tmp_path, sco
         ended.add(code)
         assert left == "", err
         assert seconds < 30
-    # A task that is told while Python already ends is killed by it: a shell calls that 143 as well.
+    # Python has no handlers any more while it exits, so SIGTERM may kill it; a shell reports that as 143 as well.
     assert 143 in ended
     assert ended <= {None, 143, -signal.SIGTERM}
     _check_requeued_once(tmp_path)
 
 
 @pytest.mark.slow
-def test_ranks_of_torchrun_end_as_one_and_their_job_is_requeued_once(start, tmp_path, scontrol):
+def test_ranks_of_torchrun_end_together_and_their_job_is_requeued_once(start, tmp_path, scontrol):
     task = {**scontrol, "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
     run = start(*LONG["training"], "hardware=torchrun", *ON_CPU, "hydra.run.dir=run", by=TORCHRUN, **task)
     run.wait_for("training", rank=1)
-    run.tell("rank1", signal.SIGUSR1)
+    run.send("rank1", signal.SIGUSR1)
     code, _, err, left = run.end()
-    assert (code, left) == (1, ""), err  # torchrun's own code, where a rank ends with any but 0
+    assert (code, left) == (1, ""), err  # torchrun's own, if any rank fails
     assert "exitcode  : 143" in err
     _check_requeued_once(tmp_path)
 
@@ -196,7 +196,7 @@ def test_ranks_of_torchrun_end_as_one_and_their_job_is_requeued_once(start, tmp_
 SHORT = [*TINY, "data.num_images=64", "debug=limit", "trainer.max_epochs=2"]
 
 
-def test_a_sweep_stops_and_says_so(main, tmp_path):
+def test_a_signal_stops_a_sweep(main, tmp_path):
     tell = ["+callbacks.tell._target_=tests.moments.Tell", "+callbacks.tell.stage=training", "+callbacks.tell.epoch=1"]
     done = main("train", "-m", *SHORT, *tell, "+callbacks.tell.batch=99,0,1", "hydra.sweep.dir=sweep")
     assert done.returncode == 143
@@ -208,11 +208,11 @@ def test_a_sweep_stops_and_says_so(main, tmp_path):
     assert [word for word in table.split() if word in ("finished", "interrupted")] == ["finished", "interrupted"]
 
 
-def test_a_job_of_slurm_is_requeued_once(main, tmp_path, monkeypatch):
-    """Also where SIGTERMs come when the checkpoint is saved: srun and torchrun send them to those that are left."""
+def test_a_slurm_job_is_requeued_once(main, tmp_path, monkeypatch):
+    """Also if SIGTERM comes after the checkpoint, as srun and torchrun send it to the remaining ranks."""
     monkeypatch.setattr(signals, "_ECHO_SECONDS", 0.0)
     monkeypatch.setattr(os, "_exit", sys.exit)
-    monkeypatch.setattr(run_dir, "write_metrics", _told_again(run_dir.write_metrics))
+    monkeypatch.setattr(run_dir, "write_metrics", _with_signal(run_dir.write_metrics))
     (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nkill $PPID\nsleep 0.2\n')
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
@@ -229,7 +229,7 @@ def test_a_job_of_slurm_is_requeued_once(main, tmp_path, monkeypatch):
     assert run_dir.read_metrics(tmp_path / "run")["status"] == "interrupted"
 
 
-def _told_again(write_metrics):
+def _with_signal(write_metrics):
     def write(folder, status, *args, **kwargs):
         if status == "interrupted":
             os.kill(os.getpid(), signal.SIGTERM)
@@ -238,7 +238,7 @@ def _told_again(write_metrics):
     return write
 
 
-def test_an_evaluation_stops_as_well(main, tmp_path, monkeypatch):
+def test_a_signal_stops_an_evaluation(main, tmp_path, monkeypatch):
     assert main("train", *SHORT, "hydra.run.dir=run").returncode == 0
     monkeypatch.setattr(Classifier, "validation_step", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     done = main("eval", "ckpt_path=run", "hydra.run.dir=measured")

@@ -138,23 +138,29 @@ def test_a_rank_that_fails_before_its_run_starts_records_why(tmp_path, monkeypat
 LAUNCH = """
 import sys
 from pathlib import Path
-from fvit.launch import processes
+from fvit.launch import processes, signals
+signals._ECHO_SECONDS = 0.0
 processes.launch("fake_task", {"output_dir": sys.argv[1]}, Path(sys.argv[1]), 2)
 """
 LOCK = """
 from pathlib import Path
-from fvit.launch import lock, processes
+from fvit.launch import lock, processes, signals
 def hold(config):
     folder = Path(config["output_dir"]) / rank
     folder.mkdir()
-    with lock.held(folder):
+    with signals.deferring(), lock.held(folder):
         open(folder / "ready", "w")
         time.sleep(120)
 processes.run_as_rank(hold, processes.read_resolved(sys.argv))
 """
 
 
-def test_ranks_die_with_their_parent(fake_task, tmp_path):
+@pytest.mark.parametrize(
+    ("signums", "code"),
+    [([signal.SIGKILL], -signal.SIGKILL), ([signal.SIGTERM, signal.SIGTERM], 143)],
+    ids=["kill -9", "a second signal"],
+)
+def test_ranks_die_with_their_parent(fake_task, tmp_path, signums, code):
     fake_task(LOCK)
     parent = subprocess.Popen([sys.executable, "-c", LAUNCH, str(tmp_path)])
     folders = [tmp_path / "0", tmp_path / "1"]
@@ -162,6 +168,11 @@ def test_ranks_die_with_their_parent(fake_task, tmp_path):
         while not all((folder / "ready").exists() for folder in folders):
             assert parent.poll() is None
             time.sleep(0.05)
+        for signum in signums:
+            assert all(map(in_use, folders))
+            parent.send_signal(signum)
+            time.sleep(0.5)
+        assert parent.wait(timeout=5) == code
     finally:
         parent.kill()
         parent.wait()
@@ -184,25 +195,17 @@ OBEY = "import signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n
 IGNORE = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nopen('ready-' + rank, 'w')\ntime.sleep(60)\n"
 
 
-@pytest.fixture
-def terminate(tmp_path):
-    """`terminate(times)` sends SIGTERM to this process so many times once both ranks are ready."""
+def terminate_when_ready(tmp_path):
+    def wait():
+        while not all((tmp_path / f"ready-{rank}").exists() for rank in (0, 1)):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    def start(times=1):
-        def wait():
-            while not all((tmp_path / f"ready-{rank}").exists() for rank in (0, 1)):
-                time.sleep(0.05)
-            for _ in range(times):
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(0.5)
-
-        threading.Thread(target=wait, daemon=True).start()
-
-    return start
+    threading.Thread(target=wait, daemon=True).start()
 
 
-def test_a_signal_is_forwarded_to_all_ranks(fake_task, tmp_path, terminate):
-    terminate()
+def test_a_signal_is_forwarded_to_all_ranks(fake_task, tmp_path):
+    terminate_when_ready(tmp_path)
     start = time.monotonic()
     with pytest.raises(Stopped) as caught:
         processes.launch(fake_task(OBEY + "time.sleep(60)\n"), CONFIG, tmp_path, 2)
@@ -233,29 +236,19 @@ def test_a_signal_before_a_rank_has_a_handler_is_no_failure(fake_task, tmp_path,
         processes.launch(fake_task(f"os.kill(os.getpid(), {int(signum)})\n"), CONFIG, tmp_path, 2)
 
 
-def test_ranks_that_ignore_a_signal_are_killed_when_their_time_is_up(fake_task, tmp_path, monkeypatch, terminate):
+def test_ranks_that_ignore_a_signal_are_killed_when_their_time_is_up(fake_task, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "_PATIENCE", 0.5)
     monkeypatch.setattr(processes, "_GRACE", 0.5)
-    terminate()
+    terminate_when_ready(tmp_path)
     start = time.monotonic()
     with pytest.raises(Stopped):
         processes.launch(fake_task(IGNORE), CONFIG, tmp_path, 2)
     assert time.monotonic() - start < 10
 
 
-def test_a_second_signal_ends_the_wait_at_once(fake_task, tmp_path, monkeypatch, terminate):
-    monkeypatch.setattr(signals, "_ECHO_SECONDS", 0.0)
-    monkeypatch.setattr(processes, "_GRACE", 0.5)
-    terminate(times=2)
-    start = time.monotonic()
-    with pytest.raises(Stopped):
-        processes.launch(fake_task(IGNORE), CONFIG, tmp_path, 2)
-    assert time.monotonic() - start < 10  # half of _PATIENCE
-
-
-def test_a_failure_while_ranks_exit_is_reported(fake_task, tmp_path, terminate):
+def test_a_failure_while_ranks_exit_is_reported(fake_task, tmp_path):
     body = OBEY.replace("143", "143 if rank == '0' else 'disk full'") + "time.sleep(60)\n"
-    terminate()
+    terminate_when_ready(tmp_path)
     with pytest.raises(RunError, match="rank 1 exited with code 1\ndisk full"), signals.listening():
         processes.launch(fake_task(body), CONFIG, tmp_path, 2)
 

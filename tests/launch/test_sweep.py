@@ -1,6 +1,5 @@
 """Sweep directories: what became of the jobs, and the same command again."""
 
-import logging
 import os
 import re
 import shutil
@@ -16,10 +15,10 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-import fvit.train
 from fvit.config.paths import conf_dir
 from fvit.launch import sweep
 from fvit.launch.run_dir import read_metrics, write_metrics
+from tests.tasks import call
 
 SHORT = ["data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "global_batch_size=16"]
 SHORT += ["debug=limit", "trainer.max_epochs=1", "logger=none"]
@@ -76,13 +75,8 @@ def fake_train(config):
 def template(tmp_path_factory):
     folder = tmp_path_factory.mktemp("template")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("HYDRA_FULL_ERROR", "")
         patch.setattr("fvit.train.train", fake_train)
-        patch.setattr(sys, "argv", ["fvit-train", "-m", *SHORT, "seed=0,1", SWEPT])
-        handlers = logging.getLogger().handlers[:]
-        fvit.train.main()
-        logging.getLogger().handlers[:] = handlers
+        assert call(folder, "train", "-m", *SHORT, "seed=0,1", SWEPT) == 0
     return folder / "swept"
 
 

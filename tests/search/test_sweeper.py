@@ -237,7 +237,7 @@ def test_a_trial_of_another_machine_is_left_alone(toy, trials, tmp_path):
     ("overrides", "error", "message"),
     [
         ([LINE, "+hydra.sweeper.trials=3"], ConfigError, "unknown key hydra.sweeper.trials"),
-        ([LINE, "hydra.sweeper.objective=[score,cost]"], ConfigError, "needs one of maximize and minimize for each"),
+        ([LINE, "hydra.sweeper.objective=[score,cost]"], ConfigError, "must give maximize or minimize for each"),
         ([LINE, *TWO, "hydra/sweeper/pruner=asha"], ConfigError, "set hydra/sweeper/pruner=none"),
         ([LINE, "hydra.sweeper.objective=scor"], RunError, "is not a metric of a finished run, did you mean score"),
         (["xx=interval(0,1)"], HydraException, "xx"),

@@ -6,6 +6,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from fvit.launch.run_dir import WELL, note_failure
 resolvers.register()
 
 Work = Callable[[dict[str, Any]], dict[str, float]]
+Complete = Callable[[dict[str, Any]], dict[str, Any]]
 
 # The options of Hydra's completion, which takes the words behind them.
 _COMPLETION = {"-sc", "--shell-completion", "--shell_completion"}
@@ -37,7 +39,7 @@ def run(
     work: Work,
     schema: type[BaseModel],
     expand_arguments: Callable[[Sequence[str]], list[str]] = list,
-    complete: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    complete: Complete = dict,
     alone: bool = False,
 ) -> None:
     """Compose conf/`task`.yaml with the command line, check it, and call `work`; for a sweep, once per job.
@@ -68,7 +70,7 @@ def run(
         # Before torch is imported. OpenMP's threads otherwise spin while they wait, and where other processes want the
         # same cores they spin against each other: training was seen to run at a tenth of its speed.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    command = _Command(task, work, schema, complete, broadcast)
+    command = _Command(task, work, schema, complete, broadcast, os.environ.get("HYDRA_FULL_ERROR") == "1")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     sweep.started.clear()
     interrupt = None
@@ -89,21 +91,17 @@ def run(
         _exit(command.failed, interrupt)
 
 
+@dataclass
 class _Command:
     """What Hydra calls: once, or once per job, for some launchers on a copy in another process."""
 
-    def __init__(
-        self,
-        task: str,
-        work: Work,
-        schema: type[BaseModel],
-        complete: Callable[[dict[str, Any]], dict[str, Any]],
-        broadcast: ranks.ConfigBroadcast,
-    ) -> None:
-        self.task, self.work, self.schema = task, work, schema
-        self.complete, self.broadcast = complete, broadcast
-        self.show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-        self.failed = False
+    task: str
+    work: Work
+    schema: type[BaseModel]
+    complete: Complete
+    broadcast: ranks.ConfigBroadcast
+    show_traceback: bool
+    failed: bool = False
 
     def run_job(self, cfg: DictConfig) -> dict[str, float] | None:
         """Check a composed configuration and work with it; a failed job does not stop the others of its sweep."""

@@ -9,6 +9,7 @@ from typing import IO, Any
 from fvit.config.errors import RunError
 
 _NAME = ".lock"
+_IN_USE = "{} is in use by another process; wait for its end, or end it"
 
 
 @contextmanager
@@ -21,7 +22,7 @@ def held(folder: Path) -> Iterator[None]:
     # A record lock belongs to this process alone; a flock would be kept by loader workers that outlive it.
     with (folder / _NAME).open("a") as file:
         if not _try(file):
-            raise _in_use(folder)
+            raise RunError(_IN_USE.format(folder))
         try:
             yield
         finally:
@@ -35,7 +36,7 @@ def check_free(folder: Path) -> None:
         RunError: one does.
     """
     if in_use(folder):
-        raise _in_use(folder)
+        raise RunError(_IN_USE.format(folder))
 
 
 def in_use(folder: Path) -> bool:
@@ -44,10 +45,6 @@ def in_use(folder: Path) -> bool:
         return False
     with (folder / _NAME).open("a") as file:
         return not _try(file)
-
-
-def _in_use(folder: Path) -> RunError:
-    return RunError(f"{folder} is in use by another process; wait for its end, or end it")
 
 
 def _try(file: IO[Any]) -> bool:

@@ -5,8 +5,8 @@ Here every rank is a child that reads the resolved configuration from the run di
 ranks have the same hyperparameters, and nothing of a job remains for the next job of a sweep.
 
 torch's elastic launch was measured in its place. The parent imports torch (520 MiB for 22, and seconds), its SIGINT
-handler stays for the next job of a sweep, a second signal starts its timeout again, and a rank's stdout and stderr
-cannot share a log.
+handler stays for the next job of a sweep, a second signal starts its timeout again, a rank's stdout and stderr cannot
+share a log, and kill -9 on the process group does not reach its ranks.
 """
 
 import json
@@ -22,12 +22,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from fvit.config.atomic import write_text
 from fvit.config.errors import RunError, explain
 from fvit.launch import disk, signals
 from fvit.launch.devices import local_devices
 from fvit.launch.lock import check_free
 from fvit.launch.ranks import external_rank, is_rank_zero
-from fvit.launch.run_dir import last_words, note_failure, read_metrics, write, write_metrics
+from fvit.launch.run_dir import last_words, note_failure, read_metrics, write_metrics
 
 RESOLVED = "--resolved"
 """The command line option for a file with a resolved configuration."""
@@ -69,11 +70,11 @@ def launch(module: str, config: dict[str, Any], folder: Path, count: int) -> dic
     # Rank 0 does so too, but only after importing torch; until then an old error must not pass for a new one.
     write_metrics(folder, "running", before.get("metrics", {}), before.get("seconds", 0.0))
     resolved = folder / "resolved.json"
-    write(resolved, json.dumps(config))
+    write_text(resolved, json.dumps(config))
     command = [sys.executable, "-m", module, RESOLVED, str(resolved)]
     ranks: Ranks = []
     try:
-        with signals.deferring(handles_second=True):
+        with signals.deferring():
             environment = _environment(count)
             for rank in range(count):
                 with nullcontext() if rank == 0 else (folder / f"rank-{rank}.log").open("wb") as log:
@@ -158,21 +159,21 @@ def _wait(ranks: Ranks) -> tuple[int | None, bool]:
     Returns:
         the lowest failed rank, if any, and whether a signal ended the run.
     """
-    forwarded, deadline = 0, float("inf")
+    forwarded, deadline = False, float("inf")
     while True:
         codes = [rank.poll() for rank in ranks]
         if any(map(_failed, codes)):
             time.sleep(1)  # the others often fail of the same cause, which the lowest rank reports
             return [_failed(rank.poll()) for rank in ranks].index(True), False
         if all(code is not None for code in codes):
-            return None, any(codes) or forwarded > 0
-        if signals.count() > forwarded:
-            forwarded = signals.count()
+            return None, any(codes) or forwarded
+        if not forwarded and (signum := signals.received()):
+            forwarded = True
             for rank in ranks:
-                rank.send_signal(signals.received())
+                rank.send_signal(signum)
         if forwarded or any(codes):
             deadline = min(deadline, time.monotonic() + _PATIENCE)
-        if forwarded > 1 or time.monotonic() > deadline:
+        if time.monotonic() > deadline:
             return None, True
         time.sleep(0.1)
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -24,31 +24,28 @@ def counting(unit: str, total: int, done: int) -> Iterator[Callable[[int], None]
     Yields:
         a function to call with the number of units done since its last call.
     """
-    start = time.monotonic()
     if is_quiet():
         yield lambda more: None
         return
-    if not console.is_interactive:
-        yield _lines(unit, total, done, start)
-        return
-    bar = Progress(
-        TextColumn(f"{{task.completed:,}} of {{task.total:,}} {unit}"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[speed]}"),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        console=console,
-    )
-    with bar:
-        task = bar.add_task("", total=total, completed=done, speed="")
-        count = done
+    columns = [BarColumn(bar_width=None), TextColumn("{task.fields[speed]}  ETA"), TimeRemainingColumn()]
+    bar = Progress(TextColumn(f"{{task.completed:,}} of {{task.total:,}} {unit}"), *columns, console=console)
+    task = bar.add_task("", total=total, completed=done, speed="")
+    start = printed = time.monotonic()
+    count = done
 
-        def advance(more: int) -> None:
-            nonlocal count
-            count += more
-            speed = (count - done) / max(time.monotonic() - start, 1e-6)
+    def advance(more: int) -> None:
+        nonlocal count, printed
+        count += more
+        now = time.monotonic()
+        speed = (count - done) / max(now - start, 1e-6)
+        if console.is_interactive:
             bar.update(task, completed=count, speed=f"{_rate(speed)} {unit}/s")
+        elif now - printed >= _PERIOD or count == total:
+            printed = now
+            eta = (total - count) / speed
+            console.print(f"{count:,} of {total:,} {unit}  {_rate(speed)} {unit}/s  ETA {eta:,.0f} s")
 
+    with bar if console.is_interactive else nullcontext():
         yield advance
 
 
@@ -64,22 +61,6 @@ def waiting(text: str) -> Iterator[Callable[[str], None]]:
         return
     with console.status(text) as status:
         yield status.update
-
-
-def _lines(unit: str, total: int, done: int, start: float) -> Callable[[int], None]:
-    count, last = done, start
-
-    def advance(more: int) -> None:
-        nonlocal count, last
-        count += more
-        now = time.monotonic()
-        if now - last >= _PERIOD or count == total:
-            last = now
-            speed = (count - done) / max(now - start, 1e-6)
-            eta = (total - count) / speed
-            console.print(f"{count:,} of {total:,} {unit}  {_rate(speed)} {unit}/s  ETA {eta:,.0f} s")
-
-    return advance
 
 
 def _rate(speed: float) -> str:

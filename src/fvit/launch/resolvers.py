@@ -20,10 +20,11 @@ def _groups() -> str:
     """The config groups and their options for --help, those of ``--config-dir`` included."""
     hydra = GlobalHydra.instance().hydra
     names = sorted(name for name in hydra.list_all_config_groups() if name.split("/")[0] != "hydra")
+    options = {name: sorted(hydra.config_loader.get_group_options(name)) for name in names}
     column = max(map(len, names)) + 4
     return "\n".join(
         textwrap.fill(
-            ", ".join(sorted(hydra.config_loader.get_group_options(name))),
+            ", ".join(option for option in options[name] if not option.startswith("_")),  # _base is no option
             _WIDTH,
             initial_indent=f"  {name}".ljust(column),
             subsequent_indent=" " * column,

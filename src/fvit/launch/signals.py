@@ -38,11 +38,9 @@ class Stopped(KeyboardInterrupt):
 
 class _State:
     signum: int | None = None
-    count = 0
     last = 0.0
     listening = False
     deferred = False
-    handles_second = False
     ending = False
 
 
@@ -59,7 +57,7 @@ def listening() -> Iterator[None]:
     if _state.listening or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _state.signum, _state.count, _state.listening, _state.ending = None, 0, True, False
+    _state.signum, _state.listening, _state.ending = None, True, False
     before = {signum: signal.signal(signum, _handle) for signum in handled()}
     try:
         yield
@@ -72,29 +70,19 @@ def listening() -> Iterator[None]:
 
 
 @contextmanager
-def deferring(handles_second: bool = False) -> Iterator[None]:
-    """Only record a signal, for `received`.
-
-    Args:
-        handles_second: the code inside watches `count` and exits early by itself after a second signal.
-    """
+def deferring() -> Iterator[None]:
+    """Only record the first signal, for `received`."""
     with listening():
-        before = _state.deferred, _state.handles_second
-        _state.deferred, _state.handles_second = True, handles_second
+        before, _state.deferred = _state.deferred, True
         try:
             yield
         finally:
-            _state.deferred, _state.handles_second = before
+            _state.deferred = before
 
 
 def received() -> int | None:
     """The first signal since `listening` began, if any."""
     return _state.signum
-
-
-def count() -> int:
-    """The number of signals since `listening` began, without echoes."""
-    return _state.count
 
 
 def ignore_further() -> None:
@@ -112,18 +100,13 @@ def raise_received() -> None:
 
 
 def _handle(signum: int, frame: FrameType | None) -> None:
-    if _state.ending:
-        return
     now = time.monotonic()
-    first = _state.signum is None
-    if not first and now - _state.last < _ECHO_SECONDS:
-        return
-    _state.signum, _state.last = signum if first else _state.signum, now
-    _state.count += 1
-    if not first and not _state.handles_second:
+    if _state.signum is None and not _state.ending:
+        _state.signum, _state.last = signum, now
+        if not _state.deferred:
+            raise Stopped(signum)
+    elif not _state.ending and now - _state.last >= _ECHO_SECONDS:
         os._exit(EXIT_CODE)
-    if first and not _state.deferred:
-        raise Stopped(signum)
 
 
 def handled() -> list[signal.Signals]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from fvit.config.atomic import write_text
 from fvit.launch.console import console, print_facts, print_rows
-from fvit.launch.run_dir import write
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -77,7 +77,7 @@ def write_page(study: optuna.Study, objective: Sequence[str], folder: Path) -> P
     ]
     title = f"{', '.join(objective)}: {len(study.get_trials(deepcopy=False))} trials"
     path = folder / "study.html"
-    write(path, _PAGE.format(title=html.escape(title), note=html.escape(_counts(study)), plots="\n".join(plots)))
+    write_text(path, _PAGE.format(title=html.escape(title), note=html.escape(_counts(study)), plots="\n".join(plots)))
     return path
 
 

@@ -2,8 +2,9 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,12 @@ def search(sweeper: Sweeper, options: Mapping[str, Any], arguments: Sequence[str
     sweeper.validate_batch_is_legal([[*fixed, *trial] for trial in space.covering(parameters)])
     folder = Path(sweeper.config.hydra.sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder), connected(checked.storage) as storage:
+    try:  # so that a trial that seems to run in this directory was interrupted
+        lock = FileLock(folder / ".study.lock").acquire(timeout=0)
+    except Timeout:
+        message = f"another process runs the study in {folder}; wait for it, or choose another hydra.sweep.dir"
+        raise RunError(message) from None
+    with lock, connected(checked.storage) as storage:
         OmegaConf.save(sweeper.config, folder / "multirun.yaml")
         study = open_study(storage, checked, parameters, fixed)
         try:
@@ -67,41 +73,22 @@ def search(sweeper: Sweeper, options: Mapping[str, Any], arguments: Sequence[str
             report.print_study(study, checked.objective, folder, page)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock the directory against other searches, so that a trial that seems to run there was interrupted."""
-    lock = FileLock(folder / ".study.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        message = f"another process runs the study in {folder}; wait for it, or choose another hydra.sweep.dir"
-        raise RunError(message) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
+@dataclass
 class _Search:
-    def __init__(
-        self,
-        sweeper: Sweeper,
-        study: optuna.Study,
-        options: Options,
-        parameters: space.Space,
-        fixed: list[str],
-        folder: Path,
-    ) -> None:
-        self.sweeper, self.study, self.options = sweeper, study, options
-        self.space, self.fixed, self.folder = parameters, fixed, folder
-        self.failures = 0
+    sweeper: Sweeper
+    study: optuna.Study
+    options: Options
+    space: space.Space
+    fixed: list[str]
+    folder: Path
+    failures: int = 0
 
     def run(self) -> None:
         """Run interrupted trials again, then new ones."""
         interrupted = self._interrupted()
         for start in range(0, len(interrupted), self.options.n_jobs):
             self._launch(interrupted[start : start + self.options.n_jobs])
-        while missing := max(0, self.options.n_trials - self._finished()):
+        while (missing := self.options.n_trials - self._finished()) > 0:
             self._launch([self._ask() for _ in range(min(missing, self.options.n_jobs))])
 
     def _interrupted(self) -> list[Trial]:
@@ -126,14 +113,10 @@ class _Search:
         return trial
 
     def _launch(self, trials: list[Trial]) -> None:
-        """Run trials as jobs with the same numbers, so consecutive ones at once: a launcher counts upwards."""
-        while trials:
-            count = 1
-            while count < len(trials) and trials[count].number == trials[count - 1].number + 1:
-                count += 1
-            self._launch_consecutive(trials[:count])
+        """Run trials as jobs with the same numbers: consecutive ones together, because a launcher counts upwards."""
+        for _, group in groupby(enumerate(trials), lambda pair: pair[1].number - pair[0]):
+            self._launch_consecutive([trial for _, trial in group])
             self._check_failures()
-            trials = trials[count:]
 
     def _launch_consecutive(self, trials: list[Trial]) -> None:
         jobs = [[*self.fixed, *space.overrides(trial.params)] for trial in trials]
