@@ -10,7 +10,7 @@ import torch
 from hydra.utils import get_class
 
 from fvit.config import legacy
-from fvit.config.schemas.train import Eval
+from fvit.config.schemas.eval import Eval
 from fvit.eval import evaluate
 from fvit.training import Classifier, checkpoint
 from fvit.training.trainer import build_trainer

@@ -1,4 +1,4 @@
-"""Schema of `fvit-eval`."""
+"""Schemas of `fvit-eval` and `fvit-cascade`."""
 
 from typing import Any
 
@@ -18,17 +18,27 @@ class EvalData(Strict):
     decoder: Decoder | None
 
 
-class Eval(Hardware):
+class Evaluation(Hardware):
+    """The keys of fvit-eval and fvit-cascade."""
+
     output_dir: str
-    ckpt_path: str
-    tiny: str | None
     quiet: bool
     data: EvalData
     logger: Loggers
     callbacks: dict[str, dict[str, Any]]
 
     @model_validator(mode="after")
-    def _no_gradients(self) -> "Eval":
+    def _no_gradients(self) -> "Evaluation":
         if self.grad_checkpointing:
             raise ValueError("grad_checkpointing=true has no effect in evaluation; set it to false")
         return self
+
+
+class Eval(Evaluation):
+    ckpt_path: str
+    tiny: str | None
+
+
+class Cascade(Evaluation):
+    large: str
+    tiny: str
