@@ -11,8 +11,7 @@ import torch
 
 from fvit.cascade import evaluate
 from fvit.config.errors import ConfigError
-from fvit.config.schemas.cascade import Cascade
-from fvit.config.schemas.eval import Eval
+from fvit.config.schemas.eval import Cascade, Eval
 from fvit.cost import count
 from fvit.data import ImageDataModule
 from fvit.eval import evaluate as evaluate_alone

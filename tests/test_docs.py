@@ -12,9 +12,8 @@ from hydra.types import RunMode
 from fvit.config import validation
 from fvit.config.paths import conf_dir
 from fvit.config.schemas.bench import Bench
-from fvit.config.schemas.cascade import Cascade
 from fvit.config.schemas.dashboard import Dashboard
-from fvit.config.schemas.eval import Eval
+from fvit.config.schemas.eval import Cascade, Eval
 from fvit.config.schemas.export import Export
 from fvit.config.schemas.predict import Predict
 from fvit.config.schemas.prepare import Prepare

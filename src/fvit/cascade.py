@@ -3,7 +3,7 @@
 import logging
 from typing import TYPE_CHECKING, Any
 
-from fvit.config.schemas.cascade import Cascade
+from fvit.config.schemas.eval import Cascade
 from fvit.launch import cli
 
 if TYPE_CHECKING:

@@ -133,7 +133,7 @@ def test_loggers_get_configuration_dataset_and_cost(run, data, dataset):
     logger, entered = Logger(), run()
     entered.trainer.loggers.append(logger)
     hparams = type("HParams", (dict,), {"__getattr__": dict.__getitem__})(data)
-    source = SimpleNamespace(facts=lambda: {"images": 3})
+    source = SimpleNamespace(fingerprint=lambda: {"images": 3})
     entered.log_start(SimpleNamespace(hparams=hparams, source=source), {"cost/params": 7}, model={"name": "vit"})
     name, root = dataset
     assert logger.calls == [

@@ -86,7 +86,7 @@ class RunDir:
         for logger in self.trainer.loggers:
             logger.log_hyperparams({**self.config, **config})
             if hasattr(logger, "log_dataset"):
-                logger.log_dataset(_name_of(data.hparams), data.source.facts(), data.hparams.get("root"))
+                logger.log_dataset(_name_of(data.hparams), data.source.fingerprint(), data.hparams.get("root"))
             if hasattr(logger, "log_summary"):
                 logger.log_summary(cost)
 

@@ -1,4 +1,4 @@
-"""Schema of `fvit-eval`, and what it shares with `fvit-cascade`."""
+"""Schemas of `fvit-eval` and `fvit-cascade`."""
 
 from typing import Any
 
@@ -19,6 +19,8 @@ class EvalData(Strict):
 
 
 class Evaluation(Hardware):
+    """The keys of fvit-eval and fvit-cascade."""
+
     output_dir: str
     quiet: bool
     data: EvalData
@@ -35,3 +37,8 @@ class Evaluation(Hardware):
 class Eval(Evaluation):
     ckpt_path: str
     tiny: str | None
+
+
+class Cascade(Evaluation):
+    large: str
+    tiny: str
