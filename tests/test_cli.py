@@ -38,7 +38,7 @@ def _runs(tmp_path: Path, task="train", kind="runs") -> list[Path]:
         (["model.embed_dim=100", "model.num_heads=8"], "not divisible by model.num_heads=8; take embed_dim=96"),
         (["data=folder", "data.root=missing"], "data.root=missing is not a folder"),
         (["data=folder"], "data=folder needs data.root"),
-        (["model.num_classes=5"], "the data has 10 classes and the head 5 outputs"),
+        (["model.num_classes=5"], "the dataset has 10 classes and the head 5 outputs"),
         (["ckpt_path=missing.ckpt"], "missing.ckpt does not exist"),
         (["model.init_from=missing"], "model.init_from=missing does not exist"),
         (["distillation=deit_soft"], "distillation needs a teacher: distillation.teacher.path=…"),
@@ -111,14 +111,14 @@ def test_help_fits_a_screen(fvit, compose_config):
     lines = text.splitlines()
     assert 24 <= len(lines) <= 50
     assert max(map(len, lines)) <= 100
-    listed = dict(re.findall(r"^  (\w+) +((?:[\w, ]+,\n)*[\w, ]+)$", text.split("Often set")[0], flags=re.MULTILINE))
+    listed = dict(re.findall(r"^  (\w+) +((?:[\w, ]+,\n)*[\w, ]+)$", text.split("Common settings")[0], flags=re.MULTILINE))
     assert {name: set(re.findall(r"\w+", options)) for name, options in listed.items()} == {
         group.name: {path.stem for path in group.glob("*.yaml")}
         for group in conf_dir().iterdir()
         if group.is_dir() and group.name != "hydra"
     }
     assert sum(line.startswith("  fvit-train") for line in lines) == 5
-    often = re.search(r"^Often set\n(.*?)^\n", text, flags=re.MULTILINE | re.DOTALL)[1].split()
+    often = re.search(r"^Common settings\n(.*?)^\n", text, flags=re.MULTILINE | re.DOTALL)[1].split()
     assert {"trainer.max_epochs", "global_batch_size", "seed", "optimizer.lr", "data.root", "ckpt_path"} <= {
         override.partition("=")[0] for override in often
     }
@@ -230,7 +230,7 @@ def test_a_mechanism_gets_the_budget_of_softmax_attention(main, fvit, tmp_path, 
     done = (fvit if hardware == "ddp_cpu" else main)("train", *overrides)
     assert done.returncode == 0, done.stderr
     [run] = _runs(tmp_path)
-    told = re.search(r"budget +macs of softmax attention, .* embed_dim=(\d+) in place of 96 has", done.stdout)
+    told = re.search(r"budget +macs of softmax attention, .* embed_dim=(\d+) instead of 96 has", done.stdout)
     model = OmegaConf.load(run / "config.yaml").model
     assert model.embed_dim == int(told[1]) > 96
     assert "match" not in model

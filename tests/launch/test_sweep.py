@@ -62,7 +62,7 @@ def test_a_sweep_ends_with_a_table_and_survives_failing_jobs(main, tmp_path):
     assert [read_metrics(folder / job)["status"] for job, *_ in statuses] == [status for *_, status in statuses]
     _check_figures(table, [read_metrics(folder / job) for job, *_ in statuses])
     assert "debug=limit" not in table  # all have it
-    assert re.search(r"job 1 +the data has 10 classes and the head 5 outputs", table)
+    assert re.search(r"job 1 +the dataset has 10 classes and the head 5 outputs", table)
     assert re.search(r"job 2 +model.num_classes=-1", table)
     assert done.stderr.count("error: ") == 4
 
