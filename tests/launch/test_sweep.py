@@ -164,7 +164,7 @@ def test_a_job_that_was_cut_goes_on_from_its_checkpoint(main, finished, monkeypa
     """kill -9 leaves `running` behind, by a process that is no more."""
     code = "from fvit.launch.run_dir import *; write_metrics(Path('swept/1'), 'running', {})"
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert sweep.Sweep(Path("swept"), []).jobs()[1].record["status"] == "cut"
+    assert sweep.Sweep(Path("swept"), []).jobs()[1].record["status"] == "crashed"
     resumed = []
 
     def work(config):

@@ -84,7 +84,7 @@ def write_page(study: optuna.Study, objective: Sequence[str], folder: Path) -> P
 def _counts(study: optuna.Study) -> str:
     states = [trial.state for trial in study.get_trials(deepcopy=False)]
     names = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-    names |= {TrialState.RUNNING: "cut", TrialState.WAITING: "waiting"}
+    names |= {TrialState.RUNNING: "crashed", TrialState.WAITING: "waiting"}
     return ", ".join(f"{states.count(state)} {name}" for state, name in names.items() if state in states) or "none"
 
 

@@ -112,7 +112,7 @@ class _Search:
             if trial.params.keys() == self.space.keys():
                 cut.append(trial)
             else:
-                self._tell(trial, Outcome(TrialState.FAIL, error="cut before it began"))
+                self._tell(trial, Outcome(TrialState.FAIL, error="crashed before it began"))
         for start in range(0, len(cut), self.options.n_jobs):
             yield from _neighbours(cut[start : start + self.options.n_jobs])
 

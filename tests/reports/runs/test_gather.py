@@ -31,7 +31,7 @@ def test_a_finished_run_is_read_whole(tmp_path):
     assert run.environment["packages"] == {"torch": "2.9.0"}
 
 
-@pytest.mark.parametrize("status", ["running", "failed", "interrupted", "pruned", "cut"])
+@pytest.mark.parametrize("status", ["running", "failed", "interrupted", "pruned", "crashed"])
 def test_a_run_that_did_not_finish_brings_the_last_lines_of_its_logs(tmp_path, status):
     folder = write_run(tmp_path / "a", status=status, error="why")
     (folder / "train.log").write_text("".join(f"line {i}\n" for i in range(100)))

@@ -25,7 +25,7 @@ class Run:
     Attributes:
         name: the folder, as short as the folders that were asked for allow.
         folder: the same, whole.
-        status: of metrics.json: ``finished``, ``failed``, ``running``, …; ``cut`` where its process is gone;
+        status: of metrics.json: ``finished``, ``failed``, ``running``, …; ``crashed`` if its process no longer exists;
             ``not started`` without one, ``unreadable`` where it is damaged.
         error: why it failed.
         seconds: that it took, as far as it was told.
