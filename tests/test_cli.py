@@ -51,7 +51,7 @@ def trained(tmp_path_factory):
         (["model.embed_dim=100"], "not divisible by model.num_heads=3; use embed_dim=99"),
         (["data=folder", "data.root=missing"], "data.root=missing is not a folder"),
         (["data=folder"], "data=folder needs data.root"),
-        (["model.num_classes=5"], "the data has 10 classes and the head 5 outputs"),
+        (["model.num_classes=5"], "the dataset has 10 classes and the head 5 outputs"),
         (["ckpt_path=missing.ckpt"], "missing.ckpt does not exist"),
         (["distillation=deit_soft"], "distillation needs a teacher: distillation.teacher.path=…"),
         (["hardware=gpu"], "use hardware=cpu"),
@@ -211,7 +211,7 @@ def test_a_mechanism_gets_the_budget_of_softmax_attention(main, fvit, tmp_path, 
     done = (fvit if hardware == "ddp_cpu" else main)("train", *overrides)
     assert done.returncode == 0, done.stderr
     [run] = runs(tmp_path)
-    budget = re.search(r"budget +macs of softmax attention, .* embed_dim=(\d+) in place of 96 has", done.stdout)
+    budget = re.search(r"budget +macs of softmax attention, .* embed_dim=(\d+) instead of 96 has", done.stdout)
     model = OmegaConf.load(run / "config.yaml").model
     assert model.embed_dim == int(budget[1]) > 96
     assert "match" not in model

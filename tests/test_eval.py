@@ -63,7 +63,7 @@ def test_another_source_replaces_that_of_training(run, tmp_path):
     ("overrides", "message"),
     [
         (["data.root=here"], "data.root has no effect with data.name=digits; set data.name=folder as well"),
-        (["data.name=digit"], "data.name=digit is unknown; known: digits, folder"),
+        (["data.name=digit"], "unknown data source 'digit'; known: digits, folder"),
         (["data.name=folder", "data.root=PHOTOS"], "the dataset has 11 classes and the model 10 outputs"),
     ],
 )

@@ -156,7 +156,7 @@ def test_jobs_that_fail_in_other_processes_are_reported(sweep, tmp_path, launche
         ("2", "softmax", "finished"),
         ("3", "softmax", "failed"),
     ]
-    assert re.search(r"job 3 +the data has 10 classes and the head 5 outputs", table)
+    assert re.search(r"job 3 +the dataset has 10 classes and the head 5 outputs", table)
 
 
 @pytest.mark.slow

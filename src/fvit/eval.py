@@ -65,7 +65,7 @@ def load(path: Path, content: dict[str, Any], asked: dict[str, Any]) -> "tuple[C
     changes = {key: value for key, value in asked.items() if value is not None}
     name = changes.get("name", trained["name"])
     if name not in SOURCES:
-        raise ValueError(f"data.name={name} is unknown; known: {', '.join(SOURCES)}")
+        raise ValueError(f"unknown data source '{name}'; known: {', '.join(SOURCES)}")
     own, before = (inspect.signature(SOURCES[source]).parameters for source in (name, trained["name"]))
     if "root" in changes and "root" not in own:
         raise ValueError(f"data.root has no effect with data.name={name}; set data.name=folder as well")

@@ -180,12 +180,12 @@ def test_environment_names_command_versions_and_machine():
     assert {"time", "command", "git_commit", "git_dirty", "python", "machine", "packages"} <= set(facts)
 
 
-def test_run_whose_process_has_ended_was_cut(tmp_path):
+def test_run_whose_process_has_ended_has_crashed(tmp_path):
     write_metrics(tmp_path, "running", {})
     assert outcome(tmp_path)["status"] == "running"  # this process
     saved = read_metrics(tmp_path)
     for process, status in (
-        ({**saved["process"], "started": "1"}, "cut"),  # another process has this number now
+        ({**saved["process"], "started": "1"}, "crashed"),  # another process has this number now
         ({**saved["process"], "host": "elsewhere", "started": "1"}, "running"),  # nobody knows
     ):
         (tmp_path / "metrics.json").write_text(json.dumps({**saved, "process": process}))
@@ -200,7 +200,7 @@ def test_killed_process_has_ended_even_before_its_parent_has_noticed(tmp_path, s
         assert outcome(tmp_path)["status"] == "running"
         process.send_signal(signum)
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert outcome(tmp_path)["status"] == "cut"
+        assert outcome(tmp_path)["status"] == "crashed"
 
 
 def test_process_number_decides_without_proc(tmp_path, monkeypatch):
@@ -212,7 +212,7 @@ def test_process_number_decides_without_proc(tmp_path, monkeypatch):
     saved = read_metrics(tmp_path)
     saved["process"]["pid"] = gone.pid
     (tmp_path / "metrics.json").write_text(json.dumps(saved))
-    assert outcome(tmp_path)["status"] == "cut"
+    assert outcome(tmp_path)["status"] == "crashed"
 
 
 def test_resumed_run_keeps_its_first_environment_and_continues_its_seconds(tmp_path, run):

@@ -52,7 +52,7 @@ def test_a_sweep_ends_with_a_table_and_survives_failing_jobs(main, tmp_path):
     assert cells[0][4] == f"{metrics['cost/params'] / 1e6:.2f} M"
     assert cells[1][2:-1] == cells[2][2:-1] == ["–"] * 5
     assert [row[-1] for row in cells] == [f"{record['seconds']:.0f} s" for record in records]
-    assert re.search(r"job 1 +the data has 10 classes and the head 5 outputs", table(done))
+    assert re.search(r"job 1 +the dataset has 10 classes and the head 5 outputs", table(done))
     assert re.search(r"job 2 +model.num_classes=-1", table(done))
     assert done.stderr.count("error: ") == 2
 
@@ -167,7 +167,7 @@ def test_a_killed_job_resumes_from_its_checkpoint(main, finished):
     """kill -9 leaves the status `running` of a process that no longer exists."""
     code = "from fvit.launch.run_dir import *; write_metrics(Path('swept/1'), 'running', {})"
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert sweep.Sweep(Path("swept"), []).jobs()[1].record["status"] == "cut"
+    assert sweep.Sweep(Path("swept"), []).jobs()[1].record["status"] == "crashed"
     assert main("train", "-m", *SHORT, "seed=0,1,2", SWEPT).returncode == 0
     assert [str(Path("swept/1/checkpoints/last.ckpt").resolve()), None] == RESUMED
 

@@ -240,13 +240,13 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
 
 
 def outcome(folder: Path) -> dict[str, Any] | None:
-    """The content of metrics.json, with the status ``cut`` for a ``running`` process that no longer exists.
+    """The content of metrics.json, with the status ``crashed`` for a ``running`` process that no longer exists.
 
     A process on another machine cannot be looked up and counts as running.
     """
     record = read_metrics(folder)
     if record is not None and record["status"] == "running" and "process" in record and not _runs(record["process"]):
-        record["status"] = "cut"
+        record["status"] = "crashed"
     return record
 
 

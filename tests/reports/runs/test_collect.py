@@ -32,7 +32,7 @@ def test_a_finished_run(tmp_path):
     assert run.log == ()
 
 
-@pytest.mark.parametrize("status", ["running", "failed", "interrupted", "pruned", "cut"])
+@pytest.mark.parametrize("status", ["running", "failed", "interrupted", "pruned", "crashed"])
 def test_an_unfinished_run_has_the_last_lines_of_its_logs(tmp_path, status):
     folder = write_run(tmp_path / "a", status=status, error="why")
     (folder / "train.log").write_text("".join(f"line {i}\n" for i in range(100)))
