@@ -1,4 +1,4 @@
-"""fvit-prepare as a person meets it."""
+"""fvit-prepare from the command line."""
 
 import importlib
 import json
@@ -19,7 +19,7 @@ from tests.data.tars import flip, noise
 
 @pytest.fixture
 def prepare(tmp_path, monkeypatch, capfd):
-    """The command line, inside this process and an empty folder."""
+    """Run the command line in this process and an empty folder."""
     work = tmp_path / "work"
     work.mkdir()
 
@@ -44,7 +44,7 @@ def prepare(tmp_path, monkeypatch, capfd):
 
 @pytest.fixture
 def tree(tmp_path):
-    """An ImageFolder of two classes, one of whose eight images is cut."""
+    """An ImageFolder tree of two classes, in which one of the training images is truncated."""
     for k in range(12):
         path = tmp_path / "tree" / ("train" if k < 8 else "val") / "ab"[k % 2] / f"img{k}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,15 +52,15 @@ def tree(tmp_path):
     return tmp_path / "tree"
 
 
-def test_a_tree_becomes_shards_that_train(prepare, tree, tmp_path):
+def test_tree_becomes_shards(prepare, tree, tmp_path):
     done = prepare(f"data.root={tree}", "out=shards", "resize=256", "workers=2", "shard_size=3")
     assert (done.code, done.err) == (0, "")
     out = done.out.replace("\n", "")
     assert "12 of 12 images" in done.out
     assert f"skipped {tree}/train/b/img5.jpg: " in out
-    assert "7 to train, 4 to validate, 1 skipped" in done.out
+    assert "7 for training, 4 for validation, 1 skipped" in done.out
     assert "fvit-train data=imagenet data.root=shards" in done.out
-    assert sorted(path.name for path in prepare.folder.iterdir()) == ["shards"], "no logs/, no run folder"
+    assert sorted(path.name for path in prepare.folder.iterdir()) == ["shards"], "no logs/ and no run directory"
     source = sources.load("imagenet", root=str(prepare.folder / "shards"), cache_dir=str(tmp_path / "cache"))
     assert source.classes == ["a", "b"]
     assert sorted(source.train.read(k) for k in range(7)) == sorted(noise(k) for k in range(8) if k != 5)
@@ -68,13 +68,13 @@ def test_a_tree_becomes_shards_that_train(prepare, tree, tmp_path):
     assert settings["source"] == {"name": "imagenet", "root": str(tree)}
 
 
-def test_shards_are_prepared_again_in_another_size(prepare, tree):
+def test_shards_can_be_prepared_again(prepare, tree):
     assert prepare(f"data.root={tree}", "out=one", "workers=0").code == 0
     assert prepare("data.root=one", "out=two", "workers=0", "shard_size=2").code == 0
     assert prepare("verify=two", "workers=0").code == 0
 
 
-def test_any_source_is_prepared(prepare):
+def test_other_source(prepare):
     done = prepare("data=fake", "data.num_images=6", "data.image_size=8", "out=shards", "workers=0")
     assert done.code == 0
     names = contents(prepare.folder / "shards")
@@ -83,35 +83,35 @@ def test_any_source_is_prepared(prepare):
     ]
 
 
-def test_the_same_command_again_says_that_all_is_there(prepare, tree):
+def test_same_command_again_changes_nothing(prepare, tree):
     arguments = [f"data.root={tree}", "out=shards", "workers=0"]
     assert prepare(*arguments).code == 0
     done = prepare(*arguments)
     assert done.code == 0
-    assert "all of it was there" in done.out
-    # Where fetched files are kept is no other preparation.
+    assert "everything already existed" in done.out
+    # The cache has no effect on the shards.
     assert prepare(*arguments, "data.cache_gib=3").code == 0
     done = prepare(*arguments, "resize=320")
     assert done.code == 1
-    assert "error: out=shards holds another preparation: resize was None and is 320" in done.err
+    assert "error: out=shards was written with other settings: resize was None and is now 320" in done.err
 
 
-def test_verify_ends_with_an_error_if_anything_is_wrong(prepare, tree):
+def test_verify(prepare, tree):
     assert prepare(f"data.root={tree}", "out=shards", "workers=0").code == 0
     done = prepare("verify=shards", "workers=0")
     assert (done.code, done.err) == (0, "")
-    assert "shards: 4 files, all whole" in done.out
+    assert "shards: all 4 files are intact" in done.out
     flip(prepare.folder / "shards/val/val-00000.tar", 600)
     done = prepare("verify=shards", "workers=0")
     assert done.code == 1
     assert "val/val-00000.tar: changed" in done.out
-    assert "error: shards: 4 files, wrong in 1 places" in done.err
+    assert "error: shards: 1 problems in 4 files" in done.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give one of out=DIR to write shards, verify=DIR to check shards"),
+        ([], "give one of out=DIR to write shards, verify=DIR to verify shards"),
         (["out=a", "verify=b"], "out and verify exclude each other: out=DIR to write shards"),
         (["out=a"], "data=imagenet needs data.root"),
         (["out=a", "data.root=missing"], "data.root=missing is not a folder"),
@@ -122,11 +122,11 @@ def test_verify_ends_with_an_error_if_anything_is_wrong(prepare, tree):
         (["out=a", "bad=ignore"], "bad='ignore': input should be 'skip' or 'fatal'"),
         (["out=a", "workers=-1"], "workers=-1: input should be greater than or equal to 0"),
         (["out=a", "data=imagnet"], "data=imagnet is not an option, did you mean imagenet"),
-        (["out=a", "data=digits", "+data.root=x"], "data (digits) has no option 'root'"),
+        (["out=a", "data=digits", "+data.root=x"], "data.root is not an option of data.name=digits; it has no options"),
         (["verify=missing"], "missing is not a folder"),
     ],
 )
-def test_a_mistake_ends_in_one_message_and_leaves_nothing(prepare, arguments, message):
+def test_mistake_is_one_error_and_leaves_nothing(prepare, arguments, message):
     done = prepare(*arguments)
     assert done.code == 1
     assert message in done.err
@@ -135,7 +135,7 @@ def test_a_mistake_ends_in_one_message_and_leaves_nothing(prepare, arguments, me
     assert list(prepare.folder.iterdir()) == []
 
 
-def test_a_bad_image_is_fatal_by_choice(prepare, tree):
+def test_damaged_image_can_be_fatal(prepare, tree):
     done = prepare(f"data.root={tree}", "out=shards", "workers=2", "bad=fatal")
     assert done.code == 1
     assert f"error: {tree}/train/b/img5.jpg: " in done.err
@@ -143,7 +143,7 @@ def test_a_bad_image_is_fatal_by_choice(prepare, tree):
     assert prepare(f"data.root={tree}", "out=shards", "workers=0", "bad=fatal").code == 1
 
 
-def test_credentials_do_not_reach_the_manifest(prepare, tree, monkeypatch):
+def test_credentials_are_not_in_the_manifest(prepare, tree, monkeypatch):
     real = sources.load
     monkeypatch.setattr(sources, "load", lambda name, root: real("folder", root=str(tree)))
     root = "data.root='https://me:secret@host/set?token=secret'"
@@ -153,7 +153,7 @@ def test_credentials_do_not_reach_the_manifest(prepare, tree, monkeypatch):
     assert "secret" not in text
 
 
-def test_help_explains_itself(prepare):
+def test_help(prepare):
     done = prepare("--help")
     assert done.code == 0
     for word in ("out=DIR", "verify=DIR", "resize", "quality", "shard_size", "workers", "bad"):
@@ -161,8 +161,8 @@ def test_help_explains_itself(prepare):
 
 
 @pytest.mark.slow
-def test_the_command_goes_on_after_a_kill(tmp_path):
-    """The real one, in processes of its own."""
+def test_killed_command_resumes(tmp_path):
+    """In processes of its own."""
 
     def start(out):
         options = [

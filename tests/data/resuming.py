@@ -1,4 +1,4 @@
-"""Trains a model of one weight on noise, and tells which pixels it saw."""
+"""Trains a model with one weight on noise, and records the pixels that it sees."""
 
 import hashlib
 import multiprocessing
@@ -9,7 +9,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from fvit.callbacks.resume_state import ResumePoint
+from fvit.callbacks.resume_state import ResumeState
 from fvit.data import ImageDataModule
 
 IMAGES, GLOBAL_BATCH, EPOCHS = 43, 4, 4
@@ -22,7 +22,7 @@ AUGMENT = {
 
 
 class Watcher(LightningModule):
-    """Notes (epoch, index of the batch, a digest of each image with its target)."""
+    """Records (epoch, batch index, a digest of each image with its target)."""
 
     def __init__(self, asks_for_length):
         super().__init__()
@@ -71,7 +71,7 @@ class EachEpoch(ModelCheckpoint):
 def train(
     ckpt_path=None, callbacks=(), workers=0, accumulate=1, world=1, asks_for_length=True, epochs=EPOCHS, **options
 ):
-    """What one rank saw."""
+    """The records of one rank."""
     data = ImageDataModule(
         "fake",
         img_size=16,
@@ -88,7 +88,7 @@ def train(
         accelerator="cpu",
         max_epochs=epochs,
         accumulate_grad_batches=accumulate,
-        callbacks=[*callbacks, ResumePoint()],
+        callbacks=[*callbacks, ResumeState()],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -102,7 +102,7 @@ def train(
 
 
 def by_step(*ranks, accumulate=1):
-    """What several ranks, or several batches of a step, saw together: (epoch, step, digests)."""
+    """Combine the records of several ranks, or of the micro batches of a step: (epoch, step, digests)."""
     steps = {}
     for seen in ranks:
         for epoch, batch, digests in seen:
@@ -111,7 +111,7 @@ def by_step(*ranks, accumulate=1):
 
 
 def train_on_ranks(world, **options):
-    """What each of `world` forked ranks saw."""
+    """The records of each of `world` forked ranks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -16,15 +16,15 @@ from fvit.data.images import Pixels
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on machines of fewer cores
 
-quick = settings(deadline=None, derandomize=True, database=None, max_examples=60)
-forking = settings(quick, max_examples=6)
+quick = settings(deadline=None, derandomize=True, database=None, max_examples=40)
 AUGMENTED = {"transform": {"no_aug": False, "auto_augment": "rand-m9-mstd0.5-inc1"}}
 
 
 def numbered(num_train, num_val):
-    """Images whose level and label are their index."""
+    """Images whose grey level and label are their index."""
     splits = [np.tile(np.arange(size, dtype=np.uint8)[:, None, None], (1, 4, 4)) for size in (num_train, num_val)]
-    return Source(*(Pixels(pixels, np.arange(len(pixels))) for pixels in splits), classes=["a", "b"])
+    classes = [str(label) for label in range(max(num_train, num_val))]
+    return Source(*(Pixels(pixels, np.arange(len(pixels))) for pixels in splits), classes=classes)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,7 +43,7 @@ def data_module(num_train=40, num_val=10, batch_size=4, world=1, rank=0, **optio
 
 
 def batches_of(loader):
-    """All, and the end of the workers, for which the garbage collector takes seconds."""
+    """All batches; ends the workers, which takes the garbage collector seconds."""
     batches = list(loader)
     if loader.num_workers:
         loader._iterator._shutdown_workers()
@@ -51,7 +51,7 @@ def batches_of(loader):
 
 
 def drawn(loader, epoch=0):
-    """The indices of the images, batch by batch; pixels and labels agree on them."""
+    """The indices of the images in each batch, on which pixels and labels must agree."""
     if hasattr(loader.sampler, "set_epoch"):
         loader.sampler.set_epoch(epoch)
     batches = batches_of(loader)
@@ -62,7 +62,7 @@ def drawn(loader, epoch=0):
 
 
 def train_epoch(epoch=0, **options):
-    """What each rank draws."""
+    """The batches of each rank."""
     world = options.pop("world", 1)
     return [drawn(data_module(world=world, rank=rank, **options).train_dataloader(), epoch) for rank in range(world)]
 
@@ -71,22 +71,22 @@ def flat(batches):
     return list(chain.from_iterable(batches))
 
 
-def test_without_a_trainer_there_is_one_rank():
+def test_one_rank_without_a_trainer():
     data = ImageDataModule("numbered", img_size=4, batch_size=4, num_train=8, num_val=6)
     assert sorted(flat(drawn(data.train_dataloader()))) == list(range(8))
     assert flat(drawn(data.val_dataloader())) == list(range(6))
-    assert data.num_classes == 2
+    assert data.num_classes == 8
 
 
-# Exact on ranks.
+# Exact on any number of ranks
 
 
 def assert_training_is_exact(num_train, world, batch_size, accumulate, epoch=0, **options):
-    """Each image at most once, equal batches for all ranks, and no more left out than must be."""
+    """Each image at most once, equal batches on all ranks, and less than one step left out."""
     options.update(num_train=num_train, world=world, batch_size=batch_size, accumulate=accumulate)
     step = batch_size * accumulate * world
     if num_train < step:
-        with pytest.raises(ValueError, match=f"{num_train} training images give no batch of {step}"):
+        with pytest.raises(ValueError, match=f"{num_train} training images are fewer than one batch of {step}"):
             train_epoch(epoch, **options)
         return
     ranks = train_epoch(epoch, **options)
@@ -98,12 +98,12 @@ def assert_training_is_exact(num_train, world, batch_size, accumulate, epoch=0, 
 
 
 def assert_validation_is_exact(num_val, world, batch_size, eval_batch_size, **options):
-    """Each image once, in order, equal shares but for one image."""
+    """Each image once, in order, with shares that differ by at most one image."""
     ranks = []
     for rank in range(world):
         data = data_module(40, num_val, batch_size, world, rank, eval_batch_size=eval_batch_size, **options)
         if num_val < world:
-            with pytest.raises(ValueError, match=f"{num_val} validation images do not give each of {world} ranks one"):
+            with pytest.raises(ValueError, match=f"{num_val} validation images are not enough for {world} ranks"):
                 data.val_dataloader()
             return
         ranks.append(drawn(data.val_dataloader()))
@@ -129,35 +129,21 @@ VALIDATION = dict(
 
 @quick
 @given(**TRAINING)
-def test_training_sees_no_image_twice_in_an_epoch(**options):
+def test_training_is_exact(**options):
     assert_training_is_exact(**options)
 
 
 @quick
 @given(**VALIDATION)
-def test_validation_sees_each_image_once(**options):
+def test_validation_is_exact(**options):
     assert_validation_is_exact(**options)
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 3])
-@forking
-@given(**TRAINING)
-def test_so_it_is_with_workers(num_workers, **options):
-    assert_training_is_exact(**options, num_workers=num_workers)
-
-
-@pytest.mark.parametrize("num_workers", [1, 2, 3])
-@forking
-@given(**VALIDATION)
-def test_so_is_validation_with_workers(num_workers, **options):
-    assert_validation_is_exact(**options, num_workers=num_workers)
-
-
-# The order.
+# Order
 
 
 @pytest.mark.parametrize("num_repeats", [1, 3])
-def test_the_order_is_a_function_of_seed_and_epoch(num_repeats):
+def test_order_is_a_function_of_seed_and_epoch(num_repeats):
     def epochs():
         options = dict(world=2, augment={"num_repeats": num_repeats})
         return [train_epoch(epoch, seed=seed, **options) for epoch in range(3) for seed in (0, 1)]
@@ -180,13 +166,13 @@ def test_workers_change_neither_order_nor_pixels(world):
         return batches_of(loader) + batches_of(data.val_dataloader())
 
     expected = epoch(0)
-    for num_workers in (1, 2, 3):
+    for num_workers in (1, 2):
         torch.manual_seed(num_workers)
         for found, batch in zip(epoch(num_workers), expected, strict=True):
             assert all(torch.equal(a, b) for a, b in zip(found[:4], batch[:4], strict=True))
 
 
-def test_a_step_sees_the_same_images_on_any_hardware():
+def test_step_has_the_same_images_on_any_number_of_ranks():
     def steps(world, batch_size, accumulate):
         ranks = train_epoch(num_train=35, world=world, batch_size=batch_size, accumulate=accumulate)
         starts = range(0, len(ranks[0]), accumulate)
@@ -199,19 +185,19 @@ def test_a_step_sees_the_same_images_on_any_hardware():
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 @pytest.mark.parametrize("num_train", [30, 250])
-def test_repeated_augmentation_draws_an_image_three_times(num_train, world):
+def test_repeated_augmentation(num_train, world):
     ranks = train_epoch(num_train=num_train, world=world, batch_size=1, augment={"num_repeats": 3})
     count = Counter(flat(flat(ranks)))
-    # The last image drawn may be cut off.
+    # The last image may have fewer positions.
     assert sorted(count.values())[1:] == [3] * (len(count) - 1)
     assert len(count) == pytest.approx(num_train / 3, abs=2)
 
 
-# What cannot be.
+# Errors
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0), (0, 1.0)])
-def test_mixing_needs_an_even_batch(mixup, cutmix):
+def test_mixup_needs_an_even_batch(mixup, cutmix):
     options = dict(mixup_alpha=mixup, cutmix_alpha=cutmix, prob=1, switch_prob=0.5, mode="batch")
     data_module(batch_size=4, augment={"mixup": options})
     with pytest.raises(ValueError, match="mixup and cutmix pair images and need an even batch on each device, not 5"):
@@ -220,25 +206,25 @@ def test_mixing_needs_an_even_batch(mixup, cutmix):
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_a_batch_larger_than_the_data_names_one_that_fits(world):
-    with pytest.raises(ValueError, match=f"10 training images give no batch of {11 * world}") as caught:
+def test_batch_larger_than_the_data_suggests_one_that_fits(world):
+    with pytest.raises(ValueError, match=f"10 training images are fewer than one batch of {11 * world}") as caught:
         train_epoch(num_train=10, batch_size=11, world=world)
     advised = int(re.search(r"global_batch_size=(\d+) or less", str(caught.value))[1])
     assert all(len(batches) == 1 for batches in train_epoch(num_train=10, batch_size=advised // world, world=world))
 
 
-def test_hyperparameters_build_the_same_data_again():
+def test_hyperparameters_rebuild_the_same_data():
     data = data_module(num_train=12, batch_size=2, seed=7, augment={"num_repeats": 3})
     again = ImageDataModule(**data.hparams)
     assert drawn(again.train_dataloader()) == drawn(data.train_dataloader())
     assert flat(drawn(again.val_dataloader())) == flat(drawn(data.val_dataloader()))
 
 
-# With Lightning.
+# With Lightning
 
 
 class Watcher(LightningModule):
-    """Trains nothing and notes what it is shown."""
+    """Records what it sees."""
 
     def __init__(self):
         super().__init__()
@@ -275,7 +261,7 @@ def fit(data, **options):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_lightning_draws_another_order_each_epoch(num_workers):
+def test_lightning_sees_another_order_in_each_epoch(num_workers):
     options = dict(num_train=21, num_val=10, batch_size=4, num_workers=num_workers, seed=5)
     watcher = fit(ImageDataModule("numbered", img_size=4, **options))
     assert watcher.trained == [train_epoch(epoch, **options)[0] for epoch in range(3)]
@@ -284,8 +270,8 @@ def test_lightning_draws_another_order_each_epoch(num_workers):
 
 @pytest.mark.filterwarnings("ignore:You requested to overfit but enabled")
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_overfitting_shows_the_same_pixels_each_epoch(num_workers):
-    """The augmented ones too: a model that cannot learn these by heart is broken."""
+def test_overfitting_sees_the_same_pixels_in_each_epoch(num_workers):
+    """Even augmented ones, so that a model can memorise them."""
     options = dict(img_size=16, batch_size=4, num_images=20, augment=AUGMENTED, num_workers=num_workers)
     watcher = fit(ImageDataModule("fake", **options), overfit_batches=2)
     first = watcher.pixels[0]

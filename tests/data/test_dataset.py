@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from fvit.data.sources.fake import fake
 from torch.utils.data import DataLoader
 
 from fvit.data import faults
@@ -15,6 +14,7 @@ from fvit.data.formats.decode import Decoder, choose
 from fvit.data.images import BadImage, DataError, Images
 from fvit.data.sampler import BatchLayout, Shuffle, TrainSampler
 from fvit.data.seeding import SampleKey
+from fvit.data.sources.builtin import fake
 from fvit.data.transforms.image import EvalTransform, TrainTransform
 from tests.data.pictures import jpeg
 
@@ -22,11 +22,9 @@ RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 
 
 class Broken(Images):
-    """Grey images whose level and label are their index, some of which fail.
+    """Grey images whose level and label are their index.
 
-    Args:
-        size: how many.
-        failing: by index, errors that reading raises, one a call, and then no more; or one for ever.
+    `failing` gives, by index, an error that every read raises, or a list of errors for the first reads.
     """
 
     def __init__(self, size=20, failing=None, locatable=True):
@@ -50,46 +48,46 @@ class Broken(Images):
         return f"train.tar: {index}.jpg"
 
 
-def loaded(images, replace=True):
+def dataset(images, replace=True):
     return ImageDataset(images, EvalTransform(Decoder("pil"), 8, 1.0), seed=0, replace=replace)
 
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch):
-    """What was slept, in place of sleeping."""
+    """Records pauses instead of sleeping."""
     slept = []
     monkeypatch.setattr(faults, "time", SimpleNamespace(sleep=slept.append))
     return slept
 
 
-# One image.
+# Samples
 
 
 @pytest.mark.parametrize("replace", [True, False])
-def test_a_whole_image(replace):
-    sample = loaded(Broken(), replace)[SampleKey(7, 2, 3)]
+def test_good_image(replace):
+    sample = dataset(Broken(), replace)[SampleKey(7, 2, 3)]
     assert (sample.pixels.dtype, sample.pixels.shape) == (torch.uint8, (8, 8, 3))
     assert sample.pixels.unique().tolist() == [7]
-    assert (sample.label, sample.draw, sample.faults) == (7, (7, 2, 3), ())
+    assert (sample.label, sample.key, sample.faults) == (7, (7, 2, 3), ())
 
 
 @pytest.mark.parametrize("error", [BadImage("empty"), jpeg()[:900], b"", OSError("input/output error")], ids=str)
-def test_in_training_the_next_image_takes_a_damaged_one_s_place(error):
-    sample = loaded(Broken(failing={7: error}))[SampleKey(7, 2, 3)]
+def test_training_replaces_a_damaged_image_by_the_next_one(error):
+    sample = dataset(Broken(failing={7: error}))[SampleKey(7, 2, 3)]
     assert (sample.label, sample.pixels.unique().tolist()) == (8, [8]), "pixels and label of one image"
-    assert sample.draw == (7, 2, 3), "the place stays the same"
+    assert sample.key == (7, 2, 3), "the key stays the same"
     [fault] = sample.faults
     assert (fault.where, fault.fatal) == ("train.tar: 7.jpg", False)
     assert len(fault.reason) > 4
 
 
-def test_replacement_goes_on_behind_the_last_image_and_over_several():
-    sample = loaded(Broken(20, {i: BadImage("empty") for i in (18, 19, 0)}))[SampleKey(18, 0, 0)]
+def test_replacement_wraps_around_and_skips_several():
+    sample = dataset(Broken(20, {i: BadImage("empty") for i in (18, 19, 0)}))[SampleKey(18, 0, 0)]
     assert sample.label == 1
     assert sample.faults == tuple(Fault(f"train.tar: {i}.jpg", "empty") for i in (18, 19, 0))
 
 
-def test_a_replacement_is_augmented_as_its_place_is():
+def test_replacement_is_augmented_by_the_original_key():
     images = Broken(20, {7: BadImage("empty")})
     images.read = lambda index, read=images.read: read(index) + np.arange(64, dtype=np.uint8).reshape(8, 8)
     train = ImageDataset(images, TrainTransform(Decoder("pil"), 8), seed=0, replace=True)
@@ -97,67 +95,67 @@ def test_a_replacement_is_augmented_as_its_place_is():
     assert not torch.equal(train[SampleKey(7, 2, 4)].pixels, train[SampleKey(8, 2, 3)].pixels)
 
 
-def test_in_validation_a_damaged_image_is_left_out():
+def test_validation_leaves_a_damaged_image_out():
     images = Broken(failing={7: BadImage("empty")})
-    sample = loaded(images, replace=False)[SampleKey(7, 0, 7)]
+    sample = dataset(images, replace=False)[SampleKey(7, 0, 7)]
     assert sample == (None, -1, (7, 0, 7), (Fault("train.tar: 7.jpg", "empty"),))
     assert images.reads == [7]
 
 
-def test_a_reason_does_not_name_the_place_twice():
-    sample = loaded(Broken(failing={7: BadImage("train.tar: 7.jpg: empty")}))[SampleKey(7, 0, 0)]
+def test_reason_does_not_repeat_the_location():
+    sample = dataset(Broken(failing={7: BadImage("train.tar: 7.jpg: empty")}))[SampleKey(7, 0, 0)]
     assert sample.faults == (Fault("train.tar: 7.jpg", "empty"),)
 
 
 @pytest.mark.parametrize("failures", [1, 2])
-def test_a_read_that_fails_is_tried_again(failures, pauses):
+def test_failed_read_is_retried(failures, pauses):
     images = Broken(failing={7: [OSError("stale handle")] * failures})
-    sample = loaded(images)[SampleKey(7, 0, 0)]
+    sample = dataset(images)[SampleKey(7, 0, 0)]
     assert (sample.label, sample.faults) == (7, ())
     assert images.reads == [7] * (failures + 1)
     assert len(pauses) == failures
 
 
-def test_a_read_that_fails_for_good_is_a_fault():
+def test_persistent_read_error_is_a_fault():
     images = Broken(failing={7: OSError("stale handle")})
-    sample = loaded(images)[SampleKey(7, 0, 0)]
+    sample = dataset(images)[SampleKey(7, 0, 0)]
     assert sample.faults == (Fault("train.tar: 7.jpg", "stale handle"),)
     assert images.reads == [7, 7, 7, 8]
 
 
-def test_a_damaged_image_is_read_once():
+def test_damaged_image_is_read_once():
     images = Broken(failing={7: BadImage("empty")})
-    assert loaded(images)[SampleKey(7, 0, 0)].label == 8
+    assert dataset(images)[SampleKey(7, 0, 0)].label == 8
     assert images.reads == [7, 8]
 
 
 @pytest.mark.parametrize("replace", [True, False])
-def test_a_shard_that_is_missing_is_fatal(replace):
+def test_missing_shard_is_fatal(replace):
     images = Broken(failing={7: DataError("train.tar is missing")})
-    sample = loaded(images, replace)[SampleKey(7, 0, 0)]
+    sample = dataset(images, replace)[SampleKey(7, 0, 0)]
     assert sample == (None, -1, (7, 0, 0), (Fault("train.tar: 7.jpg", "train.tar is missing", fatal=True),))
-    assert images.reads == [7], "its neighbours lie in the same shard"
+    assert images.reads == [7], "its neighbours are in the same shard"
 
 
 @pytest.mark.parametrize("size", [3, 40])
-def test_where_all_are_damaged_training_ends(size):
-    sample = loaded(Broken(size, {i: BadImage("empty") for i in range(size)}))[SampleKey(2, 0, 0)]
+def test_too_many_damaged_images_in_a_row_are_fatal(size):
+    sample = dataset(Broken(size, {i: BadImage("empty") for i in range(size)}))[SampleKey(2, 0, 0)]
     assert sample.pixels is None
     assert sample.faults[-1].fatal
-    assert "so are the 15 before it" in sample.faults[-1].reason
+    assert "as are the 15 images before it" in sample.faults[-1].reason
     assert not any(fault.fatal for fault in sample.faults[:-1])
 
 
-def test_a_damaged_index_does_not_hide_the_fault():
-    sample = loaded(Broken(failing={7: BadImage("empty")}, locatable=False))[SampleKey(7, 0, 0)]
+def test_fault_without_a_location():
+    sample = dataset(Broken(failing={7: BadImage("empty")}, locatable=False))[SampleKey(7, 0, 0)]
     assert sample.faults == (Fault("image 7", "empty"),)
 
 
-# One batch.
+# Batches
 
 
-def test_a_batch_holds_what_was_drawn():
-    batch = collate([loaded(Broken())[SampleKey(index, 5, place)] for place, index in enumerate((7, 3, 9))])
+def test_batch_of_good_images():
+    batch = collate([dataset(Broken())[SampleKey(index, 5, position)] for position, index in enumerate((7, 3, 9))])
     assert (batch.images.dtype, batch.images.shape) == (torch.uint8, (3, 8, 8, 3))
     assert batch.images[:, 0, 0, 0].tolist() == batch.labels.tolist() == [7, 3, 9]
     assert (batch.epochs.tolist(), batch.positions.tolist()) == ([5, 5, 5], [0, 1, 2])
@@ -165,15 +163,15 @@ def test_a_batch_holds_what_was_drawn():
     assert batch.faults == ()
 
 
-def test_what_could_not_be_read_is_left_out_and_told():
-    images = loaded(Broken(failing={3: BadImage("empty")}), replace=False)
+def test_batch_leaves_out_and_reports_damaged_images():
+    images = dataset(Broken(failing={3: BadImage("empty")}), replace=False)
     batch = collate([images[SampleKey(index, 0, index)] for index in (2, 3, 4)])
     assert batch.labels.tolist() == batch.positions.tolist() == [2, 4]
     assert batch.images[:, 0, 0, 0].tolist() == [2, 4]
     assert batch.faults == (Fault("train.tar: 3.jpg", "empty"),)
 
 
-def test_a_batch_of_nothing():
+def test_empty_batch():
     fault = Fault("train.tar: 3.jpg", "empty")
     batch = collate([Sample(None, -1, SampleKey(3, 0, 3), (fault,))] * 2)
     assert len(batch.images) == len(batch.labels) == len(batch.epochs) == len(batch.positions) == 0
@@ -181,15 +179,15 @@ def test_a_batch_of_nothing():
     assert batch.faults == (fault, fault)
 
 
-# Workers.
+# Workers
 
 
 def batches(num_workers, decoder="auto", **options):
     """An epoch of noise, augmented."""
     transform = TrainTransform(choose(decoder), 16, auto_augment=RAND_AUGMENT)
     images = ImageDataset(fake(num_images=24, image_size=20).train, transform, seed=3, replace=True)
-    draws = TrainSampler(Shuffle(24), BatchLayout(4), epoch=1)
-    return list(DataLoader(images, 4, sampler=draws, collate_fn=collate, num_workers=num_workers, **options))
+    sampler = TrainSampler(Shuffle(24), BatchLayout(4), epoch=1)
+    return list(DataLoader(images, 4, sampler=sampler, collate_fn=collate, num_workers=num_workers, **options))
 
 
 def assert_same(found, expected):
@@ -201,28 +199,28 @@ def assert_same(found, expected):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on machines of fewer cores
 def test_workers_change_nothing():
     expected = batches(0)
-    for num_workers in (1, 2, 3):
+    for num_workers in (1, 2):
         torch.manual_seed(num_workers)
         assert_same(batches(num_workers), expected)
 
 
 @pytest.mark.slow
 def test_spawned_workers_change_nothing():
-    """Each holds a decompressor of its own."""
+    """Each with its own decompressor."""
     assert_same(batches(1, multiprocessing_context="spawn"), batches(0))
 
 
-def test_faults_come_out_of_workers():
-    images = loaded(Broken(8, {3: BadImage("empty")}), replace=False)
-    draws = [SampleKey(index, 0, index) for index in range(8)]
-    found = list(DataLoader(images, 4, sampler=draws, collate_fn=collate, num_workers=2))
+def test_faults_are_reported_from_workers():
+    images = dataset(Broken(8, {3: BadImage("empty")}), replace=False)
+    keys = [SampleKey(index, 0, index) for index in range(8)]
+    found = list(DataLoader(images, 4, sampler=keys, collate_fn=collate, num_workers=2))
     assert [batch.labels.tolist() for batch in found] == [[0, 1, 2], [4, 5, 6, 7]]
     assert [batch.faults for batch in found] == [(Fault("train.tar: 3.jpg", "empty"),), ()]
 
 
-@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system does not tell who has sent a signal")
-def test_a_worker_ends_by_its_parent_alone():
-    images = loaded(Broken(40), replace=False)
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system does not report who sent a signal")
+def test_worker_ignores_signals_except_from_its_parent():
+    images = dataset(Broken(40), replace=False)
     loader = DataLoader(
         images,
         sampler=[SampleKey(index, 0, index) for index in range(40)],
@@ -235,7 +233,7 @@ def test_a_worker_ends_by_its_parent_alone():
     [worker] = found._workers
     for name in ("TERM", "USR1"):
         subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
-    assert sum(1 for _ in found) == 39  # more than were fetched ahead
+    assert sum(1 for _ in found) == 39  # more than were prefetched
     assert worker.is_alive() or worker.exitcode == 0
     found = iter(loader)
     next(found)

@@ -1,4 +1,4 @@
-"""Every form of data, through the DataModule, on 1 to 4 ranks with 0 to 3 workers: what is seen, and how often."""
+"""Every format through the DataModule, on several ranks and with workers."""
 
 import io
 import itertools
@@ -11,14 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from fvit.data import ImageDataModule
+from fvit.data import ImageDataModule, sources
 
 from .prepare.folders import prepared
-from .remote_server import FaultyServer
+from .remote import FaultyServer
 from .tars import sample, write_tar
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes"),
     pytest.mark.filterwarnings("ignore:.*use of fork\\(\\) may lead to deadlocks:DeprecationWarning"),
 ]
 TRAIN, VAL, BATCH = 46, 11, 4
@@ -26,7 +25,7 @@ CLASSES = 3
 
 
 def picture(number):
-    """An image whose colour is its number."""
+    """An image whose red level encodes its number."""
     buffer = io.BytesIO()
     Image.new("RGB", (12, 9), (number * 4, 0, 255)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -78,10 +77,7 @@ def batched(numbers, size):
 
 
 def shards(root):
-    from fvit.data import sources
-
-    source = sources.load(**tree(root.parent / "before"))
-    prepared(root, source, resize=None)
+    prepared(root, sources.load(**tree(root.parent / "before")), resize=None)
     return {"name": "imagenet", "root": str(root)}
 
 
@@ -95,22 +91,22 @@ def parquet(root):
     return {"name": "imagenet", "root": str(root)}
 
 
-FORMS = {form.__name__: form for form in (tree, flat_validation, webdataset, shards, parquet)}
+FORMATS = {make.__name__: make for make in (tree, flat_validation, webdataset, shards, parquet)}
 
 
-@pytest.fixture(scope="module", params=FORMS)
+@pytest.fixture(scope="module", params=FORMATS)
 def options(request, tmp_path_factory):
-    return FORMS[request.param](tmp_path_factory.mktemp("data") / "root")
+    return FORMATS[request.param](tmp_path_factory.mktemp("data") / "root")
 
 
 def served(root):
-    """The files of a folder by their URL's path."""
+    """The files of a folder by URL path."""
     paths = [path for path in root.rglob("*") if path.is_file()]
     return {f"/data/{path.relative_to(root).as_posix()}": path.read_bytes() for path in paths}
 
 
 def rank_of(world, rank, workers, nodes=1, **options):
-    """One rank's DataModule."""
+    """The DataModule of one rank."""
     data = ImageDataModule(
         **options,
         img_size=9,
@@ -129,7 +125,7 @@ def numbers_and_labels(batches):
 
 
 def assert_exact(world, workers, nodes=1, **options):
-    """Each training image at most once, each validation image once, equal batches on all ranks, the right labels."""
+    """Each training image at most once, each validation image once, equal batches on all ranks, correct labels."""
     seen, validated = [], Counter()
     for rank in range(world):
         data = rank_of(world, rank, workers, nodes, **options)
@@ -144,19 +140,18 @@ def assert_exact(world, workers, nodes=1, **options):
     return seen
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_it_is_exact_on_any_number_of_ranks(options, world):
+@pytest.mark.parametrize("world", [1, 3])
+def test_exact_on_any_number_of_ranks(options, world):
     assert_exact(world, workers=0, **options)
 
 
 def test_workers_change_nothing(options):
     alone = assert_exact(2, workers=0, **options)
-    for workers in (1, 3):
-        assert assert_exact(2, workers=workers, **options) == alone
+    assert assert_exact(2, workers=2, **options) == alone
 
 
 @pytest.mark.slow
-def test_shards_behind_a_url_in_a_cache_that_holds_a_few(tmp_path):
+def test_remote_shards_in_a_small_cache(tmp_path):
     """ShardWindows: the machine cannot hold all shards, and two machines share them out."""
     root = tmp_path / "root"
     shards(root)
@@ -173,7 +168,7 @@ def test_shards_behind_a_url_in_a_cache_that_holds_a_few(tmp_path):
                 )
 
 
-def test_each_of_two_machines_fetches_its_own_shards_alone(tmp_path):
+def test_each_node_fetches_only_its_own_shards(tmp_path):
     root = tmp_path / "root"
     shards(root)
     contents = served(root)
@@ -188,12 +183,12 @@ def test_each_of_two_machines_fetches_its_own_shards_alone(tmp_path):
                 pass
             fetched.append({name for name in server.requests if "train-" in name})
         total = len([name for name in contents if "train-" in name])
-        assert len(fetched[0] & fetched[1]) <= 1, "but for the one that the cut between them goes through"
+        assert len(fetched[0] & fetched[1]) <= 1, "the cut between the nodes may be within a shard"
         assert total - 1 <= len(fetched[0] | fetched[1]) <= total
         assert max(map(len, fetched)) < total - 1
 
 
-def test_all_of_it_is_fetched_once_where_the_cache_holds_it(tmp_path):
+def test_every_shard_is_fetched_once_if_the_cache_is_large_enough(tmp_path):
     root = tmp_path / "root"
     shards(root)
     contents = served(root)
@@ -207,7 +202,7 @@ def test_all_of_it_is_fetched_once_where_the_cache_holds_it(tmp_path):
         assert {count for name, count in server.requests.items() if name.endswith(".tar")} == {1}
 
 
-def test_pixels_are_those_of_the_file(options):
+def test_pixels_match_the_file(options):
     batch = next(iter(rank_of(1, 0, 0, **options).val_dataloader()))
     assert batch.images.dtype == torch.uint8
     assert (batch.images[..., 1] == 0).all()

@@ -10,48 +10,43 @@ from fvit.data import faults
 from fvit.data.faults import Fault, FaultLog, attempt, deadline
 from fvit.data.images import DataError
 
-# Counting.
-
 
 def several(count, first=0):
     return [Fault(f"image {i}", "truncated") for i in range(first, first + count)]
 
 
-def test_as_many_as_the_limit_are_skipped():
+def test_faults_up_to_the_limit_are_collected():
     log = FaultLog(limit=3)
     log.note(several(2))
     log.note(several(1, 2))
     assert log.take() == several(3)
-    assert log.take() == [], "each is told once"
+    assert log.take() == [], "each is returned once"
     log.note(several(3))
-    assert len(log.take()) == 3, "the limit is that of an epoch"
+    assert len(log.take()) == 3, "the limit is per epoch"
 
 
 @pytest.mark.parametrize("limit", [0, 2])
-def test_one_more_than_the_limit_is_an_error_that_says_what_to_do(limit):
+def test_more_faults_than_the_limit_are_an_error(limit):
     log = FaultLog(limit)
     log.note(several(limit))
     with pytest.raises(DataError) as caught:
         log.note(several(1, limit))
     reason = str(caught.value)
     assert reason.startswith(f"image {limit}: truncated\n")
-    assert f"With it {limit + 1} images of this epoch" in reason
+    assert f"{limit + 1} images of this epoch could not be used" in reason
     assert f"data.skip_limit={limit}" in reason
     assert "raise the limit" in reason
 
 
-def test_a_fatal_fault_ends_the_run_below_the_limit():
+def test_fatal_fault_is_an_error():
     log = FaultLog(limit=100)
     with pytest.raises(DataError, match=r"^train-3\.tar: it is missing$"):
         log.note([Fault("image 1", "truncated"), Fault("train-3.tar", "it is missing", fatal=True)])
-    assert len(log.take()) == 2, "what is told at the end includes it"
-
-
-# Trying again.
+    assert len(log.take()) == 2, "including the fatal one"
 
 
 class Failing:
-    """Fails so many times."""
+    """Fails a number of times."""
 
     def __init__(self, failures, error=OSError):
         self.failures, self.error, self.calls = failures, error, 0
@@ -65,55 +60,52 @@ class Failing:
 
 @pytest.fixture
 def pauses(monkeypatch):
-    """What was slept, in place of sleeping."""
+    """Records pauses instead of sleeping."""
     slept = []
     monkeypatch.setattr(faults, "time", SimpleNamespace(sleep=slept.append))
     return slept
 
 
 @pytest.mark.parametrize("failures", [0, 1, 2])
-def test_what_fails_for_now_is_tried_again(pauses, failures):
+def test_transient_failure_is_retried(pauses, failures):
     read = Failing(failures)
     assert attempt(read) == "data"
     assert read.calls == failures + 1
     assert pauses == [0.1, 0.2][:failures]
 
 
-def test_what_fails_for_good_says_so_the_last_time(pauses):
+def test_persistent_failure_is_raised(pauses):
     read = Failing(9)
     with pytest.raises(OSError, match="call 3"):
         attempt(read)
     assert read.calls == 3
-    assert pauses == [0.1, 0.2], "and does not wait after the last"
+    assert pauses == [0.1, 0.2], "without a pause after the last attempt"
     with pytest.raises(OSError, match="call 8"):
         attempt(read, tries=5)
 
 
-def test_what_is_damaged_is_not_tried_again(pauses):
+def test_damage_is_not_retried(pauses):
     read = Failing(1, DataError)
     with pytest.raises(DataError):
         attempt(read)
     assert (read.calls, pauses) == (1, [])
 
 
-# Deadlines.
-
-
 def previous(*_):
-    raise AssertionError("the handler of others")
+    raise AssertionError("not called")
 
 
 @pytest.fixture
 def handler():
-    """A handler that was there before."""
+    """An existing handler."""
     before = signal.signal(signal.SIGALRM, previous)
     yield previous
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
 
 
-def test_a_deadline_ends_a_read_that_blocks(tmp_path, handler):
-    """Of a pipe into which nobody writes, as of a network file system whose server is gone."""
+def test_deadline_ends_a_blocking_read(tmp_path, handler):
+    """From a pipe without a writer, as from a network file system without a server."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
     pipe = os.open(path, os.O_RDWR)
@@ -129,7 +121,7 @@ def test_a_deadline_ends_a_read_that_blocks(tmp_path, handler):
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
-def test_a_timeout_is_what_is_tried_again():
+def test_timeout_is_retried():
     assert issubclass(TimeoutError, OSError)
     calls = []
 
@@ -143,28 +135,27 @@ def test_a_timeout_is_what_is_tried_again():
     assert len(calls) == 2
 
 
-def test_the_default_is_that_of_reads(monkeypatch):
+def test_default_deadline(monkeypatch):
     monkeypatch.setattr(faults, "READ_SECONDS", 0.05)
     with pytest.raises(TimeoutError, match=r"reading took longer than 0\.05 s"), deadline("reading"):
         time.sleep(5)
 
 
-def test_in_time_nothing_happens_and_nothing_is_left(handler):
+def test_deadline_is_cleared_in_time(handler):
     with deadline("reading", 0.1):
         pass
     assert signal.getsignal(signal.SIGALRM) is handler
     time.sleep(0.15)
 
 
-def test_an_error_within_leaves_nothing(handler):
+def test_deadline_is_cleared_after_an_error(handler):
     with pytest.raises(KeyError), deadline("reading", 0.1):
         {}["missing"]
     assert signal.getsignal(signal.SIGALRM) is handler
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
-def test_in_another_thread_it_does_nothing(handler):
-    """Signals reach main threads alone."""
+def test_deadline_has_no_effect_in_other_threads(handler):
     done = []
 
     def work():

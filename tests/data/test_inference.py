@@ -10,7 +10,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def photos(tmp_path):
-    """Seven images, of which the third is cut, in the tree of a data set."""
+    """An ImageFolder tree of seven images, of which the third is truncated."""
     for split in ("train", "val"):
         (tmp_path / split / "a").mkdir(parents=True)
         for index in range(7):
@@ -20,29 +20,29 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_images_are_those_of_validation_and_broken_ones_are_told_of(photos, num_workers):
+def test_images_match_validation_and_damaged_ones_are_reported(photos, num_workers):
     options = dict(img_size=32, crop_pct=0.9, interpolation="bilinear", mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
     data = ImageDataModule("folder", batch_size=3, root=photos, **options)
     expected = [batch.images for batch in data.val_dataloader()]
     found = list(inference_batches(find_images(photos / "val"), data.hparams, 3, num_workers, CPU))
-    assert [len(seen.files) for seen in found] == [2, 3, 1]
-    assert [file[-5:] for seen in found for file in seen.files] == [f"{i}.jpg" for i in (0, 1, 3, 4, 5, 6)]
-    for seen, pixels in zip(found, expected, strict=True):
-        assert torch.equal(seen.pixels, pixels)
+    assert [len(batch.files) for batch in found] == [2, 3, 1]
+    assert [file[-5:] for batch in found for file in batch.files] == [f"{i}.jpg" for i in (0, 1, 3, 4, 5, 6)]
+    for batch, pixels in zip(found, expected, strict=True):
+        assert torch.equal(batch.pixels, pixels)
         mean, std = (torch.tensor(options[key]).view(1, 1, 1, 3) for key in ("mean", "std"))
         normalised = ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)
-        torch.testing.assert_close(seen.images, normalised, rtol=1e-5, atol=1e-6)
-    [fault] = [fault for seen in found for fault in seen.faults]
+        torch.testing.assert_close(batch.images, normalised, rtol=1e-5, atol=1e-6)
+    [fault] = [fault for batch in found for fault in batch.faults]
     assert fault.where == str(photos / "val" / "a" / "2.jpg")
     assert fault.reason
 
 
-def test_a_batch_of_broken_images_is_one_without_images(tmp_path):
+def test_batch_of_damaged_images_is_empty(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"")
     trained = dict(img_size=8, crop_pct=1, interpolation="bicubic", mean=(0,), std=(1,))
-    [seen] = inference_batches(find_images(tmp_path), trained, 4, 0, CPU)
-    assert seen.files == []
-    assert len(seen.faults) == 1
+    [batch] = inference_batches(find_images(tmp_path), trained, 4, 0, CPU)
+    assert batch.files == []
+    assert len(batch.faults) == 1
 
 
 @pytest.fixture
@@ -59,12 +59,12 @@ def named(images):
     return [images.locate(index) for index in range(len(images))]
 
 
-def test_a_folder_gives_what_is_below_it(folder):
+def test_folder_is_searched_recursively(folder):
     expected = ["a.JPEG", "b.jpg", "sub/c.png", "sub/deep/d.webp"]
     assert named(find_images(folder)) == [str(folder / name) for name in expected]
 
 
-def test_a_file_is_taken_whatever_it_is_called(folder):
+def test_file_may_have_any_name(folder):
     images = find_images(folder / "notes.txt")
     assert named(images) == [str(folder / "notes.txt")]
     assert images.read(0) == jpeg()
@@ -80,13 +80,13 @@ def test_a_file_is_taken_whatever_it_is_called(folder):
         ("sub/[a-c].*", ["sub/c.png"]),
     ],
 )
-def test_a_pattern_gives_the_images_that_it_matches(folder, pattern, names):
+def test_pattern(folder, pattern, names):
     images = find_images(f"{folder}/{pattern}")
     assert named(images) == [str(folder / name) for name in names]
     assert images.read(0) == jpeg()
 
 
-def test_a_pattern_may_be_relative(folder, monkeypatch):
+def test_relative_pattern(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert named(find_images("*.jpg")) == ["b.jpg"]
     assert named(find_images("sub/*")) == ["sub/c.png"]
@@ -100,7 +100,7 @@ def test_a_pattern_may_be_relative(folder, monkeypatch):
         ("empty", "empty contains no images"),
     ],
 )
-def test_where_nothing_is_says_so(folder, tmp_path, where, message):
+def test_nothing_found_is_an_error(folder, tmp_path, where, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=message):
         find_images(tmp_path / where)
@@ -112,6 +112,6 @@ def test_outputs_without_a_name_are_numbered():
     assert display_names(None, 2) == ["class 0", "class 1"]
 
 
-def test_synsets_are_put_into_words():
+def test_wordnet_ids_get_english_words():
     assert display_names(["n01440764", "n99999999"], 2) == ["n01440764 tench", "n99999999"]
     assert display_names(["n01440764", "cat"], 2) == ["n01440764", "cat"]

@@ -1,4 +1,4 @@
-"""From any batch on, what a run sees that goes on is what it would have seen: the pixels are compared."""
+"""A resumed run sees exactly the pixels that it would have seen without the interruption."""
 
 import itertools
 
@@ -17,64 +17,66 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create"),
     pytest.mark.filterwarnings("ignore:The dirpath has changed from"),
     pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes"),
-    # Ranks and workers are forked from a process that has threads, as any that has run torch.
+    # Ranks and workers are forked from a process with threads, as torch has.
     pytest.mark.filterwarnings("ignore:.*use of fork\\(\\) may lead to deadlocks:DeprecationWarning"),
 ]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run without a break and the folder of its checkpoints."""
-    folder = tmp_path_factory.mktemp("whole")
+def uninterrupted(tmp_path_factory):
+    """An uninterrupted run and the folder of its checkpoints."""
+    folder = tmp_path_factory.mktemp("run")
     callbacks = [EachStep(folder), EachEpoch(folder), EachEpoch(folder, "end", save_on_train_epoch_end=True)]
     seen = train(callbacks=callbacks)
     assert [(epoch, batch) for epoch, batch, _ in seen] == list(itertools.product(range(EPOCHS), range(STEPS)))
     return seen, folder
 
 
-def test_epochs_differ_and_a_second_run_does_not(whole):
-    seen, _ = whole
+def test_epochs_differ_and_runs_do_not(uninterrupted):
+    seen, _ = uninterrupted
     assert len({digests for _, _, digests in seen}) == EPOCHS * STEPS
     assert train(workers=2) == seen
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
-@pytest.mark.parametrize("step", [1, 4, STEPS - 1, STEPS, STEPS + 1, 2 * STEPS + 3])
-def test_from_any_batch_the_rest_is_the_same(whole, step, workers):
-    seen, folder = whole
-    # With estimated_stepping_batches in use Lightning asks for loaders early, and without it late.
+@pytest.mark.parametrize(
+    ("step", "workers"),
+    [(1, 0), (4, 2), (STEPS - 1, 0), (STEPS - 1, 1), (STEPS, 0), (STEPS, 2), (STEPS + 1, 0), (2 * STEPS + 3, 1)],
+)
+def test_resume_after_any_step(uninterrupted, step, workers):
+    seen, folder = uninterrupted
+    # With estimated_stepping_batches, Lightning asks for loaders early, otherwise late.
     for asks_for_length in (True, False):
         assert train(folder / f"step-{step}.ckpt", workers=workers, asks_for_length=asks_for_length) == seen[step:]
 
 
 @pytest.mark.parametrize("name", ["epoch", "end"])
 @pytest.mark.parametrize("epoch", [0, 2])
-def test_from_the_end_of_an_epoch(whole, name, epoch):
-    seen, folder = whole
+def test_resume_after_an_epoch(uninterrupted, name, epoch):
+    seen, folder = uninterrupted
     assert train(folder / f"{name}-{epoch}.ckpt", workers=1) == seen[(epoch + 1) * STEPS :]
 
 
 @pytest.mark.parametrize("step", [3, STEPS])
-def test_a_second_resume_within_one_epoch(whole, tmp_path, step):
-    seen, folder = whole
+def test_second_resume_within_an_epoch(uninterrupted, tmp_path, step):
+    seen, folder = uninterrupted
     part = train(folder / f"step-{step}.ckpt", [EachStep(tmp_path)], max_steps=step + 3)
     assert part == seen[step : step + 3]
     assert train(tmp_path / f"step-{step + 3}.ckpt", workers=2) == seen[step + 3 :]
 
 
-@pytest.mark.parametrize("step", [3, STEPS, STEPS + 3])
-def test_other_micro_batches(whole, tmp_path, step):
-    seen, folder = whole
+@pytest.mark.parametrize("step", [3, STEPS])
+def test_resume_with_other_micro_batches(uninterrupted, tmp_path, step):
+    seen, folder = uninterrupted
     accumulated = train(folder / f"step-{step}.ckpt", accumulate=2)
     assert by_step(accumulated, accumulate=2) == seen[step:]
-    # And back, from a checkpoint of such a run.
+    # And back again.
     train(folder / f"step-{step}.ckpt", [EachStep(tmp_path)], accumulate=2, max_steps=step + 2)
     assert train(tmp_path / f"step-{step + 2}.ckpt", workers=1) == seen[step + 2 :]
 
 
-def test_micro_batches_of_an_unfinished_step_are_taken_again(tmp_path):
+def test_micro_batches_of_an_incomplete_step_are_repeated(tmp_path):
     class EachBatch(EachStep):
-        """Also in the middle of a step."""
+        """Also within a step."""
 
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
             trainer.save_checkpoint(tmp_path / f"batch-{trainer.fit_loop.total_batch_idx + 1}.ckpt")
@@ -85,8 +87,8 @@ def test_micro_batches_of_an_unfinished_step_are_taken_again(tmp_path):
 
 
 @pytest.mark.parametrize("step", [3, STEPS])
-def test_on_another_number_of_ranks(whole, tmp_path, step):
-    seen, folder = whole
+def test_resume_on_another_number_of_ranks(uninterrupted, tmp_path, step):
+    seen, folder = uninterrupted
     ranks = train_on_ranks(2, ckpt_path=folder / f"step-{step}.ckpt", workers=1)
     assert len(ranks[0]) == len(ranks[1]) == len(seen) - step
     assert by_step(*ranks) == seen[step:]
@@ -94,17 +96,17 @@ def test_on_another_number_of_ranks(whole, tmp_path, step):
     assert train(tmp_path / f"step-{step + 2}.ckpt") == seen[step + 2 :]
 
 
-def test_epochs_that_are_limited(tmp_path):
+def test_limited_epochs(tmp_path):
     seen = train(callbacks=[EachStep(tmp_path)], limit_train_batches=4)
     for step in (3, 4, 5):
         assert train(tmp_path / f"step-{step}.ckpt", limit_train_batches=4) == seen[step:]
 
 
-def test_other_data_within_an_epoch_is_refused(whole, tmp_path):
-    _, folder = whole
+def test_other_data_within_an_epoch_is_rejected(uninterrupted, tmp_path):
+    _, folder = uninterrupted
     checkpoint = torch.load(folder / "step-3.ckpt", weights_only=True)
     [state] = [value for key, value in checkpoint.items() if key.endswith("DataModule")]
     state["images"] += 1
     torch.save(checkpoint, tmp_path / "other.ckpt")
-    with pytest.raises(DataError, match="within an epoch of 44 training images, and now there are 43"):
+    with pytest.raises(DataError, match="within an epoch of 44 training images, but there are now 43"):
         train(tmp_path / "other.ckpt")

@@ -1,6 +1,6 @@
 """Runs a task on many items in worker processes."""
 
-import os
+import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
@@ -29,24 +29,26 @@ def run(task: Task, items: Sequence[Any], workers: int, advance: Advance) -> lis
         for event in events:
             if isinstance(event, int):
                 advance(event)
-            elif isinstance(event, DataError):
+            elif isinstance(event, Exception):
                 raise event
             else:
                 index, results[index] = event
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
-        raise DataError(f"{error} If it ran out of memory, use fewer workers. Run the same command to resume") from None
+        raise DataError(
+            f"{error}. If it ran out of memory, use fewer workers. Run the same command to resume"
+        ) from None
     return [results[index] for index in range(len(items))]
 
 
 class _Events(IterableDataset):
-    """The progress (int), results (index, result) and errors (DataError) of this worker's items."""
+    """The progress (int), results (index, result) and error of this worker's items."""
 
     def __init__(self, task: Task, items: Sequence[Any]) -> None:
-        self.task, self.items, self.parent = task, items, os.getpid()
+        self.task, self.items = task, items
 
-    def __iter__(self) -> Iterator[int | tuple[int, Any] | DataError]:
+    def __iter__(self) -> Iterator[int | tuple[int, Any] | Exception]:
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         try:
@@ -55,6 +57,10 @@ class _Events(IterableDataset):
                 yield index, result
         except DataError as error:
             yield error
+        except Exception:
+            if worker is None:
+                raise
+            yield RuntimeError(f"a worker failed:\n{traceback.format_exc()}")
 
 
 def _unchanged(event: Any) -> Any:

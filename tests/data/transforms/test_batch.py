@@ -17,7 +17,7 @@ from fvit.data.sampler import BatchLayout
 from fvit.data.transforms.batch import BatchTransform, Blend, Mixup, RandomErasing
 from tests.data.pictures import MEAN, STD
 
-quick = settings(deadline=None, derandomize=True, database=None, max_examples=100)
+quick = settings(deadline=None, derandomize=True, database=None, max_examples=50)
 ALPHAS = [dict(mixup_alpha=mixup, cutmix_alpha=cutmix) for mixup, cutmix in ((0.8, 0.0), (0.0, 1.0), (0.8, 1.0))]
 MODES = ("batch", "pair", "elem")
 
@@ -30,7 +30,7 @@ def mix(classes=5, seed=0, global_batch=8, **options):
 
 
 def batch(positions=range(8), side=6, classes=5, epoch=0):
-    """Images that are functions of their positions."""
+    """Images as functions of their positions."""
     positions = list(positions)
     images = [np.random.default_rng(place).integers(256, size=(side, side, 3), dtype=np.uint8) for place in positions]
     numbers = torch.tensor(positions)
@@ -39,8 +39,8 @@ def batch(positions=range(8), side=6, classes=5, epoch=0):
 
 def transform(mixup=None, erasing=None, classes=5, mean=MEAN, std=STD, global_batch=8):
     made = BatchTransform(classes, mean, std, mixup or {}, erasing or {}, seed=0)
-    if made.mix is not None:
-        made.mix.global_batch = global_batch
+    if made.mixup is not None:
+        made.mixup.global_batch = global_batch
     return made
 
 
@@ -48,12 +48,12 @@ MIXUP = dict(mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5, mode=
 ERASING = dict(probability=1.0, mode="pixel")
 
 
-# Normalisation.
+# Normalisation
 
 
 @pytest.mark.parametrize(("mean", "std"), [(MEAN, STD), ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), ((0, 0, 0), (1, 1, 1))])
 @pytest.mark.parametrize("train", [True, False])
-def test_normalisation_is_that_of_float64(mean, std, train):
+def test_normalisation_matches_float64(mean, std, train):
     levels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(2, 16, 16, 3)
     given = batch(range(2))._replace(images=levels)
     found, labels = transform(mean=mean, std=std)(given, train, torch.float32)
@@ -65,70 +65,67 @@ def test_normalisation_is_that_of_float64(mean, std, train):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_images_take_the_dtype_of_the_model(dtype):
+def test_images_have_the_dtype_of_the_model(dtype):
     found, _ = transform(MIXUP, ERASING)(batch(), True, dtype)
     assert found.dtype == dtype
     assert torch.equal(found, transform(MIXUP, ERASING)(batch(), True, torch.float32)[0].to(dtype))
 
 
-def test_the_loader_s_batch_is_left_alone():
+def test_input_batch_is_unchanged():
     given = batch()
     transform(MIXUP, ERASING)(given, True, torch.float32)
     assert torch.equal(given.images, batch().images)
     assert torch.equal(given.labels, batch().labels)
 
 
-def test_evaluation_is_neither_mixed_nor_erased():
+def test_evaluation_is_not_augmented():
     found, labels = transform(MIXUP, ERASING)(batch(), False, torch.float32)
     assert torch.equal(found, transform()(batch(), False, torch.float32)[0])
     assert torch.equal(labels, batch().labels)
 
 
-# Mixing: what is done with a blend.
+# Mixup and cutmix
 
 
 def mixed_by_hand(images, labels, blends, classes):
-    """In float64, pixel by pixel of each image and its partner, half a batch away."""
+    """In float64, for each image and its partner, half a batch away."""
     images, size = images.double(), len(images)
     mixed, targets = images.clone(), torch.zeros(size, classes, dtype=torch.float64)
     for i, blend in enumerate(blends):
         j = (i + size // 2) % size
         if blend.box is None:
-            mixed[i] = blend.share * images[i] + (1 - blend.share) * images[j]
+            mixed[i] = blend.weight * images[i] + (1 - blend.weight) * images[j]
         else:
             top, left, bottom, right = blend.box
             mixed[i, :, top:bottom, left:right] = images[j, :, top:bottom, left:right]
-        targets[i, labels[i]] += blend.share
-        targets[i, labels[j]] += 1 - blend.share
+        targets[i, labels[i]] += blend.weight
+        targets[i, labels[j]] += 1 - blend.weight
     return mixed, targets
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("alphas", ALPHAS, ids=str)
-def test_mixing_is_that_of_float64(alphas, mode):
+def test_mixup_matches_float64(alphas, mode):
     images, labels = torch.randn(8, 3, 10, 12, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 5
     kinds = Counter()
     for epoch in range(10):
         made = mix(**alphas, mode=mode, prob=0.8)
-        places = [(epoch, position) for position in range(8)]
-        blends = [made._draw(made._key(*place), 10, 12) for place in places]
-        found, targets = made(images.clone(), labels, places)
+        keys = [(epoch, position) for position in range(8)]
+        blends = [made._draw(made._group(*key), 10, 12) for key in keys]
+        found, targets = made(images.clone(), labels, keys)
         expected, expected_targets = mixed_by_hand(images, labels, blends, 5)
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)
         torch.testing.assert_close(targets.double(), expected_targets, rtol=0, atol=1e-6)
         torch.testing.assert_close(targets.sum(dim=1), torch.ones(8))
-        alike = len(set(blends))
-        assert alike <= {"batch": 1, "pair": 4, "elem": 8}[mode]
-        kinds[alike > 1] += 1
+        draws = len(set(blends))
+        assert draws <= {"batch": 1, "pair": 4, "elem": 8}[mode]
+        kinds[draws > 1] += 1
     assert bool(kinds[True]) == (mode != "batch")
 
 
-def test_mixing_two_images_of_one_class_gives_that_class():
+def test_mixing_one_class_gives_that_class():
     _, targets = transform(MIXUP)(batch(classes=1), True, torch.float32)
     torch.testing.assert_close(targets, torch.eye(5)[:1].expand(8, 5))
-
-
-# Mixing: the same whatever the hardware.
 
 
 @quick
@@ -140,22 +137,16 @@ def test_mixing_two_images_of_one_class_gives_that_class():
     step=st.integers(0, 3),
     erase=st.booleans(),
 )
-def test_a_step_is_mixed_alike_however_it_is_cut(mode, alphas, per_draw, epoch, step, erase):
+def test_step_is_augmented_alike_on_any_number_of_ranks(mode, alphas, per_draw, epoch, step, erase):
     options = dict(**alphas, mode=mode, prob=0.9, switch_prob=0.5)
     seen = []
-    for layout in (
-        BatchLayout(8),
-        BatchLayout(4, 2),
-        BatchLayout(2, 4),
-        BatchLayout(4, 1, 2),
-        BatchLayout(2, 1, 4),
-        BatchLayout(2, 2, 2),
-    ):
+    for shape in ((8,), (4, 2), (2, 4), (4, 1, 2), (2, 1, 4), (2, 2, 2)):
+        layout = BatchLayout(*shape)
         made = transform(options, ERASING if erase else None)
-        made.mix.per_draw = per_draw
+        made.mixup.per_draw = per_draw
         images, targets = {}, {}
         for rank in range(layout.world_size):
-            mine = layout.positions(range(step, step + 1), rank).reshape(layout.accumulate, layout.batch_size)
+            mine = layout.positions(step, rank).reshape(layout.accumulate, layout.batch_size)
             for positions in mine.tolist():
                 found = made(batch(positions, epoch=epoch), True, torch.float32)
                 images.update(zip(positions, found[0], strict=True))
@@ -171,28 +162,25 @@ def test_a_step_is_mixed_alike_however_it_is_cut(mode, alphas, per_draw, epoch, 
 @pytest.mark.parametrize(
     ("global_batch", "draws"), [(2, 1), (64, 1), (128, 2), (192, 3), (320, 5), (200, 2), (1024, 16), (4096, 64)]
 )
-def test_a_batch_of_deit_s_size_shares_one_draw(global_batch, draws):
+def test_images_per_draw(global_batch, draws):
     made = mix(global_batch=global_batch)
-    keys = [made._key(0, global_batch + place) for place in range(global_batch)]
+    keys = [made._group(0, global_batch + offset) for offset in range(global_batch)]
     assert {keys.count(key) for key in keys} == {global_batch // draws}
     half = global_batch // 2
-    assert keys[:half] == keys[half:], "partners share theirs"
+    assert keys[:half] == keys[half:], "partners share their draw"
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_each_epoch_step_and_seed_is_mixed_otherwise(mode):
+def test_draws_differ_between_epochs_steps_and_seeds(mode):
     places = [(seed, epoch, step) for seed in (0, 1) for epoch in (0, 1) for step in (0, 1)]
     makes = {seed: mix(mode=mode, seed=seed) for seed in (0, 1)}
-    draws = {makes[seed]._draw(makes[seed]._key(epoch, 8 * step), 32, 32) for seed, epoch, step in places}
+    draws = {makes[seed]._draw(makes[seed]._group(epoch, 8 * step), 32, 32) for seed, epoch, step in places}
     assert len(draws) == len(places)
 
 
-# Mixing: drawn as timm draws.
-
-
 @pytest.mark.parametrize("alphas", ALPHAS, ids=str)
-def test_blends_are_distributed_as_timm_s(alphas):
-    """Two samples of one distribution differ by less in 999 of 1000 cases."""
+def test_mixup_is_distributed_as_in_timm(alphas):
+    """The limit is exceeded by two samples of one distribution in 1 of 1,000 cases."""
     count, height, width = 4000, 32, 48
     made = mix(**alphas, prob=0.7, switch_prob=0.4)
     ours = [made._draw((0, i), height, width) for i in range(count)]
@@ -207,9 +195,9 @@ def test_blends_are_distributed_as_timm_s(alphas):
             box = tuple(int(edge) for edge in (top, left, bottom, right))
         theirs.append(Blend(float(share), box))
     limit = 1.95 * math.sqrt(2 / count)
-    for kind in (lambda b: b.share == 1.0 and b.box is None, lambda b: b.box is None, lambda b: b.box is not None):
+    for kind in (lambda b: b.weight == 1.0 and b.box is None, lambda b: b.box is None, lambda b: b.box is not None):
         assert abs(sum(map(kind, ours)) - sum(map(kind, theirs))) / count < limit
-    samples = [[b.share for b in drawn if b.box is None and b.share < 1] for drawn in (ours, theirs)]
+    samples = [[b.weight for b in drawn if b.box is None and b.weight < 1] for drawn in (ours, theirs)]
     samples = [samples] + [[[m(b) for b in drawn if b.box] for drawn in (ours, theirs)] for m in MEASURES]
     for mine, timms in samples:
         assert bool(mine) == bool(timms)
@@ -218,35 +206,35 @@ def test_blends_are_distributed_as_timm_s(alphas):
 
 
 MEASURES = [
-    lambda blend: blend.share,
+    lambda blend: blend.weight,
     *(lambda blend, edge=edge: blend.box[edge] for edge in range(4)),
     lambda blend: blend.box[2] - blend.box[0],
     lambda blend: blend.box[3] - blend.box[1],
 ]
 
 
-# Erasing.
+# Random erasing
 
 
 def erased(images, **options):
-    """Where images of sevens were changed: [B, H, W]."""
+    """Where images full of sevens were changed: [B, H, W]."""
     found = RandomErasing(**{**ERASING, "seed": 0, **options})(images, [(0, i) for i in range(len(images))])
     return (found != 7).any(dim=1)
 
 
 def rectangles(changed):
-    """Height, width, top and left of the changed part of each image that has one."""
+    """Height, width, top and left of the changed rectangles."""
     found = []
     for image in changed.numpy():
         rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
         if len(rows):
             height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
-            assert image.sum() == height * width, "a rectangle, whole"
+            assert image.sum() == height * width, "a complete rectangle"
             found.append((height, width, rows[0], columns[0]))
     return np.array(found)
 
 
-def test_rectangles_are_distributed_as_timm_s():
+def test_rectangles_are_distributed_as_in_timm():
     count = 3000
     sevens = torch.full((count, 3, 32, 48), 7.0)
     ours = rectangles(erased(sevens.clone(), probability=0.6))
@@ -265,7 +253,7 @@ def test_rectangles_are_distributed_as_timm_s():
 
 @quick
 @given(positions=st.permutations(range(6)), kept=st.integers(1, 6), mode=st.sampled_from(["pixel", "rand", "const"]))
-def test_what_an_image_loses_depends_on_its_place_alone(positions, kept, mode):
+def test_erasing_depends_on_the_key_alone(positions, kept, mode):
     made = RandomErasing(probability=0.7, mode=mode, seed=0)
     images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     whole = made(images.clone(), [(2, i) for i in range(6)])
@@ -274,12 +262,12 @@ def test_what_an_image_loses_depends_on_its_place_alone(positions, kept, mode):
     assert torch.equal(made(images[some], [(2, i) for i in some]), whole[some])
 
 
-def test_each_place_and_seed_is_erased_otherwise():
+def test_erasing_differs_between_keys_and_seeds():
     makes = [(RandomErasing(**ERASING, seed=seed), (epoch, i)) for seed in (0, 1) for epoch in (0, 1) for i in (0, 1)]
     assert len({made(torch.zeros(1, 3, 32, 32), [place]).numpy().tobytes() for made, place in makes}) == 8
 
 
-def test_fillings():
+def test_fill_modes():
     sevens = torch.full((200, 3, 24, 24), 7.0)
     filled = {
         m: RandomErasing(1.0, m, seed=0)(sevens.clone(), [(0, i) for i in range(200)])
@@ -287,7 +275,7 @@ def test_fillings():
     }
     assert set(filled["const"].unique().tolist()) == {0.0, 7.0}
     colours = [image[:, (image != 7).all(dim=0)].unique(dim=1).shape[1] for image in filled["rand"]]
-    assert max(colours) == 1, "one colour an image"
+    assert max(colours) == 1, "one colour per image"
     noise = filled["pixel"][filled["pixel"] != 7]
     assert abs(noise.mean()) < 0.02
     assert noise.std() == pytest.approx(1, abs=0.02)

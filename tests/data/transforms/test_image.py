@@ -16,7 +16,7 @@ from fvit.data.seeding import generator
 from fvit.data.transforms.image import EvalTransform, TrainTransform, random_box, resize
 from tests.data.pictures import photo
 
-quick = settings(deadline=None, derandomize=True, database=None, max_examples=300)
+quick = settings(deadline=None, derandomize=True, database=None, max_examples=100)
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 SIDES = st.integers(1, 3000)
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
@@ -32,7 +32,7 @@ def rand_augment_ops():
     return step.ops
 
 
-# The crop.
+# Random crop
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,8 @@ def rand_augment_ops():
     [((500, 375), SCALE, RATIO), ((90, 300), SCALE, RATIO), ((32, 32), (0.6, 1.0), (0.5, 3.0))],
     ids=str,
 )
-def test_crops_are_distributed_as_torchvision_s(size, scale, ratio):
-    """Two samples of one distribution differ by less in 999 of 1000 cases; a ratio that is not drawn by its logarithm
-    differs by 0.07."""
+def test_crops_are_distributed_as_in_torchvision(size, scale, ratio):
+    """The limit is exceeded by two samples of one distribution in 1 of 1,000 cases."""
     count = 5000
     torch.manual_seed(0)
     rng, image = random.Random(0), Image.new("L", size)
@@ -69,11 +68,11 @@ def test_crops_are_distributed_as_torchvision_s(size, scale, ratio):
     ratio=st.tuples(st.floats(0.1, 10), st.floats(0.1, 10)).map(sorted),
     seed=st.integers(0, 10**6),
 )
-def test_a_crop_lies_within_the_image(width, height, scale, ratio, seed):
+def test_crop_is_within_the_image(width, height, scale, ratio, seed):
     x, y, box_width, box_height = random_box(width, height, scale, ratio, random.Random(seed))
     assert 0 <= x <= x + box_width <= width
     assert 0 <= y <= y + box_height <= height
-    # A ratio of ten leaves nothing of a side of a few pixels; those of any recipe do not.
+    # Extreme ratios may leave nothing of a side of a few pixels.
     if min(width, height) >= 10 or (ratio[0] > 0.5 and ratio[1] < 2):
         assert box_width > 0
         assert box_height > 0
@@ -81,29 +80,29 @@ def test_a_crop_lies_within_the_image(width, height, scale, ratio, seed):
 
 @quick
 @given(width=SIDES, height=SIDES, ratio=st.tuples(st.floats(0.6, 1), st.floats(1, 3)))
-def test_where_no_crop_fits_the_central_one_is_torchvision_s(width, height, ratio):
+def test_central_crop_matches_torchvision(width, height, ratio):
     too_large = (2.0, 3.0)
     top, left, box_height, box_width = RandomResizedCrop.get_params(Image.new("1", (width, height)), too_large, ratio)
     assert random_box(width, height, too_large, ratio, random.Random(0)) == (left, top, box_width, box_height)
 
 
 @pytest.mark.parametrize("size", [(3000, 5), (5, 3000)])
-def test_of_an_image_of_extreme_shape_the_centre_is_taken(size):
+def test_extreme_shapes_are_cropped_centrally(size):
     [box] = {random_box(*size, (0.9, 1.0), RATIO, random.Random(seed)) for seed in range(20)}
     x, y, width, height = box
     assert sorted((width, height)) in ([5, 7], [4, 5])
     assert (x, y) == ((size[0] - width) // 2, (size[1] - height) // 2)
 
 
-def test_half_of_the_images_are_mirrored():
+def test_half_of_the_images_are_flipped():
     ramp = np.tile(np.arange(32, dtype=np.uint8), (32, 1))
     flip = train_transform(scale=(1, 1), ratio=(1, 1))
-    mirrored = [bool(flip(ramp, random.Random(seed))[0, 0, 0]) for seed in range(1000)]
-    assert 450 < sum(mirrored) < 550
+    flipped = [bool(flip(ramp, random.Random(seed))[0, 0, 0]) for seed in range(1000)]
+    assert 450 < sum(flipped) < 550
     assert not any(train_transform(scale=(1, 1), ratio=(1, 1), hflip=0)(ramp, random.Random(7))[0, 0])
 
 
-# Resampling.
+# Resizing
 
 
 SHAPES = [
@@ -116,21 +115,21 @@ SHAPES = [
 
 @pytest.mark.parametrize(("size", "target"), [(size, target) for size, targets in SHAPES for target in targets])
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
-def test_resampling_is_pil_s(interpolation, size, target):
-    """Also where Pillow resamples the rows before the columns; the other way round is a fifth of a level off."""
+def test_resize_matches_pil(interpolation, size, target):
+    """Also where Pillow resamples rows before columns."""
     image, (width, height) = Image.fromarray(photo(*size)), target
     expected = image.resize(target, Image.Resampling[interpolation.upper()])
     found = resize(np.asarray(image), height, width, interpolation)
     assert (found.dtype, found.shape) == (torch.uint8, (height, width, 3))
     difference = np.abs(found.numpy().astype(int) - np.asarray(expected))
-    if interpolation in ("bilinear", "bicubic"):  # torch's, whose weights have fewer bits
+    if interpolation in ("bilinear", "bicubic"):  # torch's weights have fewer bits
         assert difference.mean() < 0.02
         assert difference.max() <= 2
     else:
         assert not difference.any()
 
 
-def test_the_source_s_pixels_are_left_alone():
+def test_input_pixels_are_unchanged():
     pixels = photo()
     pixels.setflags(write=False)
     before = pixels.copy()
@@ -140,11 +139,11 @@ def test_the_source_s_pixels_are_left_alone():
     assert np.array_equal(pixels, before)
 
 
-# Augmentations of timm.
+# Augmentations
 
 
 @pytest.mark.parametrize("options", [dict(auto_augment=RAND_AUGMENT), dict(auto_augment="3a"), dict(color_jitter=0.3)])
-def test_augmentations_run_and_follow_the_generator(options):
+def test_augmentations_follow_the_generator(options):
     augmented, plain = train_transform(**options), train_transform()
 
     def draw(transform, run):
@@ -155,14 +154,14 @@ def test_augmentations_run_and_follow_the_generator(options):
     assert torch.equal(draw(augmented, 0), first)
     assert not torch.equal(draw(augmented, 1), first)
     changed = (draw(plain, 0) != first).flatten(1).any(dim=1)
-    assert changed.sum() > 20, "the augmentation does something to the same crops"
+    assert changed.sum() > 20, "the crops are the same, but augmented"
 
 
-def test_nothing_is_augmented_unasked():
+def test_no_augmentation_by_default():
     assert train_transform().augmentations is None
 
 
-def test_posterising_to_nothing_leaves_black():
+def test_posterize_to_zero_bits_gives_black():
     [op] = [op for op in rand_augment_ops() if op.name == "PosterizeIncreasing"]
     op.prob, op.magnitude_std = 1.0, 0.0
     levels = {}
@@ -173,12 +172,12 @@ def test_posterising_to_nothing_leaves_black():
     assert levels[10.0] == {0}
 
 
-@pytest.mark.parametrize("strength", [0.0, 9.0, 10.0])
-def test_each_rand_augment_op_runs_at_each_strength(strength):
-    """With mstd0.5 one magnitude in 44 is cut off at 10, where timm posterises to 0 bits."""
+@pytest.mark.parametrize("magnitude", [0.0, 10.0])
+def test_each_operation_runs_at_each_magnitude(magnitude):
+    """With mstd0.5, one magnitude in 44 is clipped at 10, where timm posterizes to 0 bits."""
     failed = []
     for op in rand_augment_ops():
-        op.prob, op.magnitude, op.magnitude_std = 1.0, strength, 0.0
+        op.prob, op.magnitude, op.magnitude_std = 1.0, magnitude, 0.0
         try:
             assert op(Image.fromarray(photo())).size == (80, 60)
         except ValueError as error:
@@ -186,11 +185,11 @@ def test_each_rand_augment_op_runs_at_each_strength(strength):
     assert not failed
 
 
-# The groups of options, through the DataModule.
+# conf/augment
 
 
 def data_module(config, **options):
-    """As `fvit.train` builds it, on one rank."""
+    """As in `fvit.train`, on one rank."""
     return ImageDataModule(**{**config["data"], **options}, batch_size=16, seed=config["seed"])
 
 
@@ -212,7 +211,7 @@ def test_each_augmentation_runs_an_epoch(compose_config, augment, mixed):
         assert labels.shape == ((16, 10) if mixed else (16,))
 
 
-@pytest.mark.parametrize("augment", ["none", "light", "deit", "deit3"])
+@pytest.mark.parametrize("augment", ["light", "deit"])
 def test_seeded_runs_see_the_same_batches(compose_config, augment):
     def draw(seed):
         torch.manual_seed(random.randrange(100))
@@ -225,7 +224,7 @@ def test_seeded_runs_see_the_same_batches(compose_config, augment):
     assert not torch.equal(first[0][0], other[0][0])
 
 
-@pytest.mark.parametrize("augment", ["none", "light", "deit", "deit3"])
+@pytest.mark.parametrize("augment", ["none", "deit"])
 def test_validation_does_not_depend_on_the_augmentation(compose_config, augment):
     given = ("data.image_size=80", "data.crop_pct=0.5", "data.interpolation=nearest", "data.mean=[0.1,0.2,0.3]")
     data = data_module(compose_config(f"augment={augment}", "data=fake", *given), num_images=32)
@@ -240,7 +239,7 @@ def test_validation_does_not_depend_on_the_augmentation(compose_config, augment)
         assert labels[index] == data.source.val.labels[index]
 
 
-@pytest.mark.parametrize("size", [(40, 40), (40, 32), (50, 20), (20, 50), (41, 40)])
+@pytest.mark.parametrize("size", [(40, 40), (50, 20), (41, 40)])
 def test_augment_none_trains_on_the_pixels_of_evaluation(compose_config, size):
     options = compose_config("augment=none", "data=fake")["data"]["augment"]["transform"]
     data = ImageDataModule("fake", img_size=32, batch_size=4, augment={"transform": options})
@@ -248,13 +247,13 @@ def test_augment_none_trains_on_the_pixels_of_evaluation(compose_config, size):
     assert torch.equal(found, EvalTransform(Decoder("pil"), 32, 1.0)(photo(*size)))
 
 
-def test_digits_are_not_mirrored(compose_config):
+def test_digits_are_not_flipped(compose_config):
     assert compose_config("augment=light", "data=digits")["data"]["augment"]["transform"]["hflip"] == 0
     assert compose_config("augment=light", "data=fake")["data"]["augment"]["transform"]["hflip"] == 0.5
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
-def test_each_interpolation_that_a_config_may_name(compose_config, interpolation):
+def test_each_interpolation(compose_config, interpolation):
     data = data_module(compose_config("data=fake", f"data.interpolation={interpolation}"), num_images=16)
     for loader in (data.train_dataloader(), data.val_dataloader()):
         assert next(iter(loader)).images.dtype == torch.uint8

@@ -1,4 +1,4 @@
-"""The configuration of fvit-prepare."""
+"""Schema of `fvit-prepare`."""
 
 from typing import Annotated, Literal
 

@@ -12,7 +12,7 @@ from fvit.data.sources.downloads import cifar10, imagenette
 from fvit.data.sources.folder import folder
 from fvit.data.sources.imagenet import imagenet
 
-__all__ = ["SOURCES", "Source", "get", "load"]
+__all__ = ["SOURCES", "Source", "load"]
 
 SOURCES: dict[str, Callable[..., Source]] = {
     "digits": digits,
@@ -24,23 +24,17 @@ SOURCES: dict[str, Callable[..., Source]] = {
 }
 
 
-def get(name: str) -> Callable[..., Source]:
-    """The function that builds a source; its parameters are the source's options, data.OPTION in the configuration."""
-    if name not in SOURCES:
-        raise ValueError(f"data.name={name} is not a data source; known: {', '.join(SOURCES)}")
-    return SOURCES[name]
-
-
 def load(name: str, **options: Any) -> Source:
     """Build the source `name`; an unknown source or option, or a wrong type, is a ValueError."""
-    build = get(name)
+    if name not in SOURCES:
+        raise ValueError(f"data.name={name} is not a data source; known: {', '.join(SOURCES)}")
     try:
-        return validate_call(build)(**options)
+        return validate_call(SOURCES[name])(**options)
     except ValidationError as error:
         first = error.errors()[0]
         option, value = first["loc"][0], first["input"]
         if first["type"] == "unexpected_keyword_argument":
-            known = ", ".join(signature(build).parameters)
+            known = ", ".join(signature(SOURCES[name]).parameters)
             takes = f"its options: {known}" if known else "it has no options"
             raise ValueError(f"data.{option} is not an option of data.name={name}; {takes}") from None
         raise ValueError(f"data.{option}={value}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
