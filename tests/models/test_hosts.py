@@ -203,7 +203,7 @@ def test_host_that_can_serve_a_mechanism_is_accepted(make, attention, options):
 
 @pytest.mark.parametrize("make", [being_built, finished])
 def test_a_head_on_a_class_token_that_sees_nothing_is_refused_with_the_remedy(make):
-    with pytest.raises(ValueError, match=r"Identity and Pool brings nothing .* class_token=False and global_pool=avg"):
+    with pytest.raises(ValueError, match=r"IdentityMixer and PoolMixer brings nothing .* class_token=False and global_pool=avg"):
         make(["identity", "pool", "pool"])
     assert make(["identity", "pool", "additive"])(images()).shape == (2, 5)
     assert make("pool", global_pool="avg")(images()).shape == (2, 5)

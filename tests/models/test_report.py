@@ -45,11 +45,11 @@ def test_a_model_that_was_built_with_another_attention_reports_as_well():
 def test_neighbours_share_a_row():
     model = exchange(small_host(depth=8), "linear", blocks=[0, 1, 3, 4, 5], keep=["qkv", "proj"])
     exchange(model, "additive", blocks="6-7", keep=["q"])
-    kept = ("Attention → Linear", "q, k, v, proj", "–", "–")
+    kept = ("Attention → LinearAttention", "q, k, v, proj", "–", "–")
     assert exchange_rows(model) == [
         ("0-1", *kept),
         ("3-5", *kept),
-        ("6-7", "Attention → Additive", "q", "k, query_logit, key_logit, transform", "k, v, proj"),
+        ("6-7", "Attention → AdditiveAttention", "q", "k, query_logit, key_logit, transform", "k, v, proj"),
     ]
 
 

@@ -93,7 +93,7 @@ def test_fix_init_rescales_the_output_projection_or_is_refused():
         b.attn.proj.weight.std().item() for b in exchange(small_host(embed_dim=192, fix_init=True), "linear").blocks
     ]
     assert stds == pytest.approx([0.02 / 2**0.5, 0.02 / 4**0.5, 0.02 / 6**0.5], rel=0.05)
-    with pytest.raises(ValueError, match="Additive lacks; build it with fix_init=False"):
+    with pytest.raises(ValueError, match="AdditiveAttention lacks; build it with fix_init=False"):
         exchange(small_host(fix_init=True), "additive")
 
 
@@ -151,13 +151,10 @@ def test_kept_weights_are_copies():
     assert model.blocks[0].attn.qkv.weight.any()
 
 
-@pytest.mark.parametrize(
-    ("name", "near"),
-    [("qvk", "did you mean qkv"), ("projection", "did you mean proj"), ("query", "it takes: qkv, q, k")],
-)
-def test_an_unknown_name_is_refused_with_the_nearest(name, near):
+@pytest.mark.parametrize("name", ["qvk", "projection"])
+def test_an_unknown_name_is_refused_with_all_names(name):
     model = weighted(None)
-    with pytest.raises(ValueError, match=f"keep has no '{name}'.*{near}"):
+    with pytest.raises(ValueError, match=f"keep has no '{name}'; it takes: qkv, q, k, v, proj"):
         exchange(model, "linear", keep=["qkv", name])
     assert type(model.blocks[0].attn).__name__ == "Attention"
 
@@ -171,7 +168,7 @@ def test_one_name_may_stand_alone():
     [
         (None, "identity", ["qkv", "proj"], "Attention has q, k, v, proj, and IdentityMixer has no projection"),
         (None, "additive", ["proj"], "AdditiveAttention has q, k"),
-        (None, "separable", ["q"], "Separable has k, v, proj"),
+        (None, "separable", ["q"], "SeparableAttention has k, v, proj"),
         ("additive", "linear", ["v", "proj"], "AdditiveAttention has q, k, and LinearAttention has q, k, v, proj"),
     ],
 )

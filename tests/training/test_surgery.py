@@ -55,10 +55,10 @@ def test_a_model_starts_from_its_file(compose_config, weights):
 def test_a_run_says_what_was_kept_and_its_checkpoint_needs_no_file(compose_config, weights, tmp_path, capsys):
     overrides, _ = weights
     probe = fit(compose_config(*RUN, "model.blocks=1-3", *overrides))
-    [row] = [line for line in capsys.readouterr().out.splitlines() if "Attention → Linear" in line]
+    [row] = [line for line in capsys.readouterr().out.splitlines() if "Attention → LinearAttention" in line]
     assert re.split(" {2,}", row.strip()) == [
         "1-3",
-        "Attention → Linear",
+        "Attention → LinearAttention",
         "q, k, v, proj",
         "–",
         "–",
