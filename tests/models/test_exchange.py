@@ -98,7 +98,7 @@ def test_repeated_exchanges_keep_the_arguments_of_the_host():
         asked = {key: attn.host_args[key] for key in ("num_heads", "qkv_bias", "attn_drop", "proj_drop")}
         assert asked == dict(num_heads=4, qkv_bias=False, attn_drop=0.1, proj_drop=0.2)
         assert model(images()).shape == (2, 5)
-    assert (attn.num_heads, attn.qkv.bias, attn.attn_drop, attn.proj_drop.p) == (4, None, 0.1, 0.2)
+    assert (attn.num_heads, attn.qkv.bias, attn.attn_drop.p, attn.proj_drop.p) == (4, None, 0.1, 0.2)
     attn = exchange(model, "additive").blocks[1].attn
     assert (attn.num_heads, attn.q.bias, attn.attn_drop.p, attn.proj_drop.p) == (4, None, 0.1, 0.2)
 
