@@ -111,7 +111,9 @@ def test_help_fits_a_screen(fvit, compose_config):
     lines = text.splitlines()
     assert 24 <= len(lines) <= 50
     assert max(map(len, lines)) <= 100
-    listed = dict(re.findall(r"^  (\w+) +((?:[\w, ]+,\n)*[\w, ]+)$", text.split("Common settings")[0], flags=re.MULTILINE))
+    listed = dict(
+        re.findall(r"^  (\w+) +((?:[\w, ]+,\n)*[\w, ]+)$", text.split("Common settings")[0], flags=re.MULTILINE)
+    )
     assert {name: set(re.findall(r"\w+", options)) for name, options in listed.items()} == {
         group.name: {path.stem for path in group.glob("*.yaml")}
         for group in conf_dir().iterdir()

@@ -13,7 +13,7 @@ from fvit.config import validation
 from fvit.config.paths import conf_dir
 from fvit.config.schemas.train import Eval
 from fvit.eval import evaluate
-from tests.callbacks.test_resume_state import CutAt, CutOff
+from tests.callbacks.test_resume_state import KillAt, Killed
 from tests.loggers.wandb_runs import runs
 from tests.training.fitting import FAKE, fit
 
@@ -128,8 +128,8 @@ def test_a_run_that_goes_on_is_one_run_in_two_parts(compose_config, tmp_path):
         here = [f"logger.wandb.save_dir={tmp_path}", "ckpt_path=last", "logger.wandb.media=2"]
         return fit(compose_config(*FAKE, "trainer.max_epochs=2", "logger=wandb", *here), probe)
 
-    with pytest.raises(CutOff):
-        run(CutAt("on_train_batch_start", 6))
+    with pytest.raises(Killed):
+        run(KillAt("on_train_batch_start", 6))
     run()
     first, second = runs(tmp_path / "wandb")
     assert first.run["run_id"] == second.run["run_id"] == (tmp_path / "run" / "wandb_id").read_text()

@@ -9,7 +9,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from fvit.callbacks.resume_state import ResumePoint
+from fvit.callbacks.resume_state import ResumeState
 from fvit.data import ImageDataModule
 
 IMAGES, GLOBAL_BATCH, EPOCHS = 43, 4, 4
@@ -88,7 +88,7 @@ def train(
         accelerator="cpu",
         max_epochs=epochs,
         accumulate_grad_batches=accumulate,
-        callbacks=[*callbacks, ResumePoint()],
+        callbacks=[*callbacks, ResumeState()],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -8,7 +8,7 @@ import pytest
 from fvit.config.errors import ConfigError
 from fvit.launch.resume import find_checkpoint
 from fvit.loggers.wandb import RunLogger
-from tests.callbacks.test_resume_state import CutAt
+from tests.callbacks.test_resume_state import KillAt
 from tests.loggers.wandb_runs import runs
 from tests.loggers.wandb_stub import ANSWERS, REFUSALS, serving
 from tests.training.fitting import FAKE, fit
@@ -52,7 +52,7 @@ class Kill(BaseException):
     ids=["error", "interrupt", "other"],
 )
 def test_a_run_that_is_cut_off_is_closed_with_its_status_and_its_best(compose_config, tmp_path, raised, state, code):
-    class Cut(CutAt):
+    class Cut(KillAt):
         def _count(self, *args):
             self.left -= 1
             if self.left == 0:
