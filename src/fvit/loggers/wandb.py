@@ -43,7 +43,7 @@ def _never_fatal(method: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(method)
     def call(logger: "RunLogger", *args: Any, **kwargs: Any) -> None:
-        from wandb.errors import Error
+        import wandb
         from wandb.sdk.lib.service.service_connection import WandbApiFailedError
         from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError, ServerResponseError
 
@@ -52,8 +52,11 @@ def _never_fatal(method: Callable[..., None]) -> Callable[..., None]:
         try:
             method(logger, *args, **kwargs)
         except (ConnectionError, HandleAbandonedError, ServerResponseError) as error:
-            logger.drop_service(error)
-        except (Error, WandbApiFailedError, OSError, ValueError) as error:
+            logger.service_died, logger._experiment = True, None
+            log.warning("W&B's service died (%s); the run continues without W&B", error or type(error).__name__)
+            with suppress(Exception):  # else the next job of a sweep would look for that service
+                wandb.teardown(exit_code=1)
+        except (wandb.errors.Error, WandbApiFailedError, OSError, ValueError) as error:
             if logger._experiment is None:  # not started: a wrong option, or a directory that cannot be written
                 raise
             log.warning("W&B: %s failed (%s); the run continues", method.__name__, _first_line(error))
@@ -64,17 +67,7 @@ def _never_fatal(method: Callable[..., None]) -> Callable[..., None]:
 class RunLogger(WandbLogger):
     """Lightning's WandbLogger, offline without an API key or a server; a resumed run stays one W&B run.
 
-    Args:
-        save_dir: contains the directory wandb/ with the runs of all jobs.
-        project: the W&B project.
-        name: of the run; its parts, separated by commas, become tags.
-        run_dir: the run directory, which keeps the W&B id.
-        group: None for the name of the sweep directory, if the run is a job of a sweep.
-        tags: further tags.
-        offline: stay offline even with an API key.
-        media: how often per run `fvit.loggers.wandb_media` logs images.
-        artifacts: checkpoints to upload at the end: ``off``, ``best``, or ``all`` (best and last).
-        options: further arguments of ``wandb.init``, such as `entity` and `notes`.
+    The options are explained in conf/logger/wandb.yaml; `options` are further arguments of ``wandb.init``.
     """
 
     def __init__(
@@ -184,13 +177,13 @@ class RunLogger(WandbLogger):
 
     @_never_fatal
     def close(self, trainer: Trainer, best: dict[str, float], exit_code: int, preempted: bool = False) -> None:
-        """Upload checkpoints and finish the W&B run, if it has started.
+        """Upload the trainer's checkpoints and finish the W&B run, if it has started.
 
         Args:
-            trainer: has the checkpoint callbacks.
+            trainer: the Trainer.
             best: metrics for the summary.
             exit_code: 0 finished, 255 interrupted, others failed.
-            preempted: the run will resume; an agent of a W&B sweep then starts it again.
+            preempted: whether the run will resume; the agent of a W&B sweep then starts it again.
         """
         if self._experiment is None:
             return
@@ -201,15 +194,6 @@ class RunLogger(WandbLogger):
                 self.experiment.mark_preempting()
             self.experiment.finish(exit_code=exit_code)
             self._experiment = None
-
-    def drop_service(self, error: Exception) -> None:
-        """Continue without W&B."""
-        import wandb
-
-        self.service_died, self._experiment = True, None
-        log.warning("W&B's service died (%s); the run continues without W&B", error or type(error).__name__)
-        with suppress(Exception):  # else the next job of a sweep would look for that service
-            wandb.teardown(exit_code=1)
 
     def _start(self) -> None:
         """Start the run on the server, or offline, and print one line that says where it is."""

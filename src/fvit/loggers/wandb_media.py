@@ -58,7 +58,7 @@ class WandbMedia(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger):
                 logger.log_media(
-                    lambda: {**_tables(predictions, trainer.datamodule), **_images(maps)},
+                    lambda: {**_tables(predictions, trainer.datamodule), **_attention(maps)},
                     trainer.global_step - 1,  # the step at which Lightning logs the validation metrics
                 )
 
@@ -130,7 +130,7 @@ def _tables(predictions: Any, data: Any) -> dict[str, Any]:
     return media
 
 
-def _images(maps: dict[str, list[tuple[Any, str]]]) -> dict[str, Any]:
+def _attention(maps: dict[str, list[tuple[Any, str]]]) -> dict[str, Any]:
     import wandb
 
     return {
