@@ -1,14 +1,14 @@
-"""What additive attention's fast forms bring, against the textbook form, softmax, another library and bare products.
+"""Speed and memory of additive attention's fast forms, against the textbook form, softmax and another library.
 
-    python benchmarks/additive.py                   every row of the table, some minutes
-    python benchmarks/additive.py --rows 1 4 7      some of them
-    python benchmarks/additive.py --json FILE       JSON goes there, and not to logs/benchmarks/additive.json
+    python benchmarks/additive.py                   all rows of the table, a few minutes
+    python benchmarks/additive.py --rows 1 4 7      selected rows
+    python benchmarks/additive.py --json FILE       write JSON to FILE instead of logs/benchmarks/additive.json
 
-Whole models with a class token, float32, in one process; contenders take turns, and a ratio is the median of the
-rounds' ratios, with the interval that holds the middle half of them. Freed memory is kept, as `fvit-train` does: what
-the C library gives back and fetches anew depends on the order of blocks and not on the contender. A ceiling is what the
-least that any exact form can compute would bring. Rows against other people's attention need
-``pip install fast-transformer-pytorch``, and are left out without it.
+Whole models with a class token, in float32 and one process. Models are timed in turns; a ratio is the median of the
+rounds' ratios, with their interquartile range. Freed memory is kept, as in `fvit-train`, since what the C library
+returns to the system depends on the order of blocks, not on the model. A ceiling is the ratio for the least that any
+exact form can compute. Rows against another library need ``pip install fast-transformer-pytorch`` and are skipped
+without it.
 """
 
 import argparse
@@ -38,29 +38,30 @@ SHAPES = {
     "S": dict(embed_dim=384, num_heads=6),
     "Ti": dict(embed_dim=192, num_heads=3),
 }
+OURS = dict(attention="additive")
 TEXTBOOK = dict(attention={"name": "additive", "form": "textbook"})
+SOFTMAX = dict(attention=None)
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=range(len(ROWS)), help="numbers of the rows, from 0")
+    parser.add_argument("--rows", type=int, nargs="+", default=range(len(ROWS)), help="row numbers, from 0")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, default=Path("logs/benchmarks/additive.json"))
     options = parser.parse_args()
     fix_threads(options.threads)
     keep_freed_memory()
-    ours = dict(attention="additive")
     console = Console(width=120)
     results = []
     for number in options.rows:
         name, target, measure, *arguments = ROWS[number]
         if "fast-transformer" in name and importlib.util.find_spec("fast_transformer_pytorch") is None:
-            console.print(f"{number}  {name}: left out, pip install fast-transformer-pytorch")
+            console.print(f"{number}  {name}: skipped, pip install fast-transformer-pytorch")
             continue
         with console.status(f"{number}  {name}"):
-            found = measure(ours, *arguments, rounds=options.rounds)
+            found = measure(*arguments, rounds=options.rounds)
         low, middle, high = statistics.quantiles(found, n=4) if len(found) > 1 else found * 3
         results.append(dict(row=number, name=name, target=target, median=middle, low=low, high=high))
         console.print(f"{number}  {name}: {middle:.2f}")
@@ -68,12 +69,12 @@ def main() -> None:
     on = machine(torch.device("cpu")) | dict(timm=timm.__version__, python=platform.python_version())
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(dict(results=results, machine=on), indent=2) + "\n", encoding="utf-8")
-    console.print(f"written to {options.json}")
+    console.print(f"saved to {options.json}")
 
 
 def print_table(console: Console, results: list[dict]) -> None:
-    """A row a ratio, in Markdown."""
-    table = Table("row", "against, what", "target", "ratio", "middle half", box=box.MARKDOWN)
+    """One row per ratio, in Markdown."""
+    table = Table("row", "against, what", "target", "ratio", "interquartile range", box=box.MARKDOWN)
     for r in results:
         table.add_row(str(r["row"]), r["name"], r["target"], f"{r['median']:.2f}", f"{r['low']:.2f} to {r['high']:.2f}")
     console.print(table)
@@ -87,7 +88,7 @@ def vit(shape: str, size: int, **options: object) -> nn.Module:
 
 
 def ratios(rounds: int, ours: Step, other: Step) -> list[float]:
-    """How many times as long as ours the other takes, round by round."""
+    """Time of the other divided by ours, per round."""
     timings = time_in_turns({"ours": ours, "other": other}, runs=rounds)
     return [b / a for a, b in zip(timings["ours"].seconds, timings["other"].seconds, strict=True)]
 
@@ -116,40 +117,37 @@ def training(model: nn.Module, images: Tensor) -> Step:
 
 
 def against(
-    ours: dict, other: dict, mode: Callable[[nn.Module, Tensor], Step], shape: str, size: int, batch: int, rounds: int
+    other: dict, mode: Callable[[nn.Module, Tensor], Step], shape: str, size: int, batch: int, rounds: int
 ) -> list[float]:
-    """Our model against the same with other options."""
+    """Our model against the same model with other options."""
     images = torch.randn(batch, 3, size, size)
-    return ratios(rounds, mode(vit(shape, size, **ours), images), mode(vit(shape, size, **other), images))
+    return ratios(rounds, mode(vit(shape, size, **OURS), images), mode(vit(shape, size, **other), images))
 
 
 class OneLayer(Mechanism):
-    """The least that any exact form can do: one linear layer a token, and nothing mixed."""
+    """The least that any exact form can compute: one linear layer per token, without mixing."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__(dim, num_heads)
         self.layer = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Tokens [B, N, C] to [B, N, C]."""
         return self.layer(x)
 
 
-def ceiling(
-    ours: dict, mode: Callable[[nn.Module, Tensor], Step], shape: str, size: int, batch: int, rounds: int
-) -> list[float]:
-    """The same model with one linear layer for its attention, against the textbook form."""
+def ceiling(mode: Callable[[nn.Module, Tensor], Step], shape: str, size: int, batch: int, rounds: int) -> list[float]:
+    """The model with one linear layer as its attention, against the textbook form."""
     images = torch.randn(batch, 3, size, size)
-    least = vit(shape, size, **ours)
+    least = vit(shape, size, **OURS)
     for block in least.blocks:
         block.attn = OneLayer(least.embed_dim, SHAPES[shape]["num_heads"])
     return ratios(rounds, mode(least, images), mode(vit(shape, size, **TEXTBOOK), images))
 
 
 def against_library(
-    ours: dict, mode: Callable[[nn.Module, Tensor], Step], shape: str, size: int, batch: int, rounds: int
+    mode: Callable[[nn.Module, Tensor], Step], shape: str, size: int, batch: int, rounds: int
 ) -> list[float]:
-    """Our model against the same with the attention of fast-transformer-pytorch, which wants a mask."""
+    """Our model against the same with the attention of fast-transformer-pytorch, which requires a mask."""
     from fast_transformer_pytorch.fast_transformer_pytorch import FastAttention
 
     class Theirs(nn.Module):
@@ -164,20 +162,20 @@ def against_library(
     other = vit(shape, size, **SOFTMAX)
     for block in other.blocks:
         block.attn = Theirs(other.embed_dim, SHAPES[shape]["num_heads"])
-    return ratios(rounds, mode(vit(shape, size, **ours), images), mode(other, images))
+    return ratios(rounds, mode(vit(shape, size, **OURS), images), mode(other, images))
 
 
-def memory(ours: dict, shape: str, size: int, batch: int, rounds: int) -> list[float]:
-    """Bytes saved for the backward pass, ours to the textbook form's; weights are not counted."""
+def memory(shape: str, size: int, batch: int, rounds: int) -> list[float]:
+    """Bytes saved for the backward pass relative to the textbook form, without weights."""
     images = torch.randn(batch, 3, size, size)
-    models = vit(shape, size, **ours).train(), vit(shape, size, **TEXTBOOK).train()
+    models = vit(shape, size, **OURS).train(), vit(shape, size, **TEXTBOOK).train()
     least, textbook = (saved_for_backward(lambda m=model: m(images), model.parameters()) for model in models)
     return [least / textbook]
 
 
-def share_of_products(ours: dict, shape: str, size: int, batch: int, rounds: int) -> list[float]:
-    """The time of the model's large matrix products alone, to that of the model."""
-    model = vit(shape, size, **ours)
+def share_of_products(shape: str, size: int, batch: int, rounds: int) -> list[float]:
+    """Time of the model's large matrix products alone, relative to the model's."""
+    model = vit(shape, size, **OURS)
     images = torch.randn(batch, 3, size, size)
     tokens = torch.randn(batch * ((size // 16) ** 2 + 1), SHAPES[shape]["embed_dim"])
     chain = nn.Sequential(
@@ -196,7 +194,6 @@ def share_of_products(ours: dict, shape: str, size: int, batch: int, rounds: int
     return ratios(rounds, inference(model, images), products)
 
 
-SOFTMAX = dict(attention=None)
 ROWS: list[tuple] = [
     ("textbook form: forward B/16 384 px, batch 4", "≥ 1.15", against, TEXTBOOK, inference, "B", 384, 4),
     ("textbook form: forward S/16 1024 px, batch 1", "≥ 1.35", against, TEXTBOOK, inference, "S", 1024, 1),

@@ -24,7 +24,8 @@ class Mechanism(nn.Module):
             self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias, **self.factory)
 
     What a mechanism requires of its host is declared in the class attributes; `fvit.models.exchange` reads them and
-    calls `set_layout`.
+    calls `set_layout`. ``forward(x, attn_mask=None, is_causal=False)`` raises ValueError for a mask or causality that
+    the mechanism cannot honour, and for a number of tokens that does not match the layout.
 
     Args:
         dim: width C of the tokens.

@@ -1,4 +1,4 @@
-"""Slow references in float64, one file a mechanism, written from the formulas: image by image, head by head.
+"""Slow references in float64, one file per mechanism, written from the formulas, image by image and head by head.
 
 Each has `reference(module, x, keep=None)`: x [B, N, C] to [B, N, C], where keep [B, N] says which tokens take part.
 They read the weights off the module and share no code with it; what is below is all that they share with each other.

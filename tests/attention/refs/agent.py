@@ -1,4 +1,4 @@
-"""Agent attention, arXiv:2312.08874: agent by agent and query by query; the stretched biases by hand."""
+"""Agent attention, arXiv:2312.08874: agent by agent and query by query, with the biases interpolated by hand."""
 
 import math
 
@@ -9,7 +9,7 @@ from . import affine, convolved, heads_of, kept
 
 
 def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tensor:
-    """softmax(q_i·a + B₂) softmax(a·k_j + B₁) v_j [+ DWC(v)_i], a the mean query of a part of the grid."""
+    """softmax(q_i·a + B₂) softmax(a·k_j + B₁) v_j [+ DWC(v)_i], a the mean query of a cell of the grid."""
     images = []
     for b in range(x.shape[0]):
         there = kept(x.shape[1], keep, b)
@@ -43,7 +43,7 @@ def _attend(query: Tensor, keys: list[Tensor], values: list[Tensor], biases: lis
 
 
 def _parts(module: nn.Module) -> list[list[int]]:
-    """The tokens of which each agent is the mean: parts of the grid from a floor to a ceiling."""
+    """The tokens averaged by each agent: cells of the grid from a floor to a ceiling."""
     (rows, columns), prefix = module.grid_size, module.num_prefix_tokens
     side = module.side
     return [
@@ -73,7 +73,7 @@ def _position_bias(module: nn.Module, which: int, head: int, agent: int, token: 
 
 
 def _between(index: int, size: int) -> list[tuple[int, float]]:
-    """The two of seven cells between whose centres that of cell `index` of `size` lies, and their weights."""
+    """The two of seven cells whose centres enclose that of cell `index` of `size`, and their weights."""
     centre = min(max((index + 0.5) * 7 / size - 0.5, 0.0), 6.0)
     low = min(int(centre), 5)
     return [(low, 1 - (centre - low)), (low + 1, centre - low)]

@@ -34,6 +34,6 @@ def _sigmoid(logit: Tensor) -> Tensor:
 
 
 def _convolved(module: nn.Module, conv: nn.Conv2d, tokens: Tensor, there: list[int]) -> Tensor:
-    """A convolution of the patches; prefix tokens stay as they are."""
+    """A convolution of the patches; prefix tokens pass through."""
     prefix = module.num_prefix_tokens
     return torch.cat([tokens[:prefix], convolved(module, conv, tokens, there)[prefix:]])

@@ -9,7 +9,7 @@ from . import affine, heads_of, kept
 
 
 def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tensor:
-    """s_ij = ReLU(q_i)·ReLU(k_j) cos(π (i − j) / 2M), normalised by its row; i, j and M count the kept tokens alone."""
+    """s_ij = ReLU(q_i)·ReLU(k_j) cos(π (i − j) / 2M), normalised by its row; i, j and M count only the kept tokens."""
     images = []
     for b in range(x.shape[0]):
         there = kept(x.shape[1], keep, b)

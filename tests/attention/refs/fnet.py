@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tensor:
-    """The real part of F_N x F_D: the product of the cosines less that of the sines."""
+    """The real part of F_N x F_D: the product of the cosines minus that of the sines."""
     if keep is not None:
         raise ValueError("no token can be left out of a Fourier transform")
     cos_n, sin_n = _transform(x.shape[1])

@@ -30,7 +30,7 @@ def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tenso
 
 
 def _features(module: nn.Module, rows: Tensor) -> Tensor:
-    """φ of each token, [N, C]: sharpened head by head, or all heads at once."""
+    """φ of each token, [N, C]: sharpened per head, or over all heads."""
     scale = torch.ones_like(rows[0])
     if module.channel_scale is not None:
         scale = torch.log(1 + torch.exp(module.channel_scale))

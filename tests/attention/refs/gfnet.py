@@ -1,4 +1,4 @@
-"""GFNet, arXiv:2107.00645: the circular convolution that the filter stands for, patch by patch."""
+"""GFNet, arXiv:2107.00645: the circular convolution equivalent to the filter, patch by patch."""
 
 import math
 
@@ -29,7 +29,7 @@ def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tenso
 
 
 def _kernel(module: nn.Module, down: int, right: int) -> Tensor:
-    """The inverse transform of the filter at one place, [C].
+    """The inverse transform of the filter at one position, [C].
 
     The real signal has the frequencies that the filter does not hold as conjugates of those it holds: each of its
     columns counts twice, but the first, and the last of an even number, which are their own conjugates.

@@ -31,7 +31,7 @@ def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tenso
 
 
 def _local_residual(module: nn.Module, x: Tensor, v: Tensor, there: list[int]) -> Tensor:
-    """Σ_r w_r ⊙ v_n+r over the patches around each that exist and take part, [N, C]; 0 for prefix tokens."""
+    """Σ_r w_r ⊙ v_n+r over the neighbouring patches that exist and take part, [N, C]; 0 for prefix tokens."""
     first, _, second = module.local
     mean = sum(x[j] for j in there) / len(there)
     weights = []
@@ -55,7 +55,7 @@ def _local_residual(module: nn.Module, x: Tensor, v: Tensor, there: list[int]) -
 
 
 def _part(layer: nn.Conv1d, head: int, heads: int) -> Tensor:
-    """The matrix by which a convolution of width 1 maps the channels of one head."""
+    """The matrix that a convolution of width 1 applies to the channels of one head."""
     return _slice(layer.weight[:, :, 0], head, heads)
 
 

@@ -44,7 +44,7 @@ def _elu_plus_one(x: Tensor) -> Tensor:
 
 
 def _product(module: nn.Module, q: Tensor, i: int, k: Tensor, j: int) -> Tensor:
-    """q·k, where the module rotates after the pairs of both were turned to their places."""
+    """q·k, with rotation, if the module rotates, by the positions of both."""
     if not module.rotary:
         return torch.dot(q, k)
     # Of two turned complex numbers a e^(iα) and b e^(iβ) the product is the real part of a b̄ e^(i(α − β)).
@@ -59,7 +59,7 @@ def _product(module: nn.Module, q: Tensor, i: int, k: Tensor, j: int) -> Tensor:
 
 
 def _angles(module: nn.Module, token: int, width: int) -> list[float]:
-    """By how much each pair of channels is turned: half of them by the row, half by the column, each more slowly."""
+    """The angle of each pair of channels: half of them by row, half by column, with decreasing speed."""
     pairs = width // 4
     if token < module.num_prefix_tokens:
         return [0.0] * (2 * pairs)

@@ -1,4 +1,4 @@
-"""MILA, arXiv:2405.16605: pair by pair, turned by the difference of their places."""
+"""MILA, arXiv:2405.16605: pair by pair, rotated by their relative position."""
 
 import math
 
@@ -9,7 +9,7 @@ from . import affine, convolved, heads_of, kept
 
 
 def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tensor:
-    """Σ_j s_ij v_j / Σ_j φ(q_i)·φ(k_j) [+ LePE(v)_i] [⊙ SiLU], with the turned products s_ij."""
+    """Σ_j s_ij v_j / Σ_j φ(q_i)·φ(k_j) [+ LePE(v)_i] [⊙ SiLU], with the rotated products s_ij."""
     images = []
     for b in range(x.shape[0]):
         there = kept(x.shape[1], keep, b)

@@ -9,7 +9,7 @@ from . import affine, heads_of, kept
 
 
 def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tensor:
-    """(softmax(Q K̃ᵀ/√d) Z softmax(Q̃ Kᵀ/√d)) V + DWC(V), with segments and keys of the present tokens alone."""
+    """(softmax(Q K̃ᵀ/√d) Z softmax(Q̃ Kᵀ/√d)) V + DWC(V), with segments and keys of the present tokens only."""
     images = []
     for b in range(x.shape[0]):
         there = kept(x.shape[1], keep, b)
@@ -31,7 +31,7 @@ def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tenso
 
 
 def _segments(tokens: list[int], count: int) -> list[list[int]]:
-    """Consecutive tokens, cut into segments whose lengths differ by 1 at most and never shrink."""
+    """Consecutive tokens, split into segments whose lengths differ by at most 1 and never decrease."""
     count = min(count, len(tokens))
     lengths = sorted(len(range(i, len(tokens), count)) for i in range(count))
     starts = [sum(lengths[:i]) for i in range(count)]
@@ -61,7 +61,7 @@ def _inverse(a: Tensor, iterations: int) -> Tensor:
 
 
 def _convolved(module: nn.Module, head: int, v: Tensor, token: int, there: list[int]) -> Tensor:
-    """The kernel of a head at one token: nothing for a prefix token, outside the grid, or on absent tokens."""
+    """A head's convolution at one token: 0 for a prefix token; absent tokens and the outside are 0."""
     (rows, columns), prefix, reach = module.grid_size, module.num_prefix_tokens, module.conv.kernel_size[0] // 2
     total = torch.zeros_like(v[token])
     if token < prefix:

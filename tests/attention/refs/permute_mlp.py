@@ -1,4 +1,4 @@
-"""Vision Permutator, arXiv:2106.12368: every product of a weight and a patch on its own."""
+"""Vision Permutator, arXiv:2106.12368: each product of a weight and a patch separately."""
 
 import math
 
@@ -9,7 +9,7 @@ from . import affine, kept
 
 
 def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tensor:
-    """W_o of the three branches, weighed by a softmax over them; 0 for prefix tokens."""
+    """W_o of the three branches, weighted by a softmax over them; 0 for prefix tokens."""
     (rows, columns), prefix = module.grid_size, module.num_prefix_tokens
     images = []
     for b in range(x.shape[0]):
@@ -35,7 +35,7 @@ def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tenso
 
 
 def _along(module: nn.Module, linear: nn.Linear, place: int, line: list[Tensor]) -> Tensor:
-    """What one place of a line of patches becomes, segment by segment."""
+    """The output at one position of a line of patches, segment by segment."""
     width = module.segment_dim
     mine = slice(place * width, (place + 1) * width)
     segments = []

@@ -7,7 +7,7 @@ from . import affine, convolved, heads_of, kept
 
 
 def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tensor:
-    """The average of each half of the values, by equal and by opposite signs, [+ DWC(v)], times G."""
+    """The average of each half of the values, by equal and opposite signs, [+ DWC(v)], times G."""
     images = []
     for b in range(x.shape[0]):
         there = kept(x.shape[1], keep, b)

@@ -7,7 +7,7 @@ from . import kept
 
 
 def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tensor:
-    """The mean over the 3×3 patches around each that exist and take part, less the patch; 0 for prefix tokens."""
+    """The mean over the 3×3 neighbours that exist and take part, minus the patch; 0 for prefix tokens."""
     (rows, columns), prefix = module.grid_size, module.num_prefix_tokens
     images = []
     for b in range(x.shape[0]):

@@ -7,7 +7,7 @@ from . import affine, convolved, heads_of, kept
 
 
 def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tensor:
-    """Σ_j φ(q_i)·φ(k_j) v_j / Σ_j φ(q_i)·φ(k_j) + DWC(v)_i, φ = ReLU, query by query; then that of the aggregated."""
+    """Σ_j φ(q_i)·φ(k_j) v_j / Σ_j φ(q_i)·φ(k_j) + DWC(v)_i, φ = ReLU; then the same for the aggregated."""
     images = []
     for b in range(x.shape[0]):
         there = kept(x.shape[1], keep, b)
@@ -38,7 +38,7 @@ def _attend(module: nn.Module, projected: Tensor, there: list[int]) -> Tensor:
 
 
 def _aggregated(module: nn.Module, projected: Tensor, there: list[int]) -> Tensor:
-    """Each patch's neighbours gathered channel by channel, then mapped head by head; prefix tokens as they are."""
+    """Each patch's neighbours gathered channel by channel, then mapped head by head; prefix tokens unchanged."""
     near, within = module.aggregate
     gathered = convolved(module, near, projected, there)
     maps = within.weight[:, :, 0, 0].chunk(3 * module.num_heads)

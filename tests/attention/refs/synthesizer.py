@@ -1,4 +1,4 @@
-"""Synthesizer, arXiv:2005.00743, section 3, each logit by itself."""
+"""Synthesizer, arXiv:2005.00743, section 3, logit by logit."""
 
 import torch
 from torch import Tensor, nn

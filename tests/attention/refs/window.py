@@ -1,4 +1,4 @@
-"""Swin, arXiv:2103.14030: the window of each patch by its row and column, without rolling or filling up."""
+"""Swin, arXiv:2103.14030: the window of each patch by its row and column, without rolling or padding."""
 
 import math
 
@@ -36,7 +36,7 @@ def _place(module: nn.Module, token: int) -> tuple[int, int] | None:
 
 
 def _window(module: nn.Module, token: int) -> tuple[int, int] | None:
-    """The window of a patch, counted from the first border after the grid's edge; None of a prefix token."""
+    """The window of a patch, counted from the first border after the grid's edge; None for a prefix token."""
     place = _place(module, token)
     if place is None:
         return None

@@ -61,9 +61,6 @@ class AdditiveAttention(Mechanism):
             multiplied by k̄.
         proj: add an output projection, which the paper does not have.
         form: order of evaluation; ``auto`` selects the one with the fewest MACs for the number of tokens.
-
-    Raises:
-        ValueError: an option has an unknown value; a mask between pairs of tokens, or causality, is requested.
     """
 
     def __init__(
@@ -135,7 +132,7 @@ def factored(attn: AdditiveAttention, x: Tensor, bias: Tensor | None) -> Tensor:
 
 def folded(attn: AdditiveAttention, x: Tensor, bias: Tensor | None) -> Tensor:
     """Without queries either: out_n = M x_n + c with M = (W_t diag(k̄) + I) W_q per image, which takes D³ to build."""
-    global_query = _project_sum(attn, x, attn.q, _through(attn, attn.q, attn.query_logit), bias)
+    global_query = _project_sum(attn, x, attn.q, _pull_back(attn, attn.q, attn.query_logit), bias)
     global_key = _global_key(attn, global_query, x, bias)
     value = attn.q if attn.v is None else attn.v
     transform, residual = attn.transform.weight, attn.q.weight
@@ -150,10 +147,10 @@ def folded(attn: AdditiveAttention, x: Tensor, bias: Tensor | None) -> Tensor:
 def _global_key(attn: AdditiveAttention, global_query: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     """k̄ [B, 1, C] from q̄ [B, 1, C] and the tokens, without projecting these to keys."""
     rows = global_query.unflatten(-1, (attn.num_heads, -1)).squeeze(1) if attn.logits == "per_head" else global_query
-    return global_query * _project_sum(attn, x, attn.k, _through(attn, attn.k, rows * attn.key_logit), bias)
+    return global_query * _project_sum(attn, x, attn.k, _pull_back(attn, attn.k, rows * attn.key_logit), bias)
 
 
-def _through(attn: AdditiveAttention, layer: nn.Linear, rows: Tensor) -> Tensor:
+def _pull_back(attn: AdditiveAttention, layer: nn.Linear, rows: Tensor) -> Tensor:
     """Vectors that multiply the outputs of `layer`, [… H, d] or [… H, C], as vectors that multiply its inputs."""
     if attn.logits == "full":
         return rows @ layer.weight

@@ -29,11 +29,7 @@ class AFTFull(FixedLength, Projected):
     """AFT-full. Other arguments as for `Projected`; `attn_drop` applies to exp(k).
 
     Args:
-        rank: rank r of the factors a and b; None for a full matrix w [N, N], initialised to 0.
-
-    Raises:
-        ValueError: `rank` is below 1; the number of tokens does not match the layout; a mask between pairs of tokens,
-            or causality, is requested.
+        rank: rank r of the factors a and b, at least 1; None for a full matrix w [N, N], initialised to 0.
     """
 
     def __init__(self, dim: int, num_heads: int = 8, *, rank: int | None = 128, **shared: Any) -> None:

@@ -37,10 +37,6 @@ class AgentAttention(Projected):
         num_agents: number a of agents, a square number.
         position_bias: add B₁ and B₂, which have parameters per row and column of the grid.
         conv: width w of the depth-wise convolution on the values, odd; 0 for none.
-
-    Raises:
-        ValueError: an option is out of range; the number of tokens does not match the grid; a mask between pairs of
-            tokens, or causality, is requested.
     """
 
     needs_grid = True

@@ -36,10 +36,6 @@ class FocusedLinearAttention(Projected):
         norm: norms over the features of a ``head`` (the paper) or of a whole ``token`` (the authors' code).
         scale_channels: divide the features by a learned scale per channel.
         position_keys: add a learned position to each key; needs a fixed length.
-
-    Raises:
-        ValueError: an option is out of range; the number of tokens does not match the layout; a mask between pairs of
-            tokens, or causality, is requested.
     """
 
     def __init__(

@@ -28,11 +28,7 @@ class GMLP(FixedLength):
     """gMLP's spatial gating between its two projections. Other arguments as for `Projected`.
 
     Args:
-        mlp_ratio: width of u and v together, relative to the tokens' width.
-
-    Raises:
-        ValueError: `mlp_ratio` does not give two equal halves; the number of tokens does not match the layout; a mask
-            between pairs of tokens, or causality, is requested.
+        mlp_ratio: width of u and v together, an even number, relative to the tokens' width.
     """
 
     token_axes: ClassVar = {"spatial.weight": (0, 1), "spatial.bias": (0,)}

@@ -26,11 +26,7 @@ class LinformerAttention(FixedLength, Projected):
     """Linformer's attention. Other arguments as for `Projected`; `attn_drop` applies to the map.
 
     Args:
-        projected_tokens: number k of projected keys and values.
-
-    Raises:
-        ValueError: `projected_tokens` is below 1; the number of tokens does not match the layout; a mask between pairs
-            of tokens, or causality, is requested.
+        projected_tokens: number k of projected keys and values, at least 1.
     """
 
     token_axes: ClassVar = {"key_projection.weight": (1,), "value_projection.weight": (1,)}

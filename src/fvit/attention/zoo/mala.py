@@ -36,10 +36,6 @@ class MALA(Projected):
         conv: width w of the depth-wise convolution on the values, odd; 0 for none. Needs the grid.
         rotary: rotate the features by row and column; needs the grid and a d divisible by 4.
         gate: multiply by a projection of the input before the output projection.
-
-    Raises:
-        ValueError: an option is out of range; the number of tokens does not match the grid; a mask between pairs of
-            tokens, or causality, is requested.
     """
 
     def __init__(

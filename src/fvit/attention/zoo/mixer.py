@@ -24,10 +24,6 @@ class TokenMixingMLP(FixedLength):
 
     Args:
         mlp_ratio: hidden width S, relative to the tokens' width D; 0.5 in the paper.
-
-    Raises:
-        ValueError: `mlp_ratio` gives a hidden width of 0; the number of tokens does not match the layout; a mask
-            between pairs of tokens, or causality, is requested.
     """
 
     token_axes: ClassVar = {"fc1.weight": (1,), "fc2.weight": (0,), "fc2.bias": (0,)}

@@ -36,8 +36,7 @@ class MLLA(Projected):
         gate: multiply the output by SiLU(W_g x + b_g) before the output projection.
 
     Raises:
-        ValueError: `dim` is not a multiple of 4; `conv` is even or negative; the number of tokens does not match the
-            grid; a mask between pairs of tokens, or causality, is requested.
+        ValueError: `dim` is not a multiple of 4; `conv` is even or negative.
     """
 
     needs_grid = True

@@ -31,13 +31,9 @@ class NystromAttention(Projected):
     """Nyström attention. Other arguments as for `Projected`; `attn_drop` applies to softmax(QK̃ᵀ/√d).
 
     Args:
-        num_landmarks: number m of landmarks, at most the number of tokens.
+        num_landmarks: number m of landmarks, at least 1; reduced to the number of tokens.
         iterations: steps of the iteration for Z; if A is singular, each amplifies rounding errors by 13/4.
         conv: width w of the depth-wise convolution on the values, odd; 0 for none. Needs the grid.
-
-    Raises:
-        ValueError: an option is out of range; the number of tokens does not match the grid; a mask between pairs of
-            tokens, or causality, is requested.
     """
 
     def __init__(

@@ -27,11 +27,8 @@ class PerformerAttention(Projected):
     """Performer's attention. Other arguments as for `Projected`; `attn_drop` applies to φ(k).
 
     Args:
-        num_features: number m of random features per head; None for the paper's d ln d.
+        num_features: number m of random features per head, at least 1; None for the paper's d ln d.
         seed: seed of the features; blocks with the same seed have the same ones. They are saved with the weights.
-
-    Raises:
-        ValueError: `num_features` is below 1; a mask between pairs of tokens, or causality, is requested.
     """
 
     def __init__(

@@ -36,10 +36,6 @@ class PermuteMLP(FixedLength):
     Args:
         segments: number g of segments, a divisor of `dim`; None for 16, as in the paper's ViP-Small/14, or the greatest
             common divisor of 16 and `dim`.
-
-    Raises:
-        ValueError: `segments` does not divide `dim`; the number of tokens does not match the grid; a mask between pairs
-            of tokens, or causality, is requested.
     """
 
     needs_grid = True

@@ -40,8 +40,7 @@ class PoLA(Projected):
         position_keys: add a learned position to each key; needs a fixed length.
 
     Raises:
-        ValueError: the width of the heads is odd; an option is out of range; the number of tokens does not match the
-            layout; a mask between pairs of tokens, or causality, is requested.
+        ValueError: the width of the heads is odd; an option is out of range.
     """
 
     def __init__(

@@ -33,10 +33,6 @@ class ReLULinearAttention(Projected):
     Args:
         conv: width w of the depth-wise convolution on the values, odd; 0 for none. Needs the grid.
         aggregate: width w of the aggregation of queries, keys and values, odd; 0 for none. Needs the grid.
-
-    Raises:
-        ValueError: a width is even or negative; the number of tokens does not match the grid; a mask between pairs of
-            tokens, or causality, is requested.
     """
 
     def __init__(

@@ -42,10 +42,6 @@ class SynthesizerAttention(FixedLength):
     Args:
         kind: how the logits are computed.
         rank: k of ``factorised_random``; None for the paper's 8.
-
-    Raises:
-        ValueError: an option is unknown, out of range or without effect; the number of tokens does not match the
-            layout; a mask between pairs of tokens, or causality, is requested.
     """
 
     def __init__(

@@ -36,12 +36,8 @@ class WindowAttention(Projected):
     """Swin's attention. Other arguments as for `Projected`; `attn_drop` applies to the maps.
 
     Args:
-        window: side w of the windows, in patches.
+        window: side w of the windows, in patches; positive.
         position_bias: add the relative position bias B.
-
-    Raises:
-        ValueError: `window` is not positive; the number of tokens does not match the grid; a mask between pairs of
-            tokens, or causality, is requested.
     """
 
     needs_grid = True
