@@ -11,7 +11,7 @@ from fvit import attention
 from fvit.config.errors import ConfigError, RunError, explain
 from fvit.config.paths import conf_dir
 from fvit.data import sources
-from fvit.models.transfer import projections
+from fvit.models.transfer import requested_projections
 
 
 def _caught(function, *args, **kwargs):
@@ -33,7 +33,10 @@ def _composed(*overrides):
         (lambda: attention.get("addtive"), r"attention 'addtive', did you mean additive .*\?; \w+: additive, aft"),
         (lambda: attention.get("zzz"), r"attention 'zzz'; \w+: additive, aft"),
         (lambda: attention.bind(attention.get("pool"), dimm=3), r"no option 'dimm', did you mean dim\?; .*: dim, num"),
-        (lambda: projections(["qvk"]), r"keep has no 'qvk', did you mean qkv .*\?; it takes: qkv, q, k, v, proj"),
+        (
+            lambda: requested_projections(["qvk"]),
+            r"keep has no 'qvk', did you mean qkv .*\?; it takes: qkv, q, k, v, proj",
+        ),
         (lambda: sources.load("digit"), r"digit\b.*, did you mean digits\?; known: digits, folder"),
     ],
 )
