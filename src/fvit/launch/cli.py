@@ -22,7 +22,7 @@ from fvit.config.errors import describe, explain
 from fvit.config.paths import conf_dir
 from fvit.launch import processes, quiet, ranks, resolvers, signals, sweep
 from fvit.launch.devices import check_devices
-from fvit.launch.run_dir import WELL, note_failure
+from fvit.launch.run_dir import COMPLETED, note_failure
 
 # On import, because the processes of a launcher resolve the sweep directory before they call anything here.
 resolvers.register()
@@ -170,7 +170,7 @@ def _exit(failed: bool, interrupt: KeyboardInterrupt | None) -> None:
 
         jobs = begun.jobs()
         print_sweep(begun.folder, jobs)
-        failed = failed or any(job.record["status"] not in WELL for job in jobs)
+        failed = failed or any(job.record["status"] not in COMPLETED for job in jobs)
     if isinstance(interrupt, signals.Stopped):
         print(interrupt, file=sys.stderr)
         if sweep.started:

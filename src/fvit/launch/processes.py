@@ -28,7 +28,7 @@ from fvit.launch import disk, signals
 from fvit.launch.devices import local_devices
 from fvit.launch.lock import check_free
 from fvit.launch.ranks import external_rank, is_rank_zero
-from fvit.launch.run_dir import last_words, note_failure, read_metrics, write_metrics
+from fvit.launch.run_dir import note_failure, printing_write_errors, read_metrics, write_metrics
 
 RESOLVED = "--resolved"
 """The command line option for a file with a resolved configuration."""
@@ -202,7 +202,7 @@ def _note_interrupt(folder: Path, text: str | None = None) -> None:
     """Record the interrupt where rank 0 could not."""
     record = read_metrics(folder)
     if record is not None and record["status"] == "running":
-        with last_words():
+        with printing_write_errors():
             write_metrics(folder, "interrupted", record["metrics"], record["seconds"], error=text)
 
 

@@ -15,7 +15,7 @@ from fvit.launch.config_diff import compare
 from fvit.launch.lock import check_free, in_use
 from fvit.launch.quiet import QUIET
 from fvit.launch.ranks import is_rank_zero
-from fvit.launch.run_dir import WELL, is_resumed, overrides_of, read_metrics
+from fvit.launch.run_dir import COMPLETED, is_resumed, overrides_of, read_metrics
 
 LAST = "last"
 """As `ckpt_path`: resume in the run's own directory, or start from scratch if it holds no checkpoint."""
@@ -114,7 +114,7 @@ def _unfinished(overrides: Sequence[str]) -> Path | None:
     recorded = Path(pattern).parent.glob("*/.hydra/overrides.yaml")
     for path in sorted(recorded, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         folder = path.parent.parent
-        finished = (read_metrics(folder) or {}).get("status") in WELL
+        finished = (read_metrics(folder) or {}).get("status") in COMPLETED
         if not finished and _comparable(overrides_of(folder)) == wanted and not in_use(folder):
             return folder
     return None

@@ -28,10 +28,8 @@ _PACKAGES = ("fvit", "torch", "torchvision", "timm", "lightning", "torchmetrics"
 _TRACEBACK = "traceback.log"
 _INTERRUPTED = 255  # the exit code that W&B shows as an interrupt
 
-WELL = ("finished", "pruned")
-"""The statuses of runs that are complete."""
-
-write = write_text
+COMPLETED = ("finished", "pruned")
+"""The statuses of runs that need no further attempt."""
 
 
 class RunDir:
@@ -148,7 +146,7 @@ class RunDir:
             status, message = "interrupted", str(error) or None
         else:
             status, message = "failed", describe(error)
-        with last_words():
+        with printing_write_errors():
             write_metrics(self.path, status, self.metrics, self.seconds, message)
             if status == "failed" and explain(error) is None:
                 write_text(self.path / _TRACEBACK, "".join(traceback.format_exception(error)))
@@ -215,14 +213,14 @@ def note_failure(folder: Path, error: str) -> bool:
     record = read_metrics(folder) or {"metrics": {}, "seconds": 0.0}
     if record.get("error") == error:
         return True
-    with last_words():
+    with printing_write_errors():
         write_metrics(folder, "failed", record["metrics"], record["seconds"], error=error)
         return True
     return False
 
 
 @contextmanager
-def last_words() -> Iterator[None]:
+def printing_write_errors() -> Iterator[None]:
     """Print that a file could not be written, and let the error that ended the run pass.
 
     That error may be a full disk. The log is on the same disk, so logging the failure would raise again.

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from fvit.config.errors import ConfigError
 from fvit.launch.config_diff import changes
 from fvit.launch.quiet import QUIET
-from fvit.launch.run_dir import WELL, outcome, overrides_of, read_metrics
+from fvit.launch.run_dir import COMPLETED, outcome, overrides_of, read_metrics
 
 
 @dataclass
@@ -87,7 +87,7 @@ def plan(config: DictConfig) -> list[list[str]]:
 def finished_metrics(folder: Path) -> dict[str, float] | None:
     """The metrics of a job that is complete; None if it has to run."""
     record = read_metrics(folder)
-    return record["metrics"] if record is not None and record["status"] in WELL else None
+    return record["metrics"] if record is not None and record["status"] in COMPLETED else None
 
 
 def resume(config: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from fvit.config.errors import RunError, describe, explain
 from fvit.config.schemas.study import Options, Study
 from fvit.config.validation import check
-from fvit.launch.run_dir import WELL, read_metrics
+from fvit.launch.run_dir import COMPLETED, read_metrics
 from fvit.search import report, space
 from fvit.search.study import (
     MissingObjectiveError,
@@ -127,7 +127,7 @@ class _Search:
             log.warning("trials %s: %s", [trial.number for trial in trials], explain(error) or repr(error))
             for trial in trials:
                 record = read_metrics(self.folder / str(trial.number))
-                if record is not None and record["status"] in WELL:
+                if record is not None and record["status"] in COMPLETED:
                     self._tell(trial, outcome_of_record(record, self.options.objective))
                 else:
                     self._tell(trial, Outcome(TrialState.FAIL, error=describe(error)))
