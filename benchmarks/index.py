@@ -1,9 +1,9 @@
-"""What an index of 1.28 million images costs: time to the first batch, memory a worker, growth over epochs.
+"""Cost of an index of 1.28 million images: time to the first batch, memory per worker, growth over epochs.
 
     python benchmarks/index.py
 
-1,024 shards of 1,250 images are made up: one shard of 50 images, linked 1,024 times, whose images the index names again
-and again. Memory is what a worker has of its own (Private in Linux's smaps_rollup), not what it shares with its parent.
+The 1,024 shards of 1,250 images are one shard of 50 images, linked 1,024 times, whose images the index repeats. Memory
+is a worker's own (Private in Linux's smaps_rollup), without what it shares with its parent.
 """
 
 import io
@@ -19,7 +19,8 @@ import torch
 from PIL import Image
 
 from fvit.data import SOURCES, ImageDataModule, Source
-from fvit.data.formats.tar import ENTRY, TarImages
+from fvit.data.formats.tar import TarImages, load_entries
+from fvit.data.formats.webdataset import ENTRY
 from fvit.data.storage.base import LocalStorage
 
 SHARDS, EACH, DISTINCT = 1024, 1250, 50
@@ -30,13 +31,13 @@ def main() -> None:
     """Measure and print."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        place, index = make_up(Path(scratch))
+        storage, index = make_shards(Path(scratch))
         started = time.perf_counter()
         counts = np.full(SHARDS, EACH)
-        images = TarImages(place, place.files([".tar"]), counts, index, has_crc=True)
-        SOURCES["made_up"] = lambda: Source(images, images, [str(label) for label in range(1000)])
+        images = TarImages(storage, storage.files([".tar"]), counts, load_entries(index))
+        SOURCES["synthetic"] = lambda: Source(images, images, [str(label) for label in range(1000)])
         augment = {"transform": {"no_aug": False}}
-        data = ImageDataModule("made_up", img_size=224, batch_size=BATCH, num_workers=WORKERS, augment=augment)
+        data = ImageDataModule("synthetic", img_size=224, batch_size=BATCH, num_workers=WORKERS, augment=augment)
         loader = data.train_dataloader()
         batches = iter(loader)
         next(batches)
@@ -48,11 +49,11 @@ def main() -> None:
             for _ in range(BATCHES):
                 next(batches)
             own = ", ".join(f"{private(pid) / 2**20:.0f} MiB" for pid in workers)
-            print(f"epoch {epoch + 1}: {own} of their own")
+            print(f"epoch {epoch + 1}: {own} per worker")
 
 
-def make_up(folder: Path) -> tuple[LocalStorage, Path]:
-    """The shards and their index."""
+def make_shards(folder: Path) -> tuple[LocalStorage, Path]:
+    """Write the shards and their index."""
     rng = np.random.default_rng(0)
     entries = np.zeros(DISTINCT, dtype=ENTRY)
     first = folder / "train-0000.tar"
@@ -79,7 +80,7 @@ def make_up(folder: Path) -> tuple[LocalStorage, Path]:
 
 
 def private(pid: int) -> int:
-    """Bytes of memory that a process shares with no other."""
+    """Bytes of memory that a process does not share."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
 

@@ -1,11 +1,11 @@
-"""How fast images are read, decoded and cropped, against torchvision's and timm's ways, and against bare decoding.
+"""Speed of reading, decoding and cropping images, compared with torchvision, timm and bare decoding.
 
-    python benchmarks/loader.py                     on images that it makes
-    python benchmarks/loader.py --images DIR        on a folder CLASS/*.JPEG of yours, or a tar of one
-    python benchmarks/loader.py --workers 2         two loader processes instead of the main one
+    python benchmarks/loader.py                     # on generated images
+    python benchmarks/loader.py --images DIR        # on a folder CLASS/*.JPEG, or a tar of one
+    python benchmarks/loader.py --workers 2         # with two loader processes instead of the main one
 
-All contenders take turns in one process on one thread, several rounds; a ratio is the median of the rounds' ratios.
-Absolute rates of a machine that other work shares mean little, ratios from one run do.
+All contenders take turns in one process on one thread for several rounds; a ratio is the median of the rounds' ratios.
+On a shared machine, absolute rates mean little, but ratios from one run do.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def make_tree(scratch: Path, images: Path | None) -> Path:
 
 
 def make_images(folder: Path, count: int = 200) -> None:
-    """JPEGs of about the size and the weight of ImageNet's: blurred noise under finer noise."""
+    """JPEGs of about the dimensions and file size of ImageNet's: blurred noise under finer noise."""
     rng = np.random.default_rng(0)
     for number in range(count):
         width, height = (500, 375) if number % 4 else (375, 500)
@@ -93,7 +93,7 @@ def make_images(folder: Path, count: int = 200) -> None:
 
 
 def build(tree: Path, scratch: Path, workers: int) -> dict[str, Contender]:
-    """The contenders; each goes once over all images and returns how many they were."""
+    """The contenders, each of which processes all images once and returns their number."""
     shards, small = (prepare(tree, scratch / name, size) for name, size in (("original", None), ("256", 256)))
     contenders: dict[str, Contender] = {
         "ImageFolder + PIL": image_folder(tree, workers),
@@ -122,19 +122,17 @@ def build(tree: Path, scratch: Path, workers: int) -> dict[str, Contender]:
 
 
 def prepare(tree: Path, out: Path, resize: int | None) -> Path:
-    """Shards of the tree."""
+    """Write shards of the tree."""
     options = {"name": "imagenet", "root": str(tree)}
     settings = Settings(source=options, resize=resize, quality=90, shard_size=50)
-    write(load(**options), out, settings, workers=0, bad="fatal", progress=lambda total, done: nullcontext(_count))
+    write(
+        load(**options), out, settings, workers=0, skip_bad=False, progress=lambda *_: nullcontext(lambda count: None)
+    )
     return out
 
 
-def _count(images: int) -> None:
-    """No progress is shown: it takes seconds."""
-
-
 def image_folder(tree: Path, workers: int) -> Contender:
-    """What torchvision's documentation teaches, but for the pixels, which stay uint8."""
+    """As in torchvision's documentation, except that pixels stay uint8."""
     steps = [
         transforms.RandomResizedCrop(224, interpolation=InterpolationMode.BICUBIC),
         transforms.RandomHorizontalFlip(),
@@ -145,8 +143,8 @@ def image_folder(tree: Path, workers: int) -> Contender:
 
 
 def timm_loader(tree: Path, workers: int, **augment: object) -> Contender:
-    """timm's create_loader, with the conversion and normalisation that it does on the CPU."""
-    # Without this one mending, timm 1.0.31 ends on Pillow 13 with an error.
+    """timm's create_loader, with conversion and normalisation on the CPU."""
+    # Without this fix, timm 1.0.31 fails with Pillow 13.
     NAME_TO_OP.update({name: posterize for name in NAME_TO_OP if name.startswith("Posterize")})
     loader = create_loader(
         ImageDataset(str(tree / "train")),
@@ -164,7 +162,7 @@ def timm_loader(tree: Path, workers: int, **augment: object) -> Contender:
 
 
 def ours(root: Path, workers: int, decoder: str, auto_augment: str | None = None) -> Contender:
-    """Our training loader; erasing and normalisation are the device's."""
+    """Our training loader, without erasing and normalisation, which run on the device."""
     transform = {**CROP, "color_jitter": None, "auto_augment": auto_augment}
     data = ImageDataModule(
         "imagenet",
@@ -179,12 +177,12 @@ def ours(root: Path, workers: int, decoder: str, auto_augment: str | None = None
 
 
 def over(loader: DataLoader) -> Contender:
-    """One epoch after the other."""
+    """Load an epoch."""
     return lambda: sum(len(batch[0]) for batch in loader)
 
 
 def each(items: Sequence, work: Callable) -> Contender:
-    """One after the other; no result is kept, for new memory would cost more than the work."""
+    """Process items one by one, without keeping results, whose allocation would dominate."""
 
     def run() -> int:
         for item in items:
@@ -195,7 +193,7 @@ def each(items: Sequence, work: Callable) -> Contender:
 
 
 def bare(encoded: list[bytes], decoder: str) -> Contender:
-    """Full-size decoding of bytes in memory and nothing else."""
+    """Only full decoding, from memory."""
     decode = simplejpeg.decode_jpeg if decoder == "simplejpeg" else choose(decoder)
     return each(encoded, decode)
 
@@ -213,20 +211,20 @@ def pil_evaluation(encoded: list[bytes], size: int, resized: int) -> Contender:
 
 
 def evaluation(encoded: list[bytes], decoder: str, size: int, resized: int) -> Contender:
-    """Ours."""
+    """Our evaluation transform."""
     transform = EvalTransform(choose(decoder), size, size / resized)
     return each(encoded, transform)
 
 
 def reading(root: Path) -> Contender:
-    """The bytes of all images, in a shuffled order."""
+    """Only reading, in shuffled order."""
     images = load("imagenet", root=str(root)).train
     order = np.random.default_rng(0).permutation(len(images)).tolist()
     return each(order, images.read)
 
 
 def take_turns(contenders: dict[str, Contender], rounds: int) -> dict[str, list[float]]:
-    """Images a second of each contender in each round, after a round that only warms up."""
+    """Images/s of each contender in each round, after a warm-up round."""
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     console = Console(stderr=True)
     with console.status("") as status:
@@ -241,7 +239,7 @@ def take_turns(contenders: dict[str, Contender], rounds: int) -> dict[str, list[
 
 
 def report(rates: dict[str, list[float]], workers: int) -> None:
-    """Two tables: rates, and the ratios that matter."""
+    """Print the rates, and the important ratios."""
     console = Console(width=None if Console().is_terminal else 120)
     table = Table("contender", "images/s, median", title=f"{workers} workers" if workers else "one process")
     for name, values in rates.items():
@@ -254,7 +252,7 @@ def report(rates: dict[str, list[float]], workers: int) -> None:
         ("shards, against ImageFolder + PIL", "{}, shards", "ImageFolder + PIL"),
         ("shards, against timm's loader, plain", "{}, shards", "timm, plain"),
         ("shards, against timm's, RandAugment + erasing", "{}, shards, RandAugment", "timm, RandAugment + erasing"),
-        ("shards, share of bare decoding", "{}, shards", "{}, bare decoding"),
+        ("shards, relative to bare decoding", "{}, shards", "{}, bare decoding"),
         ("shards of 256 q90, against originals", "{}, shards of 256", "{}, shards"),
         ("evaluation 256/224, against PIL", "{}, evaluation 256/224", "PIL, evaluation 256/224"),
         ("evaluation 438/384, against PIL", "{}, evaluation 438/384", "PIL, evaluation 438/384"),
@@ -264,11 +262,11 @@ def report(rates: dict[str, list[float]], workers: int) -> None:
     console.print(table)
     for name in ("reading, tree", "reading, shards"):
         if name in rates:
-            console.print(f"{name}: {1e6 / statistics.median(rates[name]):.0f} µs an image")
+            console.print(f"{name}: {1e6 / statistics.median(rates[name]):.0f} µs per image")
 
 
 def ratio(rates: dict[str, list[float]], ours_: str, theirs: str) -> str:
-    """The median of the rounds' ratios, and their range."""
+    """Median and range of the rounds' ratios."""
     ratios = sorted(mine / other for mine, other in zip(rates[ours_], rates[theirs], strict=True))
     return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
 

@@ -1,10 +1,10 @@
-"""What shards of smaller images cost in quality: bytes, and how far the pixels a model sees move.
+"""Size and quality of shards with smaller images: bytes, and the difference in the pixels that a model sees.
 
-    python benchmarks/resized.py --images DIR      a folder of JPEGs, at any depth
+    python benchmarks/resized.py --images DIR      # a folder of JPEGs, at any depth
 
-Each image is prepared as fvit-prepare does (shorter side, bicubic, quality 90), and then taken through the transforms
-of evaluation and of training, with the same crops as the original. Reported: bytes against the original's, and the
-peak signal-to-noise ratio between both results in dB, as the mean over images.
+Each image is resized as in fvit-prepare (shorter side, bicubic, quality 90). Then, original and result go through the
+transforms of evaluation and training, with the same crops. Reported are the bytes relative to the original, and the
+peak signal-to-noise ratio in dB, averaged over images.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fvit.data.formats.decode import choose
-from fvit.data.prepare.shard import encode
+from fvit.data.prepare.shard import Encoding, encode
 from fvit.data.transforms.image import EvalTransform, resize
 
 SIZES = (None, 512, 320, 256)
@@ -39,7 +39,7 @@ def main() -> None:
     }
     table = Table("shorter side", "bytes", *views)
     for size in SIZES:
-        prepared = [encode(data, decoder, size, options.quality)[0] for data in originals]
+        prepared = [encode(data, Encoding(decoder, size, options.quality))[0] for data in originals]
         share = sum(map(len, prepared)) / sum(map(len, originals))
         ratios = [
             statistics.mean(
@@ -48,12 +48,12 @@ def main() -> None:
             )
             for view in views.values()
         ]
-        table.add_row(str(size or "as it is"), f"{100 * share:.0f} %", *(f"{ratio:.1f} dB" for ratio in ratios))
+        table.add_row(str(size or "unchanged"), f"{100 * share:.0f} %", *(f"{ratio:.1f} dB" for ratio in ratios))
     Console(width=120).print(table)
 
 
 def crops(data: bytes) -> np.ndarray:
-    """Four crops of random place and size, the same shares of any size of an image."""
+    """Four crops of random position and size, relative to the size of the image."""
     pixels = choose()(data)
     height, width = pixels.shape[:2]
     rng = random.Random(0)
@@ -68,7 +68,7 @@ def crops(data: bytes) -> np.ndarray:
 
 
 def psnr(before: np.ndarray, after: np.ndarray) -> float:
-    """In dB; 60 for what is the same."""
+    """In dB; 60 for identical images."""
     error = np.mean((before.astype(np.float64) - after) ** 2)
     return min(60.0, 10 * np.log10(255**2 / error)) if error else 60.0
 

@@ -3,7 +3,6 @@ import multiprocessing
 import os
 import pickle
 import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +11,7 @@ import pytest
 
 from fvit.data.formats.parquet import open_parquet
 from fvit.data.images import BadImage, DataError
-from fvit.data.storage.base import LocalStorage, Storage
+from fvit.data.storage.base import LocalStorage
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -60,6 +59,7 @@ def test_rows_are_labelled_images(opened):
     assert [train.read(index) for index in range(len(train))] == expected()
     assert train.labels.tolist() == [row % 3 for row in range(10)] + [row % 2 for row in range(7)]
     assert train.labels.dtype == np.int32
+    assert train.shard_sizes.tolist() == [10, 7]
     assert [val.read(index) for index in range(3)] == [content("validation-00000-of-00001", row) for row in range(3)]
     assert val.labels.tolist() == [2, 1, 0]
     assert classes == ["0", "1", "2"]
@@ -69,6 +69,7 @@ def test_images_are_read_in_any_order(opened):
     train, _, _ = opened
     order = np.random.default_rng(0).permutation(np.tile(np.arange(17), 3))
     assert [train.read(index) for index in order] == [expected()[index] for index in order]
+    assert [pickle.loads(pickle.dumps(train)).read(index) for index in range(17)] == expected()
 
 
 @pytest.mark.parametrize("options", [{"compression": "snappy"}, {"compression": "zstd"}, {"use_dictionary": False}])
@@ -76,12 +77,6 @@ def test_every_compression_is_read(root, tmp_path, options):
     write(root / "data" / "train-00000-of-00002.parquet", [row % 3 for row in range(10)], **options)
     train, _, _ = open_parquet(LocalStorage(root), tmp_path / "cache")
     assert [train.read(index) for index in range(17)] == expected()
-
-
-def test_each_file_is_a_shard(opened):
-    train, val, _ = opened
-    assert train.shard_sizes.tolist() == [10, 7]
-    assert val.shard_sizes.tolist() == [3]
 
 
 def test_prefetch_takes_file_numbers(root, tmp_path):
@@ -131,31 +126,9 @@ def test_forked_processes_read_at_the_same_time(opened):
     assert results == [[expected()[index] for index in order] for order in orders]
 
 
-def test_images_in_use_can_be_pickled(opened):
-    train, _, _ = opened
-    train.read(3)
-    again = pickle.loads(pickle.dumps(train))
-    assert [again.read(index) for index in range(17)] == expected()
-
-
-def test_forked_process_opens_its_own_files(opened, monkeypatch):
-    train, _, _ = opened
-    train.read(0)
-    before = train._open(os.getpid(), 0)
-    monkeypatch.setattr(os, "getpid", lambda: -1)
-    assert train.read(0) == expected()[0]
-    assert train._open(-1, 0) is not before
-
-
 def test_class_names_from_the_schema(root, tmp_path):
     write(root / "data" / "train-00000-of-00002.parquet", [0, 1], names=["tench, Tinca tinca", "goldfish", "shark"])
     assert open_parquet(LocalStorage(root), tmp_path)[2] == ["tench, Tinca tinca", "goldfish", "shark"]
-
-
-def test_thousand_classes_are_named_as_in_imagenet(root, tmp_path):
-    write(root / "data" / "train-00000-of-00002.parquet", list(range(1000)), group=1000)
-    classes = open_parquet(LocalStorage(root), tmp_path)[2]
-    assert (len(classes), classes[0], classes[-1]) == (1000, "n01440764", "n15075141")
 
 
 def test_other_column_types_are_read(root, tmp_path):
@@ -265,62 +238,9 @@ def test_negative_labels_do_not_break_class_names(root, tmp_path):
     assert open_parquet(LocalStorage(root), tmp_path)[2] == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize(("prefix", "split"), [("train", "training"), ("validation", "validation")])
-def test_missing_split_is_reported(root, tmp_path, prefix, split):
-    for path in (root / "data").glob(f"{prefix}-*"):
-        path.rename(path.with_name(f"extra{path.name[-15:]}"))
-    (root / "data" / "test-00000-of-00001.parquet").unlink()
-    refuses(root, tmp_path, f"no Parquet files for {split}: it has data/extra")
-
-
 def test_missing_pyarrow_is_reported(root, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     refuses(root, tmp_path, r"needs pyarrow: pip install 'fvit\[parquet\]'")
-
-
-class FakeRemote(Storage):
-    """A remote storage in a local folder: notes what is fetched, and fails on request."""
-
-    def __init__(self, root):
-        self.folder, self.root, self.fetched, self.fails = LocalStorage(root), "s3://bucket", [], None
-
-    def files(self, suffixes):
-        return self.folder.files(suffixes)
-
-    def local(self, file):
-        if self.fails == file.name:
-            raise DataError("the network is gone")
-        self.fetched.append(Path(file.name).name)
-        return self.folder.local(file)
-
-
-def test_remote_labels_are_fetched_once(root, tmp_path):
-    first, second = FakeRemote(root), FakeRemote(root)
-    train, _, classes = open_parquet(first, tmp_path / "cache")
-    assert len(first.fetched) == 3
-    again, _, classes_again = open_parquet(second, tmp_path / "cache")
-    assert second.fetched == []
-    assert (again.labels.tolist(), classes_again) == (train.labels.tolist(), classes)
-    assert [again.read(index) for index in range(17)] == expected()
-
-
-def test_changed_remote_file_is_fetched_again(root, tmp_path):
-    open_parquet(FakeRemote(root), tmp_path / "cache")
-    write(root / "data" / "train-00001-of-00002.parquet", [2] * 9)
-    storage = FakeRemote(root)
-    train, _, _ = open_parquet(storage, tmp_path / "cache")
-    assert storage.fetched == ["train-00001-of-00002.parquet"]
-    assert train.labels[10:].tolist() == [2] * 9
-
-
-def test_interrupted_indexing_is_resumed(root, tmp_path):
-    storage = FakeRemote(root)
-    storage.fails = "data/train-00001-of-00002.parquet"
-    with pytest.raises(DataError, match="the network is gone"):
-        open_parquet(storage, tmp_path / "cache")
-    storage.fails, storage.fetched = None, []
-    open_parquet(storage, tmp_path / "cache")
-    assert storage.fetched == ["train-00001-of-00002.parquet", "validation-00000-of-00001.parquet"]
 
 
 @pytest.mark.parametrize(("group", "warnings"), [(8, 0), (9, 1)])

@@ -95,13 +95,6 @@ def test_ground_truth_in_the_devkit(tree):
     assert found(source.val, CLASSES) == [("bee", GREY["bee"])]
 
 
-def test_flat_folder_without_a_list(tree):
-    root = tree(val=())
-    write(root / "val" / "ILSVRC2012_val_00000001.JPEG", 1)
-    with pytest.raises(DataError, match=rf"need a list of labels: none of .*{root}/ILSVRC.* contains val\.txt or "):
-        load("imagenet", root=str(root))
-
-
 def test_val_is_both_flat_and_a_tree(tree):
     root = tree()
     write(root / "val" / "ILSVRC2012_val_00000001.JPEG", 1)
@@ -153,32 +146,25 @@ def test_remote_parquet(server, cache):
     assert not [path for path in server.requests if path.endswith(".parquet")], "all of them are cached"
 
 
-def test_unknown_content(tmp_path):
-    for name in ("b.zip", "a.txt", *(f"c{number}" for number in range(9))):
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], r"but contains nothing$"),
+        (
+            ["b.zip", "a.txt", *(f"c{number}" for number in range(9))],
+            r"root must contain train/CLASS/.*, or Parquet files, but contains a\.txt, b\.zip, c0, c1, c2, …$",
+        ),
+        (["train.tar", "train.parquet"], r"contains both train\.tar and train\.parquet: choose the folder of one"),
+        (["ILSVRC2012_img_train.tar"], r"contains ILSVRC's archives \(ILSVRC2012_img_train\.tar\): unpack"),
+        (["train/n01440764.tar"], r"contains ILSVRC's archives \(train/n01440764\.tar\): unpack"),
+    ],
+)
+def test_unusable_content(tmp_path, files, message):
+    (tmp_path / "root").mkdir()
+    for name in files:
         (tmp_path / "root" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "root" / name).write_text("")
-    match = r"root must contain train/CLASS/.*, or Parquet files, but contains a\.txt, b\.zip, c0, c1, c2, …$"
-    with pytest.raises(DataError, match=match):
-        load("imagenet", root=str(tmp_path / "root"))
-
-
-def test_empty_root(tmp_path):
-    (tmp_path / "root").mkdir()
-    with pytest.raises(DataError, match=r"but contains nothing$"):
-        load("imagenet", root=str(tmp_path / "root"))
-
-
-def test_both_tar_and_parquet(tmp_path):
-    write_shard(tmp_path / "root" / "train.tar", [0])
-    write_parquet(tmp_path / "root" / "train.parquet", [0])
-    with pytest.raises(DataError, match=r"contains both train\.tar and train\.parquet: choose the folder of one"):
-        load("imagenet", root=str(tmp_path / "root"))
-
-
-@pytest.mark.parametrize("name", ["ILSVRC2012_img_train.tar", "train/n01440764.tar", "ILSVRC2012_devkit_t12.tar"])
-def test_archives_must_be_unpacked(tmp_path, name):
-    write_shard(tmp_path / "root" / name, [0])
-    with pytest.raises(DataError, match=rf"contains ILSVRC's archives \({name}\): unpack"):
+    with pytest.raises(DataError, match=message):
         load("imagenet", root=str(tmp_path / "root"))
 
 
@@ -229,17 +215,17 @@ def test_val_txt(tmp_path, form):
     assert ground_truth([tmp_path], NAMES, SYNSETS).tolist() == LABELS
 
 
-def test_kaggles_solution(tmp_path):
+def test_kaggle_solution(tmp_path):
     write_kaggle(tmp_path, synsets())
     labels = ground_truth([tmp_path], NAMES, SYNSETS)
     assert labels.tolist() == LABELS
     assert labels.dtype == np.int32
 
 
-@pytest.mark.parametrize("place", ["together", "meta in the devkit"])
-def test_the_devkits_ids_are_translated(tmp_path, place):
+@pytest.mark.parametrize("meta_in_devkit", [False, True])
+def test_devkit_ids_are_translated(tmp_path, meta_in_devkit):
     meta = None
-    if place == "meta in the devkit":
+    if meta_in_devkit:
         meta = tmp_path / _DEVKIT
         meta.mkdir(parents=True)
     write_devkit(tmp_path, [IDS[synset] for synset in synsets()], meta)
@@ -262,80 +248,44 @@ def test_missing_list_is_reported(tmp_path):
         ground_truth([tmp_path], NAMES, SYNSETS)
 
 
-@pytest.mark.parametrize("write", [write_text, write_kaggle])
-def test_list_of_another_length(tmp_path, write):
-    write(tmp_path, synsets())
-    with pytest.raises(DataError, match="has 5 lines for 4 images"):
-        ground_truth([tmp_path], NAMES[:4], SYNSETS)
+def write_lines(name, text):
+    return lambda folder: (folder / name).write_text(text)
 
 
-def test_devkit_of_another_length(tmp_path):
-    write_devkit(tmp_path, [1, 2, 3])
-    with pytest.raises(DataError, match=r"ground_truth\.txt has 3 lines for 5 images"):
+LINES = "".join(f"{name} {label}\n" for name, label in zip(NAMES, LABELS, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (write_lines("val.txt", LINES[: len(LINES) // 5]), r"val\.txt has 1 lines for 5 images"),
+        (lambda folder: write_devkit(folder, [1, 2, 3]), r"ground_truth\.txt has 3 lines for 5 images"),
+        (write_lines("val.txt", LINES.replace("00003", "00004")), r"has no label for ILSVRC2012_val_00000003\.JPEG"),
+        (lambda folder: write_text(folder, [0, 1, 2, 3, 0]), "'3' is not a class of train; .* 0 … 2 in"),
+        (lambda folder: write_text(folder, [0, 1, 2, -1, 0]), "'-1' is not a class of train"),
+        (lambda folder: write_kaggle(folder, [*synsets()[:4], "n02084071"]), "'n02084071' is not a class of train"),
+        (lambda folder: write_devkit(folder, [1, 2, 3, 4, 1]), "'n00001740' is not a class of train"),
+        (lambda folder: write_devkit(folder, [1, 2, 3, 1001, 1]), r"the ID 1001 is not in .*meta\.mat"),
+        (write_lines("ILSVRC2012_validation_ground_truth.txt", "1\n2\n3\n1\n1\n"), r"need the devkit's meta\.mat"),
+        (write_lines("val.txt", "65\n970\n"), r"val\.txt, line 1: '65' is not a file name and a label"),
+        (write_lines("LOC_val_solution.csv", "file,class\na,b\n"), r"PredictionString, but has \['file', 'class'\]"),
+    ],
+)
+def test_invalid_list(tmp_path, write, message):
+    write(tmp_path)
+    with pytest.raises(DataError, match=message):
         ground_truth([tmp_path], NAMES, SYNSETS)
 
 
-def test_image_missing_in_the_list(tmp_path):
-    write_text(tmp_path, LABELS)
-    (tmp_path / "val.txt").write_text((tmp_path / "val.txt").read_text().replace("00000003", "00000004"))
-    with pytest.raises(DataError, match=r"has no label for ILSVRC2012_val_00000003\.JPEG"):
-        ground_truth([tmp_path], NAMES, SYNSETS)
-
-
-@pytest.mark.parametrize(("labels", "stranger"), [([0, 1, 2, 3, 0], "3"), ([0, 1, 2, -1, 0], "-1")])
-def test_label_out_of_range(tmp_path, labels, stranger):
-    write_text(tmp_path, labels)
-    with pytest.raises(DataError, match=rf"val\.txt: '{stranger}' is not a class of train; .* 0 … 2 in"):
-        ground_truth([tmp_path], NAMES, SYNSETS)
-
-
-@pytest.mark.parametrize("write", [write_text, write_kaggle])
-def test_synset_without_training_images(tmp_path, write):
-    write(tmp_path, [*synsets()[:4], "n02084071"])
-    with pytest.raises(DataError, match="'n02084071' is not a class of train"):
-        ground_truth([tmp_path], NAMES, SYNSETS)
-
-
-def test_id_missing_in_meta(tmp_path):
-    write_devkit(tmp_path, [1, 2, 3, 1001, 1])
-    with pytest.raises(DataError, match=r"the ID 1001 is not in .*meta\.mat"):
-        ground_truth([tmp_path], NAMES, SYNSETS)
-
-
-def test_id_of_an_inner_synset(tmp_path):
-    write_devkit(tmp_path, [1, 2, 3, 4, 1])
-    with pytest.raises(DataError, match="'n00001740' is not a class of train"):
-        ground_truth([tmp_path], NAMES, SYNSETS)
-
-
-def test_missing_meta(tmp_path):
-    write_devkit(tmp_path, [1, 2, 3, 1, 1])
-    (tmp_path / "meta.mat").unlink()
-    with pytest.raises(DataError, match=r"ILSVRC's own IDs, which need the devkit's meta\.mat"):
-        ground_truth([tmp_path], NAMES, SYNSETS)
-
-
-@pytest.mark.parametrize("content", [b"", b"no matlab" * 100, "cut", "cut where it is compressed", "others"])
+@pytest.mark.parametrize("content", [b"", b"not matlab" * 100, "truncated", "truncated and compressed", "others"])
 def test_invalid_meta(tmp_path, content):
     write_devkit(tmp_path, [1, 2, 3, 1, 1])
     meta = tmp_path / "meta.mat"
     if content == "others":
         scipy.io.savemat(meta, {"others": np.arange(3)})
     else:
-        if content == "cut where it is compressed":
+        if content == "truncated and compressed":
             scipy.io.savemat(meta, {"synsets": np.arange(5000)}, do_compression=True)
         meta.write_bytes(content if isinstance(content, bytes) else meta.read_bytes()[:400])
     with pytest.raises(DataError, match=r"meta\.mat is not the devkit's list of synsets"):
-        ground_truth([tmp_path], NAMES, SYNSETS)
-
-
-def test_invalid_line(tmp_path):
-    (tmp_path / "val.txt").write_text("65\n970\n")
-    with pytest.raises(DataError, match=r"val\.txt, line 1: '65' is not a file name and a label"):
-        ground_truth([tmp_path], NAMES, SYNSETS)
-
-
-def test_wrong_columns(tmp_path):
-    (tmp_path / "LOC_val_solution.csv").write_text("file,class\na,b\n")
-    with pytest.raises(DataError, match=r"needs the columns ImageId and PredictionString, but has \['file', 'class'\]"):
         ground_truth([tmp_path], NAMES, SYNSETS)

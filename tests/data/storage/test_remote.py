@@ -1,15 +1,13 @@
 import hashlib
 import logging
-import os
 import pickle
-import signal
 import socket
 import time
 
 import pytest
 
 from fvit.data.images import DataError
-from tests.data.remote import SHARD, fork, forks, manifest, shard, succeeds_in_a_fork, wait_for
+from tests.data.remote import SHARD, forks, manifest, shard, succeeds_in_a_fork, wait_for
 
 
 def test_listing_from_html_links(server, remote):
@@ -172,21 +170,6 @@ def test_prefetch_is_in_order_and_used(server, remote):
 
 
 @forks
-def test_several_processes_fetch_a_file_once(server, remote):
-    server.faults["/data/train-0.tar"] = ["slow"]
-    there = remote()
-    processes = [
-        fork.Process(target=lambda: os._exit(0 if there.local(shard(0)).read_bytes() == SHARD else 1)) for _ in range(4)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(20)
-    assert [process.exitcode for process in processes] == [0] * 4
-    assert server.requests["/data/train-0.tar"] == 1
-
-
-@forks
 def test_fork_opens_its_own_connections(server, remote):
     there = remote()
     files = there.files([".tar"])
@@ -210,17 +193,3 @@ def test_storage_can_be_pickled(remote):
     there = remote()
     there.prefetch([shard(0)])
     assert pickle.loads(pickle.dumps(there)).local(shard(1)).read_bytes() == SHARD[1:]
-
-
-@forks
-def test_killed_fetch_leaves_no_partial_file(server, remote):
-    server.faults["/data/train-0.tar"] = ["stalled", None]
-    there = remote(stall=60)
-    process = fork.Process(target=there.local, args=(shard(0),))
-    process.start()
-    wait_for(lambda: any(path.stat().st_size for path in there.cache.folder.glob("*.partial")))
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    assert not list(there.cache.folder.glob("*.tar"))
-    assert there.local(shard(0)).read_bytes() == SHARD
-    assert not list(there.cache.folder.glob("*.partial"))

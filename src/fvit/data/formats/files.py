@@ -14,8 +14,8 @@ from fvit.data.images import BadImage, DataError, Images
 # Listing one of ImageNet's folders takes 2 ms of computing locally, but 50 ms of waiting on a network file system.
 _THREADS = 16
 
+# Folders relative to a root, the names of the images in them, and their label or labels.
 Folders = Iterable[tuple[str, Sequence[str], int | np.ndarray]]
-"""Folders relative to a root, the names of the images in them, and their label or labels."""
 
 
 class FileImages(Images):

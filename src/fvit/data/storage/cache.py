@@ -46,12 +46,8 @@ class Cache:
     def get(self, key: str, name: str, size: int, fetch: Callable[[Path], None], *, used: bool = True) -> Path:
         """Path of a cached file, which `fetch` writes if it is missing: one process calls it and the others wait.
 
-        Args:
-            key: identifies the content: 32 hexadecimal digits.
-            name: appended to the file name for readability.
-            size: in bytes.
-            fetch: writes the complete file to the path it is given, or raises.
-            used: False to prefetch: the file is protected from eviction until it is requested.
+        `key` is 32 hexadecimal digits that identify the content; `name` makes the file name readable. A prefetched
+        file, which is not `used`, is protected from eviction until it is requested.
         """
         if size > self.capacity:
             gib = size / 2**30

@@ -18,10 +18,7 @@ from fvit.data.seeding import generator
 
 
 class BatchTransform:
-    """Turns a batch of uint8 images into the model's input, given arguments of `Mixup` and `RandomErasing`.
-
-    `memory_format` can be set for models with channels-last convolutions.
-    """
+    """Turns a batch of uint8 images into the model's input, given arguments of `Mixup` and `RandomErasing`."""
 
     def __init__(
         self,
@@ -32,7 +29,7 @@ class BatchTransform:
         erasing: Mapping[str, Any],
         seed: int,
     ) -> None:
-        self.memory_format = torch.contiguous_format
+        self.memory_format = torch.contiguous_format  # set to channels_last for models that prefer it
         # For pixels in [0, 255].
         self.mean = 255 * torch.tensor(mean).view(-1, 1, 1)
         self.std = 255 * torch.tensor(std).view(-1, 1, 1)
