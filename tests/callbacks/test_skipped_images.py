@@ -118,7 +118,7 @@ def test_run_ends_above_the_limit_and_names_the_file(run, num_workers):
         run({f"train/{i}" for i in range(0, 12, 2)}, skip_limit=2, num_workers=num_workers)
     reason = str(caught.value)
     assert "train/a/0" in reason
-    assert "3 images of this epoch cannot be used" in reason
+    assert "3 images of this epoch could not be used" in reason
     assert "data.skip_limit=2" in reason
 
 
@@ -129,7 +129,7 @@ def test_run_continues_at_the_limit(run, caplog):
 
 
 def test_run_ends_when_every_image_is_damaged(run):
-    with pytest.raises(DataError, match=r"train/a/0\d\d\.jpg: .*so are the 15 before it"):
+    with pytest.raises(DataError, match=r"train/a/0\d\d\.jpg: .*as are the 15 images before it"):
         run({f"train/{i}" for i in range(12)})
 
 
