@@ -83,6 +83,8 @@ KINDS = {
 resampling = pytest.mark.filterwarnings("ignore:torch.searchsorted", "ignore:Using a non-tuple sequence")
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
+# One kind per way of calling attention: directly, with a bias, with rotary positions, in windows, with masks.
+each_way = pytest.mark.parametrize("kind", ["vit", "beit, shared bias", "relpos, shared", "eva02", "swin", "naflex"])
 
 
 def host_of(kind, std=0.5, **options):

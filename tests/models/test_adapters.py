@@ -12,7 +12,7 @@ from fvit.models import exchange
 from fvit.models.adapters import Adapter, WindowAdapter
 from fvit.models.hosts import shared_positions, sites
 
-from .small import KINDS, class_name, every_kind, host_of, images, kinds
+from .small import KINDS, class_name, each_way, every_kind, host_of, images, kinds
 
 BIASED = ["beit", "beitv2", "relpos", "relpos, class token", "relpos, table", "relpos, post-norm"]
 PAIRS = [name for name in names() if get(name).takes_pair_mask]
@@ -105,30 +105,28 @@ def test_all_parameters_receive_gradients_with_and_without_checkpointing(kind):
     torch.testing.assert_close(*gradients)
 
 
-@every_kind
+@each_way
 def test_state_dict_of_one_exchanged_model_loads_into_another(kind):
     one, other = (exchange(host_of(kind, std), ["softmax", fitting(kind)], blocks=[0, 1]) for std in (0.5, 0.4))
     other.load_state_dict(one.state_dict(), strict=True)
     assert torch.equal(other(images()), one(images()))
 
 
-@every_kind
-@pytest.mark.parametrize(
-    "clone", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"]
-)
-def test_copies_are_equal_and_independent(kind, clone):
+@each_way
+def test_copies_and_pickles_are_equal_and_independent(kind):
     model = exchange(host_of(kind), fitting(kind), keep=["q"])
     before = model(images())
-    twin = clone(model)
-    assert torch.equal(twin(images()), before)
-    assert twin.exchange_report == model.exchange_report
-    with torch.no_grad():
-        for parameter in twin.parameters():
-            parameter.zero_()
-    assert torch.equal(model(images()), before)
+    for clone in (copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))):
+        twin = clone(model)
+        assert torch.equal(twin(images()), before)
+        assert twin.exchange_report == model.exchange_report
+        with torch.no_grad():
+            for parameter in twin.parameters():
+                parameter.zero_()
+        assert torch.equal(model(images()), before)
 
 
-@every_kind
+@each_way
 def test_other_blocks_are_unchanged(kind):
     model = host_of(kind)
     others = [site.block.attn for site in sites(model) if site.index != 1]
@@ -146,7 +144,7 @@ def prefix_of(model, index):
     return next(f"{name}.attn." for name, module in model.named_modules() if module is block)
 
 
-@every_kind
+@each_way
 def test_an_error_leaves_the_model_unchanged(kind):
     model = host_of(kind)
     weights, before, cls = dict(model.named_parameters()), model(images()), type(model)
@@ -162,7 +160,7 @@ def test_an_error_leaves_the_model_unchanged(kind):
     assert torch.equal(model(images()), before)
 
 
-@every_kind
+@each_way
 def test_second_exchange_replaces_the_mechanism_inside_the_adapter(kind):
     model = exchange(host_of(kind), "softmax", keep=["qkv", "proj"])
     before = model(images())

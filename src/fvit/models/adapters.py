@@ -46,18 +46,14 @@ class Adapter(nn.Module):
             self.rel_pos.set_window_size(window_size)
 
 
-class BeitAdapter(Adapter):
-    """For blocks of BEiT."""
+class BiasAdapter(Adapter):
+    """For blocks of BEiT, which pass `shared_rel_pos_bias`, and of VisionTransformerRelPos, with `shared_rel_pos`."""
 
-    def forward(self, x: Tensor, shared_rel_pos_bias: Tensor | None = None) -> Tensor:
-        return self.mechanism(x, attn_mask=self.position_bias(shared_rel_pos_bias))
-
-
-class RelPosAdapter(Adapter):
-    """For blocks of timm's VisionTransformerRelPos."""
-
-    def forward(self, x: Tensor, shared_rel_pos: Tensor | None = None) -> Tensor:
-        return self.mechanism(x, attn_mask=self.position_bias(shared_rel_pos))
+    def forward(
+        self, x: Tensor, shared_rel_pos_bias: Tensor | None = None, shared_rel_pos: Tensor | None = None
+    ) -> Tensor:
+        shared = shared_rel_pos if shared_rel_pos_bias is None else shared_rel_pos_bias
+        return self.mechanism(x, attn_mask=self.position_bias(shared))
 
 
 class RotaryAdapter(Adapter):

@@ -25,11 +25,7 @@ _SHAPES = {
 
 
 class FViT(ExchangedHost, VisionTransformer):
-    """A timm VisionTransformer with exchanged attention; all other arguments are timm's.
-
-    Args:
-        attention: what `fvit.models.exchange` accepts; additive in all blocks by default.
-        kwargs: timm's.
+    """A timm VisionTransformer with `attention` as `exchange` accepts it; all other arguments are timm's.
 
     Raises:
         ValueError: `attn_layer` is given, or the host cannot take the attention.
@@ -104,14 +100,9 @@ def exchanged(
     blocks: BlockSpec | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """A timm model with exchanged attention, so that timm's config.json can describe it (`fvit.models.export`).
+    """The timm model `host` after `exchange`, so that timm's config.json can describe it (`fvit.models.export`).
 
-    Args:
-        pretrained: load the weights named in timm's config, such as those of a ``local-dir:`` folder.
-        host: one of ``timm.list_models()``.
-        attention: as in `fvit.models.exchange`.
-        blocks: the blocks to exchange; all if None.
-        kwargs: timm's and the host's; `img_size` is 224 by default.
+    `img_size` is 224 by default; all other arguments are timm's and the host's.
     """
 
     def make(img_size: int | Sequence[int] = 224, num_classes: int = 1000, **options: Any) -> nn.Module:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fvit.attention import Mechanism, get, names
 from fvit.attention.base import Size
-from fvit.models.adapters import Adapter, BeitAdapter, RelPosAdapter, RotaryAdapter, WindowAdapter
+from fvit.models.adapters import Adapter, BiasAdapter, RotaryAdapter, WindowAdapter
 
 ATTENTIONS: dict[type[nn.Module], tuple[type[nn.Module], ...]] = {
     VisionTransformer: (Attention,),
@@ -35,10 +35,10 @@ ATTENTIONS: dict[type[nn.Module], tuple[type[nn.Module], ...]] = {
 """The classes of attention that can be replaced, for each host."""
 
 _ADAPTERS: dict[type[nn.Module], type[Adapter]] = {
-    BeitAttention: BeitAdapter,
+    BeitAttention: BiasAdapter,
     EvaAttention: RotaryAdapter,
     AttentionRope: RotaryAdapter,
-    RelPosAttention: RelPosAdapter,
+    RelPosAttention: BiasAdapter,
     WindowAttention: WindowAdapter,
 }
 

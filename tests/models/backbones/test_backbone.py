@@ -132,9 +132,8 @@ def test_meta_model_takes_the_weights_of_a_real_one(name):
     torch.testing.assert_close(other(images(name)), model(images(name)), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_runs_in_other_dtypes(name, dtype):
-    assert small(name).to(dtype)(images(name).to(dtype)).dtype == dtype
+def test_runs_in_bfloat16(name):
+    assert small(name).bfloat16()(images(name).bfloat16()).dtype == torch.bfloat16
 
 
 def test_runs_under_autocast(name):
@@ -230,11 +229,6 @@ def test_layer_decay_reaches_every_layer(name):
 def test_invalid_shapes_are_rejected(name, options, message):
     with pytest.raises(ValueError, match=message):
         timm.create_model(name, **options)
-
-
-def test_attention_is_not_exchangeable(name):
-    with pytest.raises(ValueError, match="has no exchangeable attention"):
-        build(num_classes=5, attention="additive", **{"name": name, "img_size": SIDES[name], **SMALL[name]})
 
 
 def test_config_composes_to_the_published_model(compose_config, name):

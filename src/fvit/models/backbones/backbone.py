@@ -31,17 +31,10 @@ class Stage(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Base class with timm's classifier methods.
+    """Base class with timm's classifier methods and arguments; `output_fmt` is NCHW or NHWC.
 
     Subclasses have `patch_embed`, `stages` with `downsample` and `blocks`, and `norm`, and implement
     `forward_features`.
-
-    Args:
-        num_features: width of the last feature map.
-        num_classes: number of logits; 0 returns the pooled features.
-        global_pool: timm's name of the pooling; "" for none.
-        drop_rate: dropout before the classifier.
-        output_fmt: memory layout of feature maps, NCHW or NHWC.
     """
 
     def __init__(

@@ -76,13 +76,7 @@ class AdditiveMixer(nn.Module):
 
 
 class Block(nn.Module):
-    """Local perception, additive attention and an MLP, each on a residual path: [B, C, H, W] to the same.
-
-    Args:
-        dim: width C.
-        mlp_ratio: width inside the MLP over C.
-        drop_path: stochastic depth rate of the last two.
-    """
+    """Local perception, additive attention and an MLP, each with a residual connection: [B, C, H, W] to the same."""
 
     def __init__(self, dim: int, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
@@ -102,17 +96,7 @@ class Block(nn.Module):
 
 
 class CasViT(Backbone):
-    """CAS-ViT for images of any size, by default CAS-ViT-XS.
-
-    Args:
-        in_chans: channels of the images.
-        num_classes: number of logits.
-        global_pool: how the last feature map is pooled.
-        embed_dims: width of each stage.
-        depths: blocks of each stage.
-        mlp_ratio: width of the MLPs over that of their stage.
-        drop_rate: dropout before the two heads.
-        drop_path_rate: stochastic depth rate of the last block; it grows linearly from 0 at the first.
+    """CAS-ViT for images of any size, by default CAS-ViT-XS; arguments as in timm, `embed_dims` and `depths` per stage.
 
     Raises:
         ValueError: `depths` does not have one entry per stage.

@@ -84,14 +84,8 @@ class Block(nn.Module):
     """Attention inside groups, and an MLP: [B, H, W, C] to the same.
 
     Args:
-        dim: width C.
-        num_heads: number of heads.
         group_size: rows and columns G of a group; at most the shorter side of the grid.
         step: distance I between the tokens of a group: 1 for short distance attention, more for long.
-        mlp_ratio: width of the MLP over C.
-        proj_drop: dropout after linear layers.
-        attn_drop: dropout on the attention map.
-        drop_path: stochastic depth rate.
     """
 
     def __init__(
@@ -149,20 +143,11 @@ def _blocks(dim: int, step: int, drop_path: Sequence[float], **shape: Any) -> It
 class CrossFormer(Backbone):
     """CrossFormer++ for images whose sides are multiples of 32 px; parameters do not depend on the size.
 
-    Args:
-        in_chans: channels of the images.
-        num_classes: number of logits.
-        global_pool: how the last feature map is pooled.
+    Args, other than timm's:
         embed_dim: width of the first stage; each later one doubles it.
-        depths: blocks of each stage.
-        num_heads: heads of each stage.
-        group_sizes: rows and columns G of a group, in each stage.
-        steps: distance I between the tokens of a group of long distance attention, in each stage.
-        mlp_ratio: width of the MLPs over that of their stage.
-        drop_rate: dropout before the classifier.
-        proj_drop_rate: dropout after the linear layers of blocks.
-        attn_drop_rate: dropout on attention maps.
-        drop_path_rate: stochastic depth rate of the last block; it grows linearly from 0 at the first.
+        depths, num_heads: of each stage.
+        group_sizes: rows and columns G of a group, per stage.
+        steps: distance I between the tokens of a group in long distance attention, per stage.
 
     Raises:
         ValueError: `embed_dim` is not a multiple of 8 or of the heads, or an argument does not have one entry per

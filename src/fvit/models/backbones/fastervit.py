@@ -102,21 +102,13 @@ class AttentionStage(nn.Module):
 
 
 class FasterViT(Backbone):
-    """FasterViT for images of any size; parameters do not depend on it.
+    """FasterViT for images of any size, by default FasterViT-0; parameters do not depend on the size.
 
-    Args:
-        in_chans: channels of the images.
-        num_classes: number of logits.
-        global_pool: how the last feature map is pooled.
+    Args, other than timm's:
         stem_dim: width inside the stem.
         embed_dim: width of the first stage; each later one doubles it.
         depths: blocks of each of the four stages.
-        num_heads: heads of the two stages of attention.
-        mlp_ratio: width of the MLPs over that of their stage.
-        drop_rate: dropout before the classifier.
-        proj_drop_rate: dropout after the linear layers of blocks.
-        attn_drop_rate: dropout on attention maps.
-        drop_path_rate: stochastic depth rate of the last block; it grows linearly from 0 at the first.
+        num_heads: heads of the two stages with attention.
 
     Raises:
         ValueError: a width is not divisible by its heads, or an argument does not have one entry per stage.

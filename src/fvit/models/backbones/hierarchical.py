@@ -57,16 +57,7 @@ class PositionEmbedding(nn.Module):
 
 
 class WindowBlock(nn.Module):
-    """Attention inside windows, and an MLP: [B, n, h·w, C] to the same.
-
-    Args:
-        dim: width C.
-        num_heads: number of heads.
-        mlp_ratio: width of the MLP over C.
-        proj_drop: dropout after linear layers.
-        attn_drop: dropout on the attention map.
-        drop_path: stochastic depth rate.
-    """
+    """Attention inside windows, and an MLP, each with a residual connection."""
 
     def __init__(
         self, dim: int, num_heads: int, mlp_ratio: float, proj_drop: float, attn_drop: float, drop_path: float

@@ -31,13 +31,7 @@ Size = tuple[int, int]
 
 
 class PermuteMlp(nn.Module):
-    """Mix a map [B, H, W, C] along its columns, its rows and its channels.
-
-    Args:
-        dim: width C.
-        grid_size: H and W.
-        segment_dim: channels s per segment.
-    """
+    """Mix a map [B, H, W, C] along its columns, its rows and its channels, in segments of `segment_dim` channels."""
 
     def __init__(self, dim: int, grid_size: Size, segment_dim: int) -> None:
         super().__init__()
@@ -64,14 +58,7 @@ def _along(axis: int, linear: nn.Linear, x_bhwgs: Tensor) -> Tensor:
 
 
 class Permutator(nn.Module):
-    """A Permute-MLP and an MLP over channels, each with a residual connection: [B, H, W, C] to the same.
-
-    Args:
-        dim: width C.
-        mlp_ratio: width inside the MLP over C.
-        drop_path: stochastic depth rate.
-        permute: further arguments of `PermuteMlp`.
-    """
+    """A Permute-MLP and an MLP over channels, each with a residual connection: [B, H, W, C] to the same."""
 
     def __init__(self, dim: int, mlp_ratio: float, drop_path: float, **permute: Any) -> None:
         super().__init__()
@@ -100,18 +87,10 @@ class Downsample(nn.Module):
 class VisionPermutator(Backbone):
     """ViP for images of one size, by default ViP-Small/7.
 
-    Args:
-        img_size: side of the images in pixels, or (height, width).
-        patch_size: side of a patch of the first stage.
-        in_chans: channels of the images.
-        num_classes: number of logits.
-        global_pool: how the last feature map is pooled.
-        embed_dims: width of each stage; each later stage halves the map.
-        depths: blocks of each stage.
-        segment_dims: channels per segment, for each stage.
-        mlp_ratio: width of the MLPs over that of their stage.
-        drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth rate of the last block; it grows linearly from 0 at the first.
+    Args, other than timm's:
+        patch_size: side of a patch of the first stage; each later stage halves the map.
+        embed_dims, depths: of each stage.
+        segment_dims: channels per segment, of each stage.
 
     Raises:
         ValueError: the patches of the last stage do not divide the images, a segment does not divide its width, or an

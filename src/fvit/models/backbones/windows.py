@@ -69,11 +69,7 @@ class GroupAttention(nn.Module):
     Tokens in front of the group, such as carrier tokens, attend and are attended to without bias.
 
     Args:
-        dim: width C.
-        num_heads: number of heads.
         bias: maps the size (h, w) of a group to the bias of each offset, [heads, 2h-1, 2w-1].
-        attn_drop: dropout on the attention map.
-        proj_drop: dropout on the output.
 
     Raises:
         ValueError: `num_heads` does not divide `dim`.
