@@ -39,7 +39,8 @@ def test_curves_are_log_log_with_error_bars(two_curves):
     assert linear["line"]["color"] != softmax["line"]["color"]
     assert linear["marker"]["symbol"] != softmax["marker"]["symbol"]
     assert linear["error_y"]["visible"] is True
-    assert linear["error_y"]["array"] == pytest.approx([0.03 * y for y in linear["y"]])
+    for side in ("array", "arrayminus"):
+        assert linear["error_y"][side] == pytest.approx([0.03 * y for y in linear["y"]])
     assert two_curves["macs"].figure()["data"][0]["error_y"]["visible"] is False
 
 
