@@ -1,14 +1,16 @@
 """A mechanism survives saving, copying, building on the meta device, exporting and compiling."""
 
 import copy
+import json
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
 
 from fvit.attention import get
 
-from .cases import DEFAULTS
+from .cases import DEFAULTS, FULL
 from .suite import HEADS, WIDTH, build, every_full, every_path, over, prefix_of, tokens_of
 
 # One of each kind: generated code is torch's to test, and compiling takes half a minute per case.
@@ -37,6 +39,15 @@ def test_state_loads_into_another_module_and_one_built_on_meta(case):
     empty.to_empty(device="cpu")
     empty.load_state_dict(module.state_dict(), strict=True)
     assert torch.equal(empty(x), module(x))
+
+
+def test_state_dict_keys_and_their_order_are_those_of_version_0_1():
+    """Checkpoints hold the weights by name and the optimizer's state by position."""
+    keys = json.loads(Path(__file__).with_name("state_dict_keys.json").read_text())
+    assert keys.keys() <= {case.id for case in FULL}
+    for case in FULL:
+        if case.id in keys:
+            assert list(build(case).state_dict()) == keys[case.id].split(), case.id
 
 
 @every_full
