@@ -51,6 +51,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Rewrite links to files of the repository to their place on the site."""
     up = "../" * page.file.src_uri.count("/")
+    markdown = markdown.replace("](../README.md)", f"]({up}index.md)")
     markdown = re.sub(r"\]\(\.\./src/([\w/]+)\.py\)", lambda m: f"][{m[1].replace('/', '.')}]", markdown)
     markdown = re.sub(r"\]\(\.\./conf/(\w+)/(\w+)\.yaml\)", rf"]({up}reference/\1.md#\2)", markdown)
     return _spaced_lists(markdown)
