@@ -21,7 +21,6 @@ __all__ = [
     "CrossFormer",
     "FViT",
     "FasterViT",
-    "Inheritance",
     "VisionPermutator",
     "WeightTransfer",
     "attention_spec",
@@ -31,6 +30,5 @@ __all__ = [
     "exchange_rows",
     "exchanged",
     "expand",
-    "inherit",
     "transfer_weights",
 ]
