@@ -9,9 +9,7 @@ from fvit.training.predictions import CollectPredictions, Predictions
 Answers, CollectAnswers = Predictions, CollectPredictions
 
 __all__ = [
-    "Answers",
     "Classifier",
-    "CollectAnswers",
     "CollectPredictions",
     "Distiller",
     "Predictions",
