@@ -23,7 +23,7 @@ COMMANDS = [
 ]
 FVIT = [line for line in COMMANDS if not line.startswith("make ")]
 ROWS = re.findall(
-    r"^\| `(\w+_384)` \| (\d+) M, ([\d.]+) G \| ([\d.]+) M \| ([\d.]+) G \| ([\d.]+) G \|$", TEXT, re.MULTILINE
+    r"^\| `(\w+_384)` \| (\d+) M, ([\d.]+) G \| ([\d.]+) M \| ([\d.]+) G \| ([\d.]+) G \| \d+ % \|$", TEXT, re.MULTILINE
 )
 
 

@@ -112,7 +112,7 @@ def test_other_errors_pass(tmp_path, error):
 
 def test_a_full_disk_is_reported_without_a_file_name():
     """As in a job of a sweep whose directory Hydra cannot write."""
-    assert explain(OSError(errno.ENOSPC, "No space left on device")).startswith("the disk is full: make room")
+    assert explain(OSError(errno.ENOSPC, "No space left on device")).startswith("the disk is full: free some space")
 
 
 def test_a_full_disk_does_not_hide_why_a_run_failed(small_disk, capsys):
