@@ -21,7 +21,9 @@ from fvit.search import space
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "optuna.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("fvit-train")]
+COMMANDS = [
+    line.partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.startswith("fvit-train")
+]
 
 
 def _options(hydra, overrides):
