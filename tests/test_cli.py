@@ -328,7 +328,7 @@ def test_a_checkpoint_is_evaluated_on_another_source(main, trained):
     for overrides, message in (
         (["data.root=DIR"], "set data.name=folder as well"),
         (["data.name=folder", "data.root=DIR"], "data.root=DIR is not a folder"),
-        (["data.name=digit"], "data.name=digit is unknown; known: digits, folder"),
+        (["data.name=digit"], "unknown data source 'digit', did you mean digits?; known: digits, folder"),
     ):
         done = main("eval", f"ckpt_path={trained}", *overrides)
         assert done.returncode == 1
