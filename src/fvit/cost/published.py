@@ -7,10 +7,10 @@ from functools import cache
 from pathlib import Path
 
 SOURCES = {
-    "FViT": "Wen et al., FViT, IEEE CAI 2024, table 1: truncated, MACs the paper's way",
+    "FViT": "Wen et al., FViT, IEEE CAI 2024, table 1: truncated, MACs in the papers' convention",
     "DeiT": "Touvron et al., arXiv:2012.12877, table 5: trained on ImageNet-1k",
-    "WTF": "Nauen et al., Which Transformer to Favor, arXiv:2308.09372, the data of its dashboard "
-    "(github.com/tobna/WTF-Benchmark-Dashboard, 5 July 2023), of several runs the most accurate: trained on "
+    "WTF": "Nauen et al., Which Transformer to Favor, arXiv:2308.09372, data of its dashboard "
+    "(github.com/tobna/WTF-Benchmark-Dashboard, 5 July 2023), the most accurate run of each model: trained on "
     "ImageNet-21k, then on ImageNet-1k",
 }
 """Citations, by the name in the column `source`."""
