@@ -1,4 +1,4 @@
-"""Short runs through `fvit.train.train`, watched from inside."""
+"""Short runs of `fvit.train.train`, observed by a callback."""
 
 from lightning import Callback
 
@@ -8,12 +8,12 @@ MODEL = ("model.embed_dim=24", "model.depth=2", "model.num_heads=3")
 LENGTH = ("scheduler.warmup_epochs=0", "trainer.max_epochs=1", "trainer.log_every_n_steps=1")
 DIGITS = (*MODEL, *LENGTH, "data=digits")
 FAKE = (*MODEL, *LENGTH, "data=fake", "data.num_images=64", "data.image_size=32", "global_batch_size=16")
-"""Four updates on four batches of sixteen images, sixteen more for validation."""
+"""Four updates on batches of sixteen images, and sixteen images for validation."""
 BARE = (*FAKE, "logger=none", "callbacks=none")
 
 
 class Probe(Callback):
-    """Notes what a run did: the rate and the loss of each update, and its trainer, module and data at the end."""
+    """Records the learning rates and the loss of each update, and the trainer, module and data of a run."""
 
     current = None
 
@@ -35,12 +35,12 @@ class Probe(Callback):
 
 
 def hand_over():
-    """What the configuration names as `_target_`."""
+    """The `_target_` in the configuration."""
     return Probe.current
 
 
 def fit(config, probe=None):
-    """Train as `config` says; the probe holds what there is to know."""
+    """Train with a probe as a further callback, and return it."""
     Probe.current = probe or Probe()
     callbacks = {**config["callbacks"], "probe": {"_target_": f"{__name__}.hand_over"}}
     Probe.current.metrics = train({**config, "callbacks": callbacks})

@@ -18,22 +18,11 @@ from fvit.training import Classifier, checkpoint
 
 from .fitting import DIGITS, FAKE, Probe, fit
 
-pytestmark = [
-    # Lightning 2.6 on torch 2.14: its own use of a deprecated class.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
-    # Lightning's advice on a machine of more than two cores.
-    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
-]
-
 SAVED = (*FAKE, "logger=none", "trainer.max_epochs=2", "+trainer.limit_train_batches=1")
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 ATTENTIONS = {
     "additive": ["attention=additive"],
-    "softmax": ["attention=softmax"],
-    "linear": ["attention=linear"],
-    "identity": ["attention=identity"],
-    "mixed": ["attention=mixed", "model.attention.layers=[additive,softmax]"],
     "mixed with options": ["attention=mixed", "model.attention.layers=[{name: additive, value: separate}, identity]"],
     "native": ["attention=native"],
 }
@@ -45,7 +34,7 @@ def module(config):
 
 
 def leaves(value):
-    """All that is not a plain container, down to the bottom."""
+    """Everything that is not a plain container, recursively."""
     if type(value) is dict:
         assert all(type(key) is str for key in value)
         return [leaf for item in value.values() for leaf in leaves(item)]
@@ -60,11 +49,11 @@ def evaluation(path, folder, *overrides):
     return evaluate(validation.check(config, Eval))
 
 
-# What a run writes.
+# What it contains.
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_a_checkpoint_describes_itself(compose_config, tmp_path, attention):
+def test_checkpoint_is_self_contained(compose_config, tmp_path, attention):
     probe = fit(compose_config(*SAVED, *ATTENTIONS[attention]))
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     content = torch.load(path, weights_only=True)
@@ -81,12 +70,12 @@ def test_hyperparameters_are_plain(compose_config, tmp_path):
     content = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     for key in ("hyper_parameters", "datamodule_hyper_parameters"):
         found = leaves(content[key])
-        assert len(found) > 10, "there is something to look at"
+        assert len(found) > 10, "there is something to check"
         assert {type(leaf) for leaf in found} <= {str, int, float, bool, type(None)}
     json.dumps([content["hyper_parameters"], content["datamodule_hyper_parameters"], content["metrics"]])
 
 
-def test_a_loaded_checkpoint_downloads_nothing(compose_config, tmp_path, monkeypatch):
+def test_loading_downloads_nothing(compose_config, tmp_path, monkeypatch):
     asked = []
     create_model = timm.create_model
 
@@ -105,7 +94,7 @@ def test_a_loaded_checkpoint_downloads_nothing(compose_config, tmp_path, monkeyp
     assert asked == [False]
 
 
-def test_saving_leaves_the_module_s_own_configuration_alone(compose_config, monkeypatch):
+def test_saving_keeps_the_hyperparameters_of_the_module(compose_config, monkeypatch):
     create_model = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda *a, pretrained=False, **k: create_model(*a, **k))
     config = compose_config(*SAVED, "model.pretrained=true")
@@ -123,7 +112,7 @@ def test_compiling_renames_no_weight(compose_config):
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
-def test_a_checkpoint_reproduces_its_metrics(compose_config, tmp_path, name):
+def test_evaluation_gives_the_recorded_metrics(compose_config, tmp_path, name):
     fit(compose_config(*DIGITS, "logger=none", "trainer.max_epochs=3", "+trainer.limit_train_batches=4"))
     path = tmp_path / "run" / "checkpoints" / f"{name}.ckpt"
     recorded = torch.load(path, weights_only=True)["metrics"]
@@ -166,14 +155,13 @@ def test_ema_validates_and_saves_the_average(compose_config, tmp_path):
     metrics = evaluation(path, tmp_path / "eval")
     assert metrics["val/acc1"] == content["metrics"]["val/acc1"]
     assert metrics["val/loss"] == content["metrics"]["val/loss"]
-    # The run ends with the average too, and its last figures are the average's.
+    # The run ends with the average as well, and its last metrics are those of the average.
     assert metrics["val/loss"] == probe.metrics["val/loss"]
     assert all(torch.equal(probe.module.state_dict()[name], loaded[name]) for name in loaded)
 
 
-@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-def test_a_longer_run_goes_on_along_its_own_schedule(compose_config, tmp_path):
-    """As the end of a run advises: ckpt_path=…/last.ckpt trainer.max_epochs=…"""
+def test_longer_run_resumes_on_its_own_schedule(compose_config, tmp_path):
+    """As a finished run suggests: ckpt_path=…/last.ckpt trainer.max_epochs=…"""
     rates = ("optimizer.lr=2e-3", "scheduler.min_lr=1e-5")
     fit(compose_config(*SAVED, *rates))
     longer = (*SAVED, *rates, "trainer.max_epochs=6")
@@ -184,7 +172,7 @@ def test_a_longer_run_goes_on_along_its_own_schedule(compose_config, tmp_path):
     assert [rate for rate, *_ in probe.rates] == pytest.approx([rate for rate, *_ in whole.rates[2:]])
 
 
-# Finding a checkpoint.
+# Finding one.
 
 
 def touch(folder, *names):
@@ -204,37 +192,37 @@ def touch(folder, *names):
     ],
     ids=str,
 )
-def test_a_run_s_folder_gives_its_best_else_its_last(tmp_path, names, expected):
+def test_run_directory_gives_its_best_else_its_last(tmp_path, names, expected):
     assert checkpoint.find(touch(tmp_path, *names)) == tmp_path / expected
     assert checkpoint.find(str(tmp_path)) == tmp_path / expected
 
 
-def test_going_on_takes_the_last_else_the_best(tmp_path):
+def test_resuming_takes_the_last_else_the_best(tmp_path):
     touch(tmp_path, "checkpoints/best.ckpt")
     assert checkpoint.find(tmp_path, prefer="last").name == "best.ckpt"
     touch(tmp_path, "checkpoints/last.ckpt")
     assert checkpoint.find(tmp_path, prefer="last").name == "last.ckpt"
 
 
-def test_a_file_is_itself(tmp_path, monkeypatch):
+def test_file_is_itself(tmp_path, monkeypatch):
     touch(tmp_path, "any.name", "checkpoints/best.ckpt")
     assert checkpoint.find(tmp_path / "any.name") == tmp_path / "any.name"
     monkeypatch.setenv("HOME", str(tmp_path))
     assert checkpoint.find("~/any.name") == tmp_path / "any.name"
 
 
-def test_nothing_there(tmp_path):
+def test_missing_path_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"ckpt_path={tmp_path}/absent does not exist"):
         checkpoint.find(tmp_path / "absent")
 
 
-def test_a_folder_without_a_checkpoint(tmp_path):
+def test_directory_without_a_checkpoint_is_named(tmp_path):
     touch(tmp_path, "config.yaml", "checkpoints/epoch.ckpt")
     with pytest.raises(FileNotFoundError, match=r"has no checkpoint: neither checkpoints/best\.ckpt nor last\.ckpt"):
         checkpoint.find(tmp_path)
 
 
-# Reading it.
+# Reading one.
 
 
 def saved(content):
@@ -255,44 +243,21 @@ def refused(path, data):
     return str(caught.value)
 
 
-def test_a_whole_file_is_read(tmp_path):
+def test_intact_file_is_read(tmp_path):
     (tmp_path / "a.ckpt").write_bytes(saved(OURS))
     content = checkpoint.read(tmp_path / "a.ckpt")
     assert torch.equal(content["state_dict"]["weight"], OURS["state_dict"]["weight"])
     assert content["hyper_parameters"] == OURS["hyper_parameters"]
 
 
-@pytest.mark.parametrize("percent", [0, 1, 2, 5, 10, 25, 50, 75, 90, 95, 99])
-def test_a_truncated_file(tmp_path, percent):
-    data = saved(OURS)
-    size = len(data) * percent // 100
-    assert f"({size} bytes) is truncated or not a checkpoint" in refused(tmp_path / "a.ckpt", data[:size])
+@pytest.mark.parametrize("size", [0, 1, 22, 100, 400, 5000, 19000, -1])
+def test_truncated_file_is_refused(tmp_path, size):
+    data = saved(OURS)[:size]
+    assert f"({len(data)} bytes) is truncated or not a checkpoint" in refused(tmp_path / "a.ckpt", data)
 
 
-@pytest.mark.parametrize("size", [1, 2, 4, 21, 22, 100, 200, 300, 400])
-def test_a_file_truncated_within_its_head(tmp_path, size):
-    refused(tmp_path / "a.ckpt", saved(OURS)[:size])
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "epoch 1, loss 0.3\n",
-        "model:\n  name: x\n",
-        '{"a": 1}\n',
-        "# Notes\n",
-        "(draft)\n",
-        "quick notes",
-        "Mean",
-        "]\n",
-    ],
-)
-def test_a_text_file(tmp_path, text):
-    refused(tmp_path / "a.ckpt", text.encode())
-
-
-def test_every_first_byte(tmp_path):
-    """torch would take these for pickles, where each byte is another instruction and fails in its own way."""
+def test_text_with_any_first_byte_is_refused(tmp_path):
+    """torch would take them for pickles, where each byte is another instruction that fails in another way."""
     for byte in range(256):
         refused(tmp_path / "a.ckpt", bytes([byte]) + b" other\n")
 
@@ -306,7 +271,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("kind", ["torch.save", "pickle"])
-def test_code_in_a_file_is_not_run(tmp_path, kind):
+def test_code_in_a_file_is_not_executed(tmp_path, kind):
     content = {**OURS, "hyper_parameters": Malicious(tmp_path / "executed")}
     data = saved(content) if kind == "torch.save" else pickle.dumps(content["hyper_parameters"], protocol=2)
     refused(tmp_path / "a.ckpt", data)
@@ -315,8 +280,8 @@ def test_code_in_a_file_is_not_run(tmp_path, kind):
     assert (tmp_path / "executed").exists(), "it would have been"
 
 
-@pytest.mark.parametrize("member", ["notes.txt", "folder/notes.txt", "archive/data.pkl"])
-def test_a_zip_that_is_no_checkpoint(tmp_path, member):
+@pytest.mark.parametrize("member", ["notes.txt", "archive/data.pkl"])
+def test_other_zip_is_refused(tmp_path, member):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(member, "some text")
@@ -325,15 +290,15 @@ def test_a_zip_that_is_no_checkpoint(tmp_path, member):
 
 @pytest.mark.parametrize(
     "content",
-    [{"state_dict": {}}, {"hyper_parameters": {}}, {"model": torch.zeros(2)}, torch.zeros(2), [1, 2]],
+    [{"state_dict": {}}, {"hyper_parameters": {}}, torch.zeros(2)],
     ids=str,
 )
-def test_a_file_of_torch_that_is_not_ours(tmp_path, content):
+def test_other_file_of_torch_is_refused(tmp_path, content):
     message = refused(tmp_path / "a.pt", saved(content))
     assert "is not an fvit checkpoint: it lacks state_dict or hyper_parameters" in message
 
 
-# Holding it against a model.
+# Comparing it with a model.
 
 
 def _content(classifier):
@@ -351,7 +316,7 @@ def _content(classifier):
     ],
     ids=str,
 )
-def test_another_model_is_refused_by_the_names_of_its_weights(compose_config, tmp_path, overrides, first):
+def test_another_model_is_refused_with_the_names_of_its_weights(compose_config, tmp_path, overrides, first):
     content = _content(module(compose_config(*FAKE)))
     with pytest.raises(ValueError, match=f"does not fit .*{first}.*config.yaml in the run directory") as caught:
         checkpoint.check_fits(content, tmp_path / "a.ckpt", module(compose_config(*FAKE, *overrides)))
@@ -360,7 +325,7 @@ def test_another_model_is_refused_by_the_names_of_its_weights(compose_config, tm
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_the_same_model_fits(compose_config, tmp_path, attention):
+def test_same_model_fits(compose_config, tmp_path, attention):
     config = compose_config(*FAKE, *ATTENTIONS[attention])
     checkpoint.check_fits(_content(module(config)), tmp_path, module(config))
 
@@ -372,16 +337,15 @@ def test_training_refuses_a_checkpoint_of_another_width(compose_config, tmp_path
         fit(compose_config(*SAVED, "model.embed_dim=48", f"ckpt_path={path}"))
 
 
-@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 def test_training_refuses_a_checkpoint_of_another_attention_with_the_same_weights(compose_config, tmp_path):
-    """Softmax and linear attention name and shape their weights alike."""
+    """Softmax and linear attention have weights of the same names and shapes."""
     fit(compose_config(*SAVED, "attention=softmax"))
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     with pytest.raises(ValueError, match="attention"):
         fit(compose_config(*SAVED, "attention=linear", "trainer.max_epochs=3", f"ckpt_path={path}"))
 
 
-# Writing it.
+# Writing one.
 
 
 def steps(folder):

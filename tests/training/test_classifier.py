@@ -13,13 +13,6 @@ from fvit.training.classifier import StepMeans
 
 from .fitting import BARE, DIGITS, FAKE, Probe, fit
 
-pytestmark = [
-    # Lightning 2.6 on torch 2.14: its own use of a deprecated class.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
-    # Lightning's advice on a machine of more than two cores.
-    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
-]
-
 OPTIMIZERS = ("adamw", "lamb", "lion", "muon", "sgd")
 
 
@@ -33,7 +26,7 @@ def groups_by_name(probe):
     names = {id(parameter): name for name, parameter in probe.module.model.named_parameters()}
     groups = probe.trainer.optimizers[0].param_groups
     pairs = [(names[id(parameter)], group) for group in groups for parameter in group["params"]]
-    assert sorted(name for name, _ in pairs) == sorted(names.values()), "each parameter in one group"
+    assert sorted(name for name, _ in pairs) == sorted(names.values()), "each parameter is in one group"
     return dict(pairs)
 
 
@@ -41,7 +34,7 @@ def groups_by_name(probe):
 
 
 @pytest.mark.parametrize("layer_decay", ["null", "0.5"])
-def test_biases_norms_and_embeddings_do_not_decay(compose_config, layer_decay):
+def test_biases_norms_and_embeddings_have_no_weight_decay(compose_config, layer_decay):
     tokens = ("model.class_token=true", "model.global_pool=token")
     probe = fit(compose_config(*BARE, *tokens, f"optimizer.layer_decay={layer_decay}", "optimizer.weight_decay=0.3"))
     decay = {name: group["weight_decay"] for name, group in groups_by_name(probe).items()}
@@ -54,7 +47,7 @@ def test_biases_norms_and_embeddings_do_not_decay(compose_config, layer_decay):
 
 
 @pytest.mark.parametrize("sched", ["cosine", "wsd", "constant"])
-def test_layer_decay_scales_the_rate_by_depth_all_along(compose_config, sched):
+def test_layer_decay_scales_the_learning_rate_by_depth(compose_config, sched):
     config = compose_config(
         *BARE, "optimizer.layer_decay=0.5", f"scheduler={sched}", "scheduler.warmup_epochs=1", "trainer.max_epochs=3"
     )
@@ -99,7 +92,7 @@ RATE, WARM, LEAST = 2e-3, 1e-5, 1e-4
 
 
 def expected_rate(sched, update, updates, warmup):
-    """In plain words: a line up to the rate, then a cosine over the whole run, a plateau with a decay, or a plateau."""
+    """A linear warmup, then a cosine over the whole run, a plateau with a decay, or a plateau."""
     if update < warmup:
         return WARM + (RATE - WARM) * update / warmup
     if sched == "cosine":
@@ -116,14 +109,14 @@ def expected_rate(sched, update, updates, warmup):
     [
         (["trainer.max_epochs=5", "scheduler.warmup_epochs=2"], 20, 8),
         (["trainer.max_epochs=5", "+trainer.limit_train_batches=3"], 15, 0),
-        # Seven batches an epoch in steps of two: the last one fills no step and is left out.
+        # Seven batches per epoch in steps of two: the last one does not fill a step and is left out.
         (["trainer.max_epochs=3", "scheduler.warmup_epochs=1", "data.num_images=56", "micro_batch_size=8"], 9, 3),
         (["trainer.max_epochs=5", "scheduler.warmup_epochs=0.5", "+trainer.max_steps=11"], 11, 2),
         (["trainer.max_epochs=null", "scheduler.warmup_epochs=1", "+trainer.max_steps=11"], 11, 4),
     ],
     ids=["warmup", "limited, no warmup", "accumulated", "max_steps", "max_steps alone"],
 )
-def test_the_rate_of_each_update(compose_config, sched, overrides, updates, warmup):
+def test_learning_rate_of_each_update(compose_config, sched, overrides, updates, warmup):
     rates = [f"optimizer.lr={RATE}", f"scheduler.warmup_lr={WARM}"]
     rates += [] if sched == "constant" else [f"scheduler.min_lr={LEAST}"]
     probe = fit(compose_config(*BARE, f"scheduler={sched}", *rates, *overrides))
@@ -134,14 +127,14 @@ def test_the_rate_of_each_update(compose_config, sched, overrides, updates, warm
     assert found[-1] == pytest.approx(RATE if sched == "constant" else LEAST)
 
 
-def test_a_length_in_time_alone_is_refused(compose_config):
-    """A schedule needs to know its end."""
+def test_length_in_time_alone_is_refused(compose_config):
+    """A schedule needs to know its length."""
     with pytest.raises(ValueError, match="max_epochs"):
         fit(compose_config(*BARE, "trainer.max_epochs=null", "+trainer.max_time=00:00:01:00"))
 
 
 @pytest.mark.parametrize("sched", ["cosine", "wsd", "constant"])
-def test_one_step_runs_with_each_schedule(compose_config, sched):
+def test_fast_dev_run_works_with_each_schedule(compose_config, sched):
     probe = fit(compose_config(*BARE, f"scheduler={sched}", "debug=fdr", "scheduler.warmup_epochs=5"))
     assert probe.trainer.global_step == 1
 
@@ -150,7 +143,7 @@ def test_one_step_runs_with_each_schedule(compose_config, sched):
 
 
 @pytest.mark.parametrize("eval_batch_size", [7, 100])
-def test_validation_is_a_plain_loop_over_all_images(compose_config, eval_batch_size):
+def test_validation_equals_a_plain_loop_over_all_images(compose_config, eval_batch_size):
     """The last batch is smaller than the others: 360 images are 51 batches of 7 and 3, or 3 of 100 and 60."""
     limits = ("optimizer.lr=1e-2", "augment=none", "trainer.max_epochs=3", f"data.eval_batch_size={eval_batch_size}")
     probe = fit(compose_config(*DIGITS, "logger=none", "callbacks=none", *limits))
@@ -174,14 +167,14 @@ def test_validation_is_a_plain_loop_over_all_images(compose_config, eval_batch_s
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 5])
-def test_few_classes_are_all_among_the_first_five(compose_config, num_classes):
+def test_top_5_of_few_classes(compose_config, num_classes):
     metrics = fit(compose_config(*BARE, f"data.num_classes={num_classes}")).metrics
     assert metrics["val/acc5"] == 1.0
     assert metrics["val/acc1"] < 1.0
 
 
 class Batches(Probe):
-    """Keeps the batches that the model was shown."""
+    """Keeps the training batches."""
 
     def __init__(self):
         super().__init__()
@@ -191,12 +184,12 @@ class Batches(Probe):
         self.batches.append(batch)
 
 
-# At a rate of nothing the model of the first step is that of the last.
+# Without a learning rate the model stays that of the first step.
 STILL = ("optimizer.lr=1e-12", "scheduler=constant", "scheduler.warmup_epochs=0")
 
 
 @pytest.mark.parametrize("augment", ["none", "deit3"])
-def test_training_accuracy_is_that_of_the_epoch(compose_config, augment):
+def test_training_accuracy_is_over_the_epoch(compose_config, augment):
     probe = fit(compose_config(*BARE, *STILL, f"augment={augment}"), Batches())
     correct = 0
     for images, targets in probe.batches:
@@ -217,7 +210,7 @@ def test_training_loss_is_smoothed_once(compose_config, augment):
         assert loss == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_the_log_holds_loss_rate_and_accuracies(compose_config, tmp_path):
+def test_csv_holds_every_metric(compose_config, tmp_path):
     probe = fit(compose_config(*FAKE, "trainer.max_epochs=2", "optimizer.layer_decay=0.5"))
     with (tmp_path / "run" / "csv" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -233,8 +226,8 @@ def test_the_log_holds_loss_rate_and_accuracies(compose_config, tmp_path):
     for name in ("memory/peak_gib", "grad_norm"):
         assert len(column(name)) == 8, name
     for name in ("throughput/images_per_s", "throughput/data_wait", "progress/seconds_left"):
-        assert len(column(name)) == 6, name  # two batches warm up
-    # An epoch's figures are logged beside what they can be drawn over.
+        assert len(column(name)) == 6, name  # two batches of warmup
+    # Metrics of an epoch come with what they can be plotted over.
     assert column("progress/images_seen") == [16 * step for step in (1, 2, 3, 4, 4, 4, 5, 6, 7, 8, 8, 8)]
     hours = column("progress/device_hours")
     assert len(hours) == 12
@@ -244,8 +237,8 @@ def test_the_log_holds_loss_rate_and_accuracies(compose_config, tmp_path):
         assert column(name)[-1] == pytest.approx(probe.metrics[name], rel=1e-6)
 
 
-def test_validation_loss_is_cross_entropy_whatever_the_loss(compose_config):
-    """Labels that are smoothed, or a loss that is another, must not make runs incomparable."""
+def test_validation_loss_is_cross_entropy_for_every_training_loss(compose_config):
+    """Label smoothing or another loss must not make runs incomparable."""
     losses = [("loss=cross_entropy", "loss.label_smoothing=0.5"), ("loss=bce", "loss.smoothing=0.2")]
     found = [fit(compose_config(*BARE, *STILL, *loss)).metrics["val/loss"] for loss in losses]
     assert found[0] == pytest.approx(found[1], rel=1e-6)
@@ -279,18 +272,18 @@ def test_loss_of_a_step_does_not_depend_on_accumulation(compose_config, tmp_path
 # The head.
 
 
-def test_a_head_narrower_than_the_data_is_refused(compose_config):
+def test_head_narrower_than_the_dataset_is_refused(compose_config):
     with pytest.raises(ValueError, match=r"10 classes and the head 5 outputs; set model\.num_classes=10, or null"):
         classifier(compose_config(*BARE, "model.num_classes=5"))
 
 
-def test_a_head_follows_the_data(compose_config):
+def test_head_follows_the_dataset(compose_config):
     assert classifier(compose_config(*BARE), num_classes=7)(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
 @pytest.mark.parametrize("augment", ["light", "deit3"])
-def test_a_head_wider_than_the_data_trains(compose_config, loss, augment):
+def test_head_wider_than_the_dataset_trains(compose_config, loss, augment):
     probe = fit(compose_config(*BARE, "model.num_classes=20", f"loss={loss}", f"augment={augment}"))
     assert probe.module(torch.zeros(1, 3, 32, 32)).shape == (1, 20)
     assert math.isfinite(probe.losses[-1])
@@ -307,12 +300,12 @@ def test_each_precision_trains_with_mixed_labels(compose_config, loss):
     for precision, dtype in [("bf16-mixed", "float32"), ("bf16-true", "bfloat16"), ("64-true", "float64")]:
         probe = fit(compose_config(*BARE, *overrides, f"trainer.precision={precision}"))
         assert {parameter.dtype for parameter in probe.module.parameters()} == {getattr(torch, dtype)}
-        assert precision == "64-true" or probe.losses != exact.losses, "half the digits round otherwise"
+        assert precision == "64-true" or probe.losses != exact.losses, "half precision rounds differently"
         assert probe.losses == pytest.approx(exact.losses, rel=0.02)
 
 
 class Gradients(Probe):
-    """Notes the norm of the gradients that each update took."""
+    """Records the norm of the gradients of each update."""
 
     def __init__(self):
         super().__init__()
@@ -331,7 +324,7 @@ def test_gradients_are_clipped(compose_config):
 
 
 @pytest.mark.parametrize("micro_batch_size", [8, 4])
-def test_accumulation_takes_the_step_of_the_whole_batch(compose_config, micro_batch_size):
+def test_accumulation_equals_the_whole_batch(compose_config, micro_batch_size):
     overrides = ("optimizer=sgd", "augment=none")
     whole = fit(compose_config(*BARE, *overrides))
     parts = fit(compose_config(*BARE, *overrides, f"micro_batch_size={micro_batch_size}"))
@@ -346,7 +339,7 @@ def test_accumulation_takes_the_step_of_the_whole_batch(compose_config, micro_ba
     assert moved > 1e-3, "far more than the tolerance"
 
 
-def test_a_seeded_run_is_the_same_to_the_bit(compose_config):
+def test_seeded_run_is_reproducible_to_the_bit(compose_config):
     overrides = ("augment=deit3", "model.drop_rate=0.1", "model.drop_path_rate=0.1")
     first, again = fit(compose_config(*BARE, *overrides)), fit(compose_config(*BARE, *overrides))
     other = fit(compose_config(*BARE, *overrides, "seed=1"))

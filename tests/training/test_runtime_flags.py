@@ -1,4 +1,4 @@
-"""How a model computes changes its memory, and neither its loss nor its gradients."""
+"""Runtime flags change memory, and neither the loss nor its gradients."""
 
 import logging
 
@@ -33,7 +33,7 @@ class Data:
 
 
 def learn(name, **settings):
-    """Loss, gradients, and the bytes that are kept between the passes."""
+    """Loss, gradients, and the bytes of activations that are stored for the backward pass."""
     torch.manual_seed(0)
     module, data = Module(build(name, 64, 10, **HOSTS[name])), Data()
     runtime_flags.set_up({**OFF, **settings}, module, data)
@@ -55,7 +55,7 @@ def learn(name, **settings):
 
 @pytest.mark.parametrize("name", HOSTS)
 @pytest.mark.parametrize("setting", ["channels_last", "grad_checkpointing"])
-def test_loss_and_gradients_stay(name, setting):
+def test_loss_and_gradients_stay_the_same(name, setting):
     loss, gradients, memory = learn(name)
     other_loss, other_gradients, other_memory = learn(name, **{setting: True})
     torch.testing.assert_close(other_loss, loss, rtol=1e-5, atol=1e-6)
@@ -65,7 +65,7 @@ def test_loss_and_gradients_stay(name, setting):
         assert other_memory < 0.75 * memory
 
 
-def test_a_convolution_sees_channels_last_from_the_batch_on():
+def test_convolutions_and_batches_are_channels_last():
     module, data = Module(build("convnextv2_atto", 32, 10, **HOSTS["convnextv2_atto"])), Data()
     runtime_flags.set_up({**OFF, "channels_last": True}, module, data)
     assert module.model.stem[0].weight.is_contiguous(memory_format=torch.channels_last)
@@ -74,19 +74,19 @@ def test_a_convolution_sees_channels_last_from_the_batch_on():
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_channels_last_without_maps_is_told(caplog):
+def test_channels_last_without_feature_maps_is_warned_of(caplog):
     with caplog.at_level(logging.WARNING):
         runtime_flags.set_up({**OFF, "channels_last": True}, Module(timm.create_model("vit_tiny_patch16_224")), Data())
     assert "almost no effect on VisionTransformer" in caplog.text
 
 
-def test_batch_normalisation_is_told_of(caplog):
+def test_checkpointing_with_batch_norm_is_warned_of(caplog):
     with caplog.at_level(logging.WARNING):
         runtime_flags.set_up({**OFF, "grad_checkpointing": True}, Module(timm.create_model("fastvit_t8")), Data())
     assert "running statistics" in caplog.text
 
 
-def test_a_model_that_cannot_compute_again_is_refused():
+def test_model_without_gradient_checkpointing_is_refused():
     class Refuses(nn.Module):
         def set_grad_checkpointing(self, enable):
             assert not enable, "gradient checkpointing not supported"
@@ -96,7 +96,7 @@ def test_a_model_that_cannot_compute_again_is_refused():
             runtime_flags.set_up({**OFF, "grad_checkpointing": True}, Module(model), Data())
 
 
-def test_tf32_is_switched_on_and_off_again():
+def test_tf32_is_reset():
     runtime_flags.set_up({**OFF, "tf32": True}, Module(nn.Linear(2, 2)), Data())
     assert torch.get_float32_matmul_precision() == "high"
     assert torch.backends.cudnn.allow_tf32
