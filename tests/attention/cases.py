@@ -158,7 +158,7 @@ CASES = [
     Case("catm", catm.reference, **OUTPUT_ONLY),
     Case("catm", catm.reference, {"qkv_bias": False}, **OUTPUT_ONLY),
     Case("agent", agent.reference, {"num_agents": 4}, equivariant=False),
-    Case("agent", agent.reference, {"num_agents": 4, "position_bias": True}, equivariant=False),
+    Case("agent", agent.reference, {"num_agents": 9, "position_bias": True, "conv": 3}, equivariant=False),
     Case("agent", agent.reference, {"num_agents": 9, "conv": 3, "qkv_bias": False}, equivariant=False),
     Case("agent", agent.reference, {"position_bias": True, "conv": 3}, equivariant=False),
     Case("pola", pola.reference, multiplicity=True),
