@@ -2,18 +2,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# Versions known to work together; `make setup CONSTRAINTS=` installs the newest ones instead.
+CONSTRAINTS ?= constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all lint format turbojpeg figures zoo docs clean distclean
+.PHONY: help setup train test test-all lint format turbojpeg figures zoo docs constraints audit clean distclean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 
 setup: $(STAMP)  ## make .venv and install fvit with all that its tests need
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=--constraint %) --editable '.[dev]'
 	@touch $@
 
 train: $(STAMP)  ## train FViT and the softmax ViT of the same shape on digits, and compare them
@@ -47,6 +49,13 @@ zoo: $(STAMP)  ## write docs/zoo.md, the table of all mechanisms, from their cla
 docs: $(STAMP)  ## build docs/ with its reference and API into build/site, a site that needs no network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "build/site/index.html; with search: $(BIN)/python -m http.server -d build/site"
+
+constraints: $(STAMP)  ## write the installed versions to constraints.txt, after `make test-all` has passed with them
+	{ head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.tmp && mv constraints.tmp constraints.txt
+
+audit: $(STAMP)  ## look the pinned versions up in the database of known vulnerabilities (needs the internet)
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 clean:  ## remove caches and builds; runs stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

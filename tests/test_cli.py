@@ -47,7 +47,7 @@ def trained(tmp_path_factory):
         (["model=timm", "model.name=convnextv2_ato"], "did you mean convnextv2_atto"),
         (["model=timm"], "model.name must be given"),
         (["+experimnt=x"], "did you mean experiment"),
-        (["trainer.max_epoch=1"], "did you mean max_epochs"),
+        (["trainer.max_epoch=1"], "did you mean trainer.max_epochs"),
         (["model.embed_dim=100"], "not divisible by model.num_heads=3; use embed_dim=99"),
         (["data=folder", "data.root=missing"], "data.root=missing is not a folder"),
         (["data=folder"], "data=folder needs data.root"),
@@ -135,7 +135,7 @@ def test_help_lists_the_groups_of_another_config_directory(main, tmp_path):
     ("task", "override", "message"),
     [
         ("eval", "ckpt_pat=x", "did you mean ckpt_path"),
-        ("eval", "data.rot=x", "did you mean root"),
+        ("eval", "data.rot=x", "did you mean data.root"),
         ("predict", "image=x", "did you mean images"),
         ("export", "forma=x", "did you mean format"),
         ("prepare", "shard_siz=1", "did you mean shard_size"),

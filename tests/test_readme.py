@@ -144,5 +144,5 @@ def test_every_target_of_make_has_a_line_of_help():
     help_text = subprocess.run(
         ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    for target in ("train", "test", "test-all", "lint", "format", "zoo", "docs", "clean", "setup"):
+    for target in ("train", "test", "test-all", "lint", "format", "zoo", "docs", "audit", "clean", "setup"):
         assert re.search(rf"make {target} +\w", help_text), target

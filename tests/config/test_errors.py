@@ -80,7 +80,7 @@ def test_a_full_disk_without_a_file_is_a_message():
     ("override", "message"),
     [
         ("attention=additiv", "attention=additiv is not an option, did you mean additive"),
-        ("trainer.max_epoch=1", "unknown key trainer.max_epoch, did you mean max_epochs"),
+        ("trainer.max_epoch=1", "unknown key trainer.max_epoch, did you mean trainer.max_epochs?"),
         ("data.root=DIR", "unknown key data.root: the chosen option of data has no root, but another one may"),
         ("experimnt=quickstart", "unknown key experimnt, did you mean experiment"),
         ("attention=", "attention= is not an option; known: additive, "),

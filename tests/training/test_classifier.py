@@ -113,8 +113,9 @@ def expected_rate(sched, update, updates, warmup):
         (["trainer.max_epochs=3", "scheduler.warmup_epochs=1", "data.num_images=56", "micro_batch_size=8"], 9, 3),
         (["trainer.max_epochs=5", "scheduler.warmup_epochs=0.5", "+trainer.max_steps=11"], 11, 2),
         (["trainer.max_epochs=null", "scheduler.warmup_epochs=1", "+trainer.max_steps=11"], 11, 4),
+        (["trainer.max_epochs=8", "scheduler.warmup_epochs=null"], 32, 4),
     ],
-    ids=["warmup", "limited, no warmup", "accumulated", "max_steps", "max_steps alone"],
+    ids=["warmup", "limited, no warmup", "accumulated", "max_steps", "max_steps alone", "an eighth of the run"],
 )
 def test_learning_rate_of_each_update(compose_config, sched, overrides, updates, warmup):
     rates = [f"optimizer.lr={RATE}", f"scheduler.warmup_lr={WARM}"]

@@ -8,8 +8,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 import fvit
+from fvit.config.keys import suggest
 from fvit.config.overrides import argument
-from fvit.config.paths import conf_dir
 
 _PACKAGE = Path(fvit.__file__).parent
 
@@ -146,22 +146,5 @@ def _explain_hydra(error: BaseException, task: str) -> str:
             return f"{key} {REMOVED[key]}"
         # fvit-bench composes the models that it measures as fvit-train does.
         task = "train" if task == "bench" else task
-        return f"unknown key {key}{_nearest_key(key, task) or ';'} `fvit-{task} --cfg job` shows all keys"
+        return f"unknown key {key}{suggest(key, task) or ';'} `fvit-{task} --cfg job` shows all keys"
     return re.sub(r"\n\s*\n", "\n", text).strip()
-
-
-def _nearest_key(key: str, task: str) -> str:
-    known = _keys(task)
-    *group, word = key.split(".")
-    if word in known and group:
-        return f": the chosen option of {group[0]} has no {word}, but another one may;"
-    return did_you_mean(word, sorted(known))
-
-
-def _keys(task: str) -> set[str]:
-    """The groups and all keys of a command's configuration, whatever options of its groups are chosen."""
-    words = re.compile(r"^\s*([a-z_0-9]+):", flags=re.MULTILINE)
-    own = (conf_dir() / f"{task}.yaml").read_text(encoding="utf-8").partition("\nhydra:\n")[0]
-    groups = {name for name in re.findall(r"^  - (\w+):", own, flags=re.MULTILINE) if (conf_dir() / name).is_dir()}
-    options = [path.read_text(encoding="utf-8") for group in groups for path in (conf_dir() / group).glob("*.yaml")]
-    return {word for text in (own, *options) for word in words.findall(text)} - {"defaults"} | groups

@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from fvit.config.errors import did_you_mean
 from fvit.config.legacy import migrate_checkpoint, model_options
 from fvit.models import attention_spec, build
 from fvit.training.checkpoint import initial_weights
@@ -35,7 +36,8 @@ class Classifier(LightningModule):
         img_size: side of the images in pixels.
         num_classes: number of classes of the dataset.
         optimizer: arguments of ``timm.optim.create_optimizer_v2``.
-        scheduler: arguments of ``timm.scheduler.create_scheduler_v2``; lengths in epochs, stepped every update.
+        scheduler: arguments of ``timm.scheduler.create_scheduler_v2``; lengths in epochs, stepped every update. Without
+            `warmup_epochs` the warmup is an eighth of the run, at most 5 epochs.
         loss: arguments of `fvit.training.build_loss`.
 
     Raises:
@@ -164,6 +166,8 @@ class Classifier(LightningModule):
             raise ValueError("the schedule needs the length of the run; set trainer.max_epochs or trainer.max_steps")
         per_epoch = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
         length = {"num_epochs": updates / per_epoch, "updates_per_epoch": per_epoch, "step_on_epochs": False}
+        if options.get("warmup_epochs") is None:
+            options["warmup_epochs"] = min(5, length["num_epochs"] / 8)
         try:
             scheduler, _ = create_scheduler_v2(optimizer, **length, **options)
         except ValueError as error:
@@ -174,7 +178,12 @@ class Classifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def build_optimizer(self) -> Optimizer:
-        return create_optimizer_v2(self.model, **self.hparams.optimizer)
+        options = self.hparams.optimizer
+        try:
+            return create_optimizer_v2(self.model, **options)
+        except (ValueError, TypeError, AssertionError, ImportError, RuntimeError) as error:  # of timm, torch or apex
+            near = did_you_mean(options["opt"], list_optimizers()) if "not found" in str(error) else ""
+            raise ValueError(f"optimizer.opt={options['opt']} cannot be built: {error}{near}") from error
 
     def on_train_start(self) -> None:
         # A resumed optimizer has the learning rate it ended with, not that of the schedule.

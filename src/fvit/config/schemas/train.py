@@ -136,7 +136,7 @@ class Optimizer(Open):
 
 class Scheduler(Strict):
     sched: Literal["cosine", "wsd", "constant"]
-    warmup_epochs: NonNegative
+    warmup_epochs: NonNegative | None
     warmup_lr: NonNegative
     min_lr: NonNegative = 0.0
     decay_epochs: PositiveFloat | None = None
@@ -180,10 +180,10 @@ class Train(Hardware):
             return self
         if epochs is None and self.trainer.max_steps == -1:  # Lightning would train for 1,000 epochs
             raise ValueError("trainer.max_epochs=null needs another limit; add +trainer.max_steps=N")
-        if epochs and self.scheduler.warmup_epochs >= epochs:
+        if epochs and (self.scheduler.warmup_epochs or 0) >= epochs:
             raise ValueError(
                 f"scheduler.warmup_epochs={self.scheduler.warmup_epochs:g} must be less than "
-                f"trainer.max_epochs={epochs}; use scheduler.warmup_epochs={epochs // 10}"
+                f"trainer.max_epochs={epochs}; leave it out, and the warmup is an eighth of the run"
             )
         return self
 
