@@ -88,14 +88,7 @@ def test_config_names_the_model_of_the_table_with_its_own_attention(compose_conf
     assert config["model"]["name"] == next(row[1] for row in TABLE if row[0] == option)
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_builds_at_its_own_resolution(compose_config, option):
-    size = int(next(row[2] for row in TABLE if row[0] == option))
-    with torch.device("meta"):
-        model = build_from(compose_config(f"model={option}", f"data.img_size={size}"))
-    assert model(torch.empty(2, 3, size, size, device="meta")).shape == (2, 10)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_parameter_gets_a_gradient_from_small_images(compose_config, option):
     model = build_from(compose_config(f"model={option}", f"data.img_size={SIZES[option]}")).train()
@@ -120,7 +113,7 @@ def test_attention_of_clip_is_exchangeable(compose_config):
     assert model.blocks[0].attn.query_logit.grad.any()
 
 
-@pytest.mark.parametrize("option", [option for option in OPTIONS if option != "clip_vit"])
+@pytest.mark.parametrize("option", ["convmixer", "casvit_s"])  # one of timm, one of ours
 def test_attention_of_the_others_is_not(compose_config, option):
     config = compose_config(f"model={option}", "attention=additive", f"data.img_size={SIZES[option]}")
     with torch.device("meta"), pytest.raises(ValueError, match="has no exchangeable attention"):

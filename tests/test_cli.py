@@ -274,7 +274,8 @@ def test_the_same_seed_gives_the_same_run(main, tmp_path):
         assert first[name] == second[name]
 
 
-@pytest.mark.parametrize("hardware", ["cpu", pytest.param("ddp_cpu", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("hardware", ["cpu", "ddp_cpu"])
 def test_ctrl_c_ends_all_processes_with_130(tmp_path, hardware):
     command = [sys.executable, "-m", "fvit.train", *TINY, f"hardware={hardware}", "trainer.max_epochs=100000"]
     with subprocess.Popen(

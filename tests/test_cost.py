@@ -41,7 +41,10 @@ def test_tables_are_found():
     assert len(MATCHED) == 6
 
 
-@pytest.mark.parametrize(("model", "attention", "res", "params", "macs", "paper", "saved", "peak", "training"), ROWS)
+@pytest.mark.parametrize(
+    ("model", "attention", "res", "params", "macs", "paper", "saved", "peak", "training"),
+    [row if index % 6 == 0 else pytest.param(*row, marks=pytest.mark.slow) for index, row in enumerate(ROWS)],
+)
 def test_counted_figures(model, attention, res, params, macs, paper, saved, peak, training):
     size = int(res)
     cost = count(make(cell(model, attention), size, 1000, on_meta=True), size)

@@ -60,6 +60,7 @@ class Page(HTMLParser):
         self.anchors.add(attrs.get("id"))
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_is_whole(tmp_path):
     folder = build(tmp_path / "site")
     pages = {path.relative_to(folder).as_posix(): Page(path) for path in folder.rglob("*.html")}

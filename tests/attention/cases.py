@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .refs import (
     additive,
+    additive_plus,
     aft_full,
     aft_simple,
     agent,
@@ -94,6 +95,15 @@ CASES = [
     Case("additive", additive.reference, {"value": "separate"}, multiplicity=True),
     Case("additive", additive.reference, {"proj": True, "qkv_bias": False}, multiplicity=True),
     Case("additive", additive.reference, {"logits": "full", "value": "separate", "proj": True}, multiplicity=True),
+    Case("additive_plus", additive_plus.reference, {"regions": 4}, equivariant=False),
+    Case("additive_plus", additive_plus.reference, {"regions": 9, "conv": 0, "qkv_bias": False}, equivariant=False),
+    Case("additive_plus", additive_plus.reference, {"regions": 1, "conv": 0}),
+    Case(
+        "additive_plus",
+        additive_plus.reference,
+        {"regions": 4, "gate": "product", "value": "shared", "residual": True, "conv": 5},
+        equivariant=False,
+    ),
     Case("identity", identity.reference, masks="pairs", causal=True, dropouts=()),
     Case("linear", linear.reference, multiplicity=True),
     Case("linear", linear.reference, NO_BIAS, multiplicity=True),

@@ -97,18 +97,16 @@ def test_activations_grow_with_the_batch():
     ("error", "status"),
     [
         (ValueError("images of 32 px do not fit\nfurther lines"), "images of 32 px do not fit"),
-        (RuntimeError("CUDA error"), "CUDA error"),
         (RuntimeError(), "RuntimeError"),
         (AssertionError("Input height (32) doesn't match model (224)."), "AssertionError: Input height"),
-        (KeyError("head"), "KeyError: 'head'"),
         (MemoryError(), "out of memory"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
     ],
 )
-@pytest.mark.parametrize("runs", [0, 6, 21])
+@pytest.mark.parametrize("runs", [0, 21])
 def test_failure_is_the_status_of_its_row_and_the_others_are_measured(error, status, runs):
-    """In the first run, in timed runs, or in training."""
+    """In the first run, or in training."""
     found = measured([candidate(), failing(error, runs), candidate("additive")], QUICK)
     assert [row.status == "ok" for row in found] == [True, False, True]
     assert found[1].status.startswith(status)

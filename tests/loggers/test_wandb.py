@@ -206,17 +206,17 @@ def seconds(lines):
     return {line.split()[0]: float(line.split()[1]) for line in lines if line.startswith(steps)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answers", "status", "reason"),
     [
-        pytest.param(None, None, "does not answer", id="dead", marks=pytest.mark.slow),
+        pytest.param(None, None, "does not answer", id="dead"),
         pytest.param({}, 401, "does not accept the API key", id="wrong key"),
         pytest.param(
             {**ANSWERS, "UpsertBucket": "not yours"},
             200,
             "the server does not accept the run (",
             id="no permission",
-            marks=pytest.mark.slow,
         ),
     ],
 )

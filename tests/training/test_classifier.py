@@ -46,7 +46,7 @@ def test_biases_norms_and_embeddings_have_no_weight_decay(compose_config, layer_
         assert (decay[name] == 0) == (parameter.ndim <= 1 or name in ("pos_embed", "cls_token")), name
 
 
-@pytest.mark.parametrize("sched", ["cosine", "wsd", "constant"])
+@pytest.mark.parametrize("sched", ["cosine", "constant"])
 def test_layer_decay_scales_the_learning_rate_by_depth(compose_config, sched):
     config = compose_config(
         *BARE, "optimizer.layer_decay=0.5", f"scheduler={sched}", "scheduler.warmup_epochs=1", "trainer.max_epochs=3"
@@ -103,19 +103,25 @@ def expected_rate(sched, update, updates, warmup):
     return LEAST + (RATE - LEAST) * (1 - math.sqrt((update - updates + decay) / decay))
 
 
-@pytest.mark.parametrize("sched", ["cosine", "wsd", "constant"])
 @pytest.mark.parametrize(
-    ("overrides", "updates", "warmup"),
+    ("sched", "overrides", "updates", "warmup"),
     [
-        (["trainer.max_epochs=5", "scheduler.warmup_epochs=2"], 20, 8),
-        (["trainer.max_epochs=5", "+trainer.limit_train_batches=3"], 15, 0),
+        ("cosine", ["trainer.max_epochs=5", "scheduler.warmup_epochs=2"], 20, 8),
+        ("cosine", ["trainer.max_epochs=5", "+trainer.limit_train_batches=3"], 15, 0),
         # Seven batches per epoch in steps of two: the last one does not fill a step and is left out.
-        (["trainer.max_epochs=3", "scheduler.warmup_epochs=1", "data.num_images=56", "micro_batch_size=8"], 9, 3),
-        (["trainer.max_epochs=5", "scheduler.warmup_epochs=0.5", "+trainer.max_steps=11"], 11, 2),
-        (["trainer.max_epochs=null", "scheduler.warmup_epochs=1", "+trainer.max_steps=11"], 11, 4),
-        (["trainer.max_epochs=8", "scheduler.warmup_epochs=null"], 32, 4),
+        (
+            "cosine",
+            ["trainer.max_epochs=3", "scheduler.warmup_epochs=1", "data.num_images=56", "micro_batch_size=8"],
+            9,
+            3,
+        ),
+        ("cosine", ["trainer.max_epochs=5", "scheduler.warmup_epochs=0.5", "+trainer.max_steps=11"], 11, 2),
+        ("cosine", ["trainer.max_epochs=null", "scheduler.warmup_epochs=1", "+trainer.max_steps=11"], 11, 4),
+        ("cosine", ["trainer.max_epochs=8", "scheduler.warmup_epochs=null"], 32, 4),
+        ("wsd", ["trainer.max_epochs=5", "scheduler.warmup_epochs=2"], 20, 8),
+        ("wsd", ["trainer.max_epochs=5", "scheduler.warmup_epochs=0.5", "+trainer.max_steps=11"], 11, 2),
+        ("constant", ["trainer.max_epochs=5", "scheduler.warmup_epochs=2"], 20, 8),
     ],
-    ids=["warmup", "limited, no warmup", "accumulated", "max_steps", "max_steps alone", "an eighth of the run"],
 )
 def test_learning_rate_of_each_update(compose_config, sched, overrides, updates, warmup):
     rates = [f"optimizer.lr={RATE}", f"scheduler.warmup_lr={WARM}"]
@@ -143,7 +149,7 @@ def test_fast_dev_run_works_with_each_schedule(compose_config, sched):
 # The metrics.
 
 
-@pytest.mark.parametrize("eval_batch_size", [7, 100])
+@pytest.mark.parametrize("eval_batch_size", [pytest.param(7, marks=pytest.mark.slow), 100])
 def test_validation_equals_a_plain_loop_over_all_images(compose_config, eval_batch_size):
     """The last batch is smaller than the others: 360 images are 51 batches of 7 and 3, or 3 of 100 and 60."""
     limits = ("optimizer.lr=1e-2", "augment=none", "trainer.max_epochs=3", f"data.eval_batch_size={eval_batch_size}")

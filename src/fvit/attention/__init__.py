@@ -4,6 +4,7 @@ from fvit.attention.base import Mechanism
 from fvit.attention.projected import Projected
 from fvit.attention.registry import bind, get, names, register
 from fvit.attention.zoo.additive import AdditiveAttention
+from fvit.attention.zoo.additive_plus import AdditivePlusAttention
 from fvit.attention.zoo.aft_full import AFTFull
 from fvit.attention.zoo.aft_simple import AFTSimple
 from fvit.attention.zoo.agent import AgentAttention
@@ -62,6 +63,7 @@ __all__ = [
     "AFTFull",
     "AFTSimple",
     "AdditiveAttention",
+    "AdditivePlusAttention",
     "AgentAttention",
     "CosFormerAttention",
     "DifferentialAttention",

@@ -36,8 +36,8 @@ class Classifier(LightningModule):
         img_size: side of the images in pixels.
         num_classes: number of classes of the dataset.
         optimizer: arguments of ``timm.optim.create_optimizer_v2``.
-        scheduler: arguments of ``timm.scheduler.create_scheduler_v2``; lengths in epochs, stepped every update. Without
-            `warmup_epochs` the warmup is an eighth of the run, at most 5 epochs.
+        scheduler: arguments of ``timm.scheduler.create_scheduler_v2``; lengths in epochs, stepped every update.
+            ``warmup_epochs=None`` is an eighth of the run, at most 5 epochs.
         loss: arguments of `fvit.training.build_loss`.
 
     Raises:
@@ -166,7 +166,7 @@ class Classifier(LightningModule):
             raise ValueError("the schedule needs the length of the run; set trainer.max_epochs or trainer.max_steps")
         per_epoch = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
         length = {"num_epochs": updates / per_epoch, "updates_per_epoch": per_epoch, "step_on_epochs": False}
-        if options.get("warmup_epochs") is None:
+        if options.get("warmup_epochs", 0) is None:
             options["warmup_epochs"] = min(5, length["num_epochs"] / 8)
         try:
             scheduler, _ = create_scheduler_v2(optimizer, **length, **options)

@@ -248,7 +248,9 @@ def test_large_row_groups_are_warned_about(root, tmp_path, caplog, group, warnin
     for path in root.rglob("train-*.parquet"):
         write(path, [0, 1, 2] * 7, group=group)
     open_parquet(LocalStorage(root), tmp_path / "cache")
-    assert len(caplog.messages) == warnings
-    for message in caplog.messages:
+    # A busy machine is also told that the index is being built.
+    about = [message for message in caplog.messages if "indexing" not in message]
+    assert len(about) == warnings
+    for message in about:
         assert "its whole row group of up to 9 images" in message
         assert f"`fvit-prepare data.root={root} out=…`" in message

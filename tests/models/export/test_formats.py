@@ -93,7 +93,8 @@ def _marks(name):
     ("form", "attention"),
     [
         ("onnx", "additive"),
-        *(("torch_export", name) for name in ("additive", "focused", "window")),
+        ("torch_export", "window"),
+        *(pytest.param("torch_export", name, marks=pytest.mark.slow) for name in ("additive", "focused")),
         *(pytest.param("onnx", name, marks=_marks(name)) for name in names() if name != "additive"),
     ],
 )
