@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fvit.data import sources
-from fvit.data.dataset import Batch, ImageDataset, collate, ignore_group_signals
+from fvit.data.dataset import Batch, ImageDataset, Transform, collate, ignore_group_signals
 from fvit.data.faults import FaultLog
 from fvit.data.formats import decode
-from fvit.data.images import DataError
+from fvit.data.images import DataError, Images
+from fvit.data.resident import ResidentDataset
 from fvit.data.sampler import BatchLayout, EvalSampler, ShardWindows, Shuffle, TrainSampler, shards_in_order
 from fvit.data.seeding import SampleKey
 from fvit.data.transforms.batch import BatchTransform
@@ -50,6 +51,7 @@ class ImageDataModule(LightningDataModule):
             ``mixup`` (of `Mixup`) and ``num_repeats`` (repeated augmentation: how often an image is drawn per epoch).
         decoder: see `fvit.data.formats.decode.choose`.
         skip_limit: number of damaged images per epoch and rank that are skipped.
+        resident: keep all images on the device, and crop and flip there; for small images of one size.
 
     Attributes:
         positions: int64 [B], of the current batch in the epoch; in validation, the images' indices, ascending.
@@ -72,6 +74,7 @@ class ImageDataModule(LightningDataModule):
         skip_limit: int = 100,
         seed: int = 0,
         pin_memory: bool = False,
+        resident: bool = False,
         **source: Any,
     ) -> None:
         super().__init__()
@@ -88,6 +91,7 @@ class ImageDataModule(LightningDataModule):
         self.faults = FaultLog(skip_limit)
         self.positions: Tensor | None = None
         self._sampler: TrainSampler | None = None
+        self._resident: dict[bool, ResidentDataset] = {}  # by whether it is for training
         self._last: tuple[int, int] | None = None  # epoch and first position of the latest training batch
         self._resumed: dict[str, Any] = {}
 
@@ -110,7 +114,12 @@ class ImageDataModule(LightningDataModule):
         if self.batch_transform.mixup is not None:
             self.batch_transform.mixup.global_batch = layout.global_batch
         self._sampler = self._train_sampler(layout)
-        return self._loader(self._train_set(), self.hparams.batch_size, self._sampler, self.batch_transform.draw)
+        draw, size = self.batch_transform.draw, self.hparams.img_size
+        if self.hparams.resident:  # its samples do not have the images' shape
+            return self._loader(
+                self._train_set(), self.hparams.batch_size, self._sampler, lambda keys, *_: draw(keys, size, size)
+            )
+        return self._loader(self._train_set(), self.hparams.batch_size, self._sampler, draw)
 
     def val_dataloader(self) -> DataLoader:
         world, rank = self._world()
@@ -118,7 +127,10 @@ class ImageDataModule(LightningDataModule):
         if count < world:
             raise ValueError(f"{count} validation images are not enough for {world} ranks")
         batch_size = self.hparams.eval_batch_size or self.hparams.batch_size
-        return self._loader(self._val_set(), batch_size, EvalSampler(count, world, rank))
+        dataset = self._val_set()
+        if self.hparams.resident:
+            dataset = self._on_device(False, dataset.images, dataset.transform)
+        return self._loader(dataset, batch_size, EvalSampler(count, world, rank))
 
     def val_images(self, indices: Sequence[int]) -> Batch:
         """A batch of these validation images, without those that cannot be read."""
@@ -134,7 +146,10 @@ class ImageDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Normalise and augment on the device."""
-        return self.batch_transform(batch, self.trainer.training, self.trainer.lightning_module.dtype)
+        training = self.trainer.training
+        if self.hparams.resident:
+            batch = batch._replace(images=self._resident[training].take(batch.images))
+        return self.batch_transform(batch, training, self.trainer.lightning_module.dtype)
 
     def state_dict(self) -> dict[str, Any]:
         """The position from which training continues, and what the order depends on besides the seed."""
@@ -204,7 +219,7 @@ class ImageDataModule(LightningDataModule):
             on_epoch=prefetch if local_rank == 0 else None,
         )
 
-    def _train_set(self) -> ImageDataset:
+    def _train_set(self) -> ImageDataset | ResidentDataset:
         hp = self.hparams
         options = {"no_aug": True, **self.augment.get("transform", {})}
         if options.pop("no_aug"):
@@ -213,6 +228,8 @@ class ImageDataModule(LightningDataModule):
             transform = TrainTransform(
                 self.decoder, hp.img_size, interpolation=hp.interpolation, mean=hp.mean, **options
             )
+        if hp.resident:
+            return self._on_device(True, self.source.train, transform)
         return ImageDataset(self.source.train, transform, hp.seed, replace=True)
 
     def _val_set(self) -> ImageDataset:
@@ -220,17 +237,22 @@ class ImageDataModule(LightningDataModule):
         transform = EvalTransform(self.decoder, hp.img_size, hp.crop_pct, hp.interpolation)
         return ImageDataset(self.source.val, transform, hp.seed, replace=False)
 
+    def _on_device(self, training: bool, images: Images, transform: Transform) -> ResidentDataset:
+        if training not in self._resident:
+            self._resident[training] = ResidentDataset(images, self.decoder, transform, self.hparams.seed)
+        return self._resident[training]
+
     def _world(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _loader(
         self,
-        dataset: ImageDataset,
+        dataset: ImageDataset | ResidentDataset,
         batch_size: int,
         sampler: TrainSampler | EvalSampler,
         draw: Draw | None = None,
     ) -> DataLoader:
-        workers = self.hparams.num_workers
+        workers = 0 if self.hparams.resident else self.hparams.num_workers
         return DataLoader(
             dataset,
             batch_size,

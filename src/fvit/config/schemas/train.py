@@ -124,6 +124,7 @@ class Data(Open):
     pin_memory: bool
     decoder: Decoder
     skip_limit: Count
+    resident: bool = False
     augment: Augment
 
 
