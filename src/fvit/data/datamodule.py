@@ -55,6 +55,7 @@ class ImageDataModule(LightningDataModule):
 
     Attributes:
         positions: int64 [B], of the current batch in the epoch; in validation, the images' indices, ascending.
+        resident: with `resident`, the images on the device: those for training (True) and for validation (False).
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class ImageDataModule(LightningDataModule):
         self.faults = FaultLog(skip_limit)
         self.positions: Tensor | None = None
         self._sampler: TrainSampler | None = None
-        self._resident: dict[bool, ResidentDataset] = {}  # by whether it is for training
+        self.resident: dict[bool, ResidentDataset] = {}
         self._last: tuple[int, int] | None = None  # epoch and first position of the latest training batch
         self._resumed: dict[str, Any] = {}
 
@@ -129,7 +130,7 @@ class ImageDataModule(LightningDataModule):
         batch_size = self.hparams.eval_batch_size or self.hparams.batch_size
         dataset = self._val_set()
         if self.hparams.resident:
-            dataset = self._on_device(False, dataset.images, dataset.transform)
+            dataset = self._keep(False, dataset.images, dataset.transform)
         return self._loader(dataset, batch_size, EvalSampler(count, world, rank))
 
     def val_images(self, indices: Sequence[int]) -> Batch:
@@ -148,7 +149,7 @@ class ImageDataModule(LightningDataModule):
         """Normalise and augment on the device."""
         training = self.trainer.training
         if self.hparams.resident:
-            batch = batch._replace(images=self._resident[training].take(batch.images))
+            batch = batch._replace(images=self.resident[training].take(batch.images))
         return self.batch_transform(batch, training, self.trainer.lightning_module.dtype)
 
     def state_dict(self) -> dict[str, Any]:
@@ -229,7 +230,7 @@ class ImageDataModule(LightningDataModule):
                 self.decoder, hp.img_size, interpolation=hp.interpolation, mean=hp.mean, **options
             )
         if hp.resident:
-            return self._on_device(True, self.source.train, transform)
+            return self._keep(True, self.source.train, transform)
         return ImageDataset(self.source.train, transform, hp.seed, replace=True)
 
     def _val_set(self) -> ImageDataset:
@@ -237,10 +238,10 @@ class ImageDataModule(LightningDataModule):
         transform = EvalTransform(self.decoder, hp.img_size, hp.crop_pct, hp.interpolation)
         return ImageDataset(self.source.val, transform, hp.seed, replace=False)
 
-    def _on_device(self, training: bool, images: Images, transform: Transform) -> ResidentDataset:
-        if training not in self._resident:
-            self._resident[training] = ResidentDataset(images, self.decoder, transform, self.hparams.seed)
-        return self._resident[training]
+    def _keep(self, training: bool, images: Images, transform: Transform) -> ResidentDataset:
+        if training not in self.resident:
+            self.resident[training] = ResidentDataset(images, self.decoder, transform, self.hparams.seed)
+        return self.resident[training]
 
     def _world(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
