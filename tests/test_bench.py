@@ -44,7 +44,7 @@ def test_a_grid_is_measured_and_reported(run):
     done = run("attention=additive,softmax", "res=32,64", *QUICK)
     assert (done.code, done.err) == (0, "")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-[0-9a-f]{4}", done.folder.name)
-    assert {path.name for path in done.folder.iterdir()} == {"bench.csv", "bench.json", "bench.html"}
+    assert {path.name for path in done.folder.iterdir()} == {"bench.csv", "bench.json", "bench.md", "bench.html"}
     assert [(line["attention"], line["res"], line["tokens"]) for line in done.lines] == [
         ("additive", "32", "16"),
         ("softmax", "32", "16"),

@@ -27,8 +27,10 @@ def report(tmp_path):
 def test_files_hold_all_results(report, tmp_path):
     rows = [*rows_over_sizes("softmax", lambda n: n**2 * 1e-8), *rows_over_sizes("slow", lambda n: n**2 * 3e-8)]
     text = report([*rows, failed_row()])
-    assert {path.name for path in tmp_path.iterdir()} == {"bench.csv", "bench.json", "bench.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"bench.csv", "bench.json", "bench.md", "bench.html"}
     assert all(str(path) in text for path in tmp_path.iterdir())
+    text = (tmp_path / "bench.md").read_text(encoding="utf-8")
+    assert "\n| model | attention | res |" in text
     with (tmp_path / "bench.csv").open(encoding="utf-8") as file:
         first, *_, last = lines = list(csv.DictReader(file))
     assert len(lines) == 7
@@ -76,7 +78,7 @@ def test_published_results_are_shown_for_unchanged_models_only(report, candidate
 
 def test_without_results_there_is_no_page(report, tmp_path):
     assert "out of memory" in report([failed_row("softmax")])
-    assert {path.name for path in tmp_path.iterdir()} == {"bench.csv", "bench.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"bench.csv", "bench.json", "bench.md"}
 
 
 def test_the_page_is_self_contained_and_shows_all_charts_and_tables():

@@ -1,4 +1,4 @@
-"""Prints the results of fvit-bench and writes them to bench.csv, bench.json and bench.html."""
+"""Prints the results of fvit-bench and writes them to bench.md, bench.csv, bench.json and bench.html."""
 
 import html
 import json
@@ -40,7 +40,12 @@ def report_results(rows: Sequence["Row"], config: dict[str, Any], machine: dict[
     content["growth"] = [_without_infinity(asdict(trend)) for trend in scaling]
     write_text(folder / "bench.csv", to_csv(records))
     write_text(folder / "bench.json", json.dumps(content, indent=2, allow_nan=False))
-    files = [("table", str(folder / "bench.csv")), ("all runs", str(folder / "bench.json"))]
+    parts = [f"## {table.title}\n\n{table.to_markdown()}\n\n{table.note}\n" for table in tables]
+    write_text(folder / "bench.md", "\n".join([*parts, measured_on(machine), ""]))
+    files = [
+        (name, str(folder / f"bench.{ending}"))
+        for name, ending in (("tables", "md"), ("values", "csv"), ("all runs", "json"))
+    ]
     if charts := make_charts(records, config["batch"]):
         note = f"{' '.join(config['candidates'])}\n{measured_on(machine)}"
         write_text(folder / "bench.html", render_page("Cost measured by fvit-bench", note, charts, tables))
