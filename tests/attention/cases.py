@@ -69,6 +69,8 @@ class Case:
     """Some tensor has an element per pair of tokens."""
     dropouts: tuple[str, ...] = ("attn_drop", "proj_drop")
     """The dropout rates that have an effect."""
+    positive: tuple[str, ...] = ()
+    """Parameters to draw between 0 and 1."""
     block_index: int = 0
     grids: tuple[tuple[int, int], ...] = GRIDS
     """(rows, columns) to test on; options may require certain ones."""
@@ -109,6 +111,7 @@ CASES = [
     Case("focused", focused.reference, multiplicity=True),
     Case("focused", focused.reference, {"focusing_factor": 5, **NO_BIAS}, multiplicity=True),
     Case("focused", focused.reference, {"conv": 5}, equivariant=False),
+    Case("focused", focused.reference, {"focusing_factor": 1, "conv": 5, "position_keys": True}, equivariant=False),
     Case("focused", focused.reference, {"norm": "token", "scale_channels": True}, multiplicity=True),
     Case("focused", focused.reference, {"position_keys": True, "qkv_bias": False}, equivariant=False),
     Case(
@@ -158,7 +161,7 @@ CASES = [
     Case("catm", catm.reference, **OUTPUT_ONLY),
     Case("catm", catm.reference, {"qkv_bias": False}, **OUTPUT_ONLY),
     Case("agent", agent.reference, {"num_agents": 4}, equivariant=False),
-    Case("agent", agent.reference, {"num_agents": 4, "position_bias": True}, equivariant=False),
+    Case("agent", agent.reference, {"num_agents": 9, "position_bias": True, "conv": 3}, equivariant=False),
     Case("agent", agent.reference, {"num_agents": 9, "conv": 3, "qkv_bias": False}, equivariant=False),
     Case("agent", agent.reference, {"position_bias": True, "conv": 3}, equivariant=False),
     Case("pola", pola.reference, multiplicity=True),
