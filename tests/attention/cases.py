@@ -26,6 +26,7 @@ from .refs import (
     linear,
     linformer,
     mala,
+    mhla,
     mixer,
     mlla,
     nystrom,
@@ -207,6 +208,9 @@ CASES = [
         equivariant=False,
         quadratic=True,
     ),
+    Case("mhla", mhla.reference, equivariant=False, positive=("mixing",)),
+    Case("mhla", mhla.reference, {"num_blocks": 4, **NO_BIAS}, equivariant=False, positive=("mixing",)),
+    Case("mhla", mhla.reference, {"rms_norm": True, "conv": 5}, equivariant=False, positive=("mixing",)),
 ]
 
 KEYS = list(dict.fromkeys(case.key for case in CASES))

@@ -22,6 +22,7 @@ from fvit.attention.zoo.inline import InLineAttention
 from fvit.attention.zoo.linear import LinearAttention
 from fvit.attention.zoo.linformer import LinformerAttention
 from fvit.attention.zoo.mala import MALA
+from fvit.attention.zoo.mhla import MHLA
 from fvit.attention.zoo.mixer import TokenMixingMLP
 from fvit.attention.zoo.mlla import MLLA
 from fvit.attention.zoo.nystrom import NystromAttention
@@ -57,6 +58,7 @@ __all__ = [
     "CATM",
     "GMLP",
     "MALA",
+    "MHLA",
     "MLLA",
     "XCA",
     "AFTFull",
