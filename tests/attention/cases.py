@@ -42,6 +42,7 @@ from .refs import (
     softmax,
     swiftformer,
     synthesizer,
+    ttt,
     window,
     xca,
 )
@@ -211,6 +212,9 @@ CASES = [
     Case("mhla", mhla.reference, equivariant=False, positive=("mixing",)),
     Case("mhla", mhla.reference, {"num_blocks": 4, **NO_BIAS}, equivariant=False, positive=("mixing",)),
     Case("mhla", mhla.reference, {"rms_norm": True, "conv": 5}, equivariant=False, positive=("mixing",)),
+    Case("ttt", ttt.reference, multiplicity=True),
+    Case("ttt", ttt.reference, NO_BIAS, multiplicity=True),
+    Case("ttt", ttt.reference, {"conv_head": True}, equivariant=False),
 ]
 
 KEYS = list(dict.fromkeys(case.key for case in CASES))

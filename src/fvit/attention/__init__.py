@@ -38,6 +38,7 @@ from fvit.attention.zoo.sigmoid import SigmoidAttention
 from fvit.attention.zoo.softmax import SoftmaxAttention
 from fvit.attention.zoo.swiftformer import SwiftFormerAttention
 from fvit.attention.zoo.synthesizer import SynthesizerAttention
+from fvit.attention.zoo.ttt import TestTimeTraining
 from fvit.attention.zoo.window import WindowAttention
 from fvit.attention.zoo.xca import XCA
 
@@ -92,6 +93,7 @@ __all__ = [
     "SoftmaxAttention",
     "SwiftFormerAttention",
     "SynthesizerAttention",
+    "TestTimeTraining",
     "TokenMixingMLP",
     "WindowAttention",
     "bind",
