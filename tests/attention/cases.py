@@ -34,6 +34,7 @@ from .refs import (
     permute_mlp,
     pola,
     pool,
+    rala,
     random,
     relu,
     relu_linear,
@@ -215,6 +216,9 @@ CASES = [
     Case("ttt", ttt.reference, multiplicity=True),
     Case("ttt", ttt.reference, NO_BIAS, multiplicity=True),
     Case("ttt", ttt.reference, {"conv_head": True}, equivariant=False),
+    Case("rala", rala.reference, multiplicity=True),
+    Case("rala", rala.reference, NO_BIAS, multiplicity=True),
+    Case("rala", rala.reference, {"rotary": True, "conv": 5}, equivariant=False),
 ]
 
 KEYS = list(dict.fromkeys(case.key for case in CASES))

@@ -30,6 +30,7 @@ from fvit.attention.zoo.performer import PerformerAttention
 from fvit.attention.zoo.permute_mlp import PermuteMLP
 from fvit.attention.zoo.pola import PoLA
 from fvit.attention.zoo.pool import PoolMixer
+from fvit.attention.zoo.rala import RALA
 from fvit.attention.zoo.random import RandomMixer
 from fvit.attention.zoo.relu import ReLUAttention
 from fvit.attention.zoo.relu_linear import ReLULinearAttention
@@ -61,6 +62,7 @@ __all__ = [
     "MALA",
     "MHLA",
     "MLLA",
+    "RALA",
     "XCA",
     "AFTFull",
     "AFTSimple",
