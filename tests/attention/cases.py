@@ -12,6 +12,7 @@ from .refs import (
     aft_simple,
     agent,
     catm,
+    circulant,
     cosformer,
     differential,
     efficient,
@@ -219,6 +220,9 @@ CASES = [
     Case("rala", rala.reference, multiplicity=True),
     Case("rala", rala.reference, NO_BIAS, multiplicity=True),
     Case("rala", rala.reference, {"rotary": True, "conv": 5}, equivariant=False),
+    Case("circulant", circulant.reference, equivariant=False),
+    Case("circulant", circulant.reference, {"gate": True, **NO_BIAS}, equivariant=False),
+    Case("circulant", circulant.reference, {"gate": True}, equivariant=False),
 ]
 
 KEYS = list(dict.fromkeys(case.key for case in CASES))

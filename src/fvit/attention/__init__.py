@@ -8,6 +8,7 @@ from fvit.attention.zoo.aft_full import AFTFull
 from fvit.attention.zoo.aft_simple import AFTSimple
 from fvit.attention.zoo.agent import AgentAttention
 from fvit.attention.zoo.catm import CATM
+from fvit.attention.zoo.circulant import CirculantAttention
 from fvit.attention.zoo.cosformer import CosFormerAttention
 from fvit.attention.zoo.differential import DifferentialAttention
 from fvit.attention.zoo.efficient import EfficientAttention
@@ -68,6 +69,7 @@ __all__ = [
     "AFTSimple",
     "AdditiveAttention",
     "AgentAttention",
+    "CirculantAttention",
     "CosFormerAttention",
     "DifferentialAttention",
     "EfficientAttention",
