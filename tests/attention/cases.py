@@ -44,6 +44,7 @@ from .refs import (
     softmax,
     swiftformer,
     synthesizer,
+    tssa,
     ttt,
     window,
     xca,
@@ -223,6 +224,8 @@ CASES = [
     Case("circulant", circulant.reference, equivariant=False),
     Case("circulant", circulant.reference, {"gate": True, **NO_BIAS}, equivariant=False),
     Case("circulant", circulant.reference, {"gate": True}, equivariant=False),
+    Case("tssa", tssa.reference, multiplicity=True),
+    Case("tssa", tssa.reference, {"qkv_bias": False}, multiplicity=True),
 ]
 
 KEYS = list(dict.fromkeys(case.key for case in CASES))

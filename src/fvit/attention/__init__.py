@@ -40,6 +40,7 @@ from fvit.attention.zoo.sigmoid import SigmoidAttention
 from fvit.attention.zoo.softmax import SoftmaxAttention
 from fvit.attention.zoo.swiftformer import SwiftFormerAttention
 from fvit.attention.zoo.synthesizer import SynthesizerAttention
+from fvit.attention.zoo.tssa import TSSA
 from fvit.attention.zoo.ttt import TestTimeTraining
 from fvit.attention.zoo.window import WindowAttention
 from fvit.attention.zoo.xca import XCA
@@ -64,6 +65,7 @@ __all__ = [
     "MHLA",
     "MLLA",
     "RALA",
+    "TSSA",
     "XCA",
     "AFTFull",
     "AFTSimple",
