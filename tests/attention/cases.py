@@ -39,6 +39,7 @@ from .refs import (
     random,
     relu,
     relu_linear,
+    sep_conv,
     separable,
     sigmoid,
     softmax,
@@ -226,6 +227,8 @@ CASES = [
     Case("circulant", circulant.reference, {"gate": True}, equivariant=False),
     Case("tssa", tssa.reference, multiplicity=True),
     Case("tssa", tssa.reference, {"qkv_bias": False}, multiplicity=True),
+    Case("sep_conv", sep_conv.reference, **OUTPUT_ONLY),
+    Case("sep_conv", sep_conv.reference, {"kernel": 3, "expansion": 1, "qkv_bias": False}, **OUTPUT_ONLY),
 ]
 
 KEYS = list(dict.fromkeys(case.key for case in CASES))

@@ -35,6 +35,7 @@ from fvit.attention.zoo.rala import RALA
 from fvit.attention.zoo.random import RandomMixer
 from fvit.attention.zoo.relu import ReLUAttention
 from fvit.attention.zoo.relu_linear import ReLULinearAttention
+from fvit.attention.zoo.sep_conv import SeparableConvolution
 from fvit.attention.zoo.separable import SeparableAttention
 from fvit.attention.zoo.sigmoid import SigmoidAttention
 from fvit.attention.zoo.softmax import SoftmaxAttention
@@ -95,6 +96,7 @@ __all__ = [
     "ReLUAttention",
     "ReLULinearAttention",
     "SeparableAttention",
+    "SeparableConvolution",
     "SigmoidAttention",
     "SoftmaxAttention",
     "SwiftFormerAttention",
