@@ -21,6 +21,7 @@ from .refs import (
     gated,
     gfnet,
     gmlp,
+    hedgehog,
     hydra,
     identity,
     inline,
@@ -229,6 +230,8 @@ CASES = [
     Case("tssa", tssa.reference, {"qkv_bias": False}, multiplicity=True),
     Case("sep_conv", sep_conv.reference, **OUTPUT_ONLY),
     Case("sep_conv", sep_conv.reference, {"kernel": 3, "expansion": 1, "qkv_bias": False}, **OUTPUT_ONLY),
+    Case("hedgehog", hedgehog.reference, multiplicity=True),
+    Case("hedgehog", hedgehog.reference, NO_BIAS, multiplicity=True),
 ]
 
 KEYS = list(dict.fromkeys(case.key for case in CASES))

@@ -17,6 +17,7 @@ from fvit.attention.zoo.focused import FocusedLinearAttention
 from fvit.attention.zoo.gated import GatedAttention
 from fvit.attention.zoo.gfnet import GFNet
 from fvit.attention.zoo.gmlp import GMLP
+from fvit.attention.zoo.hedgehog import HedgehogAttention
 from fvit.attention.zoo.hydra import HydraAttention
 from fvit.attention.zoo.identity import IdentityMixer
 from fvit.attention.zoo.inline import InLineAttention
@@ -80,6 +81,7 @@ __all__ = [
     "FocusedLinearAttention",
     "GFNet",
     "GatedAttention",
+    "HedgehogAttention",
     "HydraAttention",
     "IdentityMixer",
     "InLineAttention",
