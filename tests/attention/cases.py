@@ -31,6 +31,7 @@ from .refs import (
     mhla,
     mixer,
     mlla,
+    neighborhood,
     nystrom,
     performer,
     permute_mlp,
@@ -232,6 +233,16 @@ CASES = [
     Case("sep_conv", sep_conv.reference, {"kernel": 3, "expansion": 1, "qkv_bias": False}, **OUTPUT_ONLY),
     Case("hedgehog", hedgehog.reference, multiplicity=True),
     Case("hedgehog", hedgehog.reference, NO_BIAS, multiplicity=True),
+    Case("neighborhood", neighborhood.reference, equivariant=False),
+    Case("neighborhood", neighborhood.reference, {"window": 3, **NO_BIAS}, equivariant=False),
+    Case("neighborhood", neighborhood.reference, {"window": 3, "dilation": 2}, equivariant=False),
+    Case("neighborhood", neighborhood.reference, {"position_bias": True}, equivariant=False),
+    Case(
+        "neighborhood",
+        neighborhood.reference,
+        {"window": 3, "dilation": 2, "position_bias": True},
+        equivariant=False,
+    ),
 ]
 
 KEYS = list(dict.fromkeys(case.key for case in CASES))

@@ -27,6 +27,7 @@ from fvit.attention.zoo.mala import MALA
 from fvit.attention.zoo.mhla import MHLA
 from fvit.attention.zoo.mixer import TokenMixingMLP
 from fvit.attention.zoo.mlla import MLLA
+from fvit.attention.zoo.neighborhood import NeighborhoodAttention
 from fvit.attention.zoo.nystrom import NystromAttention
 from fvit.attention.zoo.performer import PerformerAttention
 from fvit.attention.zoo.permute_mlp import PermuteMLP
@@ -88,6 +89,7 @@ __all__ = [
     "LinearAttention",
     "LinformerAttention",
     "Mechanism",
+    "NeighborhoodAttention",
     "NystromAttention",
     "PerformerAttention",
     "PermuteMLP",
