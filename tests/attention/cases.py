@@ -31,6 +31,7 @@ from .refs import (
     mhla,
     mixer,
     mlla,
+    nala,
     neighborhood,
     nystrom,
     performer,
@@ -243,6 +244,9 @@ CASES = [
         {"window": 3, "dilation": 2, "position_bias": True},
         equivariant=False,
     ),
+    Case("nala", nala.reference, multiplicity=True),
+    Case("nala", nala.reference, NO_BIAS, multiplicity=True),
+    Case("nala", nala.reference, {"rotary": True, "gate": True, "conv": 5}, equivariant=False),
 ]
 
 KEYS = list(dict.fromkeys(case.key for case in CASES))

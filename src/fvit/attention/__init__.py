@@ -27,6 +27,7 @@ from fvit.attention.zoo.mala import MALA
 from fvit.attention.zoo.mhla import MHLA
 from fvit.attention.zoo.mixer import TokenMixingMLP
 from fvit.attention.zoo.mlla import MLLA
+from fvit.attention.zoo.nala import NaLa
 from fvit.attention.zoo.neighborhood import NeighborhoodAttention
 from fvit.attention.zoo.nystrom import NystromAttention
 from fvit.attention.zoo.performer import PerformerAttention
@@ -89,6 +90,7 @@ __all__ = [
     "LinearAttention",
     "LinformerAttention",
     "Mechanism",
+    "NaLa",
     "NeighborhoodAttention",
     "NystromAttention",
     "PerformerAttention",
