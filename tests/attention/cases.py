@@ -32,6 +32,7 @@ from .refs import (
     mixer,
     mlla,
     nala,
+    nc_ssd,
     neighborhood,
     nystrom,
     performer,
@@ -247,6 +248,9 @@ CASES = [
     Case("nala", nala.reference, multiplicity=True),
     Case("nala", nala.reference, NO_BIAS, multiplicity=True),
     Case("nala", nala.reference, {"rotary": True, "gate": True, "conv": 5}, equivariant=False),
+    Case("nc_ssd", nc_ssd.reference, multiplicity=True),
+    Case("nc_ssd", nc_ssd.reference, {"state": 3, **NO_BIAS}, multiplicity=True),
+    Case("nc_ssd", nc_ssd.reference, {"expand": 2, "conv": 3, "gate": True}, equivariant=False),
 ]
 
 KEYS = list(dict.fromkeys(case.key for case in CASES))

@@ -28,6 +28,7 @@ from fvit.attention.zoo.mhla import MHLA
 from fvit.attention.zoo.mixer import TokenMixingMLP
 from fvit.attention.zoo.mlla import MLLA
 from fvit.attention.zoo.nala import NaLa
+from fvit.attention.zoo.nc_ssd import NonCausalSSD
 from fvit.attention.zoo.neighborhood import NeighborhoodAttention
 from fvit.attention.zoo.nystrom import NystromAttention
 from fvit.attention.zoo.performer import PerformerAttention
@@ -92,6 +93,7 @@ __all__ = [
     "Mechanism",
     "NaLa",
     "NeighborhoodAttention",
+    "NonCausalSSD",
     "NystromAttention",
     "PerformerAttention",
     "PermuteMLP",
