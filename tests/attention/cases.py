@@ -51,6 +51,7 @@ from .refs import (
     synthesizer,
     tssa,
     ttt,
+    ttt_t5,
     window,
     xca,
 )
@@ -251,6 +252,9 @@ CASES = [
     Case("nc_ssd", nc_ssd.reference, multiplicity=True),
     Case("nc_ssd", nc_ssd.reference, {"state": 3, **NO_BIAS}, multiplicity=True),
     Case("nc_ssd", nc_ssd.reference, {"expand": 2, "conv": 3, "gate": True}, equivariant=False),
+    Case("ttt_t5", ttt_t5.reference, multiplicity=True),
+    Case("ttt_t5", ttt_t5.reference, NO_BIAS, multiplicity=True),
+    Case("ttt_t5", ttt_t5.reference, {"qk_conv": 3}, equivariant=False),
 ]
 
 KEYS = list(dict.fromkeys(case.key for case in CASES))

@@ -47,6 +47,7 @@ from fvit.attention.zoo.swiftformer import SwiftFormerAttention
 from fvit.attention.zoo.synthesizer import SynthesizerAttention
 from fvit.attention.zoo.tssa import TSSA
 from fvit.attention.zoo.ttt import TestTimeTraining
+from fvit.attention.zoo.ttt_t5 import T5TestTimeTraining
 from fvit.attention.zoo.window import WindowAttention
 from fvit.attention.zoo.xca import XCA
 
@@ -109,6 +110,7 @@ __all__ = [
     "SoftmaxAttention",
     "SwiftFormerAttention",
     "SynthesizerAttention",
+    "T5TestTimeTraining",
     "TestTimeTraining",
     "TokenMixingMLP",
     "WindowAttention",
