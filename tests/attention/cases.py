@@ -20,6 +20,7 @@ from .refs import (
     focused,
     gated,
     gfnet,
+    gla,
     gmlp,
     hedgehog,
     hydra,
@@ -255,6 +256,9 @@ CASES = [
     Case("ttt_t5", ttt_t5.reference, multiplicity=True),
     Case("ttt_t5", ttt_t5.reference, NO_BIAS, multiplicity=True),
     Case("ttt_t5", ttt_t5.reference, {"qk_conv": 3}, equivariant=False),
+    Case("gla", gla.reference, equivariant=False),
+    Case("gla", gla.reference, {"gate_rank": 3, "qkv_bias": False}, equivariant=False),
+    Case("gla", gla.reference, {"local": True}, equivariant=False),
 ]
 
 KEYS = list(dict.fromkeys(case.key for case in CASES))

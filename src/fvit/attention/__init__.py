@@ -16,6 +16,7 @@ from fvit.attention.zoo.fnet import FNet
 from fvit.attention.zoo.focused import FocusedLinearAttention
 from fvit.attention.zoo.gated import GatedAttention
 from fvit.attention.zoo.gfnet import GFNet
+from fvit.attention.zoo.gla import GatedLinearAttention
 from fvit.attention.zoo.gmlp import GMLP
 from fvit.attention.zoo.hedgehog import HedgehogAttention
 from fvit.attention.zoo.hydra import HydraAttention
@@ -85,6 +86,7 @@ __all__ = [
     "FocusedLinearAttention",
     "GFNet",
     "GatedAttention",
+    "GatedLinearAttention",
     "HedgehogAttention",
     "HydraAttention",
     "IdentityMixer",
