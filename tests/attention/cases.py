@@ -53,6 +53,7 @@ from .refs import (
     tssa,
     ttt,
     ttt_t5,
+    vrwkv,
     window,
     xca,
 )
@@ -259,6 +260,9 @@ CASES = [
     Case("gla", gla.reference, equivariant=False),
     Case("gla", gla.reference, {"gate_rank": 3, "qkv_bias": False}, equivariant=False),
     Case("gla", gla.reference, {"local": True}, equivariant=False),
+    Case("vrwkv", vrwkv.reference, equivariant=False),
+    Case("vrwkv", vrwkv.reference, {"qkv_bias": False}, equivariant=False),
+    Case("vrwkv", vrwkv.reference, {"shift": True}, equivariant=False),
 ]
 
 KEYS = list(dict.fromkeys(case.key for case in CASES))

@@ -49,6 +49,7 @@ from fvit.attention.zoo.synthesizer import SynthesizerAttention
 from fvit.attention.zoo.tssa import TSSA
 from fvit.attention.zoo.ttt import TestTimeTraining
 from fvit.attention.zoo.ttt_t5 import T5TestTimeTraining
+from fvit.attention.zoo.vrwkv import BiWKV
 from fvit.attention.zoo.window import WindowAttention
 from fvit.attention.zoo.xca import XCA
 
@@ -78,6 +79,7 @@ __all__ = [
     "AFTSimple",
     "AdditiveAttention",
     "AgentAttention",
+    "BiWKV",
     "CirculantAttention",
     "CosFormerAttention",
     "DifferentialAttention",
