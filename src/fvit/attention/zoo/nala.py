@@ -66,14 +66,13 @@ class NaLa(Projected):
         return self.proj_drop(self.proj(out))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-        # Powers in float32 at least. The largest key of a head cancels in the quotient, and keeps cubes within range.
+        # Powers in float32 at least. The largest key of a head cancels in the quotient: cubes are at most 1.
         q, k = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (q, k))
         power = 3 * (0.5 + torch.linalg.vector_norm(q, dim=-1, keepdim=True).tanh())
         phi = _split_by_sign(unit(q, dim=-1)) ** torch.cat([power.expand_as(q)] * 2, dim=-1)
         if bias is not None:
             k = k * (bias / 3).exp().unsqueeze(-1)
         psi = self.attn_drop(_split_by_sign(divide(k, k.detach().abs().amax(dim=(-2, -1), keepdim=True))) ** 3)
-        psi = psi / k.shape[-2]  # cancels too, and keeps the sums within range
         normaliser = phi @ psi.sum(dim=-2).unsqueeze(-1)
         if self.rotary:
             phi, psi = (torch.cat([self._rotate(half) for half in t.chunk(2, dim=-1)], dim=-1) for t in (phi, psi))

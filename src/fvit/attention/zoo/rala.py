@@ -14,6 +14,7 @@ Cost: O(N·D·d) besides five projections, one more than softmax attention; DWC 
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -54,10 +55,13 @@ class RALA(Projected):
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         q, k = F.elu(q) + 1, F.elu(k) + 1
-        logits_bh1n = token_shares(bias, q).unsqueeze(1) @ (q * self.scale) @ k.mT
+        # Logits in float32 at least, as sums: autocast would round those of a product to 16 bits before the softmax.
+        exact = torch.promote_types(q.dtype, torch.float32)
+        mean_q = (token_shares(bias, q).unsqueeze(-1) * q.to(exact)).sum(dim=-2, keepdim=True)
+        logits_bhn = (mean_q * self.scale * k.to(exact)).sum(dim=-1)
         if bias is not None:
-            logits_bh1n = logits_bh1n + bias.unsqueeze(1)
-        k = self.attn_drop(k * logits_bh1n.softmax(dim=-1).mT)
+            logits_bhn = logits_bhn + bias
+        k = self.attn_drop(k * logits_bhn.softmax(dim=-1).to(k.dtype).unsqueeze(-1))
         normaliser = q @ k.sum(dim=-2).unsqueeze(-1)
         if self.rotary:
             q, k = (rotate_patches(t, self.grid_size, self.num_prefix_tokens) for t in (q, k))
