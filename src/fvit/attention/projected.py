@@ -82,7 +82,11 @@ class Projected(Mechanism):
         """out + DWC(v) for out, v [B, H, N, d], or out itself without a convolution."""
         if self.conv is None:
             return out
-        self.refuse_causal(is_causal)
+        if is_causal or not (attn_mask is None or (attn_mask.ndim == 4 and attn_mask.shape[1:3] == (1, 1))):
+            raise ValueError(
+                f"the convolution of values in {type(self).__name__} cannot be causal and only supports a mask over "
+                "keys, of shape [B, 1, 1, N]; use conv=0"
+            )
         factor_bn1 = self.mask_factor(attn_mask, v.transpose(1, 2).flatten(2))
         if factor_bn1 is not None:
             v = v * factor_bn1.unsqueeze(1)
