@@ -19,7 +19,7 @@ import torch
 import yaml
 from timm.models.vision_transformer import VisionTransformer
 
-from fvit.attention import Mechanism, get, names
+from fvit.attention import Mechanism, Projected, get, names
 from fvit.attention.base import HOST_OPTIONS
 from fvit.config.paths import conf_dir
 from fvit.cost import Cost, count
@@ -40,7 +40,8 @@ your own, see [own_mechanism.md](own_mechanism.md).
 `attention=KEY_MODEL`, indented below it, is the attention of the model that its authors released (`KEY_released` if the
 model is named like the key): add-ons inside their attention are on; whatever else their blocks, stages or training have
 is up to the host. A key without such a row was released as it is. Set single options with
-`model.attention.OPTION=VALUE`.
+`model.attention.OPTION=VALUE`. Mechanisms with a joint projection of queries, keys and values share one:
+`model.attention.conv=3` adds a depth-wise 3×3 convolution of the values, which needs the grid.
 
 * N tokens, D channels, H heads, d = D/H. *Cost* excludes the projections.
 * *Needs*: **grid**: patches in rows and columns; **fixed length**: it has weights per token, which are resampled when
@@ -198,10 +199,11 @@ def options(cls: type[Mechanism]) -> list[Option]:
         ValueError: the class docstring does not describe one.
     """
     of_hosts = {*inspect.signature(Mechanism).parameters, *HOST_OPTIONS, "device", "dtype"}
+    shared = inspect.signature(Projected).parameters
     texts = dict(re.findall(r"^    (\w+): (.+(?:\n {8,}.+)*)", inspect.cleandoc(cls.__doc__ or ""), flags=re.MULTILINE))
     found = []
     for name, parameter in inspect.signature(cls).parameters.items():
-        if name in of_hosts:
+        if name in of_hosts or (name in shared and name not in texts):
             continue
         if name not in texts:
             raise ValueError(f"{cls.__name__}: the docstring does not describe the option {name}; add it under 'Args:'")

@@ -42,7 +42,11 @@ def build(
     torch.manual_seed(seed)
     module = get(case.key)(width, heads, dtype=dtype, **{**case.options, **options})
     module.set_layout(grid or case.grids[0], prefix_of(case, prefix), case.block_index)
-    return randomise(module, std) if std else module
+    if std:
+        randomise(module, std)
+        for name in case.positive:
+            nn.init.uniform_(module.get_parameter(name))
+    return module
 
 
 def randomise(module: nn.Module, std: float = 1.0) -> nn.Module:

@@ -50,6 +50,7 @@ CALLS = {
     "synthesizer": 1,  # of kind dense
     "differential": 2,
     "window": 2,  # patches in their windows; prefix tokens
+    "neighborhood": 2,  # patches among their neighbours; prefix tokens
     "agent": 2,
     "nystrom": 2,  # the third softmax is inverted, and is between landmarks
 }

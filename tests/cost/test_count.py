@@ -208,6 +208,37 @@ def test_one_layer_of_an_approximation_or_of_fixed_length(name, option):
     assert (cost.macs_paper, cost.macs) == (paper, paper + products)
 
 
+LINEAR = {
+    # name, option: MACs of linear layers, and of all other products; n tokens of width d, h per head
+    # S and z of padded blocks of 3×4 patches, mixed, and read by the queries
+    ("mhla", ("num_blocks", 4)): lambda n, d, h: (4 * n * d * d, (2 * 48 + 4 * 4) * d * (h + 1)),
+    # z₁, z₂, both steps and both products with queries; eight products of two tokens each
+    ("ttt", ("conv_head", False)): lambda n, d, h: (4 * n * d * d, 6 * n * d * h + 8 * n * d),
+    # the same with a third matrix, and what of the error it passes on; mean and variance of the keys, ten products
+    ("ttt_t5", ("qk_conv", 0)): lambda n, d, h: (4 * n * d * d, 9 * n * d * h + 12 * n * d),
+    # the mean query, its logits, the weighted keys, the normaliser and the gate; both products of linear attention
+    ("rala", ("rotary", False)): lambda n, d, h: (5 * n * d * d, 5 * n * d + 2 * n * d * h),
+    ("tssa", ("qkv_bias", True)): lambda n, d, h: (2 * n * d * d, n * HEADS + 3 * n * d),
+    ("sep_conv", ("kernel", 7)): lambda n, d, h: (4 * n * d * d + 2 * n * d * 49, 0),
+    # both maps; twice as many features; the normaliser
+    ("hedgehog", ("qkv_bias", True)): lambda n, d, h: (4 * n * d * d, 6 * n * d * h + 2 * n * d),
+    ("neighborhood", ("window", 3)): lambda n, d, h: (4 * n * d * d, 2 * n * 9 * d),
+    ("nc_ssd", ("state", 6)): lambda n, d, h: (
+        n * d * (d + 12) + n * d * HEADS + n * d * d,
+        n * HEADS + 2 * n * d + 2 * n * 6 * d,
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "option"), LINEAR, ids=lambda part: "=".join(map(str, part)))
+def test_one_layer_of_a_linear_mechanism(name, option):
+    module = get(name)(WIDTH, HEADS, **dict([option]))
+    module.set_layout((ROWS, COLUMNS), 0)
+    paper, products = LINEAR[name, option](ROWS * COLUMNS, WIDTH, WIDTH // HEADS)
+    cost = count(PixelsAsTokens(module), (WIDTH, ROWS, COLUMNS))
+    assert (cost.macs_paper, cost.macs) == (paper, paper + products)
+
+
 def fingerprint(model):
     return (
         {name: (t.device.type, t.dtype, t.clone()) for name, t in model.state_dict(keep_vars=True).items()},

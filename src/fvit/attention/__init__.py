@@ -9,6 +9,7 @@ from fvit.attention.zoo.aft_full import AFTFull
 from fvit.attention.zoo.aft_simple import AFTSimple
 from fvit.attention.zoo.agent import AgentAttention
 from fvit.attention.zoo.catm import CATM
+from fvit.attention.zoo.circulant import CirculantAttention
 from fvit.attention.zoo.cosformer import CosFormerAttention
 from fvit.attention.zoo.differential import DifferentialAttention
 from fvit.attention.zoo.efficient import EfficientAttention
@@ -16,28 +17,40 @@ from fvit.attention.zoo.fnet import FNet
 from fvit.attention.zoo.focused import FocusedLinearAttention
 from fvit.attention.zoo.gated import GatedAttention
 from fvit.attention.zoo.gfnet import GFNet
+from fvit.attention.zoo.gla import GatedLinearAttention
 from fvit.attention.zoo.gmlp import GMLP
+from fvit.attention.zoo.hedgehog import HedgehogAttention
 from fvit.attention.zoo.hydra import HydraAttention
 from fvit.attention.zoo.identity import IdentityMixer
 from fvit.attention.zoo.inline import InLineAttention
 from fvit.attention.zoo.linear import LinearAttention
 from fvit.attention.zoo.linformer import LinformerAttention
 from fvit.attention.zoo.mala import MALA
+from fvit.attention.zoo.mhla import MHLA
 from fvit.attention.zoo.mixer import TokenMixingMLP
 from fvit.attention.zoo.mlla import MLLA
+from fvit.attention.zoo.nala import NaLa
+from fvit.attention.zoo.nc_ssd import NonCausalSSD
+from fvit.attention.zoo.neighborhood import NeighborhoodAttention
 from fvit.attention.zoo.nystrom import NystromAttention
 from fvit.attention.zoo.performer import PerformerAttention
 from fvit.attention.zoo.permute_mlp import PermuteMLP
 from fvit.attention.zoo.pola import PoLA
 from fvit.attention.zoo.pool import PoolMixer
+from fvit.attention.zoo.rala import RALA
 from fvit.attention.zoo.random import RandomMixer
 from fvit.attention.zoo.relu import ReLUAttention
 from fvit.attention.zoo.relu_linear import ReLULinearAttention
+from fvit.attention.zoo.sep_conv import SeparableConvolution
 from fvit.attention.zoo.separable import SeparableAttention
 from fvit.attention.zoo.sigmoid import SigmoidAttention
 from fvit.attention.zoo.softmax import SoftmaxAttention
 from fvit.attention.zoo.swiftformer import SwiftFormerAttention
 from fvit.attention.zoo.synthesizer import SynthesizerAttention
+from fvit.attention.zoo.tssa import TSSA
+from fvit.attention.zoo.ttt import TestTimeTraining
+from fvit.attention.zoo.ttt_t5 import T5TestTimeTraining
+from fvit.attention.zoo.vrwkv import BiWKV
 from fvit.attention.zoo.window import WindowAttention
 from fvit.attention.zoo.xca import XCA
 
@@ -58,13 +71,18 @@ __all__ = [
     "CATM",
     "GMLP",
     "MALA",
+    "MHLA",
     "MLLA",
+    "RALA",
+    "TSSA",
     "XCA",
     "AFTFull",
     "AFTSimple",
     "AdditiveAttention",
     "AdditivePlusAttention",
     "AgentAttention",
+    "BiWKV",
+    "CirculantAttention",
     "CosFormerAttention",
     "DifferentialAttention",
     "EfficientAttention",
@@ -72,12 +90,17 @@ __all__ = [
     "FocusedLinearAttention",
     "GFNet",
     "GatedAttention",
+    "GatedLinearAttention",
+    "HedgehogAttention",
     "HydraAttention",
     "IdentityMixer",
     "InLineAttention",
     "LinearAttention",
     "LinformerAttention",
     "Mechanism",
+    "NaLa",
+    "NeighborhoodAttention",
+    "NonCausalSSD",
     "NystromAttention",
     "PerformerAttention",
     "PermuteMLP",
@@ -88,10 +111,13 @@ __all__ = [
     "ReLUAttention",
     "ReLULinearAttention",
     "SeparableAttention",
+    "SeparableConvolution",
     "SigmoidAttention",
     "SoftmaxAttention",
     "SwiftFormerAttention",
     "SynthesizerAttention",
+    "T5TestTimeTraining",
+    "TestTimeTraining",
     "TokenMixingMLP",
     "WindowAttention",
     "bind",

@@ -34,15 +34,17 @@ class PositionEmbedding(FixedLength):
         return x + self.table
 
 
-def rotate_patches(x: Tensor, grid_size: Size | None, num_prefix_tokens: int, inclusive: bool = True) -> Tensor:
+def rotate_patches(
+    x: Tensor, grid_size: Size | None, num_prefix_tokens: int, inclusive: bool = True, base: float = 10000.0
+) -> Tensor:
     """Rotary position embedding on a grid: rotate pairs of neighbouring channels of x [B, H, N, d].
 
     Source: Su et al., "RoFormer", arXiv:2104.09864; by row and column as in Fan et al., arXiv:2507.00698 (MALA), and
     Han et al., arXiv:2405.16605 (MILA).
 
     The pairs in the first half of the channels rotate by the patch's row, the others by its column. Pair i = 0, 1, … of
-    the d/4 in each half rotates per row or column by 10000^(−i / (d/4 − 1)), down to 1/10000 (`inclusive`, MALA), or by
-    10000^(−i / (d/4)) (RoFormer, MILA). Prefix tokens are not rotated.
+    the d/4 in each half rotates per row or column by base^(−i / (d/4 − 1)), down to 1/base (`inclusive`, MALA), or by
+    base^(−i / (d/4)) (RoFormer, MILA). Prefix tokens are not rotated.
 
     Raises:
         ValueError: the number of tokens does not match the layout.
@@ -51,7 +53,7 @@ def rotate_patches(x: Tensor, grid_size: Size | None, num_prefix_tokens: int, in
     # In float32 at least, since bfloat16 cannot represent large positions.
     factory = dict(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
     pairs = x.shape[-1] // 4
-    speed = 10000 ** -torch.linspace(0, 1, pairs if inclusive else pairs + 1, **factory)[:pairs]
+    speed = base ** -torch.linspace(0, 1, pairs if inclusive else pairs + 1, **factory)[:pairs]
     by_row = (torch.arange(rows, **factory)[:, None, None] * speed).expand(rows, columns, -1)
     by_column = (torch.arange(columns, **factory)[:, None] * speed).expand(rows, columns, -1)
     angle = F.pad(torch.cat([by_row, by_column], dim=-1).flatten(0, 1), (0, 0, num_prefix_tokens, 0))

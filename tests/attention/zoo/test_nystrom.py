@@ -49,6 +49,6 @@ def test_a_heads_kernel_reaches_its_neighbours_in_one_channel_only():
     module.set_layout((3, 3), 1)
     v = torch.zeros(1, 2, 10, 4, dtype=torch.float64)
     v[0, 1, 1 + 4, 2] = 1
-    affected = module._convolve(v)[0]
+    affected = module.convolve(v)[0]
     assert affected.nonzero()[:, [0, 2]].unique(dim=0).tolist() == [[1, 2]]
     torch.testing.assert_close(affected[1, 1:, 2].view(3, 3), module.conv.weight[1, 0].flip(0, 1))

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.fixed_length import FixedLength, TokenLayout
-from fvit.attention.ops import convolve_patches, depthwise, divide
+from fvit.attention.ops import divide
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -36,10 +36,10 @@ class AgentAttention(Projected):
     Args:
         num_agents: number a of agents, a square number.
         position_bias: add B₁ and B₂, which have parameters per row and column of the grid.
-        conv: width w of the depth-wise convolution on the values, odd; 0 for none.
     """
 
     needs_grid = True
+    adds_conv = True
 
     def __init__(
         self,
@@ -48,7 +48,6 @@ class AgentAttention(Projected):
         *,
         num_agents: int = 49,
         position_bias: bool = False,
-        conv: int = 0,
         **shared: Any,
     ) -> None:
         super().__init__(dim, num_heads, **shared)
@@ -57,7 +56,6 @@ class AgentAttention(Projected):
             near = f"{side**2} or {(side + 1) ** 2}" if side else "1"
             raise ValueError(f"agent: num_agents={num_agents} must be a square number, such as {near}")
         self.side = side
-        self.conv = depthwise("agent: conv", dim, conv, **self.factory)
         self.position_bias = PositionBias(num_heads, num_agents, **self.factory) if position_bias else None
         self.fixed_length = position_bias
 
@@ -69,11 +67,7 @@ class AgentAttention(Projected):
         inner_han, outer_hna = (None, None) if self.position_bias is None else self.position_bias()
         q, k, v, agents = (self.split_heads(t) for t in (q_bnc, k_bnc, v_bnc, agents_bac))
         out = self._attend(q, agents, self._attend(agents, k, v, bias_b1n, inner_han), bias_b1a, outer_hna)
-        out = self.merge_heads(out)
-        if self.conv is not None:
-            v_bnc = v_bnc if factor_bn1 is None else v_bnc * factor_bn1
-            out = out + convolve_patches(self.conv, v_bnc, self.grid_size, self.num_prefix_tokens)
-        return self.proj_drop(self.proj(out))
+        return self.output(self.add_conv(out, v, attn_mask))
 
     def _agents(self, q_bnc: Tensor, factor_bn1: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The agents [B, a, C], and a bias [B or 1, 1, a] that hides those without patches."""

@@ -25,6 +25,7 @@ class GatedAttention(Projected):
     """Softmax attention, gated before the output projection. Arguments as for `Projected`."""
 
     takes_pair_mask = True
+    adds_conv = True
 
     def __init__(self, dim: int, num_heads: int = 8, qkv_bias: bool = True, **shared: Any) -> None:
         super().__init__(dim, num_heads, qkv_bias, **shared)
@@ -32,8 +33,9 @@ class GatedAttention(Projected):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         refuse_mask_and_causality(attn_mask, is_causal)
-        out = self.merge_heads(self.sdpa(*self.heads(x), attn_mask, is_causal=is_causal))
-        return self.proj_drop(self.proj(out * self.gate(x).sigmoid()))
+        q, k, v = self.heads(x)
+        out = self.add_conv(self.sdpa(q, k, v, attn_mask, is_causal=is_causal), v, attn_mask, is_causal)
+        return self.proj_drop(self.proj(self.merge_heads(out) * self.gate(x).sigmoid()))
 
     def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
         """The ``map``, before the gate."""

@@ -21,6 +21,8 @@ from fvit.attention.registry import register
 class HydraAttention(Projected):
     """Hydra attention. Arguments as for `Projected`; `attn_drop` applies to k̂."""
 
+    adds_conv = True
+
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.refuse_causal(is_causal)
         q_bnc, k_bnc, v_bnc = self.qkv(x).chunk(3, dim=-1)
@@ -29,4 +31,5 @@ class HydraAttention(Projected):
         if factor_bn1 is not None:
             k_bnc = k_bnc * factor_bn1
         global_b1c = (self.attn_drop(k_bnc) * v_bnc).sum(dim=1, keepdim=True)
-        return self.proj_drop(self.proj(q_bnc * global_b1c))
+        out, v = self.split_heads(q_bnc * global_b1c), self.split_heads(v_bnc)
+        return self.output(self.add_conv(out, v, attn_mask))

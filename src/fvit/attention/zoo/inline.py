@@ -34,10 +34,12 @@ class InLineAttention(Projected):
         local: add the local residual, which needs the grid.
     """
 
+    adds_conv = True
+
     def __init__(self, dim: int, num_heads: int = 8, *, local: bool = False, **shared: Any) -> None:
         super().__init__(dim, num_heads, **shared)
         self.local = self._mlp() if local else None
-        self.needs_grid = local
+        self.needs_grid = self.needs_grid or local
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.refuse_causal(is_causal)
@@ -45,7 +47,8 @@ class InLineAttention(Projected):
         bias = self.key_bias(attn_mask, x)
         share_b11n = token_shares(bias, x).unsqueeze(1)
         centred_k = self.attn_drop(k - share_b11n @ k) * share_b11n.transpose(-2, -1)
-        out = self.merge_heads(share_b11n @ v + associate(q, centred_k, v) * self.scale)
+        out = self.add_conv(share_b11n @ v + associate(q, centred_k, v) * self.scale, v, attn_mask)
+        out = self.merge_heads(out)
         if self.local is not None:
             present_v = v if bias is None else v * bias.exp().unsqueeze(-1)
             out = out + self._local_residual(self.merge_heads(present_v), share_b11n.squeeze(1) @ x)

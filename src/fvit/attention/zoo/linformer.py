@@ -31,6 +31,7 @@ class LinformerAttention(FixedLength, Projected):
 
     token_axes: ClassVar = {"key_projection.weight": (1,), "value_projection.weight": (1,)}
     summed_axes: ClassVar = token_axes
+    adds_conv = True
 
     def __init__(self, dim: int, num_heads: int = 8, *, projected_tokens: int = 64, **shared: Any) -> None:
         super().__init__(dim, num_heads, **shared)
@@ -53,7 +54,7 @@ class LinformerAttention(FixedLength, Projected):
         return self.sdpa(q, k, v)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        if self.form == "textbook" or x.shape[1] <= self.key_projection.out_features:
+        if self.form == "textbook" or self.conv is not None or x.shape[1] <= self.key_projection.out_features:
             return super().forward(x, attn_mask, is_causal)
         # The same, with tokens combined before they are projected to keys and values.
         self.refuse_causal(is_causal)

@@ -22,7 +22,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import associate, convolve_patches, depthwise, divide, token_shares
+from fvit.attention.ops import associate, divide, token_shares
 from fvit.attention.positions import rotate_patches
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
@@ -33,10 +33,11 @@ class MALA(Projected):
     """MALA's attention. Other arguments as for `Projected`; `attn_drop` applies to φ(k).
 
     Args:
-        conv: width w of the depth-wise convolution on the values, odd; 0 for none. Needs the grid.
         rotary: rotate the features by row and column; needs the grid and a d divisible by 4.
         gate: multiply by a projection of the input before the output projection.
     """
+
+    adds_conv = True
 
     def __init__(
         self,
@@ -44,7 +45,6 @@ class MALA(Projected):
         num_heads: int = 8,
         qkv_bias: bool = True,
         *,
-        conv: int = 0,
         rotary: bool = False,
         gate: bool = False,
         **shared: Any,
@@ -55,19 +55,15 @@ class MALA(Projected):
                 f"mala: rotary needs head widths that are multiples of 4, got {self.head_dim}; use num_heads "
                 "such that dim / num_heads is a multiple of 4, or rotary=False"
             )
-        self.conv = depthwise("mala: conv", dim, conv, **self.factory)
         self.gate = nn.Linear(dim, dim, bias=qkv_bias, **self.factory) if gate else None
         self.rotary = rotary
-        self.needs_grid = rotary or conv > 0
+        self.needs_grid = self.needs_grid or rotary
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.refuse_causal(is_causal)
         q, k, v = self.heads(x)
-        bias = self.key_bias(attn_mask, x)
-        out = self.merge_heads(self.mix(q, k, v, bias))
-        if self.conv is not None:
-            present_v = self.merge_heads(v if bias is None else v * bias.exp().unsqueeze(-1))
-            out = out + convolve_patches(self.conv, present_v, self.grid_size, self.num_prefix_tokens)
+        out = self.mix(q, k, v, self.key_bias(attn_mask, x))
+        out = self.merge_heads(self.add_conv(out, v, attn_mask))
         if self.gate is not None:
             out = out * self.gate(x)
         return self.proj_drop(self.proj(out))

@@ -58,11 +58,8 @@ class NystromAttention(Projected):
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         exact = torch.promote_types(v.dtype, torch.float32)
-        out = self._attend(q.to(exact), k.to(exact), v.to(exact), None if bias is None else bias.to(exact)).to(v.dtype)
-        if self.conv is not None:
-            present_v = v if bias is None else v * bias.exp().unsqueeze(-1)
-            out = out + self._convolve(present_v)
-        return out
+        bias = None if bias is None else bias.to(exact)
+        return self._attend(q.to(exact), k.to(exact), v.to(exact), bias).to(v.dtype)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         count = min(self.num_landmarks, q.shape[-2])
@@ -84,8 +81,8 @@ class NystromAttention(Projected):
         pooled_bhmd = F.scaled_dot_product_attention(landmark_q, k, v, attn_mask=bias)
         return self.sdpa(q, landmark_k, _pinv(map_bhmm, self.iterations) @ pooled_bhmd, landmark_bias)
 
-    def _convolve(self, v: Tensor) -> Tensor:
-        """Values [B, H, N, d] convolved with one kernel per head: heads take the place of channels."""
+    def convolve(self, v: Tensor) -> Tensor:
+        """With one kernel per head: heads take the place of channels."""
         return convolve_heads(self.conv, v.transpose(1, 3), self.grid_size, self.num_prefix_tokens).transpose(1, 3)
 
 

@@ -31,6 +31,8 @@ class PerformerAttention(Projected):
         seed: seed of the features; blocks with the same seed have the same ones. They are saved with the weights.
     """
 
+    adds_conv = True
+
     def __init__(
         self, dim: int, num_heads: int = 8, *, num_features: int | None = None, seed: int = 0, **shared: Any
     ) -> None:
@@ -60,7 +62,7 @@ class PerformerAttention(Projected):
         log_q_bhnm = log_q_bhnm + largest_bh1m
         phi_q = (log_q_bhnm - log_q_bhnm.detach().amax(dim=-1, keepdim=True)).exp()
         out = kernel_average(phi_q, phi_k, v.to(phi_k.dtype))
-        return self.output(out.to(v.dtype))
+        return self.output(self.add_conv(out.to(v.dtype), v, attn_mask))
 
     def _log_features(self, x: Tensor) -> Tensor:
         """log(√m φ(x)), [B, H, N, d] -> [B, H, N, m], in float32 at least: the exponential amplifies its errors."""

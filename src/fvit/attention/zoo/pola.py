@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import convolve_heads, depthwise, kernel_average
+from fvit.attention.ops import depthwise, kernel_average
 from fvit.attention.positions import PositionEmbedding
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
@@ -42,6 +42,8 @@ class PoLA(Projected):
     Raises:
         ValueError: the width of the heads is odd; an option is out of range.
     """
+
+    adds_conv = True
 
     def __init__(
         self,
@@ -95,10 +97,8 @@ class PoLA(Projected):
         v_same, v_opposite = v.to(dtype).chunk(2, dim=-1)
         swapped_q = q.roll(self.head_dim, dims=-1)
         out = torch.cat([kernel_average(q, k, v_same), kernel_average(swapped_q, k, v_opposite)], dim=-1).to(v.dtype)
-        if self.conv is not None:
-            v = v if presence is None else v * presence
-            out = out + convolve_heads(self.conv, v, self.grid_size, self.num_prefix_tokens)
-        return self.proj_drop(self.proj(self.merge_heads(out) * self.gate(x)))
+        out = self.merge_heads(self.add_conv(out, v, attn_mask))
+        return self.proj_drop(self.proj(out * self.gate(x)))
 
     def _features(self, q: Tensor, k: Tensor, presence: Tensor | None) -> tuple[Tensor, Tensor]:
         """[q⁺, q⁻] and [k⁺, k⁻], both [B, H, N, 2d], up to factors that cancel in every average.

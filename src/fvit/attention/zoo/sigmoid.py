@@ -22,10 +22,12 @@ class SigmoidAttention(Projected):
     """Sigmoid attention. Arguments as for `Projected`; `attn_drop` applies to the map."""
 
     takes_pair_mask = True
+    adds_conv = True
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         q, k, v = self.heads(x)
-        return self.output(self.attn_drop(self._map(q, k, attn_mask, is_causal)) @ v)
+        out = self.attn_drop(self._map(q, k, attn_mask, is_causal)) @ v
+        return self.output(self.add_conv(out, v, attn_mask, is_causal))
 
     def weights(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Tensor]:
         """The ``map``, whose rows need not sum to 1."""

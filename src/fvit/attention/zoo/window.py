@@ -41,6 +41,7 @@ class WindowAttention(Projected):
     """
 
     needs_grid = True
+    adds_conv = True
 
     def __init__(
         self, dim: int, num_heads: int = 8, *, window: int = 7, position_bias: bool = False, **shared: Any
@@ -68,7 +69,7 @@ class WindowAttention(Projected):
         out = self._merge(self.sdpa(*windows, self._window_bias(key_bias_b11n, q)), x.shape[0])
         if first:
             out = torch.cat([self.sdpa(q[:, :, :first], k, v, key_bias_b11n), out], dim=2)
-        return self.output(out)
+        return self.output(self.add_conv(out, v, attn_mask))
 
     def _geometry(self) -> tuple[Size, Size, Size]:
         """Side, number and shift of the windows, each along rows and columns."""
