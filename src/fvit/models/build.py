@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fvit.models.backbones.backbone import Backbone
+from fvit.models.backbones.released import ARGUMENTS
 from fvit.models.exchange import exchange
 from fvit.models.spec import AttentionSpec, BlockSpec
 from fvit.models.transfer import transfer_weights
@@ -61,6 +63,8 @@ def build(
         raise ValueError(f"unknown model '{name}'{_near(name, timm.list_models())}")
     model = _create(name, img_size, pretrained=pretrained, num_classes=num_classes, **options)
     check_stride(model, name, img_size, options.get("in_chans") or 3)
+    if weights is not None and isinstance(model, Backbone):
+        weights = model.from_released(weights)
     if weights is not None and not exchanged:
         model.weight_transfer = transfer_weights(model, weights)
     if attention is not None:
@@ -97,14 +101,18 @@ def _load(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
     if pretrained and file is not None and not Path(file).is_file():
         raise ValueError(f"pretrained_cfg_overlay.file={file} does not exist")
     try:
-        return timm.create_model(name, pretrained=pretrained, **options)
+        with torch.serialization.safe_globals(ARGUMENTS):
+            return timm.create_model(name, pretrained=pretrained, **options)
     except (OSError, RuntimeError, UnpicklingError) as error:
         # OSError: no network. RuntimeError: no published weights, or another shape. UnpicklingError: not a checkpoint.
         if not pretrained:
             raise
+        config = timm.get_pretrained_cfg(name)
+        origin = f" (released at {config.origin_url})" if config and config.origin_url else ""
         raise ValueError(
             f"the pretrained weights of {name} cannot be loaded: {' '.join(str(error).split())[:300]}\n"
-            "Set model.pretrained=false, or name a file that you have: +model.pretrained_cfg_overlay.file=FILE"
+            f"Set model.pretrained=false, or name a file that you have{origin}: "
+            "+model.pretrained_cfg_overlay.file=FILE"
         ) from error
 
 

@@ -1,12 +1,14 @@
 """What the backbones share: timm's classifier interface, and stages of blocks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from timm.layers import ClassifierHead
-from timm.models import checkpoint_seq
+from timm.models import build_model_with_cfg, checkpoint_seq
 from torch import Tensor, nn
+
+from fvit.models.backbones.released import KeyMap, renamed, weights_of
 
 
 class Stage(nn.Module):
@@ -46,6 +48,16 @@ class Backbone(nn.Module):
         self.output_fmt = output_fmt
         self.head = ClassifierHead(num_features, num_classes, global_pool, drop_rate, input_fmt=output_fmt)
 
+    @staticmethod
+    def key_map(names: Iterable[str]) -> KeyMap:
+        """How the authors' names of the parameters translate, given all names in their checkpoint."""
+        raise NotImplementedError
+
+    def from_released(self, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The weights in a checkpoint of the authors, or in one of this model, under the names used here."""
+        weights = weights_of(checkpoint)
+        return weights if weights.keys() <= self.state_dict().keys() else renamed(weights, self.key_map(weights))
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Images [B, C, H, W] to the last feature map, normalised."""
         raise NotImplementedError
@@ -74,6 +86,18 @@ class Backbone(nn.Module):
         """timm's groups for layer-wise learning rate decay."""
         blocks = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None), (r"^norm", (99999,))]
         return dict(stem=r"^patch_embed", blocks=r"^stages\.(\d+)" if coarse else blocks)
+
+
+def create(cls: type[Backbone], name: str, pretrained: bool, stages: int, **kwargs: Any) -> Backbone:
+    """Build a registered model as timm does; pretrained weights may have the authors' names."""
+    return build_model_with_cfg(
+        cls,
+        name,
+        pretrained,
+        feature_cfg=dict(feature_cls="hook", out_indices=tuple(range(stages))),
+        pretrained_filter_fn=lambda checkpoint, model: model.from_released(checkpoint),
+        **kwargs,
+    )
 
 
 def check_stages(count: int, **per_stage: Sequence[Any]) -> None:

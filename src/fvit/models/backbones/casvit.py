@@ -1,7 +1,7 @@
-"""CAS-ViT XS and S: convolutional additive attention, which gates queries and keys instead of comparing them.
+"""CAS-ViT: convolutional additive attention, which gates queries and keys instead of comparing them.
 
 Source: Zhang et al., "CAS-ViT: Convolutional Additive Self-attention Vision Transformers for Efficient Mobile
-Applications", arXiv:2408.03703; details follow the authors' code for `rcvit_xs` and `rcvit_s`
+Applications", arXiv:2408.03703; sizes and details follow the authors' code for `rcvit_xs`, `_s`, `_m` and `_t`
 (https://github.com/Tianfang-Zhang/CAS-ViT), whose MODEL_ZOO.md has the printed parameters.
 
     out = conv(Γ(Φ(Q) + Φ(K)) ⊙ V)      Φ(x) = C(S(x))
@@ -15,20 +15,20 @@ round up, so images may have any size.
 As in the authors' code, a second head learns from a teacher and the output is the mean of both heads; the published
 number of parameters includes both. As in timm, both learn from the labels unless `set_distilled_training` is called.
 
-Published parameters: 3.20 M for XS and 5.76 M for S; here 3,200,700 and 5,764,224. MACs at 224 px, as quoted by iFormer
-(arXiv:2501.15369): 0.56 G and 0.93 G; here 0.55 G and 0.91 G in convolutions and linear layers, 0.55 G and 0.92 G with
-the gates. Two MACs per element of batch normalisation make up the difference.
+Parameters equal the published ones. The published MACs, as quoted by iFormer (arXiv:2501.15369), also count two per
+element of batch normalisation (docs/baselines.md).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from timm.layers import DropPath, Mlp, calculate_drop_path_rates
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models.vision_transformer import init_weights_vit_timm
 from torch import Tensor, nn
 
-from fvit.models.backbones.backbone import Backbone, Stage, check_stages
+from fvit.models.backbones.backbone import Backbone, Stage, check_stages, create
+from fvit.models.backbones.released import KeyMap
 
 
 def _depthwise(dim: int) -> nn.Conv2d:
@@ -131,6 +131,21 @@ class CasViT(Backbone):
         self.distilled_training = False
         self.apply(init_weights_vit_timm)
 
+    @staticmethod
+    def key_map(names: Iterable[str]) -> KeyMap:
+        """The authors' network alternates stages and the convolutions that halve the map."""
+        return (
+            (r"^patch_embed\.(\d+)", lambda m: f"patch_embed.{int(m[1]) // 3 * 2}.{int(m[1]) % 3}"),
+            (r"^network\.(\d*[02468])\.", lambda m: f"stages.{int(m[1]) // 2}.blocks."),
+            (r"^network\.(\d+)\.proj\.", lambda m: f"stages.{int(m[1]) // 2 + 1}.downsample.0."),
+            (r"^network\.(\d+)\.norm\.", lambda m: f"stages.{int(m[1]) // 2 + 1}.downsample.1."),
+            (r"\.local_perception\.network\.", ".local."),
+            (r"\.oper_([qk])\.(\d)\.block\.", r".gate_\1.\2.gate."),
+            (r"\.dwc\.", ".context."),
+            (r"^head\.", "head.fc."),
+            (r"^dist_head\.", "head_dist."),
+        )
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Images [B, C, H, W] to normalised features [B, C', H/32, W/32], rounded up."""
         return self.norm(self.stages(self.patch_embed(x)))
@@ -171,9 +186,11 @@ def _halving(dim: int, out_dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(dim, out_dim, 3, stride=2, padding=1), nn.BatchNorm2d(out_dim))
 
 
-def _cfg() -> dict[str, Any]:
+def _cfg(drive: str) -> dict[str, Any]:
     return dict(
-        url="",  # the authors' weights use other parameter names
+        url="",  # Google Drive serves browsers alone
+        origin_url=f"https://drive.google.com/file/d/{drive}",
+        license="mit",
         num_classes=1000,
         input_size=(3, 224, 224),
         pool_size=(7, 7),
@@ -184,22 +201,39 @@ def _cfg() -> dict[str, Any]:
     )
 
 
-default_cfgs = generate_default_cfgs({"casvit_xs": _cfg(), "casvit_s": _cfg()})
+default_cfgs = generate_default_cfgs(
+    {
+        "casvit_xs": _cfg("16wKcwF6QMW5w_lyPYnDKjMNuoxQDfrLK"),
+        "casvit_s": _cfg("1facFRq8s8oelYUtK1fj3fcfdoWoKDBQQ"),
+        "casvit_m": _cfg("13sQpSEf0h_uuh0jRy9V0yIW6ZsbDpVGy"),
+        "casvit_t": _cfg("1NqoIUPbwBC91RTjTUvubAbOfGqo1VYT0"),
+    }
+)
 
 
-def _create(name: str, pretrained: bool, **kwargs: Any) -> CasViT:
-    features = dict(feature_cls="hook", out_indices=(0, 1, 2, 3))
-    return build_model_with_cfg(CasViT, name, pretrained, feature_cfg=features, **kwargs)
+def _create(name: str, pretrained: bool, shape: dict[str, Any], options: dict[str, Any]) -> CasViT:
+    return create(CasViT, name, pretrained, stages=4, **{**shape, **options})
 
 
 @register_model
 def casvit_xs(pretrained: bool = False, **kwargs: Any) -> CasViT:
     """CAS-ViT-XS, the defaults of `CasViT`."""
-    return _create("casvit_xs", pretrained, **kwargs)
+    return _create("casvit_xs", pretrained, {}, kwargs)
 
 
 @register_model
 def casvit_s(pretrained: bool = False, **kwargs: Any) -> CasViT:
     """CAS-ViT-S."""
-    shape = dict(embed_dims=(48, 64, 128, 256), depths=(3, 3, 6, 3))
-    return _create("casvit_s", pretrained, **{**shape, **kwargs})
+    return _create("casvit_s", pretrained, dict(embed_dims=(48, 64, 128, 256), depths=(3, 3, 6, 3)), kwargs)
+
+
+@register_model
+def casvit_m(pretrained: bool = False, **kwargs: Any) -> CasViT:
+    """CAS-ViT-M."""
+    return _create("casvit_m", pretrained, dict(embed_dims=(64, 96, 192, 384), depths=(3, 3, 6, 3)), kwargs)
+
+
+@register_model
+def casvit_t(pretrained: bool = False, **kwargs: Any) -> CasViT:
+    """CAS-ViT-T, the largest."""
+    return _create("casvit_t", pretrained, dict(embed_dims=(96, 128, 256, 512), depths=(3, 3, 6, 3)), kwargs)

@@ -1,8 +1,8 @@
-"""CrossFormer++-S: embeddings at several scales, and alternating attention among near and among distant tokens.
+"""CrossFormer++: embeddings at several scales, and alternating attention among near and among distant tokens.
 
 Source: Wang et al., "CrossFormer++: A Versatile Vision Transformer Hinging on Cross-Scale Attention",
-arXiv:2303.06908, which extends "CrossFormer", arXiv:2108.00154. Widths, group sizes, positions of cooling layers and
-published figures are those of the authors' small_patch4_group_const_224 (https://github.com/cheerss/CrossFormer).
+arXiv:2303.06908, which extends "CrossFormer", arXiv:2108.00154. Widths, group sizes and positions of cooling layers are
+those of the authors' {small,base,large,huge}_patch4_group_const_224 (https://github.com/cheerss/CrossFormer).
 
 * Cross-scale embedding: a token is the concatenation of convolutions with one stride and several kernels, the smaller
   kernels with the more channels.
@@ -13,20 +13,21 @@ published figures are those of the authors' small_patch4_group_const_224 (https:
 * Amplitude cooling layer: after every third block of a long stage, a depth-wise convolution and a norm without residual
   connection stop the growth of amplitudes.
 
-Parameters: 23.3 M published, 23,325,340 here and in the authors' code. MACs at 224 px: 4.9 G published, 4.39 G by the
-authors' code; here 4.43 G, and 4.05 G in convolutions and linear layers.
+Parameters equal the published ones. For the published MACs, docs/baselines.md.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from timm.layers import DropPath, Mlp, calculate_drop_path_rates
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models.vision_transformer import init_weights_vit_timm
 from torch import Tensor, nn
 
-from fvit.models.backbones.backbone import Backbone, Stage, check_stages
+from fvit.models.backbones.backbone import Backbone, Stage, check_stages, create
+from fvit.models.backbones.released import KeyMap
 from fvit.models.backbones.windows import GroupAttention, Size, merge, offsets, partition
 
 PATCH_SIZES = (4, 8, 16, 32)
@@ -198,6 +199,27 @@ class CrossFormer(Backbone):
         self.norm = nn.LayerNorm(dims[-1])
         self.apply(init_weights_vit_timm)
 
+    @staticmethod
+    def key_map(names: Iterable[str]) -> KeyMap:
+        """The authors number a cooling layer with the block before it, and a stage with the merging after it."""
+
+        def block(after: int) -> Callable[[re.Match[str]], str]:
+            return lambda m: f"stages.{m[1]}.blocks.{int(m[2]) + int(m[2]) // COOLING_EVERY + after}."
+
+        return (
+            (r"\.attn_mask$|\.attn\.(biases|relative_position_index)$", None),
+            (r"^patch_embed\.projs\.", "patch_embed.0.scales."),
+            (r"^patch_embed\.norm\.", "patch_embed.1."),
+            (r"^layers\.(\d+)\.blocks\.(\d+)\.ex_(?=conv|ln)", block(after=1)),
+            (r"^layers\.(\d+)\.blocks\.(\d+)\.", block(after=0)),
+            (r"\.ln\.", ".norm."),
+            (r"^layers\.(\d+)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample."),
+            (r"\.reductions\.", ".embed.scales."),
+            (r"\.attn\.pos\.pos_proj\.", ".attn.bias.0."),
+            (r"\.attn\.pos\.pos(\d)\.(\d)\.", lambda m: f".attn.bias.{3 * int(m[1]) - 2 + int(m[2])}."),
+            (r"^head\.", "head.fc."),
+        )
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Images [B, C, H, W] to normalised features [B, H/32, W/32, 8·embed_dim].
 
@@ -215,24 +237,55 @@ class CrossFormer(Backbone):
         return self.norm(self.stages(self.patch_embed(x)))
 
 
+def _cfg(baidu: str) -> dict[str, Any]:
+    return dict(
+        url="",  # BaiduCloud serves browsers alone, with the key crsf
+        origin_url=f"https://pan.baidu.com/s/{baidu}?pwd=crsf",
+        license="mit",
+        num_classes=1000,
+        input_size=(3, 224, 224),
+        pool_size=(7, 7),
+        crop_pct=0.875,
+        interpolation="bicubic",
+        first_conv=tuple(f"patch_embed.0.scales.{i}" for i in range(len(PATCH_SIZES))),
+        classifier="head.fc",
+    )
+
+
 default_cfgs = generate_default_cfgs(
     {
-        "crossformerpp_s": dict(
-            url="",  # the authors' weights are on BaiduCloud, behind a key
-            num_classes=1000,
-            input_size=(3, 224, 224),
-            pool_size=(7, 7),
-            crop_pct=0.875,
-            interpolation="bicubic",
-            first_conv=tuple(f"patch_embed.0.scales.{i}" for i in range(len(PATCH_SIZES))),
-            classifier="head.fc",
-        )
+        "crossformerpp_s": _cfg("1smc_kRoogd0Ig5vfqwuGTA"),
+        "crossformerpp_b": _cfg("13XVP0ebtNcyRMmkl11ALYg"),
+        "crossformerpp_l": _cfg("1xtPh-ndcOxRM7fPYYxIIRg"),
+        "crossformerpp_h": _cfg("1xtPh-ndcOxRM7fPYYxIIRg"),  # as the authors have it, the address of L
     }
 )
+
+
+def _create(name: str, pretrained: bool, shape: dict[str, Any], options: dict[str, Any]) -> CrossFormer:
+    return create(CrossFormer, name, pretrained, stages=4, **{**shape, **options})
 
 
 @register_model
 def crossformerpp_s(pretrained: bool = False, **kwargs: Any) -> CrossFormer:
     """CrossFormer++-S, the defaults of `CrossFormer`."""
-    features = dict(feature_cls="hook", out_indices=(0, 1, 2, 3))
-    return build_model_with_cfg(CrossFormer, "crossformerpp_s", pretrained, feature_cfg=features, **kwargs)
+    return _create("crossformerpp_s", pretrained, {}, kwargs)
+
+
+@register_model
+def crossformerpp_b(pretrained: bool = False, **kwargs: Any) -> CrossFormer:
+    """CrossFormer++-B."""
+    return _create("crossformerpp_b", pretrained, dict(embed_dim=96, num_heads=(3, 6, 12, 24)), kwargs)
+
+
+@register_model
+def crossformerpp_l(pretrained: bool = False, **kwargs: Any) -> CrossFormer:
+    """CrossFormer++-L."""
+    return _create("crossformerpp_l", pretrained, dict(embed_dim=128, num_heads=(4, 8, 16, 32)), kwargs)
+
+
+@register_model
+def crossformerpp_h(pretrained: bool = False, **kwargs: Any) -> CrossFormer:
+    """CrossFormer++-H, which is L with more blocks in the first two stages."""
+    shape = dict(embed_dim=128, depths=(6, 6, 18, 2), num_heads=(4, 8, 16, 32))
+    return _create("crossformerpp_h", pretrained, shape, kwargs)

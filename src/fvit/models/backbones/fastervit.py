@@ -1,36 +1,36 @@
-"""FasterViT-0: convolutions at high resolution, hierarchical attention with carrier tokens at low resolution.
+"""FasterViT: convolutions at high resolution, hierarchical attention with carrier tokens at low resolution.
 
-Source: Hatamizadeh et al., "FasterViT: Fast Vision Transformers with Hierarchical Attention", arXiv:2306.06189; details
-and published figures from the authors' code for `faster_vit_0_224` (https://github.com/NVlabs/FasterViT).
+Source: Hatamizadeh et al., "FasterViT: Fast Vision Transformers with Hierarchical Attention", arXiv:2306.06189; sizes
+are those of the authors' `faster_vit_{0..6}_224` and `faster_vit_4_21k_*` (https://github.com/NVlabs/FasterViT).
 
 Stages 1 and 2 are residual convolutions. Stages 3 and 4 attend inside windows of at most 7×7 tokens; in stage 3 each
-window has 2×2 carrier tokens (`fvit.models.backbones.hierarchical`).
+window has 2×2 carrier tokens (`fvit.models.backbones.hierarchical`). FasterViT-3 to -6 scale residual branches, and add
+the carriers to the map at the end of stage 3. The models pretrained on ImageNet-21k have windows as large as the map
+and so no carriers.
 
-Like the authors' code for this size, this leaves out the paper's last step of a stage, which adds carriers to the map.
-Unlike it, carriers stay even if stage 3 has a single window, so that parameters do not depend on the image size, and a
-map that windows of 7 do not divide is cut into the fewest equal windows of at most 7, with masked padding. At 224 px
-both compute the same.
+All of them take images of any size, as the authors' `faster_vit_*_any_res` do; their `window_size` and `ct_size` are
+`window_sizes` and `carriers` here. The map is cut into the fewest equal windows of at most the given size, with masked
+padding; the authors pad to full windows and attend to the padding, drop the carriers of a stage with a single window,
+and give carriers no position if the map is not square. Where windows divide a square map, both compute the same.
 
-Parameters: 31.4 M published, 31,404,840 here and in the authors' code. MACs at 224 px: 3.3 G published, 3.49 G here,
-3.44 G in convolutions and linear layers; 3.31 G without the position MLPs, which do not depend on the image.
+Parameters equal those that the authors' code builds; docs/baselines.md says where they and MACs differ from the README.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, LayerNorm2d, calculate_drop_path_rates
-from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
+from timm.models import checkpoint, generate_default_cfgs, register_model
 from timm.models.vision_transformer import init_weights_vit_timm
 from torch import Tensor, nn
 
-from fvit.models.backbones.backbone import Backbone, Stage, check_stages
+from fvit.models.backbones.backbone import Backbone, Stage, check_stages, create
 from fvit.models.backbones.hierarchical import CarrierTokens, HierarchicalBlock, WindowBlock
+from fvit.models.backbones.released import KeyMap
 from fvit.models.backbones.windows import merge, partition
-
-WINDOW_SIZE = 7
-CARRIERS = 2
 
 
 def _conv(dim: int, out_dim: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
@@ -57,8 +57,9 @@ class AttentionStage(nn.Module):
         dim: width C.
         downsample: maps the previous stage's feature map to this resolution.
         drop_path: stochastic depth rate of each block.
-        carriers: whether windows have carrier tokens.
+        carriers: rows and columns of carrier tokens in a window; 0: none.
         window_size: largest number of rows and columns of a window.
+        add_carriers: whether the last block adds the carriers to the map.
         shape: further arguments of `WindowBlock`.
     """
 
@@ -67,17 +68,21 @@ class AttentionStage(nn.Module):
         dim: int,
         downsample: nn.Module,
         drop_path: Sequence[float],
-        carriers: bool,
-        window_size: int = WINDOW_SIZE,
+        carriers: int,
+        window_size: int,
+        add_carriers: bool = False,
         **shape: Any,
     ) -> None:
         super().__init__()
         self.grad_checkpointing = False
         self.window_size = window_size
         self.downsample = downsample
+        self.carriers_per_side = carriers
         self.carriers = CarrierTokens(dim) if carriers else None
         block = HierarchicalBlock if carriers else WindowBlock
         self.blocks = nn.ModuleList(block(dim, drop_path=rate, **shape) for rate in drop_path)
+        if carriers and add_carriers:
+            self.blocks[-1].add_carriers = True
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x)
@@ -89,7 +94,7 @@ class AttentionStage(nn.Module):
             for block in self.blocks:
                 tokens = self._run(block, tokens, size, real)
         else:
-            share = tuple(min(CARRIERS, side) for side in size)
+            share = tuple(min(self.carriers_per_side, side) for side in size)
             carriers = self.carriers(x, tuple(count * own for count, own in zip(windows, share, strict=True)))
             for block in self.blocks:
                 tokens, carriers = self._run(block, tokens, size, real, carriers, share)
@@ -108,7 +113,11 @@ class FasterViT(Backbone):
         stem_dim: width inside the stem.
         embed_dim: width of the first stage; each later one doubles it.
         depths: blocks of each of the four stages.
-        num_heads: heads of the two stages with attention.
+        num_heads, window_sizes: heads, and largest number of rows and columns of a window, of the two stages with
+            attention.
+        carriers: rows and columns of carrier tokens in each window of the third stage; 0: none.
+        init_values: initial scale of the residual branches with attention; None: no scale, and carriers are not added
+            to the map.
 
     Raises:
         ValueError: a width is not divisible by its heads, or an argument does not have one entry per stage.
@@ -123,6 +132,9 @@ class FasterViT(Backbone):
         embed_dim: int = 64,
         depths: Sequence[int] = (2, 3, 6, 5),
         num_heads: Sequence[int] = (8, 16),
+        window_sizes: Sequence[int] = (7, 7),
+        carriers: int = 2,
+        init_values: float | None = None,
         mlp_ratio: float = 4.0,
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
@@ -130,7 +142,7 @@ class FasterViT(Backbone):
         drop_path_rate: float = 0.0,
     ) -> None:
         check_stages(4, depths=depths)
-        check_stages(2, num_heads=num_heads)
+        check_stages(2, num_heads=num_heads, window_sizes=window_sizes)
         dims = [embed_dim * 2**i for i in range(4)]
         super().__init__(dims[-1], num_classes, global_pool, drop_rate)
         self.patch_embed = nn.Sequential(
@@ -139,40 +151,149 @@ class FasterViT(Backbone):
         )
         rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         halvings = [nn.Sequential(LayerNorm2d(dim), _conv(dim, 2 * dim, stride=2)) for dim in dims[:-1]]
-        shape = dict(mlp_ratio=mlp_ratio, proj_drop=proj_drop_rate, attn_drop=attn_drop_rate)
+        shape = dict(mlp_ratio=mlp_ratio, proj_drop=proj_drop_rate, attn_drop=attn_drop_rate, init_values=init_values)
+        third, fourth = (dict(num_heads=n, window_size=w) for n, w in zip(num_heads, window_sizes, strict=True))
+        third |= dict(carriers=carriers, add_carriers=init_values is not None)
         self.stages = nn.Sequential(
             Stage(nn.Identity(), (ConvBlock(dims[0], rate) for rate in rates[0])),
             Stage(halvings[0], (ConvBlock(dims[1], rate) for rate in rates[1])),
-            AttentionStage(dims[2], halvings[1], rates[2], carriers=True, num_heads=num_heads[0], **shape),
-            AttentionStage(dims[3], halvings[2], rates[3], carriers=False, num_heads=num_heads[1], **shape),
+            AttentionStage(dims[2], halvings[1], rates[2], **third, **shape),
+            AttentionStage(dims[3], halvings[2], rates[3], carriers=0, **fourth, **shape),
         )
         self.norm = nn.BatchNorm2d(dims[-1])
         self.feature_info = [dict(num_chs=dim, reduction=4 * 2**i, module=f"stages.{i}") for i, dim in enumerate(dims)]
         self.apply(init_weights_vit_timm)
+
+    @staticmethod
+    def key_map(names: Iterable[str]) -> KeyMap:
+        """The authors' blocks with carriers have both attentions in one module, and a stage its successor's halving."""
+        with_carriers = {name.split(".hat_")[0] for name in names if ".hat_" in name}
+
+        def block(m: re.Match[str]) -> str:
+            return f"{m[0]}within." if m[0].removesuffix(".") in with_carriers else m[0]
+
+        return (
+            (r"\.(relative_coords_table|relative_position_index|relative_bias)$", None),
+            (r"\.to_global_feature\.", None),  # the tokenizer's convolution once more
+            (r"^patch_embed\.conv_down\.", "patch_embed."),
+            (r"\.hat_(norm\d|attn|mlp|pos_embed)\.", r".across.\1."),
+            (r"\.gamma([12])$", r".across.ls\1.gamma"),
+            (r"\.gamma([34])$", lambda m: f".ls{int(m[1]) - 2}.gamma"),
+            (r"^levels\.\d+\.blocks\.\d+\.(?!across)", block),
+            (r"\.pos_emb_funct\.cpb_mlp\.", ".bias.mlp."),
+            (r"\.cpb_mlp\.", ".mlp."),
+            (r"^levels\.(\d+)\.downsample\.norm\.", lambda m: f"stages.{int(m[1]) + 1}.downsample.0."),
+            (r"^levels\.(\d+)\.downsample\.reduction\.0\.", lambda m: f"stages.{int(m[1]) + 1}.downsample.1."),
+            (r"\.global_tokenizer\.pos_embed\.", ".carriers.conv."),
+            (r"^levels\.", "stages."),
+            (r"^head\.", "head.fc."),
+        )
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images [B, C, H, W] to normalised features [B, 8·embed_dim, H/32, W/32], rounded up."""
         return self.norm(self.stages(self.patch_embed(x)))
 
 
+def _cfg(file: str, img_size: int = 224, **options: Any) -> dict[str, Any]:
+    return dict(
+        url=f"https://huggingface.co/ahatamiz/FasterViT/resolve/main/fastervit_{file}.pth.tar",
+        license="NVIDIA Source Code License-NC",
+        num_classes=1000,
+        input_size=(3, img_size, img_size),
+        pool_size=(img_size // 32, img_size // 32),
+        interpolation="bicubic",
+        first_conv="patch_embed.0",
+        classifier="head.fc",
+        **options,
+    )
+
+
 default_cfgs = generate_default_cfgs(
     {
-        "fastervit_0": dict(
-            url="",  # the authors' weights use other parameter names and a non-commercial license
-            num_classes=1000,
-            input_size=(3, 224, 224),
-            pool_size=(7, 7),
-            crop_pct=0.875,
-            interpolation="bicubic",
-            first_conv="patch_embed.0",
-            classifier="head.fc",
-        )
+        "fastervit_0": _cfg("0_224_1k", crop_pct=0.875),
+        **{f"fastervit_{size}": _cfg(f"{size}_224_1k", crop_pct=1.0) for size in range(1, 7)},
+        "fastervit_4_21k_224": _cfg("4_21k_224_w14", 224, crop_pct=0.95, crop_mode="squash"),
+        "fastervit_4_21k_384": _cfg("4_21k_384_w24", 384, crop_pct=1.0, crop_mode="squash"),
+        "fastervit_4_21k_512": _cfg("4_21k_512_w32", 512, crop_pct=1.0, crop_mode="squash"),
+        "fastervit_4_21k_768": _cfg("4_21k_768_w48", 768, crop_pct=0.93, crop_mode="squash"),
     }
 )
+
+
+def _create(name: str, pretrained: bool, shape: dict[str, Any], options: dict[str, Any]) -> FasterViT:
+    return create(FasterViT, name, pretrained, stages=4, **{**shape, **options})
+
+
+_FOUR = dict(embed_dim=196, depths=(3, 3, 12, 5), num_heads=(16, 32), init_values=1e-5)
+
+
+def _create_4_21k(img_size: int, pretrained: bool, options: dict[str, Any]) -> FasterViT:
+    """FasterViT-4 with windows as large as the map, and so without carriers."""
+    shape = dict(**_FOUR, carriers=0, window_sizes=(img_size // 16, img_size // 32))
+    return _create(f"fastervit_4_21k_{img_size}", pretrained, shape, options)
 
 
 @register_model
 def fastervit_0(pretrained: bool = False, **kwargs: Any) -> FasterViT:
     """FasterViT-0, the defaults of `FasterViT`."""
-    features = dict(feature_cls="hook", out_indices=(0, 1, 2, 3))
-    return build_model_with_cfg(FasterViT, "fastervit_0", pretrained, feature_cfg=features, **kwargs)
+    return _create("fastervit_0", pretrained, {}, kwargs)
+
+
+@register_model
+def fastervit_1(pretrained: bool = False, **kwargs: Any) -> FasterViT:
+    """FasterViT-1."""
+    return _create("fastervit_1", pretrained, dict(stem_dim=32, embed_dim=80, depths=(1, 3, 8, 5)), kwargs)
+
+
+@register_model
+def fastervit_2(pretrained: bool = False, **kwargs: Any) -> FasterViT:
+    """FasterViT-2."""
+    return _create("fastervit_2", pretrained, dict(embed_dim=96, depths=(3, 3, 8, 5)), kwargs)
+
+
+@register_model
+def fastervit_3(pretrained: bool = False, **kwargs: Any) -> FasterViT:
+    """FasterViT-3."""
+    return _create("fastervit_3", pretrained, dict(embed_dim=128, depths=(3, 3, 12, 5), init_values=1e-5), kwargs)
+
+
+@register_model
+def fastervit_4(pretrained: bool = False, **kwargs: Any) -> FasterViT:
+    """FasterViT-4."""
+    return _create("fastervit_4", pretrained, _FOUR, kwargs)
+
+
+@register_model
+def fastervit_5(pretrained: bool = False, **kwargs: Any) -> FasterViT:
+    """FasterViT-5."""
+    return _create("fastervit_5", pretrained, {**_FOUR, "embed_dim": 320}, kwargs)
+
+
+@register_model
+def fastervit_6(pretrained: bool = False, **kwargs: Any) -> FasterViT:
+    """FasterViT-6."""
+    return _create("fastervit_6", pretrained, {**_FOUR, "embed_dim": 320, "depths": (3, 3, 16, 8)}, kwargs)
+
+
+@register_model
+def fastervit_4_21k_224(pretrained: bool = False, **kwargs: Any) -> FasterViT:
+    """FasterViT-4 pretrained on ImageNet-21k, for images of 224 px."""
+    return _create_4_21k(224, pretrained, kwargs)
+
+
+@register_model
+def fastervit_4_21k_384(pretrained: bool = False, **kwargs: Any) -> FasterViT:
+    """FasterViT-4 pretrained on ImageNet-21k, for images of 384 px."""
+    return _create_4_21k(384, pretrained, kwargs)
+
+
+@register_model
+def fastervit_4_21k_512(pretrained: bool = False, **kwargs: Any) -> FasterViT:
+    """FasterViT-4 pretrained on ImageNet-21k, for images of 512 px."""
+    return _create_4_21k(512, pretrained, kwargs)
+
+
+@register_model
+def fastervit_4_21k_768(pretrained: bool = False, **kwargs: Any) -> FasterViT:
+    """FasterViT-4 pretrained on ImageNet-21k, for images of 768 px."""
+    return _create_4_21k(768, pretrained, kwargs)

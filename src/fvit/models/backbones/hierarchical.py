@@ -2,7 +2,8 @@
 
 Source: Hatamizadeh et al., "FasterViT", arXiv:2306.06189, section 3.3. A window's carrier tokens are averages over its
 part of the map. In each block, the carriers of all windows attend to each other, and then each window attends to itself
-and its own carriers.
+and its own carriers. Large models scale each residual branch (LayerScale, arXiv:2103.17239), and their last block adds
+the carriers to the map.
 
 Positions: one MLP maps a token's position in its window to an embedding that is added in each block, another maps the
 log-scaled offset between two tokens to a bias on their logit (Swin v2, arXiv:2111.09883). Carriers have no bias. The
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp
+from timm.layers import DropPath, LayerScale, Mlp
 from torch import Tensor, nn
 
 from fvit.models.backbones.windows import GroupAttention, Size, merge, offsets, partition
@@ -57,17 +58,26 @@ class PositionEmbedding(nn.Module):
 
 
 class WindowBlock(nn.Module):
-    """Attention inside windows, and an MLP, each with a residual connection."""
+    """Attention inside windows, and an MLP, each with a residual connection, scaled if `init_values` is given."""
 
     def __init__(
-        self, dim: int, num_heads: int, mlp_ratio: float, proj_drop: float, attn_drop: float, drop_path: float
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        proj_drop: float,
+        attn_drop: float,
+        drop_path: float,
+        init_values: float | None = None,
     ) -> None:
         super().__init__()
         self.pos_embed = PositionEmbedding(dim)
         self.norm1 = nn.LayerNorm(dim)
         self.attn = GroupAttention(dim, num_heads, LogOffsetBias(num_heads), attn_drop, proj_drop)
+        self.ls1 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=proj_drop)
+        self.ls2 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, size: Size, real: Tensor | None = None, carriers: Tensor | None = None) -> Tensor:
@@ -75,18 +85,19 @@ class WindowBlock(nn.Module):
         x = x + self.pos_embed(size)
         if carriers is not None:
             x = torch.cat([carriers, x], dim=2)
-        x = x + self.drop_path(self.attn(self.norm1(x), size, real))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), size, real)))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
 
 class HierarchicalBlock(nn.Module):
     """Attention among all carriers, then inside each window and its carriers.
 
-    Arguments as for `WindowBlock`.
+    Arguments as for `WindowBlock`; with `add_carriers`, each position in a window then gets its nearest carrier added.
     """
 
-    def __init__(self, dim: int, **shape: Any) -> None:
+    def __init__(self, dim: int, add_carriers: bool = False, **shape: Any) -> None:
         super().__init__()
+        self.add_carriers = add_carriers
         self.across = WindowBlock(dim, **shape)
         self.within = WindowBlock(dim, **shape)
 
@@ -98,7 +109,15 @@ class HierarchicalBlock(nn.Module):
         carriers = self.across(carriers.flatten(1, 2).unsqueeze(1), whole).squeeze(1).unflatten(1, whole)
         own, _ = partition(carriers, share)
         own, x = self.within(x, size, real, own).split([own.shape[2], x.shape[2]], dim=2)
+        if self.add_carriers:
+            x = x + self.across.ls1(_spread(own, share, size))
         return x, merge(own, whole, share)
+
+
+def _spread(carriers: Tensor, share: Size, size: Size) -> Tensor:
+    """Lay the carriers of each window [B, n, p, C] over its positions, [B, n, h·w, C]."""
+    maps = carriers.flatten(0, 1).transpose(1, 2).unflatten(2, share)
+    return F.interpolate(maps, size=size).flatten(2).transpose(1, 2).unflatten(0, carriers.shape[:2])
 
 
 class CarrierTokens(nn.Module):

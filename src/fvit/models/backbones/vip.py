@@ -1,8 +1,8 @@
 """ViP, the Vision Permutator: linear layers along rows, columns and channels instead of attention.
 
 Source: Hou et al., "Vision Permutator: A Permutable MLP-Like Architecture for Visual Recognition", arXiv:2106.12368.
-Initialisation, the MLP that weighs the sum, and published figures follow the authors' code for `vip_s7`
-(https://github.com/houqb/VisionPermutator).
+Initialisation, the MLP that weighs the sum, and sizes follow the authors' code for `vip_s14`, `vip_s7`, `vip_m7` and
+`vip_l7` (https://github.com/houqb/VisionPermutator), which writes as four stages what has one or two resolutions.
 
 The C channels are cut into segments of s. One linear layer maps the H·s values of a segment along a column of the map,
 another the W·s values along a row, a third the C values of a position:
@@ -13,19 +13,20 @@ with the softmax over the three, channel by channel. In the paper, and here at 2
 rows, so that H·s = C. At other sizes segments keep their width and the layers along rows and columns change size with
 the map, so weights for one image size do not fit another.
 
-Parameters: 25 M published, 25,114,984 here. MACs at 224 px: 7.0 G according to PaddleViT's reimplementation (the
-authors give none); here 6.90 G in convolutions and linear layers, 6.91 G with the weighted sum.
+Parameters equal the published ones and those that the authors' code builds. They give no MACs.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from timm.layers import DropPath, Mlp, PatchEmbed, calculate_drop_path_rates, to_2tuple
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models.vision_transformer import init_weights_vit_timm
 from torch import Tensor, nn
 
-from fvit.models.backbones.backbone import Backbone, Stage, check_stages
+from fvit.models.backbones.backbone import Backbone, Stage, check_stages, create
+from fvit.models.backbones.released import KeyMap
 
 Size = tuple[int, int]
 
@@ -131,8 +132,31 @@ class VisionPermutator(Backbone):
         self.norm = nn.LayerNorm(embed_dims[-1])
         self.apply(init_weights_vit_timm)
 
+    @staticmethod
+    def key_map(names: Iterable[str]) -> KeyMap:
+        """Number the authors' blocks through all their stages of one resolution."""
+        found = {(int(m[1]), m[2]) for name in names if (m := re.match(r"network\.(\d+)\.(\w+)\.", name))}
+        halvings = [entry for entry, inner in found if inner == "proj"]
+        blocks = [entry for entry, inner in found if inner != "proj"]
+
+        def stage(entry: int) -> int:
+            return sum(halving < entry for halving in halvings)
+
+        def block(m: re.Match[str]) -> str:
+            entry = int(m[1])
+            before = sum(other < entry and stage(other) == stage(entry) for other in blocks)
+            return f"stages.{stage(entry)}.blocks.{before + int(m[2])}."
+
+        return (
+            (r"^network\.(\d+)\.proj\.", lambda m: f"stages.{stage(int(m[1])) + 1}.downsample.proj."),
+            (r"^network\.(\d+)\.(\d+)\.", block),
+            (r"\.attn\.mlp_([hwc])\.", r".permute.mix_\1."),
+            (r"\.attn\.", ".permute."),
+            (r"^head\.", "head.fc."),
+        )
+
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images [B, C, H, W] to normalised features, [B, H/14, W/14, 384] for ViP-Small/7."""
+        """Images [B, C, H, W] to normalised features [B, H', W', C], [B, H/14, W/14, 384] for ViP-Small."""
         return self.norm(self.stages(self.patch_embed(x)))
 
 
@@ -145,25 +169,58 @@ def _check_sides(img_size: Size, patch_size: int, multiple: int) -> None:
             )
 
 
+def _cfg(drive: str | None = None, crop_pct: float = 0.9) -> dict[str, Any]:
+    return dict(
+        url="",  # Google Drive serves browsers alone
+        origin_url=drive and f"https://drive.google.com/file/d/{drive}",
+        num_classes=1000,
+        input_size=(3, 224, 224),
+        fixed_input_size=True,
+        crop_pct=crop_pct,
+        interpolation="bicubic",
+        first_conv="patch_embed.proj",
+        classifier="head.fc",
+    )
+
+
 default_cfgs = generate_default_cfgs(
     {
-        "vip_small7": dict(
-            url="",  # the authors' weights use other parameter names
-            num_classes=1000,
-            input_size=(3, 224, 224),
-            fixed_input_size=True,
-            crop_pct=0.9,
-            interpolation="bicubic",
-            first_conv="patch_embed.proj",
-            classifier="head.fc",
-        )
+        "vip_small14": _cfg(),  # never released
+        "vip_small7": _cfg("1cX6eauDrsGsLSZnqsX7cl0oiKX8Dzv5z"),
+        "vip_medium7": _cfg("15y5WMypthpbBFdc01E3mJCZit7q0Yn8m"),
+        "vip_large7": _cfg("14F5IXGXmB_3jrwK33Efae-WEb5D_G85c", crop_pct=0.875),
     }
 )
+
+
+def _create(name: str, pretrained: bool, shape: dict[str, Any], options: dict[str, Any]) -> VisionPermutator:
+    shape = {**shape, **options}
+    stages = len(shape.get("embed_dims", (192, 384)))
+    return create(VisionPermutator, name, pretrained, stages, **shape)
+
+
+@register_model
+def vip_small14(pretrained: bool = False, **kwargs: Any) -> VisionPermutator:
+    """ViP-Small/14, which has one resolution."""
+    shape = dict(patch_size=14, embed_dims=(384,), depths=(18,), segment_dims=(24,))
+    return _create("vip_small14", pretrained, shape, kwargs)
 
 
 @register_model
 def vip_small7(pretrained: bool = False, **kwargs: Any) -> VisionPermutator:
     """ViP-Small/7, the defaults of `VisionPermutator`."""
-    return build_model_with_cfg(
-        VisionPermutator, "vip_small7", pretrained, feature_cfg=dict(feature_cls="hook", out_indices=(0, 1)), **kwargs
-    )
+    return _create("vip_small7", pretrained, {}, kwargs)
+
+
+@register_model
+def vip_medium7(pretrained: bool = False, **kwargs: Any) -> VisionPermutator:
+    """ViP-Medium/7."""
+    shape = dict(embed_dims=(256, 512), depths=(7, 17), segment_dims=(8, 32))
+    return _create("vip_medium7", pretrained, shape, kwargs)
+
+
+@register_model
+def vip_large7(pretrained: bool = False, **kwargs: Any) -> VisionPermutator:
+    """ViP-Large/7."""
+    shape = dict(embed_dims=(256, 512), depths=(8, 28), segment_dims=(8, 32))
+    return _create("vip_large7", pretrained, shape, kwargs)
