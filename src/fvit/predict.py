@@ -42,7 +42,7 @@ def predict(config: dict[str, Any]) -> dict[str, float]:
     path = checkpoint.find(config["ckpt_path"])
     content = checkpoint.read(path)
     images = find_images(config["images"])
-    module = Classifier.load_from_checkpoint(path, map_location=device, weights_only=True).eval()
+    module = Classifier.restore(content).to(device).eval()
     names = display_names(content.get("classes"), module.num_outputs)
     trained = content["datamodule_hyper_parameters"]
     batches = inference_batches(images, trained, config["batch_size"], config["num_workers"], device)

@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from fvit.models.exchange import exchange
 from fvit.models.spec import AttentionSpec, BlockSpec
-from fvit.models.transfer import transfer_weights
+from fvit.models.transfer import matching_weights, transfer_weights
 
 
 def build(
@@ -27,7 +27,8 @@ def build(
     keep: Sequence[str] = (),
     pretrained: bool = False,
     weights: Mapping[str, Tensor] | None = None,
-    exchanged: bool = False,
+    exchanged: bool | None = False,
+    outputs: Sequence[int | None] | None = None,
     **options: Any,
 ) -> nn.Module:
     """A timm model for images of `img_size` pixels, with its attention exchanged if `attention` is given.
@@ -42,7 +43,8 @@ def build(
         pretrained: load timm's weights (downloads them once) before the exchange.
         weights: initial weights, loaded where name and shape match; `model.weight_transfer` holds the outcome.
         exchanged: whether `weights` come from a model with this attention, and so are loaded after the exchange;
-            otherwise they are loaded before it, like timm's.
+            otherwise they are loaded before it, like timm's. None: whichever takes more of them.
+        outputs: whose rows of the head in `weights` each class takes, as in `transfer_weights`.
         options: further arguments of ``timm.create_model``, such as `embed_dim`, `depth`, `drop_path_rate`, or
             ``pretrained_cfg_overlay={"file": path}`` for a file of pretrained weights.
 
@@ -62,11 +64,13 @@ def build(
     model = _create(name, img_size, pretrained=pretrained, num_classes=num_classes, **options)
     check_stride(model, name, img_size, options.get("in_chans") or 3)
     if weights is not None and not exchanged:
-        model.weight_transfer = transfer_weights(model, weights)
+        model.weight_transfer = transfer_weights(model, weights, outputs)
     if attention is not None:
         exchange(model, attention, blocks, keep)
+    if weights is not None and exchanged is None and attention is not None:
+        exchanged = matching_weights(model, weights) > len(model.weight_transfer.loaded)
     if weights is not None and exchanged:
-        model.weight_transfer = transfer_weights(model, weights)
+        model.weight_transfer = transfer_weights(model, weights, outputs)
         model.exchange_report = ()  # its initialised weights have been replaced
     return model
 
