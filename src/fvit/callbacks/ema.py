@@ -12,8 +12,6 @@ from fvit.training.classifier import accuracy
 
 log = logging.getLogger(__name__)
 
-_HALF = (torch.bfloat16, torch.float16)
-
 
 class EMA(WeightAveraging):
     """Validates and saves the average; the raw weights are validated as well, as ``val_raw/acc1``.
@@ -75,8 +73,6 @@ class EMA(WeightAveraging):
                 "%.3g. Try callbacks.ema.decay=%.2g",
                 *(self.decay, span, left, self._decay_at(left / every), 1 - min(0.5, 10 * every / left)),
             )
-        if self.decay > 0.99 and any(weight.dtype in _HALF for weight in module.parameters()):
-            log.warning("callbacks.ema averages 16-bit weights, which round its updates away: use a mixed precision")
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *batch: Any) -> None:
         self._started = (
@@ -104,7 +100,8 @@ class EMA(WeightAveraging):
         images, labels = batch
         raw = self._average_model.module  # while both are swapped
         with trainer.precision_plugin.forward_context():
-            self._raw_acc1.update(raw(images.to(raw.device)).to(labels.device), labels)
+            # The average of 16-bit weights has 32 bits.
+            self._raw_acc1.update(raw(images.to(next(raw.parameters()))).to(labels.device), labels)
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         super().on_validation_epoch_end(trainer, module)
@@ -132,6 +129,6 @@ class EMA(WeightAveraging):
     def _average(self, averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
         if averages[0].is_floating_point() or averages[0].is_complex():
             decay = self._decay_at(self._updates) if self._started else 0.0
-            torch._foreach_lerp_(averages, weights, 1 - decay)
+            torch._foreach_lerp_(averages, [weight.to(averages[0].dtype) for weight in weights], 1 - decay)
         else:  # counts, as those of batch normalisation
             torch._foreach_copy_(averages, weights)
