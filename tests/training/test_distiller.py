@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from safetensors.torch import save_file
+from timm.data import ImageNetInfo
 from torch import nn
 
 from fvit.config import validation
@@ -447,6 +448,29 @@ def test_init_from_takes_the_rows_of_the_head_by_class_name(compose_config, teac
     assert not torch.equal(weights["weight"], source["model.head.weight"])
     _, weights = head(list("abcdefghij"), with_classes(teacher_run, tmp_path / "a.ckpt", None))
     assert torch.equal(weights["weight"], source["model.head.weight"])
+
+
+def test_pretrained_head_has_the_order_of_the_datasets_classes(compose_config, monkeypatch):
+    """ImageNet's by their words, in alphabetical order; other thousand classes leave it as it is."""
+    create_model = timm.create_model
+
+    def seeded(*args, pretrained=False, **kwargs):
+        torch.manual_seed(0)
+        return create_model(*args, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", seeded)
+    config = compose_config(*BARE, "model.pretrained=true", "attention=native")
+    info = ImageNetInfo("imagenet-1k")
+    words = [info.label_descriptions(as_dict=True)[name] for name in info.label_names()]
+    words[517] = "crane2"
+    order = sorted(range(1000), key=words.__getitem__)
+
+    def head(classes):
+        return build_module(config, SimpleNamespace(num_classes=1000, classes=classes)).model.head.weight
+
+    original = head(info.label_names())
+    assert torch.equal(head([words[index] for index in order]), original[order])
+    assert torch.equal(head([f"class {index}" for index in range(1000)]), original)
 
 
 def test_init_from_of_other_files(compose_config, teacher_run, tmp_path):

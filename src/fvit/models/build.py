@@ -16,6 +16,7 @@ from torch.func import functional_call
 from fvit.models.exchange import exchange
 from fvit.models.spec import AttentionSpec, BlockSpec
 from fvit.models.transfer import matching_weights, transfer_weights
+from fvit.models.weights import read_file, weights_in
 
 
 def build(
@@ -97,11 +98,14 @@ def _create(name: str, img_size: int, **options: Any) -> nn.Module:
 
 
 def _load(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
-    file = options.get("pretrained_cfg_overlay", {}).get("file")
-    if pretrained and file is not None and not Path(file).is_file():
-        raise ValueError(f"pretrained_cfg_overlay.file={file} does not exist")
+    overlay = options.get("pretrained_cfg_overlay", {})
+    if pretrained and (file := overlay.get("file")) is not None:
+        options["pretrained_cfg_overlay"] = {**overlay, "state_dict": _read_pretrained(name, Path(file))}
     try:
-        return timm.create_model(name, pretrained=pretrained, **options)
+        model = timm.create_model(name, pretrained=pretrained, **options)
+        if isinstance(getattr(model, "pretrained_cfg", None), dict):
+            model.pretrained_cfg.pop("state_dict", None)  # copies of the model would copy it
+        return model
     except (OSError, RuntimeError, UnpicklingError) as error:
         # OSError: no network. RuntimeError: no published weights, or another shape. UnpicklingError: not a checkpoint.
         if not pretrained:
@@ -110,6 +114,22 @@ def _load(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
             f"the pretrained weights of {name} cannot be loaded: {' '.join(str(error).split())[:300]}\n"
             "Set model.pretrained=false, or name a file that you have: +model.pretrained_cfg_overlay.file=FILE"
         ) from error
+
+
+def _read_pretrained(name: str, file: Path) -> dict[str, Tensor] | None:
+    """The weights in a file for timm; None for those of JAX, which timm converts itself."""
+    if not file.is_file():
+        raise ValueError(f"pretrained_cfg_overlay.file={file} does not exist")
+    if file.suffix == ".npz":
+        return None
+    try:
+        weights, _ = weights_in(read_file(file), file)
+    except ValueError as error:
+        raise ValueError(f"the pretrained weights of {name} cannot be loaded: {error}") from error
+    # Lightning and others keep the whole model as one part of theirs.
+    while len({key.partition(".")[0] for key in weights}) == 1 and all("." in key for key in weights):
+        weights = {key.partition(".")[2]: weight for key, weight in weights.items()}
+    return weights
 
 
 def _option_error(name: str, options: Mapping[str, Any], error: TypeError) -> ValueError:

@@ -12,15 +12,16 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from fvit.config.legacy import migrate_checkpoint, model_options
-from fvit.models import attention_spec, build
+from fvit.models import attention_spec, build, transfer_weights
 from fvit.models.weights import unwrapped
 from fvit.training.checkpoint import initial_weights
+from fvit.training.classes import counterparts, pretrained_classes
 from fvit.training.losses import build_loss
 from fvit.training.sharding import numbered_by_model, shard
 
@@ -77,6 +78,8 @@ class Classifier(LightningModule):
         if init_from is not None:
             options |= initial_weights(init_from, model, classes)
         self.model = build(img_size=img_size, num_classes=outputs, attention=attention, **options)
+        if model.get("pretrained") and classes is not None:
+            _order_pretrained_head(self.model, classes)
         self.num_outputs = outputs
         self.earlier_metrics: dict[str, float] = {}
         self.loss = build_loss(**loss)
@@ -230,6 +233,16 @@ class Classifier(LightningModule):
         checkpoint["state_dict"] = unwrapped(checkpoint["state_dict"])
         self.classes = self.classes or checkpoint.get("classes")
         self.earlier_metrics = checkpoint.get("metrics", {})
+
+
+def _order_pretrained_head(model: nn.Module, classes: Sequence[str]) -> None:
+    """Give the outputs of published weights the order of the dataset's classes, if those are the same."""
+    names = pretrained_classes(model)
+    if names is None or model.pretrained_cfg.get("num_classes") != model.num_classes:  # a new head
+        return
+    found = counterparts(classes, names)
+    if None not in found and found != list(range(len(names))):
+        transfer_weights(model, model.state_dict(), found)
 
 
 def accuracy(outputs: int, **options: Any) -> MulticlassAccuracy:

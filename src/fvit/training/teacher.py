@@ -113,7 +113,13 @@ def load_teacher(
 
 def _load_checkpoint(path: str, img_size: int, normalisation: tuple[Sequence[float], Sequence[float]]) -> Teacher:
     file = checkpoint.find(path, key=_KEY)
-    content = checkpoint.read(file)
+    try:
+        content = checkpoint.read(file)
+    except ValueError as error:
+        raise ValueError(
+            f"no teacher from {path}: {str(error).partition('; ')[0]}. Weights of a timm model need its name as well: "
+            "distillation.teacher.name=…"
+        ) from error
     parameters, data = content["hyper_parameters"], content["datamodule_hyper_parameters"]
     if parameters["img_size"] != img_size:
         raise ValueError(
