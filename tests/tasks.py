@@ -5,6 +5,7 @@ import logging
 import sys
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from fvit.config import validation
@@ -33,6 +34,17 @@ def checked(task, model, *overrides):
     """The composed and validated configuration of fvit-TASK."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return validation.check(compose(task, overrides=list(overrides)), model)
+
+
+def with_classes(run, target, names, order=None):
+    """A copy of a run's best checkpoint whose outputs have these names, in another order if given."""
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    if order is not None:
+        heads = {f"model.head.{kind}" for kind in ("weight", "bias")}
+        weights = content["state_dict"]
+        content["state_dict"] = {key: weights[key][order] if key in heads else weights[key] for key in weights}
+    torch.save({**content, "classes": names}, target)
+    return target
 
 
 def trained(folder, *overrides):

@@ -5,11 +5,12 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from fvit.cascade import evaluate
+from fvit.cascade import check_same_dataset, evaluate
 from fvit.config.errors import ConfigError
 from fvit.config.schemas.eval import Cascade, Eval
 from fvit.cost import count
@@ -17,7 +18,7 @@ from fvit.data import ImageDataModule
 from fvit.eval import evaluate as evaluate_alone
 from fvit.training import Classifier, checkpoint
 from tests.data.pictures import jpeg
-from tests.tasks import checked, trained
+from tests.tasks import checked, trained, with_classes
 from tests.training.fitting import FAKE
 
 pytestmark = [
@@ -134,11 +135,26 @@ def photos(folder, num_val, damaged=()):
     """Images of noise in two classes, some of them damaged."""
     for split, images in (("train", 4), ("val", num_val)):
         for index in range(images):
-            (folder / split / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
+            (folder / split / "37"[index % 2]).mkdir(parents=True, exist_ok=True)
             content = jpeg(40, 40, seed=index)
             broken = split == "val" and index in damaged
-            (folder / split / "ab"[index % 2] / f"{index:02}.jpg").write_bytes(content[:-300] if broken else content)
+            (folder / split / "37"[index % 2] / f"{index:02}.jpg").write_bytes(content[:-300] if broken else content)
     return folder
+
+
+def test_order_of_a_models_outputs_changes_nothing(reported, large, tiny, tmp_path):
+    names, order = list("0123456789"), [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
+    other = with_classes(tiny, tmp_path / "tiny.ckpt", [names[digit] for digit in order], order)
+    assert evaluated(tmp_path / "out", large, other) == pytest.approx(reported[1], rel=1e-6)
+
+
+def test_images_are_compared_by_the_names_of_their_classes():
+    def data(classes, labels):
+        return SimpleNamespace(
+            classes=classes, source=SimpleNamespace(val=SimpleNamespace(labels=torch.tensor(labels).numpy()))
+        )
+
+    check_same_dataset({}, {"large": data(["a", "b"], [0, 1, 1]), "tiny": data(["b", "a"], [1, 0, 0])})
 
 
 @pytest.mark.slow
@@ -178,7 +194,10 @@ def test_both_checkpoints_must_be_given():
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "tiny=.* does not exist"), (b"text", r"\(4 bytes\) is truncated or not a checkpoint")],
+    [
+        (None, "tiny=.* does not exist"),
+        (b"text", r"\(4 bytes\) is not a checkpoint of torch.save or safetensors but text"),
+    ],
 )
 def test_invalid_checkpoint_is_an_error_before_anything_is_written(large, tmp_path, content, message):
     if content is not None:

@@ -6,12 +6,18 @@ import subprocess
 import sys
 
 import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
 
 from fvit.config.errors import ConfigError
 from fvit.config.schemas.eval import Eval
+from fvit.data.sources import load
 from fvit.eval import evaluate
+from fvit.eval import load as load_pair
+from fvit.training import checkpoint
 from tests.data.pictures import jpeg
-from tests.tasks import checked, trained
+from tests.tasks import checked, trained, with_classes
 from tests.training.fitting import FAKE
 
 DIGITS = ("data=digits", "attention=softmax", "logger=none", "augment=none", "scheduler.warmup_epochs=0")
@@ -43,7 +49,10 @@ def test_cascade_has_a_command_of_its_own(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "ckpt_path=.* does not exist"), (b"text", r"\(4 bytes\) is truncated or not a checkpoint")],
+    [
+        (None, "ckpt_path=.* does not exist"),
+        (b"text", r"\(4 bytes\) is not a checkpoint of torch.save or safetensors but text"),
+    ],
 )
 def test_nothing_is_written_without_a_checkpoint(tmp_path, content, message):
     if content is not None:
@@ -64,18 +73,76 @@ def test_another_source_replaces_that_of_training(run, tmp_path):
     [
         (["data.root=here"], "data.root has no effect with data.name=digits; set data.name=folder as well"),
         (["data.name=digit"], "unknown data source 'digit'; known: digits, folder"),
-        (["data.name=folder", "data.root=PHOTOS"], "the dataset has 11 classes and the model 10 outputs"),
+        (["data.name=folder", "data.root=PHOTOS"], "2 of the 3 classes of the dataset have no counterpart .*: a, b"),
     ],
 )
 def test_unsuitable_data_is_refused_before_anything_is_written(run, tmp_path, overrides, message):
-    photos(tmp_path / "photos", 11, classes="abcdefghijk")
+    photos(tmp_path / "photos", 3, classes="a7b")
     overrides = [override.replace("PHOTOS", str(tmp_path / "photos")) for override in overrides]
     with pytest.raises(ValueError, match=message):
         evaluated(tmp_path / "out", f"ckpt_path={run}", *overrides)
     assert not (tmp_path / "out").exists()
 
 
-def photos(folder, num_val, damaged=(), classes="ab"):
+DIGITS_IN_ORDER = [str(digit) for digit in range(10)]
+MIXED = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """The digits 3, 5 and 7 of the validation set as a folder of images."""
+    folder, images = tmp_path_factory.mktemp("pictures"), load("digits").val
+    for split in ("train", "val"):
+        for index in range(90):
+            if images.labels[index] in (3, 5, 7):
+                place = folder / split / str(images.labels[index])
+                place.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(images.read(index)).save(place / f"{index}.png")
+    return folder
+
+
+def test_subset_is_evaluated_on_its_own_outputs_and_says_so(run, pictures, tmp_path, capsys):
+    folder = ["data.name=folder", f"data.root={pictures}"]
+    metrics = evaluated(tmp_path / "out", f"ckpt_path={run}", *folder)
+    module, data = load_checkpoint(run, {"name": "folder", "root": str(pictures)})
+    images, _ = data.batch_transform(data.val_images(range(len(data.source.val))), False, torch.float32)
+    with torch.no_grad():
+        logits = module.eval()(images)[:, [3, 5, 7]]
+    labels = torch.tensor(data.source.val.labels)
+    assert metrics["val/acc1"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+    assert metrics["val/loss"] == pytest.approx(F.cross_entropy(logits, labels.long()).item(), rel=1e-4)
+    assert metrics["val/acc5"] == 1
+    assert "3 of the model's 10, and the accuracies compare these outputs alone; matched by name: 3, 5, 7" in (
+        capsys.readouterr().out
+    )
+    # From a model with its outputs in another order, the same.
+    other = with_classes(run, tmp_path / "a.ckpt", [DIGITS_IN_ORDER[digit] for digit in MIXED], MIXED)
+    assert evaluated(tmp_path / "again", f"ckpt_path={other}", *folder) == pytest.approx(metrics, rel=1e-6)
+
+
+def test_order_of_the_outputs_changes_nothing(run, tmp_path, capsys):
+    metrics = evaluated(tmp_path / "out", f"ckpt_path={run}")
+    assert "matched by name" not in capsys.readouterr().out
+    other = with_classes(run, tmp_path / "a.ckpt", [DIGITS_IN_ORDER[digit] for digit in MIXED], MIXED)
+    assert evaluated(tmp_path / "again", f"ckpt_path={other}") == pytest.approx(metrics, rel=1e-6)
+    assert "those of the model in another order; matched by name: 0, 1, 2" in capsys.readouterr().out
+
+
+def test_renamed_class_is_refused_and_unrecorded_names_are_not(run, tmp_path, caplog):
+    renamed = with_classes(run, tmp_path / "a.ckpt", [*DIGITS_IN_ORDER[:-1], "nine"])
+    with pytest.raises(ValueError, match=r"1 of the 10 classes .* in .*a\.ckpt: 9\. Its 10 classes are 0, 1"):
+        evaluated(tmp_path / "out", f"ckpt_path={renamed}")
+    unnamed = with_classes(run, tmp_path / "b.ckpt", None)
+    assert evaluated(tmp_path / "again", f"ckpt_path={unnamed}")["val/acc1"] > 0
+    assert "b.ckpt records no names of classes" in caplog.text
+
+
+def load_checkpoint(run, asked):
+    path = checkpoint.find(run)
+    return load_pair(path, checkpoint.read(path), asked)
+
+
+def photos(folder, num_val, damaged=(), classes="37"):
     """Images of noise; the damaged ones cannot be decoded."""
     for split, images in (("train", len(classes)), ("val", num_val)):
         for index in range(images):

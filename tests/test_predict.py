@@ -3,8 +3,10 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,6 +98,25 @@ def test_pattern_to_json(run, photos, tmp_path, pattern, count):
     for one in found:
         assert len(one["top"]) == 5
         assert sum(rank["probability"] for rank in one["top"]) <= 1 + 1e-5
+
+
+def test_images_in_folders_named_after_classes_give_an_accuracy(run, photos, tmp_path, capsys):
+    digits, found = tmp_path / "digits", directly(run, photos)
+    for file in found:
+        place = digits / "val" / Path(file).stem.split("_")[1]
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place)
+    right = sum(Path(file).stem.split("_")[1] == str(int(p.argmax())) for file, p in found.items())
+    for images, count in ((digits, 12), (digits / "val" / "*" / "*.*", 12), (digits / "val", 12)):
+        predicted(tmp_path, run, images)
+        expected = f"accuracy  {100 * right / count:.2f} % of {count} images in folders named after classes"
+        assert expected in capsys.readouterr().out
+    (digits / "val").rename(digits / "other")
+    shutil.copytree(place.parents[1] / "other" / place.name, digits / "zebra")
+    predicted(tmp_path, run, digits)
+    assert " of 12 images in folders named after classes" in capsys.readouterr().out
+    predicted(tmp_path, run, photos)
+    assert "accuracy" not in capsys.readouterr().out
 
 
 def test_maps_of_one_image(run, photos, tmp_path):

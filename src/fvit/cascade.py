@@ -30,7 +30,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     """
     # Imported here, because --help, completion and a wrong override must not wait for torch.
     from fvit.cost import count
-    from fvit.eval import load
+    from fvit.eval import compared, load
     from fvit.launch.console import print_evaluation
     from fvit.launch.run_dir import RunDir
     from fvit.tinysaver import cascade, report
@@ -67,19 +67,22 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
             report.save(pair, paths, run.path)
     if trainer.is_global_zero:
         for key, path in paths.items():
-            print_evaluation(path, measured[key], contents[key].get("metrics", {}))
+            print_evaluation(path, measured[key], contents[key].get("metrics", {}), compared(*models[key]))
         report.print_cascade(pair, run.path)
     return metrics
 
 
 def check_same_dataset(paths: "dict[str, Path]", data: "dict[str, ImageDataModule]") -> None:
-    """Check that both models are evaluated on the same classes and labels.
+    """Check that both models are evaluated on images of the same classes, by name.
 
     Raises:
         ValueError: they are not.
     """
+    from fvit.training.classes import counterparts
+
     large, tiny = (data[key] for key in _MODELS)
-    if large.classes != tiny.classes or large.source.val.labels.tolist() != tiny.source.val.labels.tolist():
+    known = counterparts(large.classes, tiny.classes)
+    if [known[label] for label in large.source.val.labels] != tiny.source.val.labels.tolist():
         described = [
             f"{key}={paths[key]} has {len(one.source.val)} images of {one.num_classes} classes from {one.hparams.name}"
             for key, one in data.items()

@@ -38,11 +38,11 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     cost = count(module.model, data.hparams.img_size)
     runtime_flags.set_up(config, module, data)
     with RunDir(config, trainer) as run:
-        run.log_start(data, cost.metrics(), model=content["hyper_parameters"]["model"])
+        run.log_start(data, cost.metrics(), model=content["hyper_parameters"]["model"], **dict(compared(module, data)))
         [metrics] = trainer.validate(module, data, verbose=False)
         run.finish(metrics)
     if trainer.is_global_zero:
-        print_evaluation(path, metrics, content.get("metrics", {}))
+        print_evaluation(path, metrics, content.get("metrics", {}), compared(module, data))
     return metrics
 
 
@@ -56,10 +56,11 @@ def load(path: Path, content: dict[str, Any], asked: dict[str, Any]) -> "tuple[C
             replaces the source's own arguments.
 
     Raises:
-        ValueError: the source does not take an argument, or has more classes than the model has outputs.
+        ValueError: the source does not take an argument, or has a class that the model does not know.
     """
     from fvit.data import SOURCES, ImageDataModule
     from fvit.training import Classifier
+    from fvit.training.classes import select_outputs
 
     trained = content["datamodule_hyper_parameters"]
     changes = {key: value for key, value in asked.items() if value is not None}
@@ -71,10 +72,24 @@ def load(path: Path, content: dict[str, Any], asked: dict[str, Any]) -> "tuple[C
         raise ValueError(f"data.root has no effect with data.name={name}; set data.name=folder as well")
     options = {**trained, **changes}
     data = ImageDataModule(**{key: options[key] for key in options if key in own or key not in before})
-    module = Classifier.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    if data.num_classes > module.num_outputs:
-        raise ValueError(f"the dataset has {data.num_classes} classes and the model {module.num_outputs} outputs")
+    module = Classifier.restore(content)
+    module.select(
+        select_outputs(data.classes, module.classes, module.hparams.num_classes, module.num_outputs, str(path))
+    )
     return module, data
+
+
+def compared(module: "Classifier", data: "ImageDataModule") -> list[tuple[str, str]]:
+    """What the accuracies of a module that `load` returns compare, if not all its outputs as they are."""
+    from fvit.training.classes import abbreviate
+
+    if module.outputs is None:
+        return []
+    if len(module.outputs) < module.num_outputs:
+        what = f"{data.num_classes} of the model's {module.num_outputs}, and the accuracies compare these outputs alone"
+    else:
+        what = "those of the model in another order"
+    return [("classes", f"{what}; matched by name: {abbreviate(data.classes)}")]
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def load(path: Path, content: dict[str, Any]) -> "ExportModel":
     from fvit.models.export import ExportModel
     from fvit.training import Classifier
 
-    module = Classifier.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    module = Classifier.restore(content)
     trained, data = module.hparams, content["datamodule_hyper_parameters"]
     preprocessing = {key: data[key] for key in ("mean", "std", "crop_pct", "interpolation")}
     names = display_names(content.get("classes"), module.num_outputs)

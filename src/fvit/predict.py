@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def predict(config: dict[str, Any]) -> dict[str, float]:
     path = checkpoint.find(config["ckpt_path"])
     content = checkpoint.read(path)
     images = find_images(config["images"])
-    module = Classifier.load_from_checkpoint(path, map_location=device, weights_only=True).eval()
+    module = Classifier.restore(content).to(device).eval()
     names = display_names(content.get("classes"), module.num_outputs)
     trained = content["datamodule_hyper_parameters"]
     batches = inference_batches(images, trained, config["batch_size"], config["num_workers"], device)
@@ -58,9 +59,10 @@ def predict(config: dict[str, Any]) -> dict[str, float]:
         if len(images) > MAX_ROWS:
             advance = stack.enter_context(counting("images", len(images), 0))
             outputs.append(lambda _: advance(1))
+        label = folder_labels(images.root, content.get("classes") or [], names)
         for prediction in classify(module.model, names, batches):
             for output in outputs:
-                output(prediction)
+                output(prediction._replace(label=label(prediction.file)))
         if not tally.predicted:
             first = tally.failed[0]
             raise RunError(f"none of {len(images):,} images could be read; the first, {first.file}: {first.error}")
@@ -87,6 +89,24 @@ def classify(model: "nn.Module", names: list[str], batches: "Iterable[InferenceB
                 yield Prediction(file, [(names[index], p) for index, p in zip(classes, row, strict=True)])
         for fault in batch.faults:
             yield Prediction(fault.where, [], fault.reason)
+
+
+def folder_labels(root: str | Path, classes: list[str], names: list[str]) -> "Callable[[str], str]":
+    """A function from an image's path to the display name of the class after which its folder is named, or ``""``.
+
+    Args:
+        root: the folder below which the names of folders count.
+        classes: with which the model was trained.
+        names: the names of its outputs that are shown.
+    """
+    from fvit.training.classes import counterparts
+
+    @cache
+    def label(folder: str) -> str:
+        [index] = counterparts([folder], classes)
+        return "" if index is None else names[index]
+
+    return lambda file: next(filter(None, map(label, reversed(Path(os.path.relpath(file, root)).parts[:-1]))), "")
 
 
 def draw_maps(

@@ -76,7 +76,7 @@ def build_module(config: dict[str, Any], data: "ImageDataModule") -> "Classifier
     from fvit.training import Classifier, Distiller
 
     arguments = {key: config[key] for key in ("model", "optimizer", "scheduler", "loss")}
-    arguments |= {"img_size": config["data"]["img_size"], "num_classes": data.num_classes}
+    arguments |= {"img_size": config["data"]["img_size"], "num_classes": data.num_classes, "classes": data.classes}
     if config["distillation"] is None:
         return Classifier(**arguments)
     normalisation = {key: config["data"][key] for key in ("mean", "std")}

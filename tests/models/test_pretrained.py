@@ -1,5 +1,8 @@
 """Pretrained weights through timm's own loading, from a file in place of a download."""
 
+import argparse
+
+import numpy as np
 import pytest
 import timm
 import torch
@@ -70,6 +73,18 @@ def test_every_family_computes_the_same_as_its_checkpoint(file, kind, tmp_path):
     torch.testing.assert_close(model(images()), original(images()), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "net.model."])
+@pytest.mark.parametrize("key", ["state_dict", "state_dict_ema", None])
+def test_weights_of_other_projects_are_read(file, tmp_path, prefix, key):
+    _, weights = file()
+    content = {f"{prefix}{name}": weight for name, weight in weights.items()}
+    further = {"metric": np.float64(0.5), "args": argparse.Namespace(lr=1)}
+    torch.save(content if key is None else {**further, key: content}, tmp_path / "other.pth")
+    model = pretrained({"file": str(tmp_path / "other.pth")}, num_classes=1000)
+    assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
+    assert "state_dict" not in model.pretrained_cfg
+
+
 def test_position_embedding_is_resampled_for_another_image_size(file):
     overlay, weights = file()
     model = pretrained(overlay, img_size=48, attention="linear", keep=["qkv"])
@@ -106,7 +121,9 @@ def test_file_of_another_model_is_rejected_with_the_first_difference(file):
 
 def test_file_without_weights_is_rejected(tmp_path):
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(ValueError, match=r"deit_tiny_patch16_224 cannot be loaded"):
+    with pytest.raises(
+        ValueError, match=r"deit_tiny_patch16_224 cannot be loaded: .*text\.pth \(10 bytes\) is not a checkp"
+    ):
         pretrained({"file": str(tmp_path / "text.pth")})
 
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import zipfile
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -26,6 +27,13 @@ ATTENTIONS = {
     "mixed with options": ["attention=mixed", "model.attention.layers=[{name: additive, value: separate}, identity]"],
     "native": ["attention=native"],
 }
+
+
+def with_weights(path, target, weights):
+    """A copy of a checkpoint with other weights of its model."""
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "state_dict": {f"model.{name}": weight for name, weight in weights.items()}}, target)
+    return target
 
 
 def module(config):
@@ -133,7 +141,7 @@ class Weights(Probe):
 
 
 def test_ema_validates_and_saves_the_average(compose_config, tmp_path):
-    ema = ("callbacks=[default,ema]", "callbacks.ema.decay=0.8", "optimizer.lr=1e-2", "augment=none")
+    ema = ("callbacks=[default,ema]", "callbacks.ema.decay=0.5", "optimizer.lr=1e-2", "augment=none")
     short = ("logger=none", "trainer.max_epochs=2", "+trainer.limit_train_batches=4")
     probe = fit(compose_config(*DIGITS, *ema, *short), Weights())
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
@@ -142,8 +150,9 @@ def test_ema_validates_and_saves_the_average(compose_config, tmp_path):
 
     raw = probe.history[-1]
     average = {name: weight.double() for name, weight in probe.history[0].items()}
-    for weights in probe.history[1:]:
-        average = {name: 0.8 * average[name] + 0.2 * weights[name].double() for name in average}
+    for update, weights in enumerate(probe.history[1:], start=1):
+        decay = min(0.5, 1 - (1 + update) ** (-2 / 3))
+        average = {name: decay * average[name] + (1 - decay) * weights[name].double() for name in average}
     assert content["state_dict"].keys() == content["current_model_state"].keys() == raw.keys()
     for name in raw:
         assert torch.equal(content["current_model_state"][name], raw[name])
@@ -155,6 +164,11 @@ def test_ema_validates_and_saves_the_average(compose_config, tmp_path):
     metrics = evaluation(path, tmp_path / "eval")
     assert metrics["val/acc1"] == content["metrics"]["val/acc1"]
     assert metrics["val/loss"] == content["metrics"]["val/loss"]
+    weights = {name.removeprefix("model."): weight for name, weight in raw.items()}
+    assert (
+        probe.metrics["val_raw/acc1"]
+        == evaluation(with_weights(path, tmp_path / "raw.ckpt", weights), tmp_path / "raw")["val/acc1"]
+    )
     # The run ends with the average as well, and its last metrics are those of the average.
     assert metrics["val/loss"] == probe.metrics["val/loss"]
     assert all(torch.equal(probe.module.state_dict()[name], loaded[name]) for name in loaded)
@@ -253,7 +267,8 @@ def test_intact_file_is_read(tmp_path):
 @pytest.mark.parametrize("size", [0, 1, 22, 100, 400, 5000, 19000, -1])
 def test_truncated_file_is_refused(tmp_path, size):
     data = saved(OURS)[:size]
-    assert f"({len(data)} bytes) is truncated or not a checkpoint" in refused(tmp_path / "a.ckpt", data)
+    message = refused(tmp_path / "a.ckpt", data)
+    assert "is truncated: it has no intact end" in message if data else "is empty" in message
 
 
 def test_text_with_any_first_byte_is_refused(tmp_path):
@@ -288,14 +303,49 @@ def test_other_zip_is_refused(tmp_path, member):
     refused(tmp_path / "a.zip", buffer.getvalue())
 
 
+WEIGHTS = {"head.weight": torch.zeros(3, 2), "head.bias": torch.zeros(3)}
+
+
 @pytest.mark.parametrize(
-    "content",
-    [{"state_dict": {}}, {"hyper_parameters": {}}, torch.zeros(2)],
+    ("content", "kind"),
+    [
+        ({"state_dict": {}}, "a dict of state_dict"),
+        ({}, "a dict of nothing"),
+        ([1], "a list"),
+        (torch.zeros(2), "a single tensor of shape [2]"),
+        (
+            WEIGHTS,
+            "a state dict of 2 weights (head.weight, head.bias); a run can start from its weights: model.init_from=",
+        ),
+        ({"epoch": 1, "state_dict_ema": WEIGHTS}, "a dict of epoch, state_dict_ema; a run can start from its weights"),
+        ({"pytorch-lightning_version": "2", "state_dict": WEIGHTS}, "a Lightning checkpoint of another project; a run"),
+        ({"state_dict": WEIGHTS, "hyper_parameters": {"lr": 1}}, "a dict of state_dict, hyper_parameters; a run can"),
+    ],
     ids=str,
 )
-def test_other_file_of_torch_is_refused(tmp_path, content):
-    message = refused(tmp_path / "a.pt", saved(content))
-    assert "is not an fvit checkpoint: it lacks state_dict or hyper_parameters" in message
+def test_file_of_another_project_is_refused_with_what_it_is(tmp_path, content, kind):
+    assert f"is not an fvit checkpoint but {kind}" in refused(tmp_path / "a.pt", saved(content))
+
+
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module.", "module._orig_mod.", "model._orig_mod.", "_forward_module."]
+)
+def test_names_of_a_wrapped_model_are_those_of_the_model(tmp_path, prefix):
+    wrapped = prefix if "model" in prefix.split(".") else f"{prefix}model."
+    torch.save({**OURS, "state_dict": {f"{wrapped}head.bias": torch.ones(2)}}, tmp_path / "a.ckpt")
+    assert list(checkpoint.read(tmp_path / "a.ckpt")["state_dict"]) == ["model.head.bias"]
+
+
+def test_run_resumes_and_evaluates_from_a_wrapped_checkpoint_with_numbers_of_numpy(compose_config, tmp_path):
+    fit(compose_config(*SAVED))
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    metrics = {name: np.float32(value) for name, value in content["metrics"].items()}
+    wrapped = {name.replace("model.", "model._orig_mod.", 1): weight for name, weight in content["state_dict"].items()}
+    torch.save({**content, "state_dict": wrapped, "metrics": metrics}, path)
+    assert evaluation(path, tmp_path / "eval")["val/loss"] == pytest.approx(content["metrics"]["val/loss"], rel=1e-6)
+    assert fit(compose_config(*SAVED, "trainer.max_epochs=3", f"ckpt_path={path}")).trainer.global_step == 3
+    assert Classifier.load_from_checkpoint(path, weights_only=False).state_dict().keys() == content["state_dict"].keys()
 
 
 # Comparing it with a model.

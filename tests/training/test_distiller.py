@@ -1,14 +1,19 @@
 """Whole runs with a teacher: the loss, what is trained, checkpoints, resuming, two processes, mistakes."""
 
+import argparse
 import csv
 import json
 import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
+from safetensors.torch import save_file
+from timm.data import ImageNetInfo
 from torch import nn
 
 from fvit.config import validation
@@ -17,9 +22,11 @@ from fvit.config.paths import conf_dir
 from fvit.config.schemas.eval import Eval
 from fvit.eval import evaluate
 from fvit.launch import processes
+from fvit.train import build_module
 from fvit.training import Classifier, Distiller
 from fvit.training import teacher as teachers
 from fvit.training.losses import hard_loss, soft_loss
+from tests.tasks import with_classes
 
 from .fitting import BARE, FAKE, Probe, fit
 
@@ -298,13 +305,47 @@ def test_compiled_student_has_the_losses_of_an_eager_one(distilled):
 # Mistakes
 
 
-def test_other_classes_are_rejected_if_logits_are_compared(distilled):
+def test_classes_that_the_teacher_does_not_know_are_rejected_if_logits_are_compared(distilled):
     with pytest.raises(
-        ValueError, match=r"the teacher has 10 outputs and the student 7: distillation\.soft needs the same"
+        ValueError,
+        match=r"2 of the 12 classes .* in the teacher vit_tiny.*: 10, 11\. .* Use a teacher that was trained on",
     ):
-        fit(distilled("deit_soft", "data.num_classes=7"))
-    metrics = fit(distilled("blocks", "data.num_classes=7")).metrics
+        fit(distilled("deit_soft", "data.num_classes=12"))
+    metrics = fit(distilled("blocks", "data.num_classes=12")).metrics
     assert "teacher/acc1" not in metrics
+
+
+def test_teacher_gives_the_logits_of_the_students_classes(distilled, teacher_run, tmp_path):
+    """Of a student with fewer classes and further outputs, and of a teacher with its outputs in another order."""
+    order = [9, 3, 1, 0, 2, 4, 5, 8, 7, 6]
+    teacher = with_classes(teacher_run, tmp_path / "teacher.ckpt", [str(name) for name in order], order)
+    student = ("data.num_classes=7", "model.num_classes=8", *STILL, "distillation.soft.weight=1")
+    first = fit(distilled("deit_soft", *student), Watch())
+    other = fit(distilled("deit_soft", *student, f"distillation.teacher.path={teacher}"), Watch())
+    assert other.losses == pytest.approx(first.losses, rel=1e-5)
+    assert other.metrics["teacher/acc1"] == first.metrics["teacher/acc1"]
+    images, targets = first.batches[-1]
+    with torch.no_grad():
+        logits = first.module(images)
+        soft = soft_loss(logits[:, :7], first.module.teacher.model(images)[:, :7], 3.0)
+        task = F.cross_entropy(logits, targets, label_smoothing=0.1)
+    assert first.losses[-1] == pytest.approx((0.9 * task + soft).item(), rel=1e-5)
+    assert "7 of its 10 outputs, by class name" in dict(other.module.facts())["teacher"]
+
+
+def test_timm_teacher_has_its_outputs_in_the_order_of_wordnet_ids(monkeypatch):
+    create_model = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *args, pretrained=False, **kwargs: create_model(*args, **kwargs))
+    losses = {
+        name: {"weight": weight, "schedule": "constant", "start": 0.0, "end": 1.0}
+        for name, weight in (("task", 1), ("soft", 0), ("hard", 1), ("attention", 0), ("features", 0))
+    }
+    teacher = {"teacher": {"name": "test_vit", "path": None}, **losses}
+    student = {"name": "test_vit"}, 160, 3, {"opt": "sgd"}, {}, {"name": "cross_entropy"}, teacher, [0.5] * 3, [0.5] * 3
+    module = Distiller(*student, classes=["tiger shark", "goldfish", "tench"])
+    assert module.teacher.outputs.tolist() == [3, 1, 0]
+    with pytest.raises(ValueError, match=r"1 of the 3 classes .* in the teacher test_vit: okapi"):
+        Distiller(*student, classes=["okapi", "goldfish", "tench"])
 
 
 @pytest.mark.parametrize(
@@ -374,6 +415,104 @@ def test_init_from_with_the_same_attention_transfers_all_weights(compose_config,
     assert "initialised: blocks.*.attn.query_logit, blocks.*.attn.key_logit; unused" in start
     with pytest.raises(ValueError, match=r"keep=.* has no effect with weights of a model that has the same attention"):
         fit(compose_config(*again, "model.keep=[q]"))
+
+
+def test_init_from_takes_the_rows_of_the_head_by_class_name(compose_config, teacher_run, tmp_path):
+    source = torch.load(teacher_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    options = {
+        key: compose_config(*BARE, "attention=softmax")[key] for key in ("model", "optimizer", "scheduler", "loss")
+    }
+
+    def head(classes, path, outputs=None):
+        model = {**options["model"], "init_from": str(path), "num_classes": outputs}
+        module = Classifier(**{**options, "model": model}, img_size=32, num_classes=len(classes), classes=classes)
+        return module, {kind: getattr(module.model.head, kind) for kind in ("weight", "bias")}
+
+    for names, rows, outputs in (
+        (["7", "2", "9"], [7, 2, 9], 3),
+        (["7", "2", "9"], [7, 2, 9], 10),
+        ([str(name) for name in range(9, -1, -1)], list(range(9, -1, -1)), 10),
+        (["cat", "3", "dog"], [None, 3, None], 3),
+        ([*map(str, range(10)), "dog"], [*range(10), None], 11),
+    ):
+        module, weights = head(names, teacher_run, outputs)
+        for kind, weight in weights.items():
+            for place, row in enumerate(rows):
+                taken = torch.equal(weight[place], source[f"model.head.{kind}"][row or 0])
+                assert taken == (row is not None), (names, kind, place)
+        assert f"the head's by class name, for {len(rows) - rows.count(None)} classes" in dict(module.facts())["start"]
+    # Ten classes of other names: nothing of the head is taken. Without names: all of it, in its order.
+    module, weights = head(list("abcdefghij"), teacher_run)
+    assert "initialised: head.weight, head.bias" in dict(module.facts())["start"]
+    assert not torch.equal(weights["weight"], source["model.head.weight"])
+    _, weights = head(list("abcdefghij"), with_classes(teacher_run, tmp_path / "a.ckpt", None))
+    assert torch.equal(weights["weight"], source["model.head.weight"])
+
+
+def test_pretrained_head_has_the_order_of_the_datasets_classes(compose_config, monkeypatch):
+    """ImageNet's by their words, in alphabetical order; other thousand classes leave it as it is."""
+    create_model = timm.create_model
+
+    def seeded(*args, pretrained=False, **kwargs):
+        torch.manual_seed(0)
+        return create_model(*args, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", seeded)
+    config = compose_config(*BARE, "model.pretrained=true", "attention=native")
+    info = ImageNetInfo("imagenet-1k")
+    words = [info.label_descriptions(as_dict=True)[name] for name in info.label_names()]
+    words[517] = "crane2"
+    order = sorted(range(1000), key=words.__getitem__)
+
+    def head(classes):
+        return build_module(config, SimpleNamespace(num_classes=1000, classes=classes)).model.head.weight
+
+    original = head(info.label_names())
+    assert torch.equal(head([words[index] for index in order]), original[order])
+    assert torch.equal(head([f"class {index}" for index in range(1000)]), original)
+
+
+def test_init_from_of_other_files(compose_config, teacher_run, tmp_path):
+    content = torch.load(teacher_run / "checkpoints" / "best.ckpt", weights_only=True)
+    weights = {name.removeprefix("model."): weight for name, weight in content["state_dict"].items()}
+    timms = {"epoch": 1, "arch": "vit", "args": argparse.Namespace(lr=1), "metric": np.float64(1.0)}
+    lightning = {"pytorch-lightning_version": "2.5", "hyper_parameters": {"net": nn.Linear(2, 2)}}
+    files = {
+        "raw.pt": weights,
+        "timm.pth.tar": {**timms, "state_dict": {}, "state_dict_ema": {f"module.{k}": w for k, w in weights.items()}},
+        "lightning.ckpt": {**lightning, "state_dict": {f"net._orig_mod.{k}": w for k, w in weights.items()}},
+    }
+    for name, saved in files.items():
+        torch.save(saved, tmp_path / name)
+    save_file(weights, tmp_path / "model.safetensors")
+    for name in (*files, "model.safetensors"):
+        config = compose_config(
+            *BARE, *STILL, "attention=softmax", f"model.init_from={tmp_path / name}", "model.keep=[qkv,proj]"
+        )
+        module = build_module(config, SimpleNamespace(num_classes=10, classes=list("abcdefghij")))
+        assert all(torch.equal(weight, weights[key]) for key, weight in module.model.state_dict().items()), name
+    # The names that timm and fvit-export write beside weights are heeded.
+    (tmp_path / "config.json").write_text(json.dumps({"label_names": list("jihgfedcba")}))
+    module = build_module(config, SimpleNamespace(num_classes=10, classes=list("abcdefghij")))
+    assert torch.equal(module.model.head.weight, weights["head.weight"].flip(0))
+
+
+def test_resuming_with_other_classes_is_rejected(compose_config, tmp_path):
+    run = tmp_path / "run"
+    fit(compose_config(*SAVED))
+    more = (
+        *SAVED,
+        "trainer.max_epochs=3",
+        f"ckpt_path={run / 'checkpoints' / 'last.ckpt'}",
+        f"output_dir={tmp_path / 'on'}",
+    )
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    torch.save({**content, "classes": [*"012345678", "nine"]}, run / "checkpoints" / "last.ckpt")
+    with pytest.raises(ValueError, match=r"trained on other classes \(new: 9; missing: nine\)\. .* model\.init_from="):
+        fit(compose_config(*more))
+    assert not (tmp_path / "on").exists()
+    torch.save({**content, "classes": None}, run / "checkpoints" / "last.ckpt")
+    assert fit(compose_config(*more[:-1])).trainer.global_step == 6
 
 
 def test_init_from_of_another_model_or_a_missing_path_is_rejected(compose_config, teacher_run, tmp_path):

@@ -114,6 +114,15 @@ def test_file_of_other_weights_is_rejected(tmp_path):
         load_teacher("test_vit", str(tmp_path / "notes.txt"), 10, 160, HALF)
 
 
+def test_weights_without_a_name_are_rejected(tmp_path):
+    torch.save(timm.create_model("test_vit", num_classes=7).state_dict(), tmp_path / "weights.pt")
+    message = (
+        r"no teacher from .*: .* is not an fvit checkpoint but a state dict of .*\)\. .* distillation\.teacher\.name=…$"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_teacher(None, str(tmp_path / "weights.pt"), 10, 160, HALF)
+
+
 def test_unknown_model_is_rejected():
     with pytest.raises(ValueError, match="unknown model 'test_vitt', did you mean test_vit"):
         load_teacher("test_vitt", None, 10, 32, HALF)

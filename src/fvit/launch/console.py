@@ -155,13 +155,17 @@ def print_speed(title: str, stages: dict[str, float], facts: Iterable[tuple[str,
     print_facts("", facts)
 
 
-def print_evaluation(path: Path, metrics: dict[str, float], recorded: dict[str, float]) -> None:
-    """The metrics of a checkpoint, next to those recorded when it was saved."""
+def print_evaluation(
+    path: Path, metrics: dict[str, float], recorded: dict[str, float], facts: Sequence[tuple[str, str]] = ()
+) -> None:
+    """The metrics of a checkpoint, next to those recorded when it was saved, and `facts` about them."""
     rows = [
         (name, f"{value:.10g}", f"{recorded[name]:.10g}" if name in recorded else "–")
         for name, value in metrics.items()
     ]
     print_rows(f"{path}", ("metric", "now", "when saved"), rows)
+    if facts:
+        print_facts("", facts)
 
 
 def _table() -> Table:

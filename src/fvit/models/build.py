@@ -17,7 +17,8 @@ from fvit.models.backbones.backbone import Backbone
 from fvit.models.backbones.released import ARGUMENTS
 from fvit.models.exchange import exchange
 from fvit.models.spec import AttentionSpec, BlockSpec
-from fvit.models.transfer import transfer_weights
+from fvit.models.transfer import matching_weights, transfer_weights
+from fvit.models.weights import read_file, weights_in
 
 
 def build(
@@ -29,7 +30,8 @@ def build(
     keep: Sequence[str] = (),
     pretrained: bool = False,
     weights: Mapping[str, Tensor] | None = None,
-    exchanged: bool = False,
+    exchanged: bool | None = False,
+    outputs: Sequence[int | None] | None = None,
     **options: Any,
 ) -> nn.Module:
     """A timm model for images of `img_size` pixels, with its attention exchanged if `attention` is given.
@@ -44,7 +46,8 @@ def build(
         pretrained: load timm's weights (downloads them once) before the exchange.
         weights: initial weights, loaded where name and shape match; `model.weight_transfer` holds the outcome.
         exchanged: whether `weights` come from a model with this attention, and so are loaded after the exchange;
-            otherwise they are loaded before it, like timm's.
+            otherwise they are loaded before it, like timm's. None: whichever takes more of them.
+        outputs: whose rows of the head in `weights` each class takes, as in `transfer_weights`.
         options: further arguments of ``timm.create_model``, such as `embed_dim`, `depth`, `drop_path_rate`, or
             ``pretrained_cfg_overlay={"file": path}`` for a file of pretrained weights.
 
@@ -66,11 +69,13 @@ def build(
     if weights is not None and isinstance(model, Backbone):
         weights = model.from_released(weights)
     if weights is not None and not exchanged:
-        model.weight_transfer = transfer_weights(model, weights)
+        model.weight_transfer = transfer_weights(model, weights, outputs)
     if attention is not None:
         exchange(model, attention, blocks, keep)
+    if weights is not None and exchanged is None and attention is not None:
+        exchanged = matching_weights(model, weights) > len(model.weight_transfer.loaded)
     if weights is not None and exchanged:
-        model.weight_transfer = transfer_weights(model, weights)
+        model.weight_transfer = transfer_weights(model, weights, outputs)
         model.exchange_report = ()  # its initialised weights have been replaced
     return model
 
@@ -97,12 +102,15 @@ def _create(name: str, img_size: int, **options: Any) -> nn.Module:
 
 
 def _load(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
-    file = options.get("pretrained_cfg_overlay", {}).get("file")
-    if pretrained and file is not None and not Path(file).is_file():
-        raise ValueError(f"pretrained_cfg_overlay.file={file} does not exist")
+    overlay = options.get("pretrained_cfg_overlay", {})
+    if pretrained and (file := overlay.get("file")) is not None:
+        options["pretrained_cfg_overlay"] = {**overlay, "state_dict": _read_pretrained(name, Path(file))}
     try:
         with torch.serialization.safe_globals(ARGUMENTS):
-            return timm.create_model(name, pretrained=pretrained, **options)
+            model = timm.create_model(name, pretrained=pretrained, **options)
+        if isinstance(getattr(model, "pretrained_cfg", None), dict):
+            model.pretrained_cfg.pop("state_dict", None)  # copies of the model would copy it
+        return model
     except (OSError, RuntimeError, UnpicklingError) as error:
         # OSError: no network. RuntimeError: no published weights, or another shape. UnpicklingError: not a checkpoint.
         if not pretrained:
@@ -114,6 +122,22 @@ def _load(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
             f"Set model.pretrained=false, or name a file that you have{origin}: "
             "+model.pretrained_cfg_overlay.file=FILE"
         ) from error
+
+
+def _read_pretrained(name: str, file: Path) -> dict[str, Tensor] | None:
+    """The weights in a file for timm; None for those of JAX, which timm converts itself."""
+    if not file.is_file():
+        raise ValueError(f"pretrained_cfg_overlay.file={file} does not exist")
+    if file.suffix == ".npz":
+        return None
+    try:
+        weights, _ = weights_in(read_file(file), file)
+    except ValueError as error:
+        raise ValueError(f"the pretrained weights of {name} cannot be loaded: {error}") from error
+    # Lightning and others keep the whole model as one part of theirs.
+    while len({key.partition(".")[0] for key in weights}) == 1 and all("." in key for key in weights):
+        weights = {key.partition(".")[2]: weight for key, weight in weights.items()}
+    return weights
 
 
 def _option_error(name: str, options: Mapping[str, Any], error: TypeError) -> ValueError:

@@ -1,6 +1,7 @@
 """Weight transfer: from another model by name and shape, and from one attention to another by projection."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,26 +32,43 @@ class WeightTransfer:
         loaded: weights of the model that were replaced.
         initialised: weights of the model that keep their initialisation.
         unused: given weights that do not fit the model.
+        classes: how many outputs of the head have weights of their class, if not all that were given; else None.
     """
 
     loaded: list[str]
     initialised: list[str]
     unused: list[str]
+    classes: int | None = None
 
     def __str__(self) -> str:
         text = f"{len(self.loaded)} of {len(self.loaded) + len(self.initialised)} weights loaded"
         if self.initialised:
             text += f"; initialised: {_abbreviate(self.initialised)}"
+        if self.classes is not None:
+            text += f"; the head's by class name, for {self.classes} classes"
         return text + (f"; unused: {_abbreviate(self.unused)}" if self.unused else "")
 
 
-def transfer_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> WeightTransfer:
+def transfer_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], outputs: Sequence[int | None] | None = None
+) -> WeightTransfer:
     """Copy into `model`, in place, every weight whose name and shape match.
+
+    A prefix that nearly all names have, such as Lightning's ``model.``, is ignored.
+
+    Args:
+        model: the model.
+        weights: a state dict.
+        outputs: for each class of the model, the output of the same class in the head of `weights`, or None for a class
+            that keeps its initialisation; None to take the head as it is.
 
     Raises:
         ValueError: no weight matches.
     """
     own = model.state_dict()
+    weights = _without_prefix(weights, own)
+    if outputs is not None:
+        weights = {**weights, **_heads_by_class(model, weights, outputs)}
     matching = {name: weight for name, weight in weights.items() if name in own and own[name].shape == weight.shape}
     if not matching:
         raise ValueError(
@@ -62,7 +80,56 @@ def transfer_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> WeightT
         loaded=[name for name in own if name in matching],
         initialised=[name for name in own if name not in matching],
         unused=[name for name in weights if name not in matching],
+        classes=None if outputs is None else sum(output is not None for output in outputs),
     )
+
+
+def matching_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> int:
+    """How many weights of `model` `transfer_weights` would replace."""
+    own = model.state_dict()
+    weights = _without_prefix(weights, own)
+    return sum(name in weights and weights[name].shape == weight.shape for name, weight in own.items())
+
+
+def _heads_by_class(
+    model: nn.Module, weights: Mapping[str, Tensor], outputs: Sequence[int | None]
+) -> dict[str, Tensor]:
+    """The weights of the classifiers, with the rows of `weights` at the classes to which they belong.
+
+    None of them fits the model if there are no such classes.
+    """
+    places = [place for place, output in enumerate(outputs) if output is not None]
+    rows = [output for output in outputs if output is not None]
+    heads = model.get_classifier()
+    inside = {part for head in (heads if isinstance(heads, tuple | list) else [heads]) for part in head.modules()}
+    own = {name: p for owner, m in model.named_modules() if m in inside for name, p in _parameters_of(owner, m)}
+    found = {}
+    for name, weight in own.items():
+        given = weights.get(name)
+        if given is None or len(weight) != model.num_classes or given.shape[1:] != weight.shape[1:]:
+            continue
+        found[name] = weight.detach().clone() if rows else given[:0]
+        found[name][places] = given[rows].to(weight.dtype)
+    return found
+
+
+def _parameters_of(owner: str, module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Those of a linear layer or convolution, under their names in the model."""
+    kinds = ("weight", "bias") if isinstance(module, nn.Linear | nn.Conv2d) else ()
+    return [(f"{owner}.{kind}", p) for kind in kinds if (p := getattr(module, kind)) is not None]
+
+
+def _without_prefix(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`weights` without the prefix that makes the most of their names names of `own`."""
+    prefixes: Counter[str] = Counter()
+    for name in weights:
+        parts = name.split(".")
+        suffixes = (".".join(parts[start:]) for start in range(len(parts)))
+        prefixes.update(name.removesuffix(suffix) for suffix in suffixes if suffix in own)
+    [(prefix, count)] = prefixes.most_common(1) or [("", 0)]
+    if count <= prefixes[""]:
+        return dict(weights)
+    return {name.removeprefix(prefix): weight for name, weight in weights.items()}
 
 
 def _abbreviate(names: Iterable[str]) -> str:

@@ -25,11 +25,13 @@ class Prediction(NamedTuple):
         top: the most probable classes with their probabilities, in descending order; empty if the image could not be
             read.
         error: why the image could not be read, or ``""``.
+        label: the class after which the image's folder is named, or ``""``.
     """
 
     file: str
     top: Sequence[tuple[str, float]]
     error: str = ""
+    label: str = ""
 
 
 class Tally:
@@ -40,6 +42,7 @@ class Tally:
         self.failed: list[Prediction] = []
         self.classes: Counter[str] = Counter()
         self.confidence = 0.0
+        self.labelled = self.right = 0
 
     @property
     def predicted(self) -> int:
@@ -53,6 +56,8 @@ class Tally:
         name, probability = prediction.top[0]
         self.classes[name] += 1
         self.confidence += probability
+        self.labelled += bool(prediction.label)
+        self.right += prediction.label == name
         if len(self.first) < MAX_ROWS:
             self.first.append(prediction)
 
@@ -69,6 +74,11 @@ class Tally:
         if len(self.failed) > _LISTED:
             console.print(f"… and {len(self.failed) - _LISTED:,} more")
         speed = f"{self.predicted:,} in {seconds:.1f} s, {self.predicted / seconds:,.0f} images/s"
+        if self.labelled:
+            accuracy = (
+                f"{100 * self.right / self.labelled:.2f} % of {self.labelled:,} images in folders named after classes"
+            )
+            facts = [("accuracy", accuracy), *facts]
         print_facts("", [("images", f"{speed}; {len(self.failed):,} skipped"), *facts])
 
     def _print_summary(self) -> None:

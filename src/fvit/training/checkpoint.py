@@ -1,9 +1,8 @@
 """Finds, reads, checks and writes checkpoints."""
 
+import json
 import operator
-import pickle
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +13,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from fvit.config.atomic import PARTIAL, replacing
 from fvit.config.legacy import migrate_checkpoint
 from fvit.models import BlockSpec, block_indices
+from fvit.models.weights import describe, read_file, unwrapped, weights_in
+from fvit.training.classes import check_unchanged, counterparts
 
 
 def find(path: str | Path, prefer: Literal["best", "last"] = "best", key: str = "ckpt_path") -> Path:
@@ -40,47 +41,70 @@ def find(path: str | Path, prefer: Literal["best", "last"] = "best", key: str = 
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint on the CPU, without executing code that it may contain.
+    """The content of an fvit checkpoint on the CPU, without executing code that it may contain.
 
     Raises:
         ValueError: the file is truncated or damaged, or not an fvit checkpoint.
     """
-    broken = f"{path} ({path.stat().st_size} bytes) is truncated or not a checkpoint"
-    # The directory of a zip archive is at its end, so opening it detects every truncation. Its checksums, which torch
-    # ignores, detect later changes.
-    try:
-        with zipfile.ZipFile(path) as archive:
-            changed = archive.testzip()
-    except zipfile.BadZipFile as error:
-        raise ValueError(broken) from error
-    if changed is not None:
-        raise ValueError(f"{path} was changed after it was written: {changed} does not match its checksum")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{broken}: {str(error).splitlines()[0]}") from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= set(checkpoint):
-        raise ValueError(f"{path} is not an fvit checkpoint: it lacks state_dict or hyper_parameters")
-    migrate_checkpoint(checkpoint)
-    return checkpoint
+    content = read_file(path)
+    if not _is_ours(content):
+        try:
+            weights_in(content, path)
+            remedy = f"; a run can start from its weights: model.init_from={path}"
+        except ValueError:
+            remedy = ""
+        raise ValueError(f"{path} is not an fvit checkpoint but {describe(content)}{remedy}")
+    for key in ("state_dict", "current_model_state"):  # of a model that was wrapped when it was saved
+        if key in content:
+            content[key] = unwrapped(content[key])
+    migrate_checkpoint(content)
+    return content
 
 
-def initial_weights(path: str | Path, model: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with which `fvit.models.build` starts from the weights of another run.
+def _is_ours(content: Any) -> bool:
+    """Whether a file's content describes its model, as those of `Classifier` do."""
+    if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
+        return False
+    parameters = content.get("hyper_parameters")
+    model = parameters.get("model") if isinstance(parameters, Mapping) else None
+    return isinstance(model, Mapping) and "name" in model
+
+
+def initial_weights(path: str | Path, model: Mapping[str, Any], classes: Sequence[str] | None) -> dict[str, Any]:
+    """The arguments with which `fvit.models.build` starts from the weights of another run, or of another project.
 
     Args:
-        path: a checkpoint or a run directory (its best one).
+        path: a checkpoint, a run directory (its best one) or a file of weights that `fvit.models.weights` reads.
         model: the model arguments of `Classifier`.
+        classes: of the dataset; None if they are unknown.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or holds no weights.
     """
-    content = read(find(path, key="model.init_from"))
-    weights = content["state_dict"]
-    trained = content["hyper_parameters"]["model"]
-    return {
-        "weights": {name.removeprefix("model."): weights[name] for name in weights if name.startswith("model.")},
+    file = find(path, key="model.init_from")
+    content = read_file(file)
+    if not _is_ours(content):
+        weights, _ = weights_in(content, file)
+        names = _exported_classes(file)
+        exchanged = None  # whatever fits
+    else:
+        migrate_checkpoint(content)
+        weights, names = unwrapped(content["state_dict"]), content.get("classes")
+        weights = {name.removeprefix("model."): weights[name] for name in weights if name.startswith("model.")}
+        trained = content["hyper_parameters"]["model"]
         # Other options of the same mechanism may change shapes; weights that do not fit are left out.
-        "exchanged": _mechanisms(trained) == _mechanisms(model)
-        and _same_blocks(trained.get("blocks"), model.get("blocks")),
-    }
+        exchanged = _mechanisms(trained) == _mechanisms(model) and _same_blocks(
+            trained.get("blocks"), model.get("blocks")
+        )
+    outputs = counterparts(classes, names) if classes and names and list(classes) != list(names) else None
+    return {"weights": weights, "exchanged": exchanged, "outputs": outputs}
+
+
+def _exported_classes(file: Path) -> list[str] | None:
+    """The names of the outputs that `fvit-export` and timm write next to a file of weights."""
+    config = file.with_name("config.json")
+    return json.loads(config.read_text(encoding="utf-8")).get("label_names") if config.is_file() else None
 
 
 def find_resumable(path: str | Path | None, module: LightningModule) -> str | None:
@@ -93,7 +117,7 @@ def find_resumable(path: str | Path | None, module: LightningModule) -> str | No
 
 
 def check_fits(checkpoint: dict[str, Any], path: Path, module: LightningModule) -> None:
-    """Compare the names and shapes of weights, the attention, and whether there is a teacher.
+    """Compare the names and shapes of weights, the attention, the classes, and whether there is a teacher.
 
     Raises:
         ValueError: they differ; the message names the first differences.
@@ -122,6 +146,8 @@ def check_fits(checkpoint: dict[str, Any], path: Path, module: LightningModule) 
                 f"{path} was trained with model.{key}={trained.get(key)}, not {asked.get(key)}. "
                 "Use the configuration of its run, config.yaml in the run directory"
             )
+    if (trained := checkpoint.get("classes")) and module.classes:
+        check_unchanged(module.classes, trained, str(path))
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -129,6 +155,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     Lightning's own builds the whole file in memory, does not wait for the disk, and keeps no predecessor.
     """
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
+        return read(Path(path))
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)

@@ -1,7 +1,8 @@
 """The LightningModule: a model, its loss, its optimizer and its metrics."""
 
-from collections.abc import Mapping
-from typing import Any
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -11,15 +12,17 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from fvit.config.errors import did_you_mean
 from fvit.config.legacy import migrate_checkpoint, model_options
-from fvit.models import attention_spec, build
+from fvit.models import attention_spec, build, transfer_weights
+from fvit.models.weights import unwrapped
 from fvit.training.checkpoint import initial_weights
+from fvit.training.classes import counterparts, pretrained_classes
 from fvit.training.losses import build_loss
 from fvit.training.sharding import numbered_by_model, shard
 
@@ -31,14 +34,19 @@ class Classifier(LightningModule):
 
     Args:
         model: arguments of `fvit.models.build`, with `attention` as a mapping that has a `name`; and `init_from`, an
-            fvit checkpoint or run directory (its best checkpoint) whose weights are loaded where name and shape match.
-            If it has another attention, that is exchanged, and `keep` says what the new one takes over.
+            fvit checkpoint or run directory (its best checkpoint), or another file of weights, which are loaded where
+            name and shape match, and those of the head where the name of the class matches. If it has another
+            attention, that is exchanged, and `keep` says what the new one takes over.
         img_size: side of the images in pixels.
         num_classes: number of classes of the dataset.
         optimizer: arguments of ``timm.optim.create_optimizer_v2``.
         scheduler: arguments of ``timm.scheduler.create_scheduler_v2``; lengths in epochs, stepped every update.
             ``warmup_epochs=None`` is an eighth of the run, at most 5 epochs.
         loss: arguments of `fvit.training.build_loss`.
+        classes: names of the dataset's classes; a checkpoint has its own.
+
+    Attributes:
+        outputs: the outputs that a validation compares, int64 [classes of its dataset], or None for all.
 
     Raises:
         ValueError: the head has fewer outputs than the dataset has classes; no weight of `init_from` fits.
@@ -52,10 +60,12 @@ class Classifier(LightningModule):
         optimizer: Mapping[str, Any],
         scheduler: Mapping[str, Any],
         loss: Mapping[str, Any],
+        classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         model = model_options(model)  # of a checkpoint of version 0.1
-        self.save_hyperparameters(logger=False)
+        self.save_hyperparameters(ignore="classes", logger=False)
+        self.classes = classes
         options = dict(model)
         if num_classes < 2:
             raise ValueError(f"a classifier needs at least two classes, and the dataset has {num_classes}")
@@ -68,22 +78,37 @@ class Classifier(LightningModule):
         attention = attention_spec(options.pop("attention", {"name": "native"}))
         init_from = options.pop("init_from", None)
         if init_from is not None:
-            options |= initial_weights(init_from, model)
+            options |= initial_weights(init_from, model, classes)
         self.model = build(img_size=img_size, num_classes=outputs, attention=attention, **options)
+        if model.get("pretrained") and classes is not None:
+            _order_pretrained_head(self.model, classes)
         self.num_outputs = outputs
         self.earlier_metrics: dict[str, float] = {}
         self.loss = build_loss(**loss)
-        # Validating the labels would make a GPU wait.
-        counted = {"average": "micro", "validate_args": False}
         self.step_means = StepMeans()
-        self.train_acc1 = MulticlassAccuracy(outputs, **counted)
-        self.val_metrics = torch.nn.ModuleDict(
-            {
-                "loss": MeanMetric(),
-                "acc1": MulticlassAccuracy(outputs, **counted),
-                "acc5": MulticlassAccuracy(outputs, top_k=min(5, outputs), **counted),
-            }
-        )
+        self.train_acc1 = accuracy(outputs)
+        self.register_buffer("outputs", None, persistent=False)
+        self._compare(outputs)
+
+    @classmethod
+    def restore(cls, content: dict[str, Any]) -> Self:
+        """The module of a checkpoint as `fvit.training.checkpoint.read` returns it; a student comes without teacher."""
+        parameters = content["hyper_parameters"]
+        module = cls(**{name: parameters[name] for name in inspect.signature(cls).parameters if name in parameters})
+        module.on_load_checkpoint(content)
+        module.load_state_dict(content["state_dict"])
+        return module
+
+    def select(self, outputs: Sequence[int] | None) -> None:
+        """Validate with these outputs alone, in the order of the dataset's classes; with all if None."""
+        if outputs is not None:
+            self.outputs = torch.tensor(outputs, device=self.device)
+            self._compare(len(outputs))
+
+    def _compare(self, outputs: int) -> None:
+        """Build the metrics of a validation, for logits of so many outputs."""
+        top5 = accuracy(outputs, top_k=min(5, outputs))
+        self.val_metrics = torch.nn.ModuleDict({"loss": MeanMetric(), "acc1": accuracy(outputs), "acc5": top5})
 
     def facts(self) -> list[tuple[str, str]]:
         """Names and values for the summary that is printed before training."""
@@ -134,10 +159,12 @@ class Classifier(LightningModule):
         """Update ``val/loss`` (cross-entropy without smoothing), ``val/acc1`` and ``val/acc5``.
 
         Returns:
-            the logits [B, outputs], for callbacks; None for a batch without images.
+            the logits [B, outputs] of the selected outputs, for callbacks; None for a batch without images.
         """
         images, labels = batch
         logits = self(images) if len(labels) else None  # all of its images may have been damaged
+        if logits is not None and self.outputs is not None:
+            logits = logits[:, self.outputs]
         if logits is not None:
             # torchmetrics sums counts over ranks, which is exact for unequal numbers of images.
             self.val_metrics["loss"].update(F.cross_entropy(logits.float(), labels), weight=len(labels))
@@ -205,14 +232,31 @@ class Classifier(LightningModule):
         checkpoint["lr_schedulers"] = [{} for _ in checkpoint["lr_schedulers"]]
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         checkpoint["metrics"] = self.earlier_metrics | metrics
-        checkpoint["classes"] = getattr(self.trainer.datamodule, "classes", None)
+        checkpoint["classes"] = getattr(self.trainer.datamodule, "classes", self.classes)
         hyper_parameters = dict(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
         hyper_parameters["model"] = {**hyper_parameters["model"], "pretrained": False, "init_from": None}
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = hyper_parameters
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         migrate_checkpoint(checkpoint)  # before callbacks look for their states
+        checkpoint["state_dict"] = unwrapped(checkpoint["state_dict"])
+        self.classes = self.classes or checkpoint.get("classes")
         self.earlier_metrics = checkpoint.get("metrics", {})
+
+
+def _order_pretrained_head(model: nn.Module, classes: Sequence[str]) -> None:
+    """Give the outputs of published weights the order of the dataset's classes, if those are the same."""
+    names = pretrained_classes(model)
+    if names is None or model.pretrained_cfg.get("num_classes") != model.num_classes:  # a new head
+        return
+    found = counterparts(classes, names)
+    if None not in found and found != list(range(len(names))):
+        transfer_weights(model, model.state_dict(), found)
+
+
+def accuracy(outputs: int, **options: Any) -> MulticlassAccuracy:
+    """The share of images classified correctly; it does not check the labels, because that would make a GPU wait."""
+    return MulticlassAccuracy(outputs, average="micro", validate_args=False, **options)
 
 
 class StepMeans:

@@ -8,9 +8,9 @@ from typing import Any
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics.classification import MulticlassAccuracy
 
-from fvit.training.classifier import Classifier
+from fvit.training.classes import counterparts, match
+from fvit.training.classifier import Classifier, accuracy
 from fvit.training.distillation import LossWeight, TokenMatch
 from fvit.training.losses import hard_loss, soft_loss
 from fvit.training.teacher import load_teacher
@@ -26,7 +26,7 @@ class Distiller(Classifier):
     teacher's logits with the distillation token. Other students learn both with their only head.
 
     Args:
-        model, img_size, num_classes, optimizer, scheduler, loss: as in `Classifier`.
+        model, img_size, num_classes, optimizer, scheduler, loss, classes: as in `Classifier`.
         distillation: ``teacher``, with `name` and `path` of `load_teacher`, and the losses ``task`` (of the labels),
             ``soft``, ``hard``, ``attention`` and ``features``, each with the arguments of `LossWeight` and of its
             function or `TokenMatch`. A weight of 0 disables a loss.
@@ -47,8 +47,9 @@ class Distiller(Classifier):
         distillation: Mapping[str, Any],
         mean: Sequence[float],
         std: Sequence[float],
+        classes: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(model, img_size, num_classes, optimizer, scheduler, loss)
+        super().__init__(model, img_size, num_classes, optimizer, scheduler, loss, classes)
         losses = {name: dict(options) for name, options in distillation.items() if name != "teacher"}
         weights = {name: LossWeight.pop_from(options) for name, options in losses.items()}
         self.weights = {name: weight for name, weight in weights.items() if weight.weight or name == "task"}
@@ -67,16 +68,32 @@ class Distiller(Classifier):
                 if name in self.weights
             }
         )
-        same_classes = self.teacher.num_outputs == self.num_outputs
-        if self.logit_losses and not same_classes:
-            raise ValueError(
-                f"the teacher has {self.teacher.num_outputs} outputs and the student {self.num_outputs}: "
-                f"distillation.{next(iter(self.logit_losses))} needs the same classes. Use a teacher that was trained "
-                "on them, or match tokens: distillation=attention or features"
-            )
-        self.teacher_acc1 = MulticlassAccuracy(self.num_outputs, average="micro") if same_classes else None
+        self.teacher_acc1 = accuracy(self.teacher.num_outputs) if self._match_classes() else None
         if self.logit_losses and isinstance(self.model, VisionTransformerDistilled):
             self.model.set_distilled_training()
+
+    def _match_classes(self) -> bool:
+        """Let the teacher give the logits of the student's classes; returns whether it knows all of them.
+
+        Raises:
+            ValueError: it does not, and a loss compares logits.
+        """
+        remedy = "Use a teacher that was trained on these classes, or match tokens: distillation=attention or features"
+        if self.classes is None or self.teacher.classes is None:
+            same = self.teacher.num_outputs == self.num_outputs
+            if self.logit_losses and not same:
+                raise ValueError(
+                    f"the teacher has {self.teacher.num_outputs} outputs and the student {self.num_outputs}: "
+                    f"distillation.{next(iter(self.logit_losses))} needs the same classes. {remedy}"
+                )
+            return same
+        if None in counterparts(self.classes, self.teacher.classes) and not self.logit_losses:
+            return False
+        try:
+            self.teacher.select(match(self.classes, self.teacher.classes, f"the teacher {self.teacher.name}"))
+        except ValueError as error:
+            raise ValueError(f"{error}. {remedy}") from error
+        return True
 
     def facts(self) -> list[tuple[str, str]]:
         losses = ", ".join(f"{name} {weight}" for name, weight in self.weights.items())
@@ -114,6 +131,8 @@ class Distiller(Classifier):
         if self.teacher_acc1 is not None:
             self.teacher_acc1(expected, targets.argmax(dim=1) if targets.ndim == 2 else targets)
             self.log("teacher/acc1", self.teacher_acc1, on_step=False, on_epoch=True)
+        # Outputs beyond the classes of the dataset have no counterpart.
+        logits = logits[:, : expected.shape[1]]
         losses = {name: function(logits, expected) for name, function in self.logit_losses.items()}
         return losses | {name: match() for name, match in self.matches.items()}
 

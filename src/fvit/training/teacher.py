@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fvit.models import build
 from fvit.training import checkpoint
+from fvit.training.classes import pretrained_classes
 from fvit.training.classifier import Classifier
 
 _KEY = "distillation.teacher.path"
@@ -24,6 +25,7 @@ class Teacher:
         name: a description for the summary of the run.
         given: mean and standard deviation per channel with which the student's images are normalised.
         wanted: those with which `model` was trained.
+        classes: names of its outputs; None if they are unknown.
     """
 
     def __init__(
@@ -32,7 +34,10 @@ class Teacher:
         name: str,
         given: tuple[Sequence[float], Sequence[float]],
         wanted: tuple[Sequence[float], Sequence[float]],
+        classes: Sequence[str] | None = None,
     ) -> None:
+        self.classes = classes
+        self.outputs: Tensor | None = None
         self.model = model.eval().requires_grad_(False)
         self.name = name
         (mean, std), (own_mean, own_std) = (torch.tensor(pair).view(2, -1, 1, 1) for pair in (given, wanted))
@@ -41,15 +46,24 @@ class Teacher:
 
     @property
     def num_outputs(self) -> int:
-        return self.model.num_classes
+        """The number of logits: of the selected outputs, or of all."""
+        return self.model.num_classes if self.outputs is None else len(self.outputs)
+
+    def select(self, outputs: Sequence[int]) -> None:
+        """Give the logits of these outputs alone, in this order, which is that of the student's classes."""
+        if list(outputs) != list(range(self.num_outputs)):
+            self.outputs = torch.tensor(outputs)
+            self.name += f"; {len(outputs)} of its {self.model.num_classes} outputs, by class name"
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """The student's images [B, 3, H, W] to logits [B, outputs]."""
-        return self.model(images * self.scale + self.shift)
+        logits = self.model(images * self.scale + self.shift)
+        return logits if self.outputs is None else logits[:, self.outputs]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         self.model.to(device, dtype)
+        self.outputs = None if self.outputs is None else self.outputs.to(device)
         self.scale, self.shift = self.scale.to(device, dtype), self.shift.to(device, dtype)
         return self
 
@@ -94,21 +108,27 @@ def load_teacher(
             f"{_KEY}=FILE names a file of weights or, without distillation.teacher.name, a run of fvit"
         ) from error
     wanted = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
-    return Teacher(model, name, normalisation, wanted)
+    return Teacher(model, name, normalisation, wanted, None if path else pretrained_classes(model))
 
 
 def _load_checkpoint(path: str, img_size: int, normalisation: tuple[Sequence[float], Sequence[float]]) -> Teacher:
     file = checkpoint.find(path, key=_KEY)
-    content = checkpoint.read(file)
+    try:
+        content = checkpoint.read(file)
+    except ValueError as error:
+        raise ValueError(
+            f"no teacher from {path}: {str(error).partition('; ')[0]}. Weights of a timm model need its name as well: "
+            "distillation.teacher.name=…"
+        ) from error
     parameters, data = content["hyper_parameters"], content["datamodule_hyper_parameters"]
     if parameters["img_size"] != img_size:
         raise ValueError(
             f"{file} was trained on images of {parameters['img_size']} px, and the student takes {img_size}; "
             f"set data.img_size={parameters['img_size']}, or use another teacher"
         )
-    teacher = Classifier.load_from_checkpoint(file, map_location="cpu", weights_only=True)
+    teacher = Classifier.restore(content)
     accuracy = content.get("metrics", {}).get("val/acc1")
     measured = f", {100 * accuracy:.2f} % on {data['name']} when saved" if accuracy is not None else ""
     attention = parameters["model"].get("attention", {"name": "native"})["name"]
     name = f"{parameters['model']['name']}, {attention}{measured}; {file}"
-    return Teacher(teacher.model, name, normalisation, (data["mean"], data["std"]))
+    return Teacher(teacher.model, name, normalisation, (data["mean"], data["std"]), teacher.classes)
