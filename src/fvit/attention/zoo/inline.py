@@ -45,7 +45,7 @@ class InLineAttention(Projected):
         bias = self.key_bias(attn_mask, x)
         share_b11n = token_shares(bias, x).unsqueeze(1)
         centred_k = self.attn_drop(k - share_b11n @ k) * share_b11n.transpose(-2, -1)
-        out = self.merge_heads(share_b11n @ v + associate(q, centred_k, v) * self.scale)
+        out = self.merge_heads(share_b11n @ v + associate(q * self.scale, centred_k, v))
         if self.local is not None:
             present_v = v if bias is None else v * bias.exp().unsqueeze(-1)
             out = out + self._local_residual(self.merge_heads(present_v), share_b11n.squeeze(1) @ x)

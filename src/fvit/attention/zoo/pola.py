@@ -92,9 +92,9 @@ class PoLA(Projected):
         presence = None if bias is None else bias.exp().unsqueeze(-1)
         q, k = self._features(q, k, presence)
         k = self.attn_drop(k)
-        v_same, v_opposite = v.to(dtype).chunk(2, dim=-1)
+        v_same, v_opposite = v.chunk(2, dim=-1)
         swapped_q = q.roll(self.head_dim, dims=-1)
-        out = torch.cat([kernel_average(q, k, v_same), kernel_average(swapped_q, k, v_opposite)], dim=-1).to(v.dtype)
+        out = torch.cat([kernel_average(q, k, v_same), kernel_average(swapped_q, k, v_opposite)], dim=-1)
         if self.conv is not None:
             v = v if presence is None else v * presence
             out = out + convolve_heads(self.conv, v, self.grid_size, self.num_prefix_tokens)
