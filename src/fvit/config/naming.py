@@ -1,10 +1,11 @@
 """What to call a run: its mechanism, and what its command line set."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Overrides that say where a run comes from or goes to, not what it is; and placeholders for a name given besides.
-_NEUTRAL = ("title", "seed", "output_dir", "ckpt_path", "quiet", "hydra", "logger", "tiny", "large")
+_NEUTRAL = ("title", "seed", "output_dir", "ckpt_path", "quiet", "hydra", "logger", "sweep", "tiny", "large")
 _PLACEHOLDERS = ("model=timm", "attention=own")
 _NAMED_IN_TITLE = ("model", "attention", "model.name", "model.attention.name")
 
@@ -26,9 +27,9 @@ def settings(overrides: Iterable[str], title: str) -> list[str]:
     found = []
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if key.split(".")[0] in _NEUTRAL or override in _PLACEHOLDERS or (key in _NAMED_IN_TITLE and value in in_title):
-            continue
-        found.append(override.lstrip("+"))
+        is_neutral = re.split(r"[./@]", key)[0] in _NEUTRAL or override in _PLACEHOLDERS
+        if not is_neutral and not (key in _NAMED_IN_TITLE and value in in_title):
+            found.append(override.lstrip("+"))
     return found
 
 
