@@ -94,7 +94,7 @@ def test_timms_models_are_measured(run):
         ([], "say what to measure: attention=additive,softmax model=vit_tiny"),
         (["attention=additiv,softmax"], "did you mean additive"),
         (["attention=additive", "model.embed_dim=100"], "not divisible by model.num_heads=3; use embed_dim=99"),
-        (["attention=linear,additive", "baseline=linaer"], "baseline=linaer is not measured, did you mean linear"),
+        (["attention=linear,additive", "baseline=linaer"], "baseline=linaer was not measured, did you mean linear"),
         (["attention=additive", "match=macs", "to=vit_smal"], "did you mean vit_small"),
         (["attention=additive", "device=cuda"], "device=cuda: torch finds none here; use device=cpu"),
     ],

@@ -13,6 +13,7 @@ from fvit.config import validation
 from fvit.config.paths import conf_dir
 from fvit.config.schemas.eval import Eval
 from fvit.eval import evaluate
+from fvit.loggers.wandb_origin import shortened
 from tests.callbacks.test_resume_state import KillAt, Killed
 from tests.loggers.wandb_runs import runs
 from tests.training.fitting import FAKE, fit
@@ -60,11 +61,14 @@ def test_jobs_of_a_sweep_are_complete_runs_in_one_group(tmp_path):
         assert run.run["run_id"] == (folder / "wandb_id").read_text()
         assert run.run["run_group"] == sweep.name
         assert run.run["job_type"] == "train"
-        assert run.run["tags"] == ["vit_atto", attention, "seed 0", "fake"]
-        assert run.run["display_name"] == f"vit_atto, {attention}, seed 0"
+        assert run.run["tags"] == ["vit_atto", attention, *SHORT, "seed 0", "fake"]
+        assert run.run["display_name"] == shortened(", ".join(["vit_atto", attention, *SHORT, "seed 0"]))
         assert (run.summed["state"], run.summed["exit_code"]) == ("finished", 0)
         logged = run.summed["config"]
         assert {key: logged[key] for key in config} == config
+        assert logged["choices"] | {"attention": attention, "data": "fake", "experiment": None} == logged["choices"]
+        assert logged["overrides"]["model.depth"] == "1"
+        assert logged["variant"] == ", ".join(["vit_atto", attention, *SHORT])
         assert logged["dataset"]["train_images"] == 64
         assert len(logged["dataset"]["labels"]) == 64
         axes = {"trainer/global_step", "epoch", "progress/images_seen", "progress/device_hours"}
@@ -82,6 +86,9 @@ def test_jobs_of_a_sweep_are_complete_runs_in_one_group(tmp_path):
         assert [one["name"] for one in run.artifacts if one["type"] == "dataset"] == ["data-fake"]
         models = [sorted(one["aliases"]) for one in run.artifacts if one["type"] == "model"]
         assert models == [["best", "latest"], ["last", "latest"]]
+        described = [json.loads(one["metadata"]) for one in run.artifacts if one["type"] == "model"]
+        assert [one["global_step"] for one in described][-1] == 8
+        assert described[0]["val/acc1"] == pytest.approx(metrics["best/val/acc1"])
         assert {"val/predictions", "val/confusion_table"} <= set(summary)
         assert any(name.startswith("attention/") for name in summary)
         assert run.environment["git"]["commit"] == commit

@@ -83,7 +83,7 @@ def test_agent_starts_valid_commands(sweep, agent_runs, compose_config, tmp_path
         overrides = command[5:]
         assert len(overrides) == len(sweep["parameters"])
         config = compose_config(*command[4:])
-        assert list(config["logger"]) == ["wandb"]
+        assert list(config["logger"]) == ["csv", "wandb"]
         for override in OverridesParser.create().parse_overrides(overrides):
             value = config["model"] if override.key_or_group == "attention" else config
             for part in override.key_or_group.split("."):

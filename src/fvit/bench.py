@@ -4,8 +4,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fvit.config.errors import ConfigError, RunError, did_you_mean
+from fvit.config.errors import RunError
 from fvit.config.schemas.bench import Bench
+from fvit.config.validation import check_baseline
 from fvit.launch import cli
 from fvit.reports.bench.grid import GridPoint, collect_candidates, compose_point, expand_grid
 
@@ -25,7 +26,7 @@ def bench(config: dict[str, Any]) -> dict[str, float]:
     """Measures every point of the grid, prints the tables, and writes tables and plots."""
     config = Bench.model_validate(config).model_dump()
     grid = expand_grid(config["candidates"])
-    check_baseline(config["baseline"], [point.attention for point in grid])
+    check_baseline(config["baseline"], [point.attention for point in grid], "measured")
     reference = compose_point([f"model={config['to']}", "attention=softmax"]) if config["to"] else None
     # Here, because --help and a wrong override must not wait for torch.
     from fvit.cost.measure import Row, Settings, measure
@@ -52,14 +53,6 @@ def bench(config: dict[str, Any]) -> dict[str, float]:
     if not any(row.alive for row in rows):
         raise RunError("no candidate could be measured; the table gives the reasons")
     return {}
-
-
-def check_baseline(baseline: str, attentions: list[str]) -> None:
-    """Refuses a baseline that is not measured, unless it is the default."""
-    known = list(dict.fromkeys(attentions))
-    if baseline not in ("softmax", *known):
-        near = did_you_mean(baseline, known)
-        raise ConfigError(f"baseline={baseline} is not measured{near}; measured: {', '.join(known)}")
 
 
 def make_candidates(

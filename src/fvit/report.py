@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from fvit.config.errors import ConfigError, RunError, did_you_mean
+from fvit.config.errors import ConfigError, RunError
 from fvit.config.schemas.report import Report, collect_folders
+from fvit.config.validation import check_baseline
 from fvit.launch import cli
 
 
@@ -20,9 +21,8 @@ def report(config: dict[str, Any]) -> dict[str, float]:
     from fvit.reports.bench.charts import read_benchmark
     from fvit.reports.runs import files
     from fvit.reports.runs.collect import collect_runs, find_benchmarks
-    from fvit.reports.runs.groups import group_runs
+    from fvit.reports.runs.groups import rank_runs
     from fvit.reports.runs.page import render_report
-    from fvit.reports.runs.tables import leaderboard
 
     roots = [Path(folder).expanduser() for folder in config["runs"]]
     if missing := [str(root) for root in roots if not root.is_dir()]:
@@ -34,26 +34,18 @@ def report(config: dict[str, Any]) -> dict[str, float]:
     if not runs and not benchmarks:
         raise RunError(f"no runs in {source}; `fvit-train` makes one")
 
-    groups = group_runs(runs, config["baseline"])
-    check_baseline(config["baseline"], [group.attention for group in groups])
-    board = leaderboard(groups, config["baseline"])
+    baseline = config["baseline"]
+    rankings = rank_runs(runs, baseline)
+    check_baseline(baseline, [group.attention for ranking in rankings for group in ranking.groups], "trained")
 
     out = Path(config["out"]).expanduser()
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "report.html", render_report(source, runs, groups, board, benchmarks))
-    write_text(out / "report.md", files.markdown(source, runs, board))
-    write_text(out / "report.csv", files.groups_csv(groups))
-    write_text(out / "runs.csv", files.runs_csv(runs, groups))
-    files.print_summary(runs, board, out)
+    write_text(out / "report.html", render_report(source, runs, rankings, baseline, benchmarks))
+    write_text(out / "report.md", files.markdown(source, runs, rankings, baseline))
+    write_text(out / "report.csv", files.groups_csv(rankings))
+    write_text(out / "runs.csv", files.runs_csv(runs, rankings))
+    files.print_summary(runs, rankings, baseline, out)
     return {}
-
-
-def check_baseline(baseline: str, attentions: list[str]) -> None:
-    """Refuses a baseline that no run has, unless it is the default."""
-    known = list(dict.fromkeys(attentions))
-    if baseline not in ("softmax", *known):
-        near = did_you_mean(baseline, known)
-        raise ConfigError(f"baseline={baseline} was not trained{near}; trained: {', '.join(known)}")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ValidationError, create_model
 
-from fvit.config.errors import REMOVED, ConfigError, unknown_key
+from fvit.config.errors import REMOVED, ConfigError, did_you_mean, unknown_key
 from fvit.config.flatten import flatten
 
 
@@ -66,6 +66,15 @@ def check_arguments(
         create_model("Options", **{name: (known.get(name, Any), ...) for name in options}).model_validate(options)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{where}.{line}" for line in _messages(error, options, BaseModel))) from None
+
+
+def check_baseline(baseline: str, attentions: Iterable[str], done: str) -> None:
+    """Refuse a `baseline` that is none of the `attentions` that were `done`, unless it is the default."""
+    known = list(dict.fromkeys(attentions))
+    if baseline not in ("softmax", *known):
+        raise ConfigError(
+            f"baseline={baseline} was not {done}{did_you_mean(baseline, known)}; {done}: {', '.join(known)}"
+        )
 
 
 def _is_plain(annotation: Any) -> bool:

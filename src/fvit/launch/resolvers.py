@@ -4,16 +4,39 @@ import secrets
 import textwrap
 
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from fvit.config import naming
 
 _WIDTH = 100
 
 
 def register() -> None:
-    """Make ``${fvit.hex:}``, ``${fvit.level:QUIET}`` and ``${fvit.groups:}`` known to OmegaConf."""
+    """Make ``${fvit.hex:}``, ``${fvit.level:QUIET}``, ``${fvit.groups:}`` and the names of runs known to OmegaConf."""
     OmegaConf.register_new_resolver("fvit.hex", lambda: secrets.token_hex(2), use_cache=True, replace=True)
     OmegaConf.register_new_resolver("fvit.level", lambda quiet: "WARNING" if quiet else "INFO", replace=True)
     OmegaConf.register_new_resolver("fvit.groups", _groups, replace=True)
+    OmegaConf.register_new_resolver("fvit.mechanism", _mechanism, replace=True)
+    OmegaConf.register_new_resolver("fvit.settings", _settings, replace=True)
+    OmegaConf.register_new_resolver("fvit.job_type", _job_type, replace=True)
+
+
+def _mechanism(*, _root_: DictConfig) -> str:
+    """The attention of a run in its title."""
+    choice = HydraConfig.get().runtime.choices.get("attention")
+    return naming.mechanism(choice, OmegaConf.select(_root_, "model.attention"))
+
+
+def _settings(*, _root_: DictConfig) -> str:
+    """What the command line set, to follow the title; empty without a command line."""
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return "".join(f", {setting}" for setting in naming.settings(overrides, OmegaConf.select(_root_, "title") or ""))
+
+
+def _job_type() -> str:
+    """Debug runs are no training runs."""
+    return "debug" if HydraConfig.initialized() and HydraConfig.get().runtime.choices.get("debug") else "train"
 
 
 def _groups() -> str:

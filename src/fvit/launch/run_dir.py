@@ -20,7 +20,7 @@ import fvit
 from fvit.config.atomic import write_text
 from fvit.config.errors import describe, explain
 from fvit.config.legacy import migrate_overrides
-from fvit.launch import disk, signals
+from fvit.launch import disk, own_code, signals
 from fvit.launch.lock import held
 from fvit.launch.signals import Stopped
 
@@ -83,6 +83,8 @@ class RunDir:
         """Tell the loggers the configuration, with `config` merged in, the dataset, and what the model costs."""
         for logger in self.trainer.loggers:
             logger.log_hyperparams({**self.config, **config})
+            if hasattr(logger, "log_code") and (code := own_code.newest(self.path)):
+                logger.log_code(code)
             if hasattr(logger, "log_dataset"):
                 logger.log_dataset(_name_of(data.hparams), data.source.fingerprint(), data.hparams.get("root"))
             if hasattr(logger, "log_summary"):
@@ -125,7 +127,7 @@ class RunDir:
     def _write_start(self) -> None:
         (self.path / _TRACEBACK).unlink(missing_ok=True)
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(self.config))
-        resumed, noted = is_resumed(self.config), environment()
+        resumed, noted = is_resumed(self.config), environment() | own_code.keep(self.path, self.config)
         if resumed and (self.path / "environment.json").is_file():
             first = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
             noted = {**first, "resumed": [*first.get("resumed", []), noted]}

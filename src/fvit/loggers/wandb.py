@@ -25,6 +25,7 @@ from fvit.config.errors import ConfigError
 from fvit.config.paths import WANDB_ID
 from fvit.config.validation import check_arguments
 from fvit.launch.console import console
+from fvit.loggers.wandb_origin import describe_checkpoint, origin, shortened
 from fvit.loggers.wandb_server import choose_mode, reachable
 
 if TYPE_CHECKING:
@@ -86,13 +87,13 @@ class RunLogger(WandbLogger):
         import wandb
 
         check_arguments(wandb.init, options, "logger.wandb", _RESERVED)
-        run_dir = Path(run_dir)
+        self.run_dir = run_dir = Path(run_dir)
         if group is None and (run_dir.parent / "multirun.yaml").is_file():  # which Hydra writes for a sweep
             group = run_dir.parent.name
         options |= {"group": group, "tags": [t[:_LONGEST_TAG] for t in dict.fromkeys([*name.split(", "), *tags]) if t]}
         options.setdefault("id", _run_id(run_dir))
         # Not Lightning's offline=True, which sets WANDB_MODE for the whole process and so for the next job of a sweep.
-        super().__init__(name=name, project=project, save_dir=save_dir, **options)
+        super().__init__(name=shortened(name), project=project, save_dir=save_dir, **options)
         del self._wandb_init["anonymous"]  # deprecated by W&B
         self.stay_offline, self.media, self.artifacts = offline, media, artifacts
         self.service_died = False
@@ -119,7 +120,20 @@ class RunLogger(WandbLogger):
                 ) from error
         return self._experiment
 
-    log_hyperparams = _never_fatal(WandbLogger.log_hyperparams)
+    @_never_fatal
+    def log_hyperparams(self, params: dict[str, Any]) -> None:
+        """Log the configuration, and what Hydra recorded of its origin: `choices`, `overrides` and `variant`.
+
+        The variant is the name without the seed: runs that share it are repetitions of one another.
+        """
+        super().log_hyperparams(params | origin(self.run_dir, params) if "output_dir" in params else params)
+
+    @_never_fatal
+    def log_code(self, folder: Path) -> None:
+        """Log the user's own modules in `folder` as the code of this run."""
+        if self._takes_artifacts("the code"):
+            self.experiment.log_code(str(folder), include_fn=lambda path: True)
+
     log_metrics = _never_fatal(WandbLogger.log_metrics)
 
     @_never_fatal
@@ -153,7 +167,7 @@ class RunLogger(WandbLogger):
 
     @_never_fatal
     def log_checkpoints(self, trainer: Trainer) -> None:
-        """Upload the best and the last checkpoint, as `artifacts` says, as versions of one model."""
+        """Upload the best and the last checkpoint, as `artifacts` says, as versions of one model with their metrics."""
         import wandb
         from wandb.sdk.artifacts.exceptions import WaitTimeoutError
 
@@ -164,7 +178,8 @@ class RunLogger(WandbLogger):
         for callback in trainer.checkpoint_callbacks:
             alias, path = "last" if callback.monitor is None else "best", callback.best_model_path
             if alias in wanted and path and os.path.exists(path):
-                artifact = wandb.Artifact(f"model-{run.id}", type="model")
+                metadata = describe_checkpoint(callback, Path(path))
+                artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=metadata)
                 add = artifact.add_dir if os.path.isdir(path) else artifact.add_file  # a sharded one is a directory
                 add(path, name=Path(path).name)
                 logged.append(run.log_artifact(artifact, aliases=[alias]))

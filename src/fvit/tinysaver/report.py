@@ -10,7 +10,8 @@ from typing import Any
 
 from fvit.config.atomic import write_text
 from fvit.launch.console import console, print_facts, print_rows
-from fvit.reports.web.document import COLOURS, document, plot
+from fvit.reports.web.colours import COLOURS
+from fvit.reports.web.document import document, plot
 from fvit.tinysaver.cascade import Cascade, Point
 
 _MAX_DRAWN = 2000  # points of a curve

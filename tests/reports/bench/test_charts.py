@@ -1,13 +1,18 @@
 import pytest
 
-from fvit.reports.bench.charts import draw_charts, make_charts, read_benchmark
+from fvit.reports.bench.charts import attentions, draw_charts, make_charts, read_benchmark
 from fvit.reports.bench.results import _record
+from fvit.reports.web.colours import Palette
 from tests.reports.bench.rows import failed_row, make_row, rows_over_sizes
 from tests.reports.runs.folders import write_benchmark
 
 
 def charts_of(rows):
     return {chart.key: chart for chart in make_charts([_record(row) for row in rows], batch=4)}
+
+
+def figure_of(chart):
+    return chart.figure(Palette(attentions([chart])))
 
 
 @pytest.fixture
@@ -31,7 +36,7 @@ def test_several_sizes_make_curves_over_tokens(two_curves):
 
 
 def test_curves_are_log_log_with_error_bars(two_curves):
-    figure = two_curves["latency_ms"].figure()
+    figure = figure_of(two_curves["latency_ms"])
     linear, softmax = figure["data"]
     assert figure["layout"]["xaxis"]["type"] == figure["layout"]["yaxis"]["type"] == "log"
     assert figure["layout"]["xaxis"]["ticktext"] == ["197<br>224 px", "577<br>384 px", "4,097<br>1024 px"]
@@ -41,12 +46,24 @@ def test_curves_are_log_log_with_error_bars(two_curves):
     assert linear["error_y"]["visible"] is True
     for side in ("array", "arrayminus"):
         assert linear["error_y"][side] == pytest.approx([0.03 * y for y in linear["y"]])
-    assert two_curves["macs"].figure()["data"][0]["error_y"]["visible"] is False
+    assert figure_of(two_curves["macs"])["data"][0]["error_y"]["visible"] is False
+
+
+def test_models_with_one_mechanism_share_its_colour_but_not_its_line(two_curves):
+    rows = [
+        make_row(attention, res, model=model)
+        for res in (224, 384)
+        for model in ("vit_tiny", "vit_small")
+        for attention in ("linear form=a", "softmax")
+    ]
+    tiny, softmax, small, _ = figure_of(charts_of(rows)["latency_ms"])["data"]
+    assert tiny["line"]["color"] == small["line"]["color"] != softmax["line"]["color"]
+    assert tiny["line"]["dash"] != small["line"]["dash"]
 
 
 def test_plotly_chooses_the_ticks_within_a_decade():
     def axis(seconds_of):
-        return charts_of(rows_over_sizes("softmax", seconds_of))["latency_ms"].figure()["layout"]["yaxis"]
+        return figure_of(charts_of(rows_over_sizes("softmax", seconds_of))["latency_ms"])["layout"]["yaxis"]
 
     assert axis(lambda n: 1e-3 * n)["dtick"] == "D2"
     assert "dtick" not in axis(lambda n: 1e-3 * n**0.5)
@@ -70,9 +87,11 @@ def test_one_size_makes_sorted_bars():
     assert (latency.axis, latency.title) == (None, "Latency at batch size 1, 224 px")
     names = ["vit_tiny additive", "vit_tiny additive bf16", "vit_tiny softmax"]
     assert [bar.name for bar in latency.series] == names
-    traces = latency.figure()["data"]
+    traces = figure_of(latency)["data"]
     assert [(trace["type"], trace["orientation"], trace["y"]) for trace in traces] == [("bar", "h", [n]) for n in names]
     assert traces[-1]["x"] == pytest.approx([20])
+    additive, bf16, softmax = (trace["marker"]["color"] for trace in traces)
+    assert additive == bf16 != softmax
     assert charts["params"].unit == "M"
     assert charts["train_ms"].title == "Training step at batch size 4, 224 px"
 
@@ -84,8 +103,8 @@ def test_failed_candidates_are_left_out():
 
 
 def test_charts_are_drawn_under_a_prefix():
-    figures = {"other": {}}
-    text = draw_charts(list(charts_of([make_row()]).values())[:1], figures, "bench-1-")
+    figures, charts = {"other": {}}, list(charts_of([make_row()]).values())[:1]
+    text = draw_charts(charts, figures, Palette(attentions(charts)), "bench-1-")
     assert list(figures) == ["other", "bench-1-latency_ms"]
     assert 'id="plot-bench-1-latency_ms"' in text
 

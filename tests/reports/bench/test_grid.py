@@ -57,6 +57,10 @@ def test_collected_overrides_survive_hydras_grammar():
     [
         (["attention=focused_flatten"], ["vit_atto focused_flatten"]),
         (["model=vit_tiny", "model.name=deit3_small_patch16_224"], ["deit3_small_patch16_224 additive"]),
+        (
+            ["attention=own", "model.attention.name=mine:Squared,mine:Cubed"],
+            ["vit_atto mine:Squared", "vit_atto mine:Cubed"],
+        ),
         (["model=timm", "model.name=[fastvit_t8,resnet18]"], ["fastvit_t8 native", "resnet18 native"]),
         (["attention=glob(additive*)"], ["vit_atto additive", "vit_atto additive_fastformer"]),
         (["model.depth=range(2,5,2)"], ["vit_atto depth=2 additive", "vit_atto depth=4 additive"]),

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Drawn:
-    """`pairs` are (x, y) that a row of a history must hold together; `summary` and `config` are keys."""
+    """`pairs` are (x, y) that a row of a history must hold together; `media`, `summary` and `config` are keys."""
 
     pairs: set = field(default_factory=set)
     summary: set = field(default_factory=set)
     config: set = field(default_factory=set)
+    media: set = field(default_factory=set)
 
     def missing(self, config, summary, rows):
         """What a run did not log."""
@@ -52,6 +53,13 @@ def _panel(kind, config, found):
                 _accessor(column["accessor"], found)
         case "Parameter Importance":
             found.summary.add(config["targetKey"])
+        case "Media Browser":
+            found.media |= set(config["mediaKeys"])
+        case "Weave":
+            found.media.add(config["panel2Config"]["exp"]["fromOp"]["inputs"]["key"]["val"])
+        case "Vega2":
+            [query] = config["userQuery"]["queryFields"]
+            found.media |= {arg["value"] for one in query["fields"] for arg in one.get("args", [])}
         case "Run Comparer":
             pass
         case _:

@@ -3,7 +3,7 @@ from fvit.reports.dashboard.benchmark import chart_table
 
 
 def series(name, x, y):
-    return Series(name, x, y, y, y)
+    return Series(name, name, x, y, y, y)
 
 
 def test_several_sizes_have_a_row_each_and_a_dash_where_a_candidate_failed():

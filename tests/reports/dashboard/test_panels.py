@@ -32,7 +32,7 @@ def dashboard():
 def logged(tmp_path_factory):
     """Config, summary and history of a run of `fvit-train`."""
     folder = tmp_path_factory.mktemp("trained")
-    folders = [f"output_dir={folder / 'run'}", f"logger.wandb.save_dir={folder}", "logger.wandb.media=0"]
+    folders = [f"output_dir={folder / 'run'}", f"logger.wandb.save_dir={folder}", "logger.wandb.media=1"]
     train(validation.check(composed("train", *TINY, *folders, "title=test"), Train))
     [run] = runs(folder / "wandb")
     return run.logged
@@ -44,7 +44,10 @@ def test_training_runs_log_what_the_panels_draw(dashboard, logged):
         assert drawn.missing(*logged) == []
         assert {("progress/images_seen", "val/acc1"), ("progress/images_seen", "train/loss")} <= drawn.pairs
         assert {"best/val/acc1", "cost/macs", "throughput/images_per_s"} <= drawn.summary
-        assert {"title", "model.attention.name", "optimizer.lr", "seed"} <= drawn.config
+        assert {"variant", "model.attention.name", "optimizer.lr", "seed"} <= drawn.config
+        drawn_media = {key for key in drawn.media if key in logged[1]}
+        assert drawn_media == {"val/predictions", "val/confusion_table", "attention/query", "attention/key"}
+        assert drawn.media - drawn_media == {"attention/map", "attention/jacobian"}, "of other mechanisms"
 
 
 def test_a_panel_of_what_is_not_logged_is_noticed(dashboard, logged):

@@ -77,6 +77,32 @@ def write_lr_run(folder: Path, lr, attention="additive", **options):
     return write_run(folder, attention, overrides=[f"optimizer.lr={lr}"], optimizer__lr=lr, **options)
 
 
+def write_refused(folder: Path):
+    """A job whose configuration was refused: its status and Hydra's files, but no configuration of its own."""
+    write_run(folder, status="failed", error="embed_dim=50 is not divisible")
+    (folder / "config.yaml").unlink()
+
+
+def write_lived_in(folder: Path):
+    """The runs of some weeks: other callbacks, loggers and paths, two datasets, failures, debug runs, refusals."""
+    for seed, logger in enumerate(("csv", "wandb", "tensorboard")):
+        options = dict(logger={logger: {"save_dir": f"/somewhere/{logger}"}}, data__num_workers=seed)
+        write_run(folder / f"additive{seed}", seed=seed, accuracy=ACCURACIES["additive"][seed], **options)
+        callbacks = {f"own{seed}": {"_target_": "lightning.pytorch.callbacks.LearningRateMonitor", "path": f"/x{seed}"}}
+        write_run(folder / f"softmax{seed}", "softmax", seed, ACCURACIES["softmax"][seed], callbacks=callbacks)
+    ema = {"ema": {"_target_": "fvit.callbacks.ema.EMA", "decay": 0.999}}
+    write_run(folder / "ema", accuracy=0.99, overrides=["callbacks=[default,ema]"], callbacks=ema)
+    for attention in ("additive", "softmax"):
+        write_run(folder / f"pets {attention}", attention, accuracy=0.3, data__name="folder", data__root="/data/pets")
+    for name, status in (("failed", "failed"), ("crashed", "crashed"), ("stopped", "interrupted")):
+        write_run(folder / name, "linear", status=status, curve=[0.1], trainer__max_epochs=99)
+    write_run(folder / "debug", "performer", accuracy=1.0, choices={"debug": "limit"})
+    write_run(folder / "fast", "performer", accuracy=1.0, trainer__fast_dev_run=True)
+    write_run(folder / "at once", "gmlp", status="interrupted")
+    write_refused(folder / "refused")
+    (folder / "empty" / ".hydra").mkdir(parents=True)
+
+
 def write_sweep(folder: Path, attentions=("additive", "softmax"), seeds=(0, 1, 2), **changes):
     """Jobs 0, 1, … of a grid with `ACCURACIES`."""
     grid = [(attention, seed) for attention in attentions for seed in seeds]

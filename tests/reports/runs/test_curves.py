@@ -4,7 +4,7 @@ import pytest
 
 from fvit.reports.runs.collect import collect_runs
 from fvit.reports.runs.curves import mean_curve, mean_curves, read_history
-from fvit.reports.runs.groups import group_runs, mean_ci
+from fvit.reports.runs.groups import mean_ci, rank_runs
 from tests.reports.runs.folders import write_curve, write_run, write_sweep
 
 
@@ -13,7 +13,7 @@ def history(folder):
 
 
 def accuracy_curves(folder):
-    return mean_curves(group_runs(collect_runs([folder]), "softmax"))["val/acc1"]
+    return mean_curves(rank_runs(collect_runs([folder]), "softmax")[0].groups)["val/acc1"]
 
 
 def test_a_history_is_over_images_seen(tmp_path):
@@ -77,9 +77,9 @@ def test_unfinished_runs_are_drawn_unless_others_finished(tmp_path):
     assert (curve["y"], curve["n"]) == ([50, 60], 1)
 
 
-def test_a_seed_that_failed_twice_is_one_seed(tmp_path):
+def test_a_seed_that_runs_twice_is_one_seed(tmp_path):
     for name, curve, moment in (("again", [0.3, 0.4], 2000), ("first", [0.1, 0.2], 1000)):
-        folder = write_run(tmp_path / name, status="failed", curve=curve)
+        folder = write_run(tmp_path / name, status="running", curve=curve)
         for path in (folder, *folder.rglob("*")):
             os.utime(path, (moment, moment))
     [curve] = accuracy_curves(tmp_path)

@@ -5,8 +5,7 @@ import pytest
 
 from fvit.reports.runs.collect import collect_runs
 from fvit.reports.runs.files import count_runs, groups_csv, markdown, runs_csv
-from fvit.reports.runs.groups import group_runs
-from fvit.reports.runs.tables import leaderboard
+from fvit.reports.runs.groups import rank_runs
 from tests.reports.runs.folders import write_lr_run, write_run, write_sweep
 
 
@@ -24,18 +23,19 @@ def runs(tmp_path):
 
 
 def test_groups_as_csv(runs):
-    additive, softmax, linear, failed = read(groups_csv(group_runs(runs, "softmax")))
-    assert additive | {"rank": "1", "attention": "additive", "seeds": "3", "optimizer.lr": "0.002"} == additive
+    additive, softmax, linear = read(groups_csv(rank_runs(runs, "softmax")))
+    named = {"data": "digits", "rank": "1", "attention": "additive", "model": "vit_atto", "seeds": "3"}
+    assert additive | named | {"settings": "optimizer.lr=0.002"} == additive
+    assert not [column for column in additive if column.startswith(("callbacks", "logger", "optimizer"))]
     assert float(additive["val/acc1"]) == pytest.approx(0.93)
     assert float(additive["val/acc1_half"]) == pytest.approx(0.0657, abs=1e-4)
     assert float(additive["difference"]) == pytest.approx(0.02)
     assert (additive["difference_n"], softmax["difference"], softmax["difference_half"]) == ("3", "", "")
     assert (linear["val/acc1"], linear["val/acc1_half"], linear["val/acc1_n"]) == ("0.5", "", "1")
-    assert (failed["val/acc1"], failed["seeds"], failed["runs"]) == ("", "0", "1")
 
 
 def test_runs_as_csv(runs):
-    lines = read(runs_csv(runs, group_runs(runs, "softmax")))
+    lines = read(runs_csv(runs, rank_runs(runs, "softmax")))
     assert len(lines) == 8
     found = {line["run"]: line for line in lines}
     assert found["1"] | {"status": "finished", "seed": "1", "attention": "additive", "val/acc1": "0.92"} == found["1"]
@@ -43,10 +43,13 @@ def test_runs_as_csv(runs):
 
 
 def test_markdown(runs):
-    text = markdown("logs/train", runs, leaderboard(group_runs(runs, "softmax"), "softmax"))
+    text = markdown("logs/train", runs, rank_runs(runs, "softmax"), "softmax")
     assert text.startswith("# Runs in logs/train\n\n8 runs: 7 finished, 1 failed. Written ")
-    assert "| additive | 0.002 | 3 | 93.00 ± 6.57 | +2.00 ± 6.57 (3) |" in text
-    assert "**z**: failed\n\n````text\nout of memory\ntrain.log:\nthe last\n```\nline\n````\n" in text
+    assert "## Leaderboard: digits\n\n| attention | model |" in text
+    assert "| additive | vit_atto |  | 3 | 93.00 ± 6.57 | +2.00 ± 6.57 (3) |" in text
+    assert "| linear | vit_atto | lr=1 | 1 |" in text
+    assert "\n\nUnless listed: lr=0.002\n\n" in text
+    assert "## Failed\n\n**z**: failed\n\n````text\nout of memory\ntrain.log:\nthe last\n```\nline\n````\n" in text
 
 
 def test_statuses_are_counted(runs):

@@ -5,12 +5,16 @@ import pytest
 from scipy import stats
 
 from fvit.reports.runs.collect import collect_runs
-from fvit.reports.runs.groups import ACCURACY, MeanCI, group_runs, mean_ci, paired_difference, short_names
-from tests.reports.runs.folders import ACCURACIES, write_lr_run, write_run, write_sweep
+from fvit.reports.runs.groups import ACCURACY, MeanCI, mean_ci, paired_difference, rank_runs
+from tests.reports.runs.folders import ACCURACIES, write_lived_in, write_lr_run, write_run, write_sweep
+
+
+def rankings_of(folder, baseline="softmax"):
+    return rank_runs(collect_runs([folder]), baseline)
 
 
 def groups_of(folder, baseline="softmax"):
-    return group_runs(collect_runs([folder]), baseline)
+    return [group for ranking in rankings_of(folder, baseline) for group in ranking.groups]
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 30])
@@ -45,17 +49,18 @@ def test_runs_that_differ_only_by_seed_are_one_group(tmp_path):
     assert (additive.attention, softmax.attention) == ("additive", "softmax"), "the most accurate first"
     assert additive.values(ACCURACY) == dict(enumerate(ACCURACIES["additive"]))
     assert additive.mean(ACCURACY).mean == pytest.approx(0.93)
-    assert (additive.model, additive.data, additive.label) == ("vit_atto", "digits", "additive")
+    assert (additive.model, additive.label) == ("vit_atto", "additive")
     assert additive.baseline is softmax
     assert softmax.baseline is None
-    assert (additive.difference().mean, additive.difference().n) == (pytest.approx(0.02), 3)
+    assert (additive.difference(ACCURACY).mean, additive.difference(ACCURACY).n) == (pytest.approx(0.02), 3)
 
 
 def test_an_unfinished_run_does_not_count(tmp_path):
     write_run(tmp_path / "0", seed=0, accuracy=0.5)
     write_run(tmp_path / "1", seed=1, status="failed", metrics={"val/acc1": 0.9})
+    write_run(tmp_path / "2", seed=2, status="running")
     [group] = groups_of(tmp_path)
-    assert (len(group.runs), group.values(ACCURACY)) == (2, {0: 0.5})
+    assert (len(group.runs), group.values(ACCURACY)) == (2, {0: 0.5}), "a running one may still count"
 
 
 def test_the_newest_run_of_a_seed_counts(tmp_path):
@@ -68,6 +73,16 @@ def test_the_newest_run_of_a_seed_counts(tmp_path):
     assert group.mean(ACCURACY).half_width is None
 
 
+def test_lived_in_logs_are_compared_where_they_can_be(tmp_path):
+    write_lived_in(tmp_path)
+    digits, pets = rankings_of(tmp_path)
+    assert (digits.data, pets.data) == ("digits", "pets")
+    assert [group.label for group in digits.groups] == ["additive callbacks=ema", "additive", "softmax"]
+    assert [len(group.finished) for group in digits.groups] == [1, 3, 3]
+    assert digits.groups[1].difference(ACCURACY).n == 3, "loggers, paths and workers are no difference"
+    assert [group.label for group in pets.groups] == ["additive", "softmax"]
+
+
 def test_settings_are_the_overrides_that_differ(tmp_path):
     same = ["optimizer.lr=1e-3", "trainer.max_epochs=3", "logger=none", "hydra.run.dir=x"]
     write_run(tmp_path / "a", overrides=same, optimizer__lr=1e-3)
@@ -78,21 +93,60 @@ def test_settings_are_the_overrides_that_differ(tmp_path):
     assert second.label == "additive lr=0.002 augment=deit"
 
 
+def test_what_most_rows_share_is_named_once(tmp_path):
+    for attention in ("additive", "softmax", "linear"):
+        write_run(tmp_path / attention, attention)
+    write_lr_run(tmp_path / "lr", 0.1, accuracy=0.5)
+    deep = dict(choices={"model": "vit_tiny"}, model__depth=12)
+    write_run(tmp_path / "implied", accuracy=0.4, **deep)
+    write_run(
+        tmp_path / "given", accuracy=0.3, overrides=["model.depth=2"], choices={"model": "vit_tiny"}, model__depth=2
+    )
+    [ranking] = rankings_of(tmp_path)
+    assert ranking.common == {"lr": 0.002, "depth": 4}
+    assert [group.settings_text for group in ranking.groups[3:]] == ["lr=0.1", "depth=12", "depth=2"]
+
+
 def test_groups_with_the_same_overrides_are_distinguished_by_their_configs(tmp_path):
     write_run(tmp_path / "a", optimizer__lr=0.1)
     write_run(tmp_path / "b", accuracy=0.8)
     assert [group.label for group in groups_of(tmp_path)] == ["additive lr=0.1", "additive lr=0.002"]
 
 
-def test_model_and_data_are_in_the_label_where_they_differ(tmp_path):
+def test_the_model_is_in_the_label_where_there_are_several(tmp_path):
     write_run(tmp_path / "a", choices={"model": "vit_tiny"}, model__depth=12)
     write_run(tmp_path / "b", "native", accuracy=0.8, choices={"model": "timm"}, model__name="resnet18")
-    write_run(tmp_path / "c", accuracy=0.7, data__name="cifar10")
-    assert [group.label for group in groups_of(tmp_path)] == [
-        "additive vit_tiny data=digits",
-        "native resnet18 data=digits",
-        "additive vit_atto data=cifar10",
-    ]
+    assert [group.label for group in groups_of(tmp_path)] == ["additive vit_tiny", "native resnet18"]
+
+
+def test_ones_own_mechanisms_are_named_by_their_class(tmp_path):
+    for name, accuracy in (("mine:Squared", 0.9), ("mine:Cubed", 0.8)):
+        options = dict(choices={"attention": "own"}, model__attention={"name": name})
+        write_run(tmp_path / name, "own", accuracy=accuracy, overrides=[f"model.attention.name={name}"], **options)
+    given = dict(overrides=["model.attention.name=linear"], model__attention={"name": "linear"})
+    write_run(tmp_path / "given", "softmax", accuracy=0.7, **given)
+    assert [group.label for group in groups_of(tmp_path)] == ["mine:Squared", "mine:Cubed", "linear"]
+
+
+@pytest.mark.parametrize(
+    ("roots", "names"),
+    [
+        (["/a/pets", "/a/birds/"], ["birds", "pets"]),
+        (["/a/pets/data", "/a/birds/data"], ["birds/data", "pets/data"]),
+        (["/a/pets", "/a/pets/"], ["pets"]),
+    ],
+)
+def test_folders_are_datasets_of_their_own(tmp_path, roots, names):
+    for number, root in enumerate(roots):
+        write_run(tmp_path / str(number), seed=number, data__name="folder", data__root=root)
+    assert [ranking.data for ranking in rankings_of(tmp_path)] == names
+
+
+def test_copies_of_a_known_dataset_are_one(tmp_path):
+    for number, root in enumerate(("/a/imagenet", "/b/imagenet_256")):
+        write_run(tmp_path / str(number), seed=number, data__name="imagenet", data__root=root)
+    [ranking] = rankings_of(tmp_path)
+    assert (ranking.data, len(ranking.groups)) == ("imagenet", 1)
 
 
 def test_the_baseline_differs_only_in_its_attention(tmp_path):
@@ -100,7 +154,7 @@ def test_the_baseline_differs_only_in_its_attention(tmp_path):
         for attention, accuracy in (("softmax", 0.5), ("additive", 0.5 + 100 * lr)):
             write_lr_run(tmp_path / f"{attention}{lr}", lr, attention, accuracy=accuracy)
     write_run(tmp_path / "alone", "linear", accuracy=0.1, optimizer__lr=3e-3)
-    found = {group.label: group.difference() for group in groups_of(tmp_path)}
+    found = {group.label: group.difference(ACCURACY) for group in groups_of(tmp_path)}
     assert found["additive lr=0.001"].mean == pytest.approx(0.1)
     assert found["additive lr=0.002"].mean == pytest.approx(0.2)
     assert found["linear lr=0.003"] is None
@@ -110,14 +164,14 @@ def test_the_baseline_differs_only_in_its_attention(tmp_path):
 def test_a_matched_width_may_differ_from_the_baselines(tmp_path):
     write_run(tmp_path / "a", model__match="macs", model__embed_dim=120)
     write_run(tmp_path / "b", "softmax", accuracy=0.8, model__match="macs", model__embed_dim=96)
-    assert groups_of(tmp_path)[0].difference().mean == pytest.approx(0.1)
+    assert groups_of(tmp_path)[0].difference(ACCURACY).mean == pytest.approx(0.1)
 
 
 def test_an_ambiguous_baseline_is_none(tmp_path):
     write_run(tmp_path / "a", "softmax", model__attention={"name": "softmax", "scale": 1})
     write_run(tmp_path / "b", "softmax", model__attention={"name": "softmax", "scale": 2})
     write_run(tmp_path / "c", "additive")
-    assert [group.difference() for group in groups_of(tmp_path)] == [None] * 3
+    assert [group.difference(ACCURACY) for group in groups_of(tmp_path)] == [None] * 3
 
 
 def test_runs_without_a_model_are_in_no_group(tmp_path):
@@ -130,8 +184,3 @@ def test_without_hydras_choices_the_config_names_the_attention(tmp_path):
     folder = write_run(tmp_path / "a", model__attention="softmax")
     (folder / ".hydra" / "hydra.yaml").unlink()
     assert groups_of(tmp_path)[0].attention == "softmax"
-
-
-def test_short_names_stay_unique():
-    keys = ["optimizer.lr", "scheduler.min_lr", "model.depth", "a.x.name", "b.x.name", "name"]
-    assert list(short_names(keys).values()) == ["lr", "min_lr", "depth", "a.x.name", "b.x.name", "name"]

@@ -5,11 +5,10 @@ import pytest
 
 from fvit.reports.bench.charts import read_benchmark
 from fvit.reports.runs.collect import collect_runs
-from fvit.reports.runs.groups import group_runs
+from fvit.reports.runs.groups import rank_runs
 from fvit.reports.runs.page import compact_configs, render_report
-from fvit.reports.runs.tables import leaderboard
 from tests.browser import chromium, draw, draw_all, opened
-from tests.reports.runs.folders import write_benchmark, write_lr_run, write_run, write_sweep
+from tests.reports.runs.folders import write_benchmark, write_lived_in, write_lr_run, write_run, write_sweep
 
 # Text that must be legible in light and dark.
 SELECTORS = [".note", ".half", ".status.failed", ".status.running", "th button", "nav a", ".xtick text"]
@@ -17,8 +16,7 @@ SELECTORS = [".note", ".half", ".status.failed", ".status.running", "th button",
 
 def write_report(folder, benchmarks=()):
     runs = collect_runs([folder / "logs"])
-    groups = group_runs(runs, "softmax")
-    page = render_report("logs", runs, groups, leaderboard(groups, "softmax"), list(map(read_benchmark, benchmarks)))
+    page = render_report("logs", runs, rank_runs(runs, "softmax"), "softmax", list(map(read_benchmark, benchmarks)))
     (folder / "report.html").write_text(page, encoding="utf-8")
     return folder / "report.html"
 
@@ -43,7 +41,7 @@ def report(tmp_path_factory):
     return write_report(folder, [folder / "bench" / "one" / "bench.json"])
 
 
-def cells(page, column, table="leaderboard"):
+def cells(page, column, table="leaderboard-0-0"):
     rows = page.locator(f"#{table} tbody tr:not([hidden])")
     return [rows.nth(i).locator("td").nth(column).inner_text() for i in range(rows.count())]
 
@@ -52,7 +50,7 @@ def cells(page, column, table="leaderboard"):
 def test_the_page_fits_and_is_legible(browser, report, width, scheme):
     with opened(browser, report, width, scheme) as page:
         assert draw_all(page) == 9  # curves, four costs, two of the settings, two of the benchmark
-        assert page.locator("#plot-parallel canvas").count() > 0
+        assert page.locator("#plot-parallel-0 canvas").count() > 0
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.evaluate("[...document.querySelectorAll('.plot')].every((p) => p.scrollWidth <= p.clientWidth)")
         ink, paper = page.evaluate(
@@ -64,7 +62,7 @@ def test_the_page_fits_and_is_legible(browser, report, width, scheme):
         for selector in SELECTORS:
             assert any(selector in matched for _, matched, _, _ in texts), selector
         assert [text for text in texts if contrast(*text[2:]) < 4.5] == []
-        for line in page.locator("#plot-curves .scatterlayer .js-line").all():
+        for line in page.locator("#plot-curves-0 .scatterlayer .js-line").all():
             assert contrast(line.evaluate("(line) => getComputedStyle(line).stroke"), paper) > 2.1
 
 
@@ -102,10 +100,10 @@ def contrast(one, other):
 
 def test_plots_follow_the_page_into_dark_mode(browser, report):
     with opened(browser, report) as page:
-        draw(page.locator("#plot-curves"))
-        draw(page.locator("#plot-parallel"))
-        stroke = "document.querySelector('#plot-curves .scatterlayer .trace:last-child .js-line').style.stroke"
-        scale = "document.querySelector('#plot-parallel').data[0].line.colorscale[0][1]"
+        draw(page.locator("#plot-curves-0"))
+        draw(page.locator("#plot-parallel-0"))
+        stroke = "document.querySelector('#plot-curves-0 .scatterlayer .trace:last-child .js-line').style.stroke"
+        scale = "document.querySelector('#plot-parallel-0').data[0].line.colorscale[0][1]"
         before = page.evaluate(stroke), page.evaluate(scale)
         page.emulate_media(color_scheme="dark")
         page.wait_for_function(f"{stroke} !== {json.dumps(before[0])} && {scale} !== {json.dumps(before[1])}")
@@ -113,18 +111,18 @@ def test_plots_follow_the_page_into_dark_mode(browser, report):
 
 def test_tables_are_sorted_by_value(browser, report):
     with opened(browser, report) as page:
-        ranked = ["additive", "additive", "softmax", "softmax", "linear", "linear", "linear", "performer"]
+        ranked = ["additive", "additive", "softmax", "softmax", "linear", "linear", "performer"]
         assert cells(page, 0) == ranked
-        board = page.locator("#leaderboard")
+        board = page.locator("#leaderboard-0-0")
         head = board.get_by_role("columnheader", name="accuracy, %")
         head.get_by_role("button").click()
         assert head.get_attribute("aria-sort") == "descending"
-        assert cells(page, 3)[0].startswith("93.00")
+        assert cells(page, 4)[0].startswith("93.00")
         head.get_by_role("button").click()
         assert head.get_attribute("aria-sort") == "ascending"
-        found = cells(page, 3)
+        found = cells(page, 4)
         assert found[0].startswith("60.00")
-        assert found[-2:] == ["–", "–"], "missing values stay last"
+        assert found[-1] == "–", "missing values stay last"
         board.get_by_role("columnheader", name="attention").get_by_role("button").click()
         assert cells(page, 0) == sorted(ranked)
         assert head.get_attribute("aria-sort") == "none"
@@ -132,29 +130,84 @@ def test_tables_are_sorted_by_value(browser, report):
 
 def test_the_filter_applies_to_tables_and_curves(browser, report):
     with opened(browser, report) as page:
-        draw(page.locator("#plot-curves"))
-        box = page.locator("[data-filter=leaderboard]")
+        draw(page.locator("#plot-curves-0"))
+        box = page.locator("[data-filter=board-0]")
         box.fill("lr=0.001 additive")
         assert cells(page, 0) == ["additive"]
-        assert page.locator("[data-count=leaderboard]").inner_text() == "1 of 8 rows"
-        page.wait_for_function("document.querySelectorAll('#plot-curves .scatterlayer .trace').length === 2")
+        assert page.locator("[data-count=board-0]").inner_text() == "1 of 7 rows"
+        page.wait_for_function("document.querySelectorAll('#plot-curves-0 .scatterlayer .trace').length === 2")
         box.fill("nothing of that kind")
         assert cells(page, 0) == []
         box.fill("")
-        assert len(cells(page, 0)) == 8
+        assert len(cells(page, 0)) == 7
         page.locator("[data-filter=runs-table]").fill("failed")
         assert cells(page, 3, "runs-table") == ["failed"]
 
 
+def test_another_metric_has_its_own_table(browser, tmp_path):
+    for name, accuracy, best in (("additive", 0.9, 0.91), ("softmax", 0.8, 0.95)):
+        metrics = {"val/acc1": accuracy, "best/val/acc1": best}
+        write_run(tmp_path / "logs" / name, name, metrics=metrics, curve=[0.1, accuracy])
+    with opened(browser, write_report(tmp_path)) as page:
+        draw(page.locator("#plot-curves-0"))
+        names = "[...document.querySelectorAll('#plot-curves-0 .legendtext')].map((text) => text.textContent).join()"
+        page.wait_for_function(f"{names} === 'additive,softmax'")
+        page.locator("#ranking-0").get_by_label("Best-epoch accuracy").check()
+        assert not page.locator("#leaderboard-0-0").is_visible()
+        assert cells(page, 0, "leaderboard-0-1") == ["softmax", "additive"]
+        page.wait_for_function(f"{names} === 'softmax,additive'")
+
+
+def test_each_mechanism_has_one_colour_on_the_page(tmp_path):
+    """In curves, plots and benchmarks, on all datasets, in whatever order they rank there."""
+    for number, (data, ranked) in enumerate({"digits": ("linear", "additive"), "fake": ("softmax", "linear")}.items()):
+        for place, attention in enumerate(ranked):
+            folder = tmp_path / "logs" / f"{data}{attention}"
+            write_lr_run(folder, 0.1 * place, attention, accuracy=0.9 - place / 10 - number / 2, data__name=data)
+    write_benchmark(tmp_path / "bench")
+    text = write_report(tmp_path, [tmp_path / "bench" / "bench.json"]).read_text(encoding="utf-8")
+    blocks = dict(re.findall(r'<script type="application/json" id="data-(\w+)">(.*?)</script>', text))
+    figures, boards = json.loads(blocks["figures"]), json.loads(blocks["curves"])["boards"]
+    seen = {(row["name"].split()[0], row["colour"]) for board in boards for row in board["rows"]}
+    for name, figure in figures.items():
+        for trace in figure["data"]:
+            if trace["type"] in ("scatter", "bar") and trace["name"] != "Pareto front":
+                attention = trace["name"].split()[-1].split(",")[0]
+                colour = trace["line"]["color"] if name.startswith("bench") else trace["marker"]["color"]
+                seen.add((attention, colour))
+    assert len(seen) == len({name for name, _ in seen}) == len({colour for _, colour in seen}) == 3
+
+
+def test_lived_in_logs_have_a_part_per_dataset_and_the_rest_apart(browser, tmp_path):
+    write_lived_in(tmp_path / "logs")
+    with opened(browser, write_report(tmp_path)) as page:
+        assert page.locator("h2").all_inner_texts() == [
+            "Leaderboard: digits",
+            "Learning curves: digits",
+            "Accuracy against cost: digits",
+            "Leaderboard: pets",
+            "Learning curves: pets",
+            "Accuracy against cost: pets",
+            "Runs",
+            "Config diff",
+            "Failed (2)",
+            "Stopped on the way (1)",
+            "Never started (3)",
+            "Debug runs (2)",
+        ]
+        assert cells(page, 0) == ["additive", "additive", "softmax"]
+        assert cells(page, 0, "leaderboard-1-0") == ["additive", "softmax"]
+
+
 def test_curves_of_other_metrics_can_be_selected(browser, report):
     with opened(browser, report) as page:
-        draw(page.locator("#plot-curves"))
-        title = "document.querySelector('#plot-curves .ytitle')?.textContent"
+        draw(page.locator("#plot-curves-0"))
+        title = "document.querySelector('#plot-curves-0 .ytitle')?.textContent"
         assert page.evaluate(title) == "Validation accuracy, %"
-        page.get_by_label("Training loss").check()
+        page.locator("#learning-0").get_by_label("Training loss").check()
         page.wait_for_function(f"{title} === 'Training loss'")
         # Seven groups: six of three seeds have an interval, the running one does not.
-        assert page.locator("#plot-curves .scatterlayer .trace").count() == 6 * 2 + 1
+        assert page.locator("#plot-curves-0 .scatterlayer .trace").count() == 6 * 2 + 1
 
 
 def test_hovering_over_a_category_shows_its_name(browser, tmp_path):
@@ -162,9 +215,11 @@ def test_hovering_over_a_category_shows_its_name(browser, tmp_path):
         options = dict(overrides=[f"augment={name}"], choices={"augment": name}, data__augment={"x": name})
         write_run(tmp_path / "logs" / name, accuracy=accuracy, **options)
     with opened(browser, write_report(tmp_path)) as page:
-        draw(page.locator("#plot-setting-0"))
-        page.evaluate("Plotly.Fx.hover('plot-setting-0', [{ curveNumber: 0, pointNumber: 0 }])")
-        assert page.locator("#plot-setting-0 .hovertext .nums").text_content() == "additive augment=deit60.00 % at deit"
+        draw(page.locator("#plot-setting-0-0"))
+        page.evaluate("Plotly.Fx.hover('plot-setting-0-0', [{ curveNumber: 0, pointNumber: 0 }])")
+        assert (
+            page.locator("#plot-setting-0-0 .hovertext .nums").text_content() == "additive augment=deit60.00 % at deit"
+        )
 
 
 def test_two_configs_are_compared(browser, report):
@@ -188,8 +243,9 @@ def test_two_configs_are_compared(browser, report):
 
 def test_unfinished_runs_show_error_and_log(browser, report):
     with opened(browser, report) as page:
-        section = page.locator("#unfinished")
-        assert section.locator(".status").all_inner_texts() == ["failed", "running"]
+        assert page.locator("#running .status").all_inner_texts() == ["running"]
+        section = page.locator("#failed")
+        assert section.locator(".status").all_inner_texts() == ["failed"]
         assert "a <b>loss</b>" in section.inner_text()
         section.get_by_text("Last lines of its log").click()
         assert "the last line </script>" in section.inner_text()
@@ -199,9 +255,9 @@ def test_a_page_of_one_run(browser, tmp_path):
     write_run(tmp_path / "logs" / "a", accuracy=0.5, curve=[0.5])
     with opened(browser, write_report(tmp_path)) as page:
         assert draw_all(page) == 5
-        assert cells(page, 2) == ["50.00"]
-        assert "±" not in page.locator("#leaderboard").inner_text()
-        assert page.locator("#plot-curves .scatterlayer .trace").count() == 1, "no interval"
+        assert cells(page, 3) == ["50.00"]
+        assert "±" not in page.locator("#leaderboard-0-0").inner_text()
+        assert page.locator("#plot-curves-0 .scatterlayer .trace").count() == 1, "no interval"
 
 
 def test_a_page_of_benchmarks_alone(browser, tmp_path):
@@ -243,7 +299,7 @@ def test_500_runs_open_within_3_seconds(browser, tmp_path):
         devtools = page.context.new_cdp_session(page)
         devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
         page.reload()
-        draw(page.locator("#plot-curves"))
+        draw(page.locator("#plot-curves-0"))
         metrics = {item["name"]: item["value"] for item in devtools.send("Performance.getMetrics")["metrics"]}
         assert len(cells(page, 0)) == 100
     assert 0.05 < metrics["TaskDuration"] < 3

@@ -39,7 +39,9 @@ class Open(BaseModel):
 
 class Wandb(Open):
     project: WandbProject
+    entity: str | None = None
     name: str
+    notes: str | None = None
     group: str | None
     job_type: str
     tags: list[str]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fvit.reports.bench.tables import measured_on
-from fvit.reports.web.document import COLOURS, SYMBOLS, plot
+from fvit.reports.web.colours import DASHES, SYMBOLS, Palette
+from fvit.reports.web.document import plot
 
 # Key in bench.json, title, unit, and the factor that converts to it.
 _METRICS = (
@@ -26,6 +27,7 @@ class Series:
     """The curve or bar of one candidate: values `y` with 95 % confidence bounds, over `x`."""
 
     name: str
+    attention: str
     x: list[int]
     y: list[float]
     low: list[float]
@@ -48,11 +50,14 @@ class Chart:
         """In pixels; each bar takes a line."""
         return 120 + 32 * len(self.series) if self.axis is None else 420
 
-    def figure(self) -> dict[str, Any]:
+    def figure(self, palette: Palette) -> dict[str, Any]:
         """For plotly."""
-        return self._bars() if self.axis is None else self._curves()
+        return self._bars(palette) if self.axis is None else self._curves(palette)
 
-    def _curves(self) -> dict[str, Any]:
+    def _curves(self, palette: Palette) -> dict[str, Any]:
+        # Colours tell mechanisms apart; dashes and markers the candidates of one mechanism.
+        before = [[other.attention for other in self.series[:number]] for number in range(len(self.series))]
+        repeats = [names.count(series.attention) for names, series in zip(before, self.series, strict=True)]
         traces = [
             {
                 "type": "scatter",
@@ -62,10 +67,10 @@ class Chart:
                 "name": series.name,
                 "mode": "lines+markers",
                 "marker": {"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 8},
-                "line": {"color": COLOURS[number % len(COLOURS)]},
+                "line": {"color": palette.colour(series.attention), "dash": DASHES[repeat % len(DASHES)]},
                 "hovertemplate": f"%{{y:.4g}} {self.unit}",
             }
-            for number, series in enumerate(self.series)
+            for number, (series, repeat) in enumerate(zip(self.series, repeats, strict=True))
         ]
         ticktext = [text.replace("\n", "<br>") for text in self.ticks.values()]
         drawn = [y for series in self.series for y in (*series.low, *series.high)]
@@ -84,7 +89,7 @@ class Chart:
         }
         return {"data": traces, "layout": layout}
 
-    def _bars(self) -> dict[str, Any]:
+    def _bars(self, palette: Palette) -> dict[str, Any]:
         traces = [
             {
                 "type": "bar",
@@ -92,7 +97,7 @@ class Chart:
                 "y": [series.name],
                 "error_x": _error_bars(series),
                 "orientation": "h",  # names are long
-                "marker": {"color": COLOURS[0]},
+                "marker": {"color": palette.colour(series.attention)},
                 "hovertemplate": f"%{{x:.4g}} {self.unit}<extra>%{{y}}</extra>",
             }
             for series in self.series
@@ -117,9 +122,14 @@ def make_charts(rows: Iterable[dict[str, Any]], batch: int) -> list[Chart]:
     return charts
 
 
-def draw_charts(charts: Sequence[Chart], figures: dict[str, Any], prefix: str = "") -> str:
+def attentions(charts: Iterable[Chart]) -> list[str]:
+    """The mechanisms in the charts, for the colours of the page."""
+    return list(dict.fromkeys(series.attention for chart in charts for series in chart.series))
+
+
+def draw_charts(charts: Sequence[Chart], figures: dict[str, Any], palette: Palette, prefix: str = "") -> str:
     """Adds the charts to `figures` under their keys, with `prefix`; returns the HTML of the grid that shows them."""
-    figures |= {prefix + chart.key: chart.figure() for chart in charts}
+    figures |= {prefix + chart.key: chart.figure(palette) for chart in charts}
     plots = "\n".join(plot(prefix + chart.key, chart.height, chart.title) for chart in charts)
     return f'<div class="plots">\n{plots}\n</div>'
 
@@ -182,7 +192,9 @@ def _series(name: str, rows: Sequence[dict[str, Any]], x: list[int], key: str, f
     def values(suffix: str) -> list[float]:
         return [row.get(key + suffix, row[key]) * factor for row in rows]
 
-    return Series(name, x, values(""), values("_low"), values("_high"))
+    # The name is that of the mechanism, followed by those of its options that vary.
+    mechanism = rows[0]["attention"].partition(" ")[0]
+    return Series(name, mechanism, x, values(""), values("_low"), values("_high"))
 
 
 def _error_bars(series: Series) -> dict[str, Any]:

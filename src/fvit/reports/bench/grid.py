@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from fvit.config import validation
 from fvit.config.errors import ConfigError
+from fvit.config.naming import mechanism
 from fvit.config.overrides import quoted
 from fvit.config.schemas.bench import CandidateConfig
 
@@ -51,7 +52,8 @@ class GridPoint:
 
     Attributes:
         model: option of the config group `model` or timm's name, followed by the `model.*` overrides that vary.
-        attention: option of the config group `attention`, followed by the `model.attention.*` overrides that vary.
+        attention: option of the config group `attention` or one's own class, followed by the `model.attention.*`
+            overrides that vary.
         options: the section `model` of the training config.
         error: why the options are invalid together, or None.
     """
@@ -103,14 +105,16 @@ def _compose(overrides: Sequence[str], varying: Sequence[str]) -> GridPoint:
         error = invalid
     choices = cfg.hydra.runtime.choices
     named = choices["model"] == "timm" or any(text.startswith("model.name=") for text in overrides)
+    attention = options.get("attention")
+    replaced = attention and any(text.startswith("model.attention.name=") for text in overrides)
     names = {
-        "model.attention.": [choices["attention"]],
+        "model.attention.": [mechanism(None if replaced else choices["attention"], attention)],
         "model.": [str(cfg.model.get("name")) if named else choices["model"]],
     }
     for text in varying:
         key = text.lstrip("+~")
         owner = next((owner for owner in names if key.startswith(owner)), None)
-        if owner and not key.startswith("model.name="):
+        if owner and not key.startswith(("model.name=", "model.attention.name=")):
             names[owner].append(key.removeprefix(owner))
     return GridPoint(" ".join(names["model."]), " ".join(names["model.attention."]), options, error)
 

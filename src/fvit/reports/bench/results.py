@@ -14,8 +14,9 @@ from fvit.cost.published import published_for
 from fvit.cost.trends import trends
 from fvit.launch.console import console, print_facts, print_rows
 from fvit.launch.run_dir import environment
-from fvit.reports.bench.charts import Chart, draw_charts, make_charts
+from fvit.reports.bench.charts import Chart, attentions, draw_charts, make_charts
 from fvit.reports.bench.tables import make_tables, measured_on
+from fvit.reports.web.colours import Palette
 from fvit.reports.web.document import document
 from fvit.reports.web.tables import Table, to_csv
 
@@ -61,7 +62,8 @@ def render_page(title: str, note: str, charts: Sequence[Chart], tables: Sequence
     """bench.html, which opens offline."""
     figures: dict[str, Any] = {}
     head = f'<h1>{html.escape(title)}</h1>\n<p class="note">{html.escape(note)}</p>'
-    body = "\n".join([head, draw_charts(charts, figures), *map(_html_section, tables)])
+    palette = Palette(attentions(charts))
+    body = "\n".join([head, draw_charts(charts, figures, palette), *map(_html_section, tables)])
     return document(title, body, figures)
 
 

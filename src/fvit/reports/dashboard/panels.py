@@ -19,6 +19,7 @@ IMAGES_SEEN = "progress/images_seen"
 _LEARNING = (
     ("val/acc1", "Validation accuracy", False),
     ("val/loss", "Validation loss", True),
+    ("train/acc1", "Training accuracy", False),
     ("train/loss", "Training loss", True),
     ("lr", "Learning rate", False),
     ("grad_norm", "Gradient norm before clipping", True),
@@ -34,6 +35,9 @@ _COSTS = (
     ("cost/params", "parameters", True),
     ("memory/peak_gib", "peak training memory, GiB", False),
 )
+# What `fvit.loggers.wandb_media` logs.
+_PREDICTIONS, _CONFUSION = "val/predictions", "val/confusion_table"
+_MAPS = ("query", "key", "map", "jacobian")
 # Settings with a logarithmic axis.
 _LOGARITHMIC = {"optimizer.lr", "optimizer.weight_decay"}
 # W&B's default is ten.
@@ -87,6 +91,26 @@ def training_sections(group_by: str, settings: Sequence[str]) -> list[PanelSecti
             columns=1,
         ),
         PanelSection(
+            "Predictions",
+            "Of the selected runs: validation images with their predictions, the most confident mistakes, and which "
+            "classes are taken for which.",
+            [
+                wr.WeavePanelSummaryTable(table_name=_PREDICTIONS, layout=_full_width(14)),
+                _confusion_matrix(),
+            ],
+            columns=1,
+        ),
+        PanelSection(
+            "Attention maps",
+            "Of the same validation images at several times in training: α (query) and β (key) of additive attention, "
+            "the map or the Jacobian of others.",
+            [
+                wr.MediaBrowser(title=f"Attention: {name}", num_columns=2, media_keys=[f"attention/{name}"])
+                for name in _MAPS
+            ],
+            columns=2,
+        ),
+        PanelSection(
             "Throughput and memory",
             "During training, averaged as the learning curves are.",
             [_learning_curve(*row, grouping) for row in _EFFICIENCY],
@@ -123,6 +147,17 @@ def _scatter_plot(metric: str, name: str, log_x: bool) -> wr.ScatterPlot:
         y=wr.SummaryMetric(ACCURACY),
         log_x=log_x,
         layout=wr.Layout(0, 0, 12, 8),
+    )
+
+
+def _confusion_matrix() -> wr.CustomChart:
+    """The chart that `wandb.plot.confusion_matrix` draws from its table."""
+    return wr.CustomChart(
+        query={"summaryTable": {"tableKey": _CONFUSION}},
+        chart_name="wandb/confusion_matrix/v1",
+        chart_fields={name: name for name in ("Actual", "Predicted", "nPredictions")},
+        chart_strings={"title": "Confusion matrix of the validation set"},
+        layout=wr.Layout(0, 14, 24, 12),
     )
 
 

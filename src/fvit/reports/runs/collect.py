@@ -18,6 +18,7 @@ from fvit.launch.run_dir import outcome
 _LOG_LINES = 15
 _NOT_RUNS = {"wandb", "checkpoints", "csv"}
 _SECTIONS = ("model", "data", "trainer")
+_ENDED_EARLY = ("not started", "interrupted", "crashed", "killed")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Run:
         choices: the chosen option of each config group.
         environment: versions, commit, machine.
         last_written: of its status or curves, in seconds since 1970.
+        has_trained: whether it left a checkpoint or a row of its curves.
         log: the last lines of its logs; empty for a finished run.
     """
 
@@ -48,11 +50,30 @@ class Run:
     choices: dict[str, str | None]
     environment: dict[str, Any]
     last_written: float
+    has_trained: bool
     log: tuple[str, ...]
 
     @property
     def finished(self) -> bool:
         return self.status == "finished"
+
+    @property
+    def is_debug(self) -> bool:
+        """Whether it trained on a few batches only to see whether that works."""
+        trainer = self.config.get("trainer") or {}
+        return bool(self.choices.get("debug") or trainer.get("fast_dev_run") or trainer.get("overfit_batches"))
+
+    @property
+    def never_started(self) -> bool:
+        """Whether its command was refused, or ended before it had trained."""
+        if self.status in ("finished", "unreadable"):
+            return False
+        return "model" not in self.config or (self.status in _ENDED_EARLY and not self.has_trained)
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether it belongs in a comparison."""
+        return self.status in ("finished", "running") and "model" in self.config and not self.is_debug
 
     @property
     def seed(self) -> int | None:
@@ -125,6 +146,7 @@ def _read_run(folder: Path, name: str) -> Run:
         overrides=tuple(_mapping(hydra.get("overrides")).get("task") or ()),
         choices=_mapping(_mapping(hydra.get("runtime")).get("choices")),
         environment=_read_mapping(folder / "environment.json"),
+        has_trained=(folder / "csv" / "metrics.csv").exists() or (folder / "checkpoints").exists(),
         last_written=max(path.stat().st_mtime for path in written if path.exists()),
         log=() if status == "finished" else tuple(_last_lines(folder)),
     )

@@ -1,4 +1,4 @@
-"""report.html: leaderboard, curves, plots, benchmarks, all runs and their configs in one page."""
+"""report.html: a part per dataset, benchmarks, all runs and their configs in one page."""
 
 import datetime
 import html
@@ -7,56 +7,55 @@ from pathlib import Path
 from typing import Any
 
 from fvit.config.flatten import flatten
-from fvit.reports.bench.charts import Benchmark, draw_charts
+from fvit.reports.bench.charts import Benchmark, attentions, draw_charts
+from fvit.reports.runs.apart import set_apart
 from fvit.reports.runs.collect import Run, as_text
-from fvit.reports.runs.curves import METRICS, mean_curves
+from fvit.reports.runs.curves import METRICS
+from fvit.reports.runs.dataset import Section, curve_data, dataset_sections, filter_box
 from fvit.reports.runs.files import count_runs
-from fvit.reports.runs.groups import Group
-from fvit.reports.runs.plots import Figure, parallel_plot, pareto_plots, setting_plots, styles
-from fvit.reports.runs.tables import NOTE, run_table, when
-from fvit.reports.web.document import document, plot, read_file
-from fvit.reports.web.tables import Table
-
-# Id, title and HTML of a section; None if it would be empty.
-Section = tuple[str, str, str] | None
+from fvit.reports.runs.groups import Ranking
+from fvit.reports.runs.plots import Figure
+from fvit.reports.runs.tables import run_table, status_of, when
+from fvit.reports.web.colours import Palette
+from fvit.reports.web.document import document, read_file
 
 _HERE = Path(__file__).parent
-_COST_TITLES = {"macs": "MACs", "params": "Parameters", "throughput": "Throughput", "memory": "Memory"}
 # In the column of a key that a run lacks.
 _MISSING = -1
 
 
 def render_report(
-    source: str, runs: Sequence[Run], groups: Sequence[Group], board: Table, benchmarks: Sequence[Benchmark]
+    source: str, runs: Sequence[Run], rankings: Sequence[Ranking], baseline: str, benchmarks: Sequence[Benchmark]
 ) -> str:
     """The page, which opens offline.
 
     Args:
         source: the folders that were asked for.
         runs: all of them.
-        groups: in the order of the leaderboard.
-        board: the leaderboard.
+        rankings: one per dataset.
+        baseline: attention with which the others are compared.
         benchmarks: the newest first.
     """
     figures: dict[str, Figure] = {}
+    trained = [group.attention for ranking in rankings for group in ranking.groups]
+    palette = Palette([*trained, *(name for one in benchmarks for name in attentions(one.charts))])
     sections = [
-        _leaderboard(board),
-        _curves(groups),
-        _costs(groups, figures),
-        _settings(groups, figures),
-        _benchmarks(benchmarks, figures),
-        _runs(runs, groups),
-        _configs(runs),
-        _unfinished(runs),
+        section
+        for number, ranking in enumerate(rankings)
+        for section in dataset_sections(number, ranking, baseline, palette, figures, alone=len(rankings) == 1)
     ]
-    shown = [section for section in sections if section]
-    links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in shown)
-    parts = [f'<section id="{name}"><h2>{title}</h2>\n{content}\n</section>' for name, title, content in shown]
+    sections += [*_benchmarks(benchmarks, palette, figures), *_runs(runs, rankings), *_apart(runs)]
+    links = "".join(f'<a href="#{one.name}">{html.escape(one.title)}</a>' for one in sections if one.linked)
+    parts = [
+        f'<section id="{one.name}"><h2>{html.escape(one.title)}</h2>\n{one.content}\n</section>' for one in sections
+    ]
     style = f"<style>\n{read_file('report.css', _HERE)}</style>\n"
-    body = "\n".join([style + _head(source, runs, groups), f"<nav>{links}</nav>", "<main>", *parts, "</main>"])
-    rows = [{"name": group.label, **style} for group, style in zip(groups, styles(groups), strict=True)]
+    body = "\n".join([style + _head(source, runs, rankings), f"<nav>{links}</nav>", "<main>", *parts, "</main>"])
     data = {
-        "curves": {"rows": rows, "titles": {key: title for key, title, _ in METRICS}, "curves": mean_curves(groups)},
+        "curves": {
+            "titles": {key: title for key, title, _ in METRICS},
+            "boards": [curve_data(ranking, palette) for ranking in rankings],
+        },
         "configs": {"runs": [run.name for run in runs], "keys": compact_configs(runs)},
     }
     return document(f"Runs in {source}", body, figures, data, [read_file("report.js", _HERE)])
@@ -78,12 +77,13 @@ def compact_configs(runs: Sequence[Run]) -> dict[str, Any]:
     return columns
 
 
-def _head(source: str, runs: Sequence[Run], groups: Sequence[Group]) -> str:
+def _head(source: str, runs: Sequence[Run], rankings: Sequence[Ranking]) -> str:
     now = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
+    groups = [group for ranking in rankings for group in ranking.groups]
     facts = []
     for name, values in (
         ("model", {group.model for group in groups}),
-        ("data", {group.data for group in groups}),
+        ("data", {ranking.data for ranking in rankings}),
         ("epochs", {(group.config.get("trainer") or {}).get("max_epochs") for group in groups}),
         ("torch", {run.environment.get("packages", {}).get("torch") for run in runs}),
         ("commit", {(run.environment.get("git_commit") or "")[:10] for run in runs}),
@@ -97,75 +97,21 @@ def _head(source: str, runs: Sequence[Run], groups: Sequence[Group]) -> str:
     )
 
 
-def _leaderboard(board: Table) -> Section:
-    if not board.rows:
-        return None
-    table = _filtered(board.to_html("leaderboard"), "leaderboard", "additive lr=0.001")
-    return "ranking", "Leaderboard", f'{table}\n<p class="note">{html.escape(NOTE)}</p>'
-
-
-def _filtered(table: str, name: str, example: str) -> str:
-    return (
-        f'<p class="tools"><input type="search" data-filter="{name}" placeholder="Filter: {example}" '
-        f'aria-label="Filter the table"> <output data-count="{name}"></output></p>\n'
-        f'<div class="wide tall">{table}</div>'
-    )
-
-
-def _curves(groups: Sequence[Group]) -> Section:
-    if not groups:
-        return None
-    choices = "".join(
-        f'<label><input type="radio" name="metric" value="{key}"{" checked" * (key == "val/acc1")}>{title}</label>'
-        for key, title, _ in METRICS
-    )
-    content = f'<p class="tools choice">{choices}</p>\n<p class="note" id="curves-note"></p>\n{plot("curves", 460)}'
-    return "learning", "Learning curves", content
-
-
-def _costs(groups: Sequence[Group], figures: dict[str, Figure]) -> Section:
-    costs = pareto_plots(groups)
-    if not costs:
-        return None
-    figures |= {f"cost-{key}": figure for key, figure in costs.items()}
-    plots = "\n".join(plot(f"cost-{key}", 400, _COST_TITLES[key]) for key in costs)
-    note = "Rings mark the Pareto front: no other row is both cheaper and more accurate. Error bars: 95 % CI."
-    if any((group.config.get("trainer") or {}).get("accelerator") == "cpu" for group in groups):
-        note += " Memory on CPU: peak of the whole process."
-    return "cost", "Accuracy against cost", f'<p class="note">{note}</p>\n<div class="plots">{plots}</div>'
-
-
-def _settings(groups: Sequence[Group], figures: dict[str, Figure]) -> Section:
-    by_setting = setting_plots(groups)
-    if not by_setting:
-        return None
-    content = ""
-    if parallel := parallel_plot(groups):
-        figures["parallel"] = parallel
-        content = (
-            '<h3>All settings</h3>\n<p class="note">One line per row of the leaderboard, from blue (least accurate) to '
-            "yellow (most accurate). Drag along an axis to select lines, and an axis title to move it.</p>\n"
-            f'<div class="scroll">{plot("parallel", 400)}</div>\n'
-        )
-    figures |= {f"setting-{number}": figure for number, figure in enumerate(by_setting.values())}
-    plots = "\n".join(plot(f"setting-{number}", 360, key) for number, key in enumerate(by_setting))
-    return "settings", "Settings", f'{content}<div class="plots">{plots}</div>'
-
-
-def _benchmarks(benchmarks: Sequence[Benchmark], figures: dict[str, Figure]) -> Section:
+def _benchmarks(benchmarks: Sequence[Benchmark], palette: Palette, figures: dict[str, Figure]) -> list[Section]:
     if not benchmarks:
-        return None
+        return []
     parts = [
         f"<details{' open' * (number == 0)}><summary>{html.escape(one.label)}</summary>\n"
-        f'<p class="note">{html.escape(one.note)}</p>\n{draw_charts(one.charts, figures, f"bench-{number}-")}</details>'
+        f'<p class="note">{html.escape(one.note)}</p>\n'
+        f"{draw_charts(one.charts, figures, palette, f'bench-{number}-')}</details>"
         for number, one in enumerate(benchmarks)
     ]
-    return "bench", "Cost measured by fvit-bench", "\n".join(parts)
+    return [Section("bench", "Cost measured by fvit-bench", "\n".join(parts))]
 
 
-def _runs(runs: Sequence[Run], groups: Sequence[Group]) -> Section:
+def _runs(runs: Sequence[Run], rankings: Sequence[Ranking]) -> list[Section]:
     if not runs:
-        return None
+        return []
 
     def compare_buttons(number: int) -> str:
         buttons = "".join(
@@ -174,37 +120,42 @@ def _runs(runs: Sequence[Run], groups: Sequence[Group]) -> Section:
         )
         return f'<td class="text pick">{buttons}</td>'
 
-    table = run_table(runs, groups).to_html("runs-table", compare_buttons)
-    return "runs", "Runs", _filtered(table, "runs-table", "failed additive")
+    table = run_table(runs, rankings).to_html("runs-table", compare_buttons)
+    listed = (
+        f'{filter_box("runs-table", "failed additive")}\n<div class="wide tall" data-board="runs-table">{table}</div>'
+    )
+    return [Section("runs", "Runs", listed), Section("configs", "Config diff", _configs(runs))]
 
 
-def _configs(runs: Sequence[Run]) -> Section:
-    if not runs:
-        return None
+def _configs(runs: Sequence[Run]) -> str:
     options = "".join(f'<option value="{number}">{html.escape(run.name)}</option>' for number, run in enumerate(runs))
     selects = " ".join(
         f'<label>{side} <select id="side-{side}">{options}</select></label>' for side in ("A", "B")[: len(runs)]
     )
-    content = (
+    return (
         f'<p class="tools">{selects}</p>\n<p class="note" id="diff-note"></p>\n'
         '<div class="wide"><table id="diff"></table></div>\n<details><summary>Full config of A</summary>\n'
         '<div class="wide tall"><table id="config"></table></div></details>'
     )
-    return "configs", "Config diff", content
 
 
-def _unfinished(runs: Sequence[Run]) -> Section:
-    articles = [_unfinished_run(run) for run in runs if not run.finished]
-    if not articles:
-        return None
-    note = '<p class="note">Not in the leaderboard; their learning curves show how far they got.</p>'
-    return "unfinished", "Not finished", "\n".join([note, *articles])
+def _apart(runs: Sequence[Run]) -> list[Section]:
+    return [
+        Section(
+            kind.name,
+            f"{kind.title} ({len(members)})",
+            "\n".join([f'<p class="note">{html.escape(kind.note)}</p>', *map(_article, members)]),
+        )
+        for kind, members in set_apart(runs).items()
+    ]
 
 
-def _unfinished_run(run: Run) -> str:
-    status = html.escape(run.status)
+def _article(run: Run) -> str:
+    status = html.escape(status_of(run))
     pill = f'<span class="status {status.replace(" ", "-")}">{status}</span> <code>{html.escape(run.name)}</code>'
     parts = [f'<p>{pill} <span class="soft">last written {when(run.last_written)}</span></p>']
+    if run.overrides:
+        parts.append(f'<p class="soft"><code>{html.escape(" ".join(run.overrides))}</code></p>')
     if run.error:
         parts.append(f"<pre>{html.escape(run.error)}</pre>")
     if run.log:

@@ -1,12 +1,14 @@
 """Plots of accuracy against cost, with the Pareto front, and against the settings of a sweep, for plotly."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fvit.reports.runs.collect import as_text
-from fvit.reports.runs.groups import ACCURACY, Group, short_names
-from fvit.reports.web.document import COLOURS, DASHES, SYMBOLS
+from fvit.reports.runs.groups import ACCURACY, Group
+from fvit.reports.runs.settings import setting_text
+from fvit.reports.web.colours import DASHES, SYMBOLS, Palette
 
 Figure = dict[str, Any]
 
@@ -26,20 +28,19 @@ _MAX_LEGEND = 12
 _MAX_TICKS = 8
 
 
-def styles(groups: Sequence[Group]) -> list[dict[str, str]]:
-    """Colour by attention, marker by model; dashes distinguish groups with the same attention."""
-    attentions = list(dict.fromkeys(group.attention for group in groups))
+def styles(groups: Sequence[Group], palette: Palette) -> list[dict[str, str]]:
+    """Colour by attention, marker by model; dashes distinguish groups with the same colour."""
     models = list(dict.fromkeys(group.model for group in groups))
     seen: dict[str, int] = {}
     found = []
     for group in groups:
-        number, repeat = attentions.index(group.attention), seen.get(group.attention, 0)
-        seen[group.attention] = repeat + 1
+        colour = palette.colour(group.attention)
+        repeat = seen[colour] = seen.get(colour, -1) + 1
         # Markers change when the colours repeat.
-        symbol = models.index(group.model) + number // len(COLOURS)
+        symbol = models.index(group.model) + palette.turn(group.attention)
         found.append(
             {
-                "colour": COLOURS[number % len(COLOURS)],
+                "colour": colour,
                 "dash": DASHES[repeat % len(DASHES)],
                 "symbol": SYMBOLS[symbol % len(SYMBOLS)],
             }
@@ -47,13 +48,13 @@ def styles(groups: Sequence[Group]) -> list[dict[str, str]]:
     return found
 
 
-def pareto_plots(groups: Sequence[Group]) -> dict[str, Figure]:
+def pareto_plots(groups: Sequence[Group], palette: Palette) -> dict[str, Figure]:
     """Accuracy against each cost that was measured."""
     figures = {}
     for key, metric, title, factor, less_is_better in _COSTS:
         costs = [(group, cost.mean * factor) for group in _accurate(groups) if (cost := group.mean(metric))]
         if costs:
-            figures[key] = _pareto_plot(groups, costs, title, less_is_better)
+            figures[key] = _pareto_plot(groups, palette, costs, title, less_is_better)
     return figures
 
 
@@ -70,29 +71,23 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def setting_plots(groups: Sequence[Group]) -> dict[str, Figure]:
-    """Accuracy against each setting that takes several values."""
-    shown = _accurate(groups)
-    keys = list(dict.fromkeys(key for group in shown for key in group.settings))
-    figures = {}
-    for key in keys:
-        values = [(one, one.settings[key]) for one in shown if one.settings.get(key) is not None]
-        if len({as_text(value) for _, value in values}) > 1:
-            figures[key] = _setting_plot(groups, values, key, joined=len(keys) == 1)
-    return figures
+def setting_plots(groups: Sequence[Group], palette: Palette) -> dict[str, Figure]:
+    """Accuracy against each setting that was varied."""
+    keys = _varied(groups)
+    return {key: _setting_plot(groups, palette, _with_setting(groups, key), key, joined=len(keys) == 1) for key in keys}
 
 
 def parallel_plot(groups: Sequence[Group]) -> Figure | None:
     """Parallel coordinates: a line per group through its settings to its accuracy; None for fewer than two settings."""
     shown = _accurate(groups)[::-1]  # the most accurate are drawn last, on top
-    settings = {"attention": [group.attention for group in shown]}
-    for key in dict.fromkeys(key for group in shown for key in group.settings):
-        settings[key] = [group.settings.get(key) for group in shown]
-    settings = {key: values for key, values in settings.items() if len(set(map(as_text, values))) > 1}
+    settings = {key: [group.settings.get(key) for group in shown] for key in _varied(groups)}
+    attentions = [group.attention for group in shown]
+    if len(set(attentions)) > 1:
+        settings = {"attention": attentions, **settings}
     accuracy = [100 * group.mean(ACCURACY).mean for group in shown]
     if len(settings) < 2 or min(accuracy) == max(accuracy):
         return None
-    short = short_names(settings)
+    short = {"attention": "attention", **shown[0].names}
     axes = [{"label": short[key], **_parallel_axis(values)} for key, values in settings.items()]
     axes.append({"label": "accuracy, %", "values": accuracy, "tickformat": ".4~g"})
     margin = 20 + 7 * max(map(len, axes[0].get("ticktext", [""])))
@@ -108,6 +103,20 @@ def parallel_plot(groups: Sequence[Group]) -> Figure | None:
 
 def _accurate(groups: Sequence[Group]) -> list[Group]:
     return [group for group in groups if group.mean(ACCURACY)]
+
+
+def _varied(groups: Sequence[Group]) -> list[str]:
+    """The settings worth an axis: not those in which one or two runs differ from all the others."""
+    found = []
+    for key in groups[0].settings if groups else ():
+        values = [as_text(value) for _, value in _with_setting(groups, key)]
+        if len(set(values)) > 2 or (len(set(values)) == 2 and min(Counter(values).values()) * 4 >= len(values)):
+            found.append(key)
+    return found
+
+
+def _with_setting(groups: Sequence[Group], key: str) -> list[tuple[Group, Any]]:
+    return [(one, one.settings[key]) for one in _accurate(groups) if one.settings[key] is not None]
 
 
 def _parallel_axis(values: Sequence[Any]) -> dict[str, Any]:
@@ -132,16 +141,15 @@ def _parallel_axis(values: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def _pareto_plot(groups: Sequence[Group], costs: list[tuple[Group, float]], title: str, less_is_better: bool) -> Figure:
-    traces = _points(groups, costs, title)
+def _pareto_plot(
+    groups: Sequence[Group], palette: Palette, costs: list[tuple[Group, float]], title: str, less_is_better: bool
+) -> Figure:
+    traces = _points(groups, palette, costs, title)
     low, high = min(x for _, x in costs), max(x for _, x in costs)
     axis = _scale([low, high])
     middle = math.sqrt(low * high) if axis["type"] == "log" else (low + high) / 2
-    # Accuracies on different data do not compete.
-    for data in dict.fromkeys(group.data for group, _ in costs):
-        comparable = [(group, x) for group, x in costs if group.data == data]
-        points = [(x if less_is_better else -x, group.mean(ACCURACY).mean) for group, x in comparable]
-        traces.append(_front_trace([comparable[index] for index in pareto_front(points)], middle))
+    points = [(x if less_is_better else -x, group.mean(ACCURACY).mean) for group, x in costs]
+    traces.append(_front_trace([costs[index] for index in pareto_front(points)], middle))
     return _figure(traces, {"title": title, **axis})
 
 
@@ -164,7 +172,9 @@ def _front_trace(front: list[tuple[Group, float]], middle: float) -> dict[str, A
     }
 
 
-def _setting_plot(groups: Sequence[Group], values: list[tuple[Group, Any]], key: str, joined: bool) -> Figure:
+def _setting_plot(
+    groups: Sequence[Group], palette: Palette, values: list[tuple[Group, Any]], key: str, joined: bool
+) -> Figure:
     numeric = are_numbers(value for _, value in values)
     if numeric:
         values.sort(key=lambda pair: pair[1])
@@ -173,9 +183,9 @@ def _setting_plot(groups: Sequence[Group], values: list[tuple[Group, Any]], key:
         if len(distinct) <= _MAX_TICKS:
             axis |= {"tickmode": "array", "tickvals": distinct, "ticktext": list(map(as_text, distinct))}
     else:
-        values = [(group, as_text(value)) for group, value in values]
+        values = [(group, setting_text(value)) for group, value in values]
         axis = {"type": "category"}
-    traces = _points(groups, values, key)
+    traces = _points(groups, palette, values, key)
     if joined and numeric:
         for trace in traces:
             trace |= {"mode": "lines+markers", "line": {"color": trace["marker"]["color"], "width": 1.5}}
@@ -187,15 +197,16 @@ def _figure(traces: list[dict[str, Any]], axis: dict[str, Any]) -> Figure:
     return {"data": traces, "layout": layout}
 
 
-def _points(groups: Sequence[Group], shown: Sequence[tuple[Group, Any]], title: str) -> list[dict[str, Any]]:
+def _points(
+    groups: Sequence[Group], palette: Palette, shown: Sequence[tuple[Group, Any]], title: str
+) -> list[dict[str, Any]]:
     """A trace per attention and model, with error bars where there are intervals."""
     # With a number format plotly shows the name of a category as NaN.
     x_text = "%{x:.4~g}" if are_numbers(x for _, x in shown) else "%{x}"
-    style = {id(group): found for group, found in zip(groups, styles(groups), strict=True)}
-    several_models = len({group.model for group in groups}) > 1
+    style = {id(group): found for group, found in zip(groups, styles(groups, palette), strict=True)}
     traces: dict[str, dict[str, Any]] = {}
     for group, x in shown:
-        name = f"{group.attention}, {group.model}" if several_models else group.attention
+        name = f"{group.attention}, {group.model}" if group.several_models else group.attention
         colour, symbol = style[id(group)]["colour"], style[id(group)]["symbol"]
         trace = traces.setdefault(
             name,

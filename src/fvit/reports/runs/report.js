@@ -23,19 +23,24 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }));
 }
 
+const shownTable = (board) => document.querySelector(`[data-board="${board}"]:not([hidden]) table`);
+
 for (const box of document.querySelectorAll("input[data-filter]")) {
-  const table = document.getElementById(box.dataset.filter);
-  const count = document.querySelector(`[data-count="${box.dataset.filter}"]`);
-  const heads = [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim());
-  // `lr=0.001` matches a value as written on the command line.
-  const texts = new Map(rowsOf(table).map((row) => [row, [...row.cells].map((cell, i) =>
-    `${cell.textContent} ${heads[i]}=${cell.textContent}`).join(" ").toLowerCase()]));
+  const board = box.dataset.filter;
+  const tables = [...document.querySelectorAll(`[data-board="${board}"] table`)];
+  const count = document.querySelector(`[data-count="${board}"]`);
+  // `lr=0.001` matches a value as written on the command line, also where the row does not repeat what most have.
+  const texts = new Map(tables.flatMap((table) => {
+    const heads = [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim());
+    return rowsOf(table).map((row) => [row, [...row.cells].map((cell, i) =>
+      `${cell.textContent} ${heads[i]}=${cell.textContent} ${cell.dataset.v ?? ""}`).join(" ").toLowerCase()]);
+  }));
   const filter = () => {
     const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const [row, text] of texts) row.hidden = !words.every((word) => text.includes(word));
-    const shown = rowsOf(table).filter((row) => !row.hidden).length;
-    count.textContent = words.length ? `${shown} of ${texts.size} rows` : `${texts.size} rows`;
-    table.dispatchEvent(new Event("shown"));
+    const rows = rowsOf(shownTable(board)), shown = rows.filter((row) => !row.hidden).length;
+    count.textContent = words.length ? `${shown} of ${rows.length} rows` : `${rows.length} rows`;
+    shownTable(board).dispatchEvent(new Event("shown"));
   };
   box.addEventListener("input", filter);
   filter();
@@ -44,18 +49,18 @@ for (const box of document.querySelectorAll("input[data-filter]")) {
 const MAX_CURVES = 8;
 const learning = content("curves");
 
-function drawCurves() {
-  const metric = document.querySelector("input[name=metric]:checked").value;
-  const rows = rowsOf(document.getElementById("leaderboard")).filter((row) => !row.hidden).map((row) => +row.dataset.row);
-  const having = rows.filter((row) => learning.curves[metric][row]);
+function drawCurves(board, number) {
+  const metric = document.querySelector(`input[name=curve-${number}]:checked`).value;
+  const rows = rowsOf(shownTable(`board-${number}`)).filter((row) => !row.hidden).map((row) => +row.dataset.row);
+  const having = rows.filter((row) => board.curves[metric][row]);
   const shown = having.slice(0, MAX_CURVES);
   // Settings that all curves share are left out of their names.
-  const words = shown.map((row) => learning.rows[row].name.split(" "));
+  const words = shown.map((row) => board.rows[row].name.split(" "));
   const differs = (word, i) => i === 0 || !words.every((others) => others.includes(word));
-  const data = shown.flatMap((row, number) => {
-    const { x, y, n, low, high } = learning.curves[metric][row];
-    const { colour, dash } = learning.rows[row];
-    const name = words[number].filter(differs).join(" ");
+  const data = shown.flatMap((row, place) => {
+    const { x, y, n, low, high } = board.curves[metric][row];
+    const { colour, dash } = board.rows[row];
+    const name = words[place].filter(differs).join(" ");
     const line = { type: "scatter", mode: x.length > 1 ? "lines" : "markers", name, x, y, legendgroup: row,
       line: { color: colour, dash, width: 2 }, marker: { color: colour }, hovertemplate: `%{y:.4~g} (${n})` };
     if (!low) return [line];
@@ -64,20 +69,26 @@ function drawCurves() {
     return [band, line];
   });
   const missing = rows.length - having.length;
-  document.getElementById("curves-note").textContent =
+  document.getElementById(`curves-note-${number}`).textContent =
     (having.length > MAX_CURVES ? `The first ${MAX_CURVES} of ${having.length} rows, as the leaderboard is sorted and filtered. ` : "") +
     "Mean over seeds with its 95 % CI as a band; the number of seeds in parentheses." +
     (missing ? ` ${missing} without this metric.` : "");
-  plots.set("curves", { data, layout: {
+  plots.set(`curves-${number}`, { data, layout: {
     xaxis: { title: "images seen", tickformat: "~s" }, yaxis: { title: learning.titles[metric] },
     hovermode: "x unified", showlegend: true } });
 }
 
-if (document.getElementById("leaderboard")) {
-  document.getElementById("leaderboard").addEventListener("shown", drawCurves);
-  document.querySelectorAll("input[name=metric]").forEach((choice) => choice.addEventListener("change", drawCurves));
-  drawCurves();
-}
+learning.boards.forEach((board, number) => {
+  const name = `board-${number}`, draw = () => drawCurves(board, number);
+  const tables = document.querySelectorAll(`[data-board="${name}"]`);
+  tables.forEach((place) => place.querySelector("table").addEventListener("shown", draw));
+  document.querySelectorAll(`input[name=curve-${number}]`).forEach((choice) => choice.addEventListener("change", draw));
+  document.querySelectorAll(`input[name=${name}]`).forEach((choice) => choice.addEventListener("change", () => {
+    tables.forEach((place) => (place.hidden = place.dataset.metric !== choice.value));
+    draw();
+  }));
+  draw();
+});
 
 const { runs, keys } = content("configs");
 const sides = ["A", "B"].map((side) => document.getElementById(`side-${side}`)).filter(Boolean);

@@ -2,60 +2,112 @@
 
 import datetime
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
-from fvit.reports.runs.collect import Run, as_text
-from fvit.reports.runs.groups import ACCURACY, Group, MeanCI, short_names
-from fvit.reports.runs.plots import are_numbers
+from fvit.reports.runs.collect import Run
+from fvit.reports.runs.groups import ACCURACY, Group, MeanCI, Ranking
+from fvit.reports.runs.settings import setting_text
 from fvit.reports.web.tables import NO_VALUE, Cell, Table, three_digits
 
+
+@dataclass(frozen=True)
+class Metric:
+    """What a leaderboard ranks by.
+
+    Attributes:
+        key: in metrics.json.
+        title: of its leaderboard.
+        heading: of its column, with the unit.
+        factor: converts to that unit.
+        less_is_better: for a loss.
+    """
+
+    key: str
+    title: str
+    heading: str
+    factor: float = 100.0
+    less_is_better: bool = False
+
+
+METRICS = (
+    Metric(ACCURACY, "Accuracy", "accuracy, %"),
+    Metric(f"best/{ACCURACY}", "Best-epoch accuracy", "best epoch, %"),
+    Metric("val/acc5", "Top-5 accuracy", "top-5, %"),
+    Metric("val/loss", "Loss", "loss", 1.0, less_is_better=True),
+)
+"""The first is what a report ranks by unless another is chosen."""
+
 NOTE = (
-    "Accuracy: last epoch on the validation set, mean ± half-width of Student's 95 % confidence interval over the "
-    "finished seeds; one seed has no interval. Difference: paired by seed, to the row that differs only in its "
-    "attention; the number of pairs in parentheses. Best epoch: chosen on the set it is measured on, hence optimistic."
+    "Last epoch on the validation set, mean ± half-width of Student's 95 % confidence interval over the finished "
+    "seeds; one seed has no interval. Difference: paired by seed, to the row that differs only in its attention; the "
+    "number of pairs in parentheses. The best epoch is chosen on the set it is measured on, hence optimistic."
 )
 
 
-def leaderboard(groups: Sequence[Group], baseline: str) -> Table:
-    """A row per group, in the order given; without the columns that are empty."""
-    settings = list(dict.fromkeys(key for group in groups for key in group.settings))
-    short = short_names(settings)
+def metrics_of(ranking: Ranking) -> list[Metric]:
+    """Those that some run of the ranking has; the first in any case."""
+    return [one for one in METRICS if one is METRICS[0] or any(group.mean(one.key) for group in ranking.groups)]
+
+
+def leaderboard(ranking: Ranking, baseline: str, metric: Metric = METRICS[0]) -> Table:
+    """A row per group, the best first; without the columns that are empty."""
+    groups = ranking.ranked(metric.key, metric.less_is_better)
     macs = [cost.mean for group in groups if (cost := group.mean("cost/macs"))]
     scale, letter = (1e-9, "G") if max(macs, default=0) >= 1e9 else (1e-6, "M")
+    unit = ", points" if metric.factor == 100 else ""
 
-    def mean(metric: str, show: Callable[[float], str], factor: float = 1.0) -> Callable[[Group], Cell]:
+    def mean(key: str, show: Callable[[float], str], factor: float = 1.0) -> Callable[[Group], Cell]:
         def cell(group: Group) -> Cell:
-            found = group.mean(metric)
+            found = group.mean(key)
             return Cell(show(found.mean * factor), found.mean) if found else Cell(NO_VALUE)
 
         return cell
 
+    def difference(group: Group) -> Cell:
+        return with_interval(group.difference(metric.key), metric.factor, is_difference=True)
+
     columns: list[tuple[str, Callable[[Group], Cell]]] = [
         ("attention", lambda group: Cell(group.attention, group.attention)),
-        *((short[key], lambda group, key=key: _setting(group.settings.get(key))) for key in settings),
+        ("model", lambda group: Cell(group.model, group.model)),
+        ("settings", _settings),
         ("seeds", _seeds),
-        ("accuracy, %", lambda group: percent(group.mean(ACCURACY))),
-        (f"vs {baseline}, points", lambda group: percent(group.difference(), is_difference=True)),
-        ("best epoch, %", lambda group: percent(group.mean(f"best/{ACCURACY}"))),
+        (metric.heading, lambda group: with_interval(group.mean(metric.key), metric.factor)),
+        (f"vs {baseline}{unit}", difference),
         ("params, M", mean("cost/params", three_digits, 1e-6)),
         (f"MACs, {letter}", mean("cost/macs", three_digits, scale)),
         ("images/s", mean("throughput/images_per_s", "{:,.0f}".format)),
         ("memory, GiB", mean("memory/peak_gib", "{:.2f}".format)),
         ("time", _time),
     ]
-    rows = [[make(group) for _, make in columns] for group in groups]
-    always = len(settings) + 2
-    filled = [i for i in range(len(columns)) if i < always or any(row[i] != NO_VALUE for row in rows)]
-    words = frozenset(range(len(settings) + 1))
-    return Table([columns[i][0] for i in filled], [[row[i] for i in filled] for row in rows], words)
+    always = ("attention", "model", "seeds", metric.heading)
+    columns = [
+        (head, make)
+        for head, make in columns
+        if head in always or any(make(one) not in ("", NO_VALUE) for one in groups)
+    ]
+    words = frozenset(i for i, (head, _) in enumerate(columns) if head in ("attention", "model", "settings"))
+    return Table([head for head, _ in columns], [[make(group) for _, make in columns] for group in groups], words)
 
 
-def run_table(runs: Sequence[Run], groups: Sequence[Group]) -> Table:
+def common_text(ranking: Ranking) -> str:
+    """The settings that the rows of a leaderboard leave out."""
+    if not ranking.common:
+        return ""
+    return "Unless listed: " + " ".join(f"{name}={setting_text(value)}" for name, value in ranking.common.items())
+
+
+def run_table(runs: Sequence[Run], rankings: Sequence[Ranking]) -> Table:
     """A row per run."""
-    labels = {run.folder: group.label for group in groups for run in group.runs}
+    several = len(rankings) > 1
+    labels = {
+        run.folder: f"{ranking.data}: {group.label}" if several else group.label
+        for ranking in rankings
+        for group in ranking.groups
+        for run in group.runs
+    }
     rows = []
     for run in runs:
-        words = [run.name, labels.get(run.folder, NO_VALUE), run.status]
+        words = [run.name, labels.get(run.folder, "debug" if run.is_debug else NO_VALUE), status_of(run)]
         accuracy = run.metrics.get(ACCURACY)
         rows.append(
             [
@@ -70,12 +122,18 @@ def run_table(runs: Sequence[Run], groups: Sequence[Group]) -> Table:
     return Table(head, rows, frozenset({0, 1, 2}))
 
 
-def percent(found: MeanCI | None, is_difference: bool = False) -> Cell:
+def status_of(run: Run) -> str:
+    """As recorded; ``not started`` where nothing was trained."""
+    return "not started" if run.never_started else run.status
+
+
+def with_interval(found: MeanCI | None, factor: float = 100.0, is_difference: bool = False) -> Cell:
     """``93.00 ± 6.57``; a difference has a sign and the number of pairs."""
     if found is None:
         return Cell(NO_VALUE)
-    mean = f"{100 * found.mean:{'+' if is_difference else ''}.2f}".replace("-", "−")
-    half_width = "" if found.half_width is None else f" ± {100 * found.half_width:.2f}"
+    places = 2 if factor == 100 else 4
+    mean = f"{factor * found.mean:{'+' if is_difference else ''}.{places}f}".replace("-", "−")
+    half_width = "" if found.half_width is None else f" ± {factor * found.half_width:.{places}f}"
     return Cell(mean + half_width + f" ({found.n})" * is_difference, found.mean)
 
 
@@ -96,10 +154,10 @@ def when(moment: float) -> str:
     return datetime.datetime.fromtimestamp(moment).strftime("%Y-%m-%d %H:%M")
 
 
-def _setting(value: Any) -> Cell:
-    if value is None:
-        return Cell(NO_VALUE)
-    return Cell(as_text(value), value if are_numbers([value]) else as_text(value))
+def _settings(group: Group) -> Cell:
+    """Those listed; the filter of the page finds all of them."""
+    every = " ".join(f"{group.names[key]}={setting_text(value)}" for key, value in group.settings.items())
+    return Cell(group.settings_text, every)
 
 
 def _seeds(group: Group) -> Cell:

@@ -6,11 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Okabe and Ito's palette, which stays distinct for the colour-blind. Plots with more lines add markers.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "triangle-down")
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>

@@ -7,6 +7,7 @@ const plots = (() => {
   const LIGHTER = {
     "#0072B2": "#4FA9E6", "#D55E00": "#F5864A", "#009E73": "#35C79B", "#CC79A7": "#E2A3C7",
     "#E69F00": "#F3BC55", "#56B4E9": "#A9DCF8", "#000000": "#F0F2F4",
+    "#882255": "#D46A9F", "#332288": "#9486E8", "#999933": "#CBCB6A", "#AA4499": "#DD86CF", "#661100": "#C9785C",
     "#00326E": "#3F7FD1",
   };
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();

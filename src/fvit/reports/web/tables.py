@@ -4,7 +4,7 @@ import csv
 import html
 import io
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,12 +38,15 @@ class Table:
         escaped = [[cell.replace("|", r"\|") for cell in line] for line in (self.head, *self.rows)]
         return "\n".join(f"| {' | '.join(line)} |" for line in (escaped[0], rule, *escaped[1:]))
 
-    def to_html(self, name: str = "", buttons: Callable[[int], str] | None = None) -> str:
+    def to_html(
+        self, name: str = "", buttons: Callable[[int], str] | None = None, numbers: Sequence[int] | None = None
+    ) -> str:
         """The table alone.
 
         Args:
             name: id of the element. A table that has one consists of `Cell` and can be sorted and filtered.
             buttons: HTML of a first cell for the row with this number.
+            numbers: of the rows; by default they are counted.
         """
         head = "".join(self._th(i, heading, bool(name)) for i, heading in enumerate(self.head))
         first = '<th class="text"></th>' if buttons else ""
@@ -51,7 +54,7 @@ class Table:
             f'<tr data-row="{number}">{buttons(number) if buttons else ""}'
             + "".join(self._td(i, cell) for i, cell in enumerate(row))
             + "</tr>"
-            for number, row in enumerate(self.rows)
+            for number, row in zip(numbers or range(len(self.rows)), self.rows, strict=True)
         ]
         attributes = f' class="sortable" id="{name}"' if name else ""
         body = "\n".join(rows)
