@@ -18,7 +18,7 @@ from fvit.config.schemas.predict import Predict
 from fvit.data.inference import InferenceBatch, find_images, inference_batches
 from fvit.data.sources import load
 from fvit.models.maps import attention_maps
-from fvit.predict import draw_maps, predict
+from fvit.predict import draw_maps, predict, quote_images
 from fvit.training import Classifier, checkpoint
 from tests.models.small import attending_to_brightness, bright
 from tests.tasks import checked, trained
@@ -195,6 +195,19 @@ def test_checkpoint_without_class_names_gives_numbers(run, photos, tmp_path):
     predicted(tmp_path, tmp_path / "old.ckpt", photos / "*.png", f"out={tmp_path / 'out.jsonl'}")
     for line in (tmp_path / "out.jsonl").read_text().splitlines():
         assert json.loads(line)["top"][0]["class"].startswith("class ")
+
+
+AWKWARD = ["a,b.jpg", "photo (1).jpg", "a=b.jpg", "it's.jpg", "[1].jpg", "{x}.jpg", "a b, c.jpg", "ä#1.jpg", "x\\y.jpg"]
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_name_needs_no_quotes_of_hydra(name):
+    [word, other] = quote_images([f"images={name}", "out=a.csv"])
+    assert other == "out=a.csv"
+    config = checked("predict", Predict, "ckpt_path=a", "output_dir=c", word)
+    assert config["images"] == name
+    assert quote_images([word]) == [word], "it may have quotes"
+    assert quote_images([f"images={name}", "-m"]) == [f"images={name}", "-m"], "in a sweep, commas separate values"
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
 """fvit-predict: classify images with a checkpoint, and draw its attention maps."""
 
 import os
+import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fvit.config.errors import ConfigError, RunError
+from fvit.config.overrides import quoted
 from fvit.config.schemas.predict import Predict
 from fvit.launch import cli
 
@@ -23,7 +25,15 @@ _RANKS = 5
 
 def main() -> None:
     """The command line."""
-    cli.run("predict", predict, Predict)
+    cli.run("predict", predict, Predict, quote_images)
+
+
+def quote_images(arguments: Sequence[str]) -> list[str]:
+    """Quote the value of ``images=`` for Hydra, whose grammar has other uses for commas, brackets and ``=``."""
+    if {"-m", "--multirun"} & set(arguments):
+        return list(arguments)
+    value = re.compile(r"""(?<=^images=)(?!['"$]).*""", re.DOTALL)
+    return [value.sub(lambda found: quoted(found[0]), word, count=1) for word in arguments]
 
 
 def predict(config: dict[str, Any]) -> dict[str, float]:

@@ -1,4 +1,5 @@
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from fvit.callbacks.skipped_images import SkippedImages
 from fvit.data import ImageDataModule
+from fvit.data.faults import Fault, FaultLog
 from fvit.data.images import DataError
 from tests.data.pictures import jpeg
 
@@ -120,6 +122,20 @@ def test_run_ends_above_the_limit_and_names_the_file(run, num_workers):
     assert "train/a/0" in reason
     assert "3 images of this epoch could not be used" in reason
     assert "data.skip_limit=2" in reason
+
+
+def test_neighbours_count_once(run, caplog):
+    trainer, _ = run({f"train/{i}" for i in range(3, 8)}, skip_limit=5)
+    assert messages(caplog)[0].startswith("epoch 1: 5 images")
+    assert trainer.callback_metrics["data/skipped"] == 5
+
+
+def test_image_that_two_ranks_tried_counts_once(monkeypatch, caplog):
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(faults=FaultLog(5)), world_size=2, is_global_zero=True)
+    trainer.datamodule.faults.note([Fault("a.jpg", "empty")])
+    ranks = [[Fault("a.jpg", "empty")], [Fault("a.jpg", "empty"), Fault("b.jpg", "empty")]]
+    monkeypatch.setattr("torch.distributed.all_gather_object", lambda found, own: found.__setitem__(slice(None), ranks))
+    assert SkippedImages()._report(trainer, "epoch 1") == 2
 
 
 def test_run_continues_at_the_limit(run, caplog):

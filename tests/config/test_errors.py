@@ -77,6 +77,47 @@ def test_a_full_disk_without_a_file_is_a_message():
     assert explain(OSError(errno.ENOSPC, "No space left on device")).startswith("the disk is full: free some space")
 
 
+# What torch 2.14 raises.
+SHARED_MEMORY = (
+    "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File …\n"
+    "RuntimeError: unable to {} file </torch_412_{}>: No space left on device (28)"
+)
+BUS = (
+    "DataLoader worker (pid 412) is killed by signal: Bus error. It is possible that dataloader's workers are out of …"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "task", "message"),
+    [
+        *(
+            (
+                RuntimeError(SHARED_MEMORY.format(verb, 7)),
+                "train",
+                r"/dev/shm is full, .*--shm-size=8g\), .* data\.num_workers=N",
+            )
+            for verb in ("write to", "resize", "allocate shared memory(shm) for")
+        ),
+        (RuntimeError(BUS), "predict", r"/dev/shm is full, .*--shm-size=8g\), or use fewer processes: num_workers=N"),
+        (
+            RuntimeError("DataLoader worker (pid 412) is killed by signal: Killed. "),
+            "train",
+            r"\(pid 412\) was lost: killed by signal: Killed\. Memory has probably run out; .*data\.num_workers=N",
+        ),
+        (
+            RuntimeError("DataLoader worker (pid(s) 412, 413) exited unexpectedly"),
+            "train",
+            r"\(pid 412, 413\) was lost: exited unexpectedly\. Memory has probably run out; give the job more",
+        ),
+        (RuntimeError("DataLoader timed out after 1800 seconds"), "eval", r"no batch for 1800 s; check the storage"),
+    ],
+)
+def test_what_becomes_of_loader_processes_is_a_message(error, task, message):
+    text = explain(error, task)
+    assert re.search(message, text)
+    assert "\n" not in text
+
+
 CUDA_FULL = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.15 GiB of which 1.12 GiB is free."
 )

@@ -13,9 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fvit.data.formats.decode import choose
+from fvit.data.formats.turbo import library
 from fvit.data.images import BadImage
 from fvit.data.transforms.image import TrainTransform
-from tests.data.pictures import DECODERS, jpeg, needs_turbo, photo, saved, specimen
+from tests.data.pictures import DECODERS, jpeg, needs_turbo, photo, read_by_pil, saved, specimen
 
 quick = settings(deadline=None, derandomize=True, database=None, max_examples=60)
 
@@ -71,9 +72,8 @@ def assert_truncation_is_rejected(decoder, name, kept, box):
     except BadImage:
         assert_rejected(choose(decoder), data[:kept], box)
         return
-    assert decoder == "pil", "PIL does not need the end marker once it has every pixel"
-    assert kept >= len(data) - 2
-    assert np.array_equal(pixels, choose("pil")(data, box))
+    assert kept >= len(data) - 2, "PIL does not need the end marker once it has every pixel"
+    assert np.array_equal(pixels, choose(decoder)(data, box))
 
 
 @pytest.mark.parametrize("name", ["PNG", "WebP"])
@@ -113,7 +113,7 @@ def flips_that_libjpeg_notices() -> list[tuple[int, bytes]]:
 
 @pytest.mark.parametrize(
     ("decoder", "box"),
-    [pytest.param("simplejpeg", top, id="simplejpeg"), pytest.param("turbo", None, marks=needs_turbo, id="turbo")],
+    [("simplejpeg", top), ("pil", top), pytest.param("turbo", None, marks=needs_turbo)],
 )
 def test_damage_that_libjpeg_notices_is_rejected_by_full_decodes(decoder, box):
     for _, damaged in flips_that_libjpeg_notices():
@@ -138,9 +138,63 @@ def test_crop_decode_shows_the_same_damage_as_pil():
         except BadImage:
             continue
         try:
-            assert np.array_equal(pixels, choose("pil")(damaged, top))
-        except BadImage:  # PIL stops at a marker further down that the damage created
+            assert np.array_equal(pixels, np.asarray(read_by_pil(damaged))[: len(pixels), : pixels.shape[1]])
+        except OSError:  # PIL stops at a marker further down that the damage created
             continue
+
+
+# Unusual, but with every pixel
+
+
+def with_revision(data: bytes, revision: bytes) -> bytes:
+    at = data.index(b"JFIF\0") + 5
+    return data[:at] + revision + data[at + 2 :]
+
+
+PLAIN = saved(photo(), quality=90)
+MANY_SCANS = specimen("progressive")
+LAST_SCAN = MANY_SCANS.rindex(b"\xff\xda")
+ADOBE = saved(photo(), keep_rgb=True)
+RESTARTS = specimen("restart markers")
+SECOND = RESTARTS.index(b"\xff\xd1")
+INTACT = {
+    **{
+        f"JFIF {major}.{minor:02}": with_revision(PLAIN, bytes((major, minor)))
+        for major, minor in ((0, 0), (2, 0), (9, 9))
+    },
+    **{f"{len(extra)} bytes before the end": PLAIN[:-2] + extra + PLAIN[-2:] for extra in (b"\0" * 9, b"abc" * 99)},
+    "bytes before a scan": MANY_SCANS[:LAST_SCAN] + b"\0\0" + MANY_SCANS[LAST_SCAN:],
+    "both": with_revision(PLAIN[:-2] + b"\0" * 9 + PLAIN[-2:], b"\2\0"),
+    "unknown colour transform of Adobe": ADOBE.replace(b"Adobe\0d\0\0\0\0\0", b"Adobe\0d\0\0\0\0\7"),
+    "an ICC profile cut short": PLAIN[:2] + b"\xff\xe2\0\x0eICC_PROFILE\0" + PLAIN[2:],
+}
+
+
+@pytest.mark.parametrize("box", [None, top], ids=["whole", "top"])
+@pytest.mark.parametrize("name", INTACT)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_unusual_image_is_decoded(decoder, name, box):
+    plain = {"bytes before a scan": MANY_SCANS}.get(name, PLAIN)
+    pixels = choose(decoder)(INTACT[name], box)
+    if "Adobe" not in name:  # which gives other colours
+        assert np.array_equal(pixels, choose(decoder)(plain, box))
+    if "ICC" not in name:  # which PIL cannot parse
+        assert np.array_equal(pixels, np.asarray(read_by_pil(INTACT[name]))[: len(pixels), : pixels.shape[1]])
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_unusual_image_may_be_damaged_as_well(decoder):
+    half = PLAIN[: len(PLAIN) // 2]
+    assert_rejected(choose(decoder), half + b"\xff\xd9")
+    assert_rejected(choose(decoder), with_revision(half + b"\xff\xd9", b"\2\0"))
+    assert_rejected(choose(decoder), RESTARTS[:SECOND] + RESTARTS[SECOND + 2 :])
+
+
+def test_crop_is_drawn_once_whatever_the_decoder_does():
+    for name in DECODERS[1:] if library() is None else ("turbo", *DECODERS[1:]):
+        drawn = []
+        choose(name)(INTACT["both"], lambda *size, drawn=drawn: drawn.append(size) or (0, 0, 4, 4))
+        assert drawn == [(80, 60)]
 
 
 # Not an image
@@ -199,6 +253,25 @@ def mutant(rng: random.Random) -> bytes:
         else:
             data[at:at] = rng.randbytes(rng.randint(1, 20))
     return bytes(data)
+
+
+def verdict(decoder: str, data: bytes) -> np.ndarray | None:
+    try:
+        return choose(decoder)(data)
+    except BadImage:
+        return None
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+@settings(quick, max_examples=250)
+@given(seed=st.integers(0, 2**32))
+def test_decoders_accept_the_same_files(seed):
+    data = mutant(random.Random(seed))
+    expected = verdict("pil", data)
+    for decoder in ("simplejpeg", "turbo") if library() else ("simplejpeg",):
+        pixels = verdict(decoder, data)
+        assert (pixels is None) == (expected is None)
+        assert pixels is None or np.abs(pixels.astype(int) - expected).max() <= 2
 
 
 def survive(decoder: str, count: int) -> None:

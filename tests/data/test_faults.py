@@ -25,6 +25,18 @@ def test_faults_up_to_the_limit_are_collected():
     assert len(log.take()) == 3, "the limit is per epoch"
 
 
+def test_image_counts_once_however_often_it_is_tried():
+    """In place of each of its damaged neighbours, and in its own."""
+    log = FaultLog(limit=14)
+    for first in range(14):
+        log.note(several(14 - first, first))
+    assert log.latest() == several(1, 13)[0]
+    assert log.take() == several(14)
+    log.note(several(14))
+    with pytest.raises(DataError, match=r"15 images of this epoch"):
+        log.note(several(1, 14))
+
+
 @pytest.mark.parametrize("limit", [0, 2])
 def test_more_faults_than_the_limit_are_an_error(limit):
     log = FaultLog(limit)

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from fvit.data import ImageDataModule
+from fvit.data.images import DataError
 from fvit.data.inference import display_names, find_images, inference_batches
-from tests.data.pictures import jpeg
+from tests.data.pictures import jpeg, photo, saved
 
 CPU = torch.device("cpu")
 
@@ -74,6 +75,10 @@ def test_file_may_have_any_name(folder):
     ("pattern", "names"),
     [
         ("*", ["a.JPEG", "b.jpg"]),
+        ("*/*", ["sub/c.png"]),
+        ("**", ["a.JPEG", "b.jpg", "sub/c.png", "sub/deep/d.webp"]),
+        ("**/deep/**/*.webp", ["sub/deep/d.webp"]),
+        ("sub/**/c.p?g", ["sub/c.png"]),
         ("*.jpg", ["b.jpg"]),
         ("**/*", ["a.JPEG", "b.jpg", "sub/c.png", "sub/deep/d.webp"]),
         ("s*/*.png", ["sub/c.png"]),
@@ -86,6 +91,39 @@ def test_pattern(folder, pattern, names):
     assert images.read(0) == jpeg()
 
 
+@pytest.mark.parametrize("name", ["a,b.jpg", "c.AVIF"])
+def test_unusual_names_and_avif(tmp_path, name):
+    (tmp_path / name).write_bytes(saved(photo(), "AVIF") if name.endswith("AVIF") else jpeg())
+    trained = dict(img_size=8, crop_pct=1, interpolation="bicubic", mean=(0,), std=(1,))
+    for where in (tmp_path, tmp_path / name, tmp_path / f"{name[:-1]}*"):
+        [batch] = inference_batches(find_images(where), trained, 4, 0, CPU)
+        assert (batch.files, batch.faults) == ([str(tmp_path / name)], ())
+
+
+def test_url_is_one_image(folder, server):
+    (server.folder / "a, b.jpg").write_bytes(jpeg())
+    url = f"{server.url}/a,%20b.jpg?secret=1"
+    images = find_images(url)
+    assert images.read(0) == jpeg()
+    assert (images.locate(0), images.root) == (f"{server.url}/a,%20b.jpg", server.url)
+    assert find_images((server.folder / "a, b.jpg").as_uri()).read(0) == jpeg()
+    with pytest.raises(DataError, match=rf"images={server.url}/gone\.jpg could not be fetched: .*404"):
+        find_images(f"{server.url}/gone.jpg")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://127.0.0.1:1/a.jpg", r"could not be fetched: .*refused"),
+        ("http://", r"images=http:// could not be fetched: "),
+        ("s3://bucket/a.jpg", r"s3:// cannot be read here; fetch the images, and name their folder"),
+    ],
+)
+def test_url_that_cannot_be_fetched(url, message):
+    with pytest.raises(ValueError, match=message):
+        find_images(url)
+
+
 def test_relative_pattern(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert named(find_images("*.jpg")) == ["b.jpg"]
@@ -96,6 +134,7 @@ def test_relative_pattern(folder, monkeypatch):
     ("where", "message"),
     [
         ("photo", r"photo does not exist, did you mean .*photos\?"),
+        ("photo/*.gif", r"\*.gif matches no image files"),
         ("photos/*.gif", r"\*.gif matches no image files"),
         ("empty", "empty contains no images"),
     ],

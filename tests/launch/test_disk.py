@@ -1,5 +1,6 @@
 import errno
 import inspect
+import multiprocessing
 import os
 import resource
 import subprocess
@@ -108,6 +109,18 @@ def test_other_errors_pass(tmp_path, error):
     with pytest.raises(type(error)) as caught, disk.explaining(tmp_path):
         raise error
     assert caught.value is error
+
+
+def test_no_room_in_shared_memory_is_not_a_full_disk(tmp_path, monkeypatch):
+    """Where the semaphores of data loader processes are."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("_multiprocessing.SemLock", full)
+    with pytest.raises(OSError, match="No space left") as caught, disk.explaining(tmp_path):
+        multiprocessing.Lock()
+    assert explain(caught.value).startswith("/dev/shm is full")
 
 
 def test_a_full_disk_is_reported_without_a_file_name():

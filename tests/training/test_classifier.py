@@ -6,12 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fvit.config.errors import RunError
 from fvit.data.formats.decode import choose
 from fvit.data.transforms.image import EvalTransform
 from fvit.training import Classifier
 from fvit.training.classifier import StepMeans
 
-from .fitting import BARE, DIGITS, FAKE, Probe, fit
+from ..data.pictures import jpeg
+from .fitting import BARE, DIGITS, FAKE, LENGTH, MODEL, Probe, fit
 
 OPTIMIZERS = ("adamw", "lamb", "lion", "muon", "sgd")
 
@@ -354,3 +356,17 @@ def test_seeded_run_is_reproducible_to_the_bit(compose_config):
     for name, weight in first.module.state_dict().items():
         assert torch.equal(again.module.state_dict()[name], weight)
     assert other.losses != first.losses
+
+
+def test_validation_without_a_readable_image_is_an_error(compose_config, tmp_path):
+    for split, content in (("train", jpeg()), ("val", b"")):
+        for name in "ab":
+            (tmp_path / split / name).mkdir(parents=True)
+            for index in range(2):
+                (tmp_path / split / name / f"{index}.jpg").write_bytes(content)
+    data = ("data=folder", f"data.root={tmp_path}", "data.img_size=32", "data.num_workers=0", "global_batch_size=4")
+    config = compose_config(*MODEL, *LENGTH, *data, "logger=none", "callbacks=none")
+    with pytest.raises(
+        RunError, match=r"none of the validation images could be read; the last: .*val/b/1\.jpg is empty"
+    ):
+        fit(config)

@@ -27,7 +27,7 @@ class SkippedImages(Callback):
         if trainer.world_size > 1:
             ranks: list = [None] * trainer.world_size
             dist.all_gather_object(ranks, faults)
-            faults = [fault for rank in ranks for fault in rank]
+            faults = list({fault.where: fault for rank in ranks for fault in rank}.values())
         if faults and trainer.is_global_zero:
             lines = [f"  {fault}" for fault in faults[:_SHOWN]]
             lines += [f"  and {len(faults) - _SHOWN} more"] * (len(faults) > _SHOWN)

@@ -36,6 +36,7 @@ DISK_FULL = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file would exceed the size limit (ulimit -f)",
 }
+_SHARED_MEMORY = re.compile(r"shared memory|unable to (write to|resize|open|allocate) .*</?torch_|signal: Bus error")
 
 
 class ConfigError(ValueError):
@@ -93,11 +94,36 @@ def explain(error: BaseException, task: str = "train") -> str | None:
         return str(error)
     if group := _misused_group(error):
         return group
+    if loader := explain_loader(error, task):
+        return loader
     if isinstance(error, OSError) and error.filename is not None:
         advice = ". If the run cannot be written there, set hydra.run.dir=DIR" if task in _WITH_RUN_DIR else ""
         return f"cannot use {error.filename}: {error.strerror}{advice}"
     if isinstance(error, OSError) and error.errno in DISK_FULL:  # the error of an open file names no file
         return f"{DISK_FULL[error.errno]}: free some space and repeat the command"
+    return None
+
+
+def explain_loader(error: BaseException, task: str = "train") -> str | None:
+    """For what becomes of data loader processes: torch raises it wherever the main process is, with its own words."""
+    option = {"predict": "num_workers", "prepare": "workers"}.get(task, "data.num_workers")
+    fewer = f"use fewer processes: {option}=N (0: none)"
+    files = "".join(frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    no_semaphore = isinstance(error, OSError) and error.errno == errno.ENOSPC and "multiprocessing" in files
+    if no_semaphore or (isinstance(error, RuntimeError) and _SHARED_MEMORY.search(str(error))):
+        return (
+            "/dev/shm is full, the shared memory through which data loader processes send images: give the container "
+            f"more (docker run --shm-size=8g), or {fewer}"
+        )
+    if not isinstance(error, RuntimeError):
+        return None
+    if dead := re.match(r"DataLoader worker \(pid\S* ([\d, ]+)\) (?:is )?(.+?)[. ]*$", str(error)):
+        return (
+            f"a data loader process (pid {dead[1]}) was lost: {dead[2]}. Memory has probably run out; give the job "
+            f"more, or {fewer}"
+        )
+    if slow := re.match(r"DataLoader timed out after (\d+) seconds", str(error)):
+        return f"the data loader processes delivered no batch for {slow[1]} s; check the storage that they read from"
     return None
 
 

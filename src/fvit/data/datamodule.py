@@ -84,6 +84,7 @@ class ImageDataModule(LightningDataModule):
         self.source = sources.load(name, **source)
         self.classes = self.source.classes
         self.augment = dict(augment or {})
+        self._train_transform = self._build_train_transform()
         self.batch_transform = BatchTransform(
             len(self.classes), mean, std, self.augment.get("mixup", {}), self.augment.get("erasing", {}), seed
         )
@@ -221,17 +222,16 @@ class ImageDataModule(LightningDataModule):
         )
 
     def _train_set(self) -> ImageDataset | ResidentDataset:
+        if self.hparams.resident:
+            return self._keep(True, self.source.train, self._train_transform)
+        return ImageDataset(self.source.train, self._train_transform, self.hparams.seed, replace=True)
+
+    def _build_train_transform(self) -> TrainTransform | EvalTransform:
         hp = self.hparams
         options = {"no_aug": True, **self.augment.get("transform", {})}
         if options.pop("no_aug"):
-            transform: Any = EvalTransform(self.decoder, hp.img_size, 1.0, hp.interpolation)
-        else:
-            transform = TrainTransform(
-                self.decoder, hp.img_size, interpolation=hp.interpolation, mean=hp.mean, **options
-            )
-        if hp.resident:
-            return self._keep(True, self.source.train, transform)
-        return ImageDataset(self.source.train, transform, hp.seed, replace=True)
+            return EvalTransform(self.decoder, hp.img_size, 1.0, hp.interpolation)
+        return TrainTransform(self.decoder, hp.img_size, interpolation=hp.interpolation, mean=hp.mean, **options)
 
     def _val_set(self) -> ImageDataset:
         hp = self.hparams

@@ -26,29 +26,36 @@ class Fault(NamedTuple):
 
 
 class FaultLog:
-    """Collects the faults of an epoch in one process, of which `limit` are allowed."""
+    """Collects the faults of an epoch in one process, each image once, of which `limit` are allowed."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.faults: list[Fault] = []
+        self._faults: dict[str, Fault] = {}
 
     def note(self, faults: Iterable[Fault]) -> None:
-        """Add the faults of a batch; an error if one is fatal, or there are more than the limit."""
+        """Add the faults of a batch; an error if one is fatal, or there are more than the limit.
+
+        An image that was noted before, because it was tried in place of a damaged neighbour, does not count again.
+        """
         for fault in faults:
-            self.faults.append(fault)
+            self._faults[fault.where] = fault
             if fault.fatal:
                 raise DataError(str(fault))
-            if len(self.faults) > self.limit:
+            if len(self._faults) > self.limit:
                 raise DataError(
                     f"{fault}\n"
-                    f"{len(self.faults)} images of this epoch could not be used, more than "
+                    f"{len(self._faults)} images of this epoch could not be used, more than "
                     f"data.skip_limit={self.limit}; repair the data, or raise the limit"
                 )
 
     def take(self) -> list[Fault]:
         """Return the faults so far, and clear them."""
-        faults, self.faults = self.faults, []
+        faults, self._faults = list(self._faults.values()), {}
         return faults
+
+    def latest(self) -> Fault:
+        """The fault that was noted last."""
+        return next(reversed(self._faults.values()))
 
 
 def attempt(read: Callable[[], T], tries: int = 3, pause: float = 0.1) -> T:

@@ -1,13 +1,16 @@
 """Unlabelled images for prediction: find the files, load them in batches, and name the classes."""
 
+import fnmatch
 import glob
 import os
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.request import Request, urlopen
 
+import numpy as np
 import torch
 from timm.data import ImageNetInfo
 from torch import Tensor
@@ -16,15 +19,18 @@ from torch.utils.data import DataLoader
 from fvit.data.dataset import ImageDataset, collate
 from fvit.data.faults import Fault
 from fvit.data.formats import decode
-from fvit.data.formats.files import FileImages, is_image, list_images
-from fvit.data.images import Images
+from fvit.data.formats.files import FileImages, list_images
+from fvit.data.images import DataError, Images
+from fvit.data.listing import report
 from fvit.data.sampler import EvalSampler
 from fvit.data.sources.base import nearest_sibling
+from fvit.data.storage.base import redact
 from fvit.data.transforms.batch import BatchTransform
 from fvit.data.transforms.image import EvalTransform
 
 # With fewer batches than this, starting worker processes takes longer than loading the images.
 _MIN_BATCHES_FOR_WORKERS = 4
+_STALL_SECONDS = 60.0  # after which a server that sends nothing is given up
 _SYNSET = re.compile(r"n\d{8}")
 
 
@@ -37,31 +43,83 @@ class InferenceBatch(NamedTuple):
     faults: tuple[Fault, ...]  # images that could not be read and are left out of the above
 
 
-def find_images(where: str | Path) -> FileImages:
+class DownloadedImage(Images):
+    """One image, fetched from a URL."""
+
+    def __init__(self, url: str, content: bytes) -> None:
+        self.root, self.url, self.content = url.rpartition("/")[0], url, content
+        self.labels = np.zeros(1, dtype=np.int32)
+
+    def read(self, index: int) -> bytes:
+        return self.content
+
+    def locate(self, index: int) -> str:
+        return self.url
+
+
+def find_images(where: str | Path) -> FileImages | DownloadedImage:
     """The images, sorted by name, of a file, a folder with subfolders, or a pattern such as ``photos/**/*.jpg``.
 
-    In folders and patterns, hidden files and files without an image extension are skipped.
+    In folders and patterns, hidden files and files without an image extension are skipped. A URL is one image.
     """
+    if scheme := re.match(r"(\w+)://", str(where)):
+        if scheme[1] not in ("http", "https", "file"):
+            raise ValueError(
+                f"images={where}: {scheme[1]}:// cannot be read here; fetch the images, and name their folder"
+            )
+        return _download(str(where))
     path = Path(where).expanduser()
     if path.is_file():
         return FileImages(path.parent, [("", [path.name], 0)])
+    broken: list[str] = []
     if path.is_dir():
-        found = list_images(path)
-        if not found:
-            raise FileNotFoundError(f"images={path} contains no images (*.jpg, *.png, …)")
-        return FileImages(path, found)
-    if not glob.has_magic(str(path)):
+        root, found = path, list_images(path, broken)
+        problem = "contains no images"
+    elif glob.has_magic(str(path)):
+        root, found = _match(path, broken)
+        problem = "matches no image files"
+    else:
         raise FileNotFoundError(f"images={path} does not exist{nearest_sibling(path)}")
-    folders = path.parts[:-1]
-    root = Path(*folders[: next((i for i, part in enumerate(folders) if glob.has_magic(part)), len(folders))])
-    names = defaultdict(list)
-    for match in sorted(glob.glob(str(path), recursive=True)):
-        folder, name = os.path.split(os.path.relpath(match, root))
-        if is_image(name) and os.path.isfile(match):
-            names[folder].append(name)
-    if not names:
-        raise FileNotFoundError(f"images={path} matches no image files (*.jpg, *.png, …)")
-    return FileImages(root, [(folder, names[folder], 0) for folder in sorted(names)])
+    report(broken)
+    if not found:
+        raise FileNotFoundError(f"images={path} {problem} (*.jpg, *.png, …)")
+    return FileImages(root, found)
+
+
+def _match(pattern: Path, broken: list[str]) -> tuple[Path, list[tuple[str, list[str], int]]]:
+    """The folder above the first wildcard, and in it the matching images by folder.
+
+    Python's glob would follow a link that leads back, up to the limit of the operating system.
+    """
+    folders = pattern.parts[:-1]
+    first = next((i for i, part in enumerate(folders) if glob.has_magic(part)), len(folders))
+    root, parts = Path(*folders[:first]), pattern.parts[first:]
+    if not root.is_dir():
+        return root, []
+    listed = list_images(root, broken, depth=None if "**" in parts else len(parts))
+    chosen = [
+        (folder, [name for name in names if _matches((*Path(folder).parts, name), parts)], 0)
+        for folder, names, _ in listed
+    ]
+    return root, [folder for folder in chosen if folder[1]]
+
+
+def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a path match those of a pattern, in which ``**`` stands for any number of folders."""
+    if not pattern:
+        return not path
+    if pattern[0] == "**":
+        return _matches(path, pattern[1:]) or (bool(path) and _matches(path[1:], pattern))
+    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
+
+
+def _download(url: str) -> DownloadedImage:
+    try:
+        # Some servers refuse the agent that Python names by default.
+        with urlopen(Request(url, headers={"User-Agent": "fvit"}), timeout=_STALL_SECONDS) as answer:
+            return DownloadedImage(redact(url), answer.read())
+    except (OSError, HTTPException, ValueError) as error:
+        raise DataError(f"images={redact(url)} could not be fetched: {error}") from None
 
 
 def inference_batches(

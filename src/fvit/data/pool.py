@@ -37,7 +37,7 @@ def run(task: Task, items: Sequence[Any], workers: int, advance: Advance) -> lis
         if not str(error).startswith("DataLoader worker"):
             raise
         raise DataError(
-            f"{error}. If it ran out of memory, use fewer workers. Run the same command to resume"
+            f"{str(error).rstrip('. ')}. If it ran out of memory, use fewer workers. Run the same command to resume"
         ) from None
     return [results[index] for index in range(len(items))]
 

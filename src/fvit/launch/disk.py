@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fvit.config.errors import DISK_FULL, RunError
+from fvit.config.errors import DISK_FULL, RunError, explain_loader
 from fvit.config.overrides import argument
 
 
@@ -19,7 +19,7 @@ def explaining(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = _reason(list(_chain(error)))
+        reason = None if explain_loader(error) else _reason(list(_chain(error)))
         if reason is None:
             raise
         raise RunError(_explain(reason, folder)) from error

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from fvit.config.errors import did_you_mean
+from fvit.config.errors import RunError, did_you_mean
 from fvit.config.legacy import migrate_checkpoint, model_options
 from fvit.models import attention_spec, build, transfer_weights
 from fvit.models.weights import unwrapped
@@ -165,6 +165,7 @@ class Classifier(LightningModule):
         logits = self(images) if len(labels) else None  # all of its images may have been damaged
         if logits is not None and self.outputs is not None:
             logits = logits[:, self.outputs]
+        self._num_validated += len(labels)
         if logits is not None:
             # torchmetrics sums counts over ranks, which is exact for unequal numbers of images.
             self.val_metrics["loss"].update(F.cross_entropy(logits.float(), labels), weight=len(labels))
@@ -172,6 +173,17 @@ class Classifier(LightningModule):
                 self.val_metrics[name].update(logits, labels)
         self.log_dict({f"val/{name}": metric for name, metric in self.val_metrics.items()}, on_epoch=True)
         return logits
+
+    def on_validation_epoch_start(self) -> None:
+        self._num_validated = 0
+
+    def on_validation_batch_end(self, outputs: Tensor | None, batch: Any, batch_idx: int) -> None:
+        """Refuse a validation without images, whose accuracy would be 0 %."""
+        if batch_idx + 1 == self.trainer.num_val_batches[0]:
+            total = torch.tensor(self._num_validated, device=self.device)
+            if not self.trainer.strategy.reduce(total, reduce_op="sum"):
+                latest = self.trainer.datamodule.faults.latest()
+                raise RunError(f"none of the validation images could be read; the last: {latest}")
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:  # FSDP

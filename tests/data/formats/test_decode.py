@@ -4,10 +4,11 @@ import sys
 
 import numpy as np
 import pytest
+from timm.data import create_transform
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 from torchvision.transforms.functional import hflip, resized_crop
 
-from fvit.data.formats import decode
+from fvit.data.formats import turbo
 from fvit.data.formats.decode import Decoder, choose, read_frame
 from fvit.data.transforms.image import EvalTransform, TrainTransform, random_box
 from tests.data.pictures import (
@@ -53,14 +54,22 @@ def test_training_crops_match_torchvision(decoder, name):
         assert_same_picture(mirror(data, random.Random(seed)), hflip(expected))
 
 
-@pytest.mark.parametrize(("size", "short_side"), [(224, 256), (384, 438)])
+# 384 / 438 is 0.8767; 224 / 0.9 is 248.9.
+@pytest.mark.parametrize(
+    ("size", "crop_pct", "short_side"), [(224, 0.875, 256), (384, 384 / 438, 438), (224, 0.9, 248)]
+)
 @pytest.mark.parametrize("name", ZOO)
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_evaluation_matches_torchvision(decoder, name, size, short_side):
+def test_evaluation_matches_torchvision(decoder, name, size, crop_pct, short_side):
     expected = Compose([Resize(short_side, InterpolationMode.BICUBIC), CenterCrop(size)])(read_by_pil(specimen(name)))
-    transform = EvalTransform(choose(decoder), size, size / short_side)
-    assert transform.short_side == short_side == math.floor(size / (size / short_side))
-    assert_same_picture(transform(specimen(name)), expected)
+    assert_same_picture(EvalTransform(choose(decoder), size, crop_pct)(specimen(name)), expected)
+
+
+@pytest.mark.parametrize("crop_pct", [0.95, 0.9, 0.875, 0.85, 0.77])
+@pytest.mark.parametrize("size", [32, 96, 224, 255, 384])
+def test_shorter_side_of_evaluation_is_that_of_timm(size, crop_pct):
+    resized = create_transform(size, crop_pct=crop_pct).transforms[0]
+    assert EvalTransform(Decoder("pil"), size, crop_pct).short_side == resized.size == math.floor(size / crop_pct)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -125,14 +134,15 @@ def test_auto_prefers_turbo():
 
 
 def test_auto_takes_what_is_installed(monkeypatch):
-    monkeypatch.setattr(decode, "library", lambda: None)
+    monkeypatch.setattr(turbo, "library", lambda: None)
     assert choose("auto").name == "simplejpeg"
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     assert choose("auto").name == "pil"
+    assert np.array_equal(choose("auto")(jpeg()), read_by_pil(jpeg()))
 
 
 def test_missing_decoder_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(decode, "library", lambda: None)
+    monkeypatch.setattr(turbo, "library", lambda: None)
     with pytest.raises(ValueError, match=r"data\.decoder=turbo needs libjpeg-turbo 3 or later .*install"):
         choose("turbo")
     monkeypatch.setitem(sys.modules, "simplejpeg", None)

@@ -73,24 +73,23 @@ def test_sampling_factors_of_one_component_are_ignored(factors):
 
 @needs_turbo
 @pytest.mark.parametrize("kept", [20, 100, 200, 400, 600, 2000])
-def test_damaged_image_leaves_no_trace(kept):
-    """An error within a header persists in a libjpeg-turbo decompressor, which would fail on all later images."""
-    decoder, data = turbo.Turbo(), jpeg()
-    whole = decoder.decode(data, None, 16)
+def test_damaged_image_is_an_error_in_words(kept):
     for box in (None, (4, 4, 30, 20)):
         with pytest.raises(ValueError, match=r"[a-z]{4}"):
-            decoder.decode(data[:kept], box, 16)
-        assert np.array_equal(decoder.decode(data, None, 16), whole)
+            turbo.decode(jpeg()[:kept], box, 16)
 
 
 @needs_turbo
-def test_crop_leaves_no_trace():
-    decoder, data = turbo.Turbo(), jpeg(90, 70)
-    whole = decoder.decode(data, None, 16)
-    decoder.decode(data, (20, 20, 9, 9), 16)
-    assert np.array_equal(decoder.decode(data, None, 16), whole)
-    decoder.decode(jpeg(200, 200), (150, 150, 40, 40), 16)
-    assert np.array_equal(decoder.decode(data, None, 16), whole)
+def test_image_without_tables_is_not_decoded_with_those_of_the_one_before():
+    data, tables = jpeg(), b""
+    start = data.index(b"\xff\xdb")
+    length = 2 + int.from_bytes(data[start + 2 : start + 4])
+    tables, data = data[start : start + length], data[:start] + data[start + length :]
+    assert tables[:2] == b"\xff\xdb"
+    turbo.decode(jpeg(), None, 16)
+    for box in (None, (4, 4, 30, 20)):
+        with pytest.raises(ValueError, match="Quantization table"):
+            turbo.decode(data, box, 16)
 
 
 @needs_turbo
@@ -118,8 +117,6 @@ def test_missing_or_invalid_library(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
     assert turbo.library() is None
-    with pytest.raises(OSError, match="libjpeg-turbo 3 or later was not found"):
-        turbo.Turbo()
 
 
 @pytest.mark.usefixtures("uncached_library")

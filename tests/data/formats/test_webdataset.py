@@ -21,12 +21,13 @@ def _scanned(path):
     ]
 
 
-words = st.text(st.characters(categories=["L", "N"], exclude_characters="./"), min_size=1, max_size=120)
+words = st.text(st.characters(categories=["L", "N"], exclude_characters="/"), min_size=1, max_size=120)
+keys = st.one_of(words, st.tuples(words, st.sampled_from([".5", ".v1", ".jpg", "..x"])).map("".join))
 
 
 @settings(max_examples=30, deadline=None)
 @given(
-    keys=st.lists(words, min_size=1, max_size=8, unique=True),
+    keys=st.lists(keys, min_size=1, max_size=8, unique=True),
     contents=st.lists(st.binary(max_size=2000), min_size=8, max_size=8),
     labels=st.lists(st.integers(0, 999_999), min_size=8, max_size=8),
     kinds=st.lists(st.tuples(st.sampled_from(sorted(IMAGES)), st.booleans(), st.booleans()), min_size=8, max_size=8),
@@ -46,6 +47,23 @@ def test_index_matches_tarfile(tmp_path_factory, keys, contents, labels, kinds, 
         images = [m for m in tar.getmembers() if m.name.rpartition(".")[2].lower() in IMAGES]
         extracted = [tar.extractfile(member).read() for member in images]
     assert _scanned(path) == list(zip(extracted, labels, strict=False))
+
+
+def test_keys_may_contain_dots(tmp_path):
+    members = [
+        *sample("frame_0.5", 1),
+        *sample("frame_0.25", 2),
+        ("frame_0.5.seg.png", b"x"),
+        ("frame_0.5.x.cls", b"9"),
+    ]
+    members += [*sample("d.e/a", 3), *sample("d.e/a.1", 4), ("d.e/a.1.json", b"{}"), ("d.e/a.2.png", b"a part of a")]
+    path = write_tar(tmp_path / "x.tar", members)
+    assert _scanned(path) == [(jpeg(label), label) for label in (1, 2, 3, 4)]
+
+
+def test_label_may_have_a_byte_order_mark(tmp_path):
+    path = write_tar(tmp_path / "x.tar", [("a.jpg", b"x"), ("a.cls", b"\xef\xbb\xbf7\r\n")])
+    assert [label for _, label in _scanned(path)] == [7]
 
 
 def test_cls_takes_precedence_over_json(tmp_path):
@@ -84,6 +102,8 @@ def _special(name, kind, target=""):
         (sample("a", 1), "a.jpg: a duplicate name"),
         ([("a.png", b"x")], "a.png: a second image with the same key"),
         ([("b.jpg", b"x")], "b: an image without a label"),
+        ([("b.1.jpg", b"x")], "b.1: an image without a label"),
+        ([("b.left.jpg", b"x"), ("b.cls", b"1")], "b.left: an image without a label"),
         ([("b.cls", b"1")], "b: a label without an image"),
         ([("b.jpg", b"x"), ("b.cls", b"-1")], "b.cls: '-1' is not a label"),
         ([("b.jpg", b"x"), ("b.cls", b"one")], "b.cls: 'one' is not a label"),

@@ -2,6 +2,7 @@ import shutil
 
 import pytest
 
+from fvit.data.images import DataError
 from fvit.data.sources import load
 from tests.data.sources.conftest import GREY, contents, found, write
 
@@ -90,3 +91,32 @@ def test_classes_only_in_val_are_named(tree):
         (root / "val" / f"a{index}").mkdir()
     with pytest.raises(ValueError, match=r"has 9 classes that train does not have: a0, a1, a2, a3, a4, …\."):
         load("folder", root=root)
+
+
+def test_class_without_images_is_refused(tree):
+    root = tree()
+    for name in ("cat", "dog", "bee2"):
+        (root / "train" / name).mkdir()
+    (root / "train" / "dog" / "notes.txt").write_text("no image")
+    (root / "train" / "cat" / "1.jpg").symlink_to("/gone")
+    match = r"train has folders without images: bee2, cat, dog\. Add images of these classes, or remove them"
+    with pytest.raises(DataError, match=match):
+        load("folder", root=root)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_dead_link_among_the_classes_is_refused(tree, split):
+    root = tree()
+    (root / split / "dog").symlink_to("/gone")
+    with pytest.raises(DataError, match=rf"{split}/dog is a link to /gone, which cannot be found: repair or remove it"):
+        load("folder", root=root)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_remains_of_an_archive_are_no_class(tree, split):
+    root = tree()
+    write(root / split / "__MACOSX" / "one.jpg", 0)
+    (root / split / "self").symlink_to(".")
+    source = load("folder", root=root)
+    assert source.classes == ["ant", "bee", "cow"]
+    assert (len(source.train), len(source.val)) == (3, 3)

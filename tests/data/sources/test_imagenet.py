@@ -95,6 +95,15 @@ def test_ground_truth_in_the_devkit(tree):
     assert found(source.val, CLASSES) == [("bee", GREY["bee"])]
 
 
+def test_flat_validation_beside_remains_of_an_archive(tree):
+    root = tree(val=())
+    write(root / "val" / "one.png", GREY["bee"])
+    write(root / "val" / "__MACOSX" / "one.png", 0)
+    (root / "val" / "two.jpg").symlink_to("/gone")
+    (root / "val.txt").write_text("one.png 1")
+    assert found(load("imagenet", root=str(root)).val, CLASSES) == [("bee", GREY["bee"])]
+
+
 def test_val_is_both_flat_and_a_tree(tree):
     root = tree()
     write(root / "val" / "ILSVRC2012_val_00000001.JPEG", 1)
@@ -204,6 +213,32 @@ def synsets():
     return [SYNSETS[label] for label in LABELS]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_list_may_have_a_byte_order_mark(tmp_path, encoding):
+    for write_list, argument, name in (
+        (write_text, LABELS, "val.txt"),
+        (write_kaggle, synsets(), "LOC_val_solution.csv"),
+        (write_devkit, [IDS[synset] for synset in synsets()], "ILSVRC2012_validation_ground_truth.txt"),
+    ):
+        write_list(tmp_path, argument)
+        path = tmp_path / name
+        path.write_text(path.read_text(), encoding=encoding)
+        assert ground_truth([tmp_path], NAMES, SYNSETS).tolist() == LABELS
+        path.unlink()
+
+
+def test_names_with_dots_need_no_extension_in_a_list(tmp_path):
+    (tmp_path / "val.txt").write_text("a.b 1\na.c.JPG 0\n")
+    assert ground_truth([tmp_path], ["a.b.jpg", "a.c.JPG"], SYNSETS).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("names", [["a.jpg", "a.png"], ["a.JPG", "a.jpg"]])
+def test_images_that_would_share_a_label_are_refused(tmp_path, names):
+    (tmp_path / "val.txt").write_text(f"{names[0]} 0\n{names[1]} 1\n")
+    with pytest.raises(DataError, match=rf"{names[0]} and {names[1]} would have one label: .*val\.txt names images by"):
+        ground_truth([tmp_path], names, SYNSETS)
+
+
 @pytest.mark.parametrize("form", ["label", "synset", "folder and synset", "no suffix"])
 def test_val_txt(tmp_path, form):
     write_text(tmp_path, LABELS if form == "label" else synsets())
@@ -267,6 +302,10 @@ LINES = "".join(f"{name} {label}\n" for name, label in zip(NAMES, LABELS, strict
         (lambda folder: write_devkit(folder, [1, 2, 3, 4, 1]), "'n00001740' is not a class of train"),
         (lambda folder: write_devkit(folder, [1, 2, 3, 1001, 1]), r"the ID 1001 is not in .*meta\.mat"),
         (write_lines("ILSVRC2012_validation_ground_truth.txt", "1\n2\n3\n1\n1\n"), r"need the devkit's meta\.mat"),
+        (
+            lambda folder: (folder / "val.txt").write_bytes(b"caf\xe9.jpg 1"),
+            r"val\.txt is not a text in UTF-8 .* at byte 3",
+        ),
         (write_lines("val.txt", "65\n970\n"), r"val\.txt, line 1: '65' is not a file name and a label"),
         (write_lines("LOC_val_solution.csv", "file,class\na,b\n"), r"PredictionString, but has \['file', 'class'\]"),
     ],

@@ -220,3 +220,30 @@ def test_augment_none_trains_on_the_pixels_of_evaluation(compose_config, size):
     data = ImageDataModule("fake", img_size=32, batch_size=4, augment={"transform": options})
     found = data.train_dataloader().dataset.transform(photo(*size), random.Random(0))
     assert torch.equal(found, EvalTransform(Decoder("pil"), 32, 1.0)(photo(*size)))
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["rnd-m9", "rand-m9-mstd0.5-inc", "rand-x9", "rand-m9.5", "rand-m9-tnone", "randm9", "augmix-q3", "v1", "3a-m9"],
+)
+def test_unknown_policy_is_refused(policy):
+    with pytest.raises(
+        ValueError, match=rf"auto_augment={policy} is not a policy of timm, such as rand-m9-mstd0\.5-inc1"
+    ):
+        train_transform(auto_augment=policy)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "rand",
+        "rand-m9-n3-mstd101-mmax12-p0.3",
+        "rand-tweights-inc0",
+        "augmix-m5-w4-d2-b1",
+        "originalr-mstd1",
+        "v0",
+        "3a",
+    ],
+)
+def test_policies_of_timm(policy):
+    assert train_transform(auto_augment=policy).augmentations

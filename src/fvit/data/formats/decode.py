@@ -1,14 +1,14 @@
 """Decoding images, with the fastest decoder that the image and the installed libraries allow."""
 
-import io
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from fvit.data.formats.turbo import Turbo, library
+from fvit.data.formats import pillow, turbo
 from fvit.data.images import BadImage
 
 Box = tuple[int, int, int, int]
@@ -20,52 +20,76 @@ NAMES = ("auto", "turbo", "simplejpeg", "pil")
 _TURBO_FRAMES = (0xC0, 0xC1, 0xC2)
 # PIL rejects headers that claim more than 1.8e8 pixels before it allocates memory for them.
 _TURBO_PIXELS = 1e8
-# The formats of torchvision's ImageFolder. PIL knows more, and runs external programs for some of them.
-_PIL_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+# libjpeg's warnings of missing and corrupt pixels. It also warns of an unknown JFIF revision and of bytes between the
+# last pixel and the end marker. A restart marker follows such bytes if the one before it is missing.
+_DAMAGE = re.compile(r"bad Huffman code|premature end of data segment|instead of RST|before marker 0xd[0-7]")
+_JFIF_REVISION = re.compile(rb"(?<=JFIF\0)..", re.DOTALL)
 _STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))
 
 
 class Decoder:
-    """Decodes an image, or a crop of it. Any damage that the decoder notices is an error.
+    """Decodes an image, or a crop of it; damage that libjpeg or PIL notice is an error.
 
     ``turbo`` (libjpeg-turbo ≥ 3) decodes only the crop, ``simplejpeg`` and ``pil`` the full image. The first two are
     for JPEGs with one or three components; all else (CMYK, arithmetic coding, a PNG called .JPEG, …) goes to PIL. EXIF
     orientation is ignored, as in torchvision's ImageFolder.
+
+    All accept the same files, except that damage below a crop escapes ``turbo``. As PIL ignores libjpeg's warnings,
+    ``pil`` has simplejpeg decode a JPEG as well, if it is installed.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._turbo = Turbo() if name == "turbo" else None
+        self._notices_damage = name == "turbo" or find_spec("simplejpeg") is not None
 
     def __call__(self, data: bytes | np.ndarray, choose: Callable[[int, int], Box] | None = None) -> np.ndarray:
         """Pixels uint8 [height, width, 3] of an encoded image, or of pixels uint8 [H, W] or [H, W, 3].
 
-        `choose` maps the image's width and height to the crop.
+        `choose` maps the image's width and height to the crop, and is called once.
         """
         if isinstance(data, np.ndarray):
             return _crop(data if data.ndim == 3 else np.repeat(data[..., None], 3, axis=2), choose)
-        frame = read_frame(data) if self.name != "pil" else None
-        if frame is None or not frame.suits_turbo:
-            return _crop(_decode_with_pil(data), choose)
-        try:
-            if self._turbo is None:
-                from simplejpeg import decode_jpeg
+        frame = read_frame(data)
+        if frame is None or not (frame.suits_turbo and self._notices_damage):
+            return _crop(pillow.decode(data), choose)
+        # A crop decode ignores what is below the crop, so a file without an end marker is decoded in full.
+        if self.name == "turbo" and choose is not None and data.rfind(b"\xff\xd9", -64) >= 0:
+            box = choose(frame.width, frame.height)
+            try:
+                return turbo.decode(data, box, frame.mcu_width)
+            except ValueError:  # a full decode tells whether it matters
+                return _crop(self._decode(data, frame), lambda *_: box)
+        return _crop(self._decode(data, frame), choose)
 
-                return _crop(decode_jpeg(data, strict=True), choose)
-            # A crop decode ignores what is below the crop, so a file without an end marker is decoded in full.
-            complete = data.rfind(b"\xff\xd9", -64) >= 0
-            if choose is None or not complete:
-                return _crop(self._turbo.decode(data, None, frame.mcu_width), choose)
-            return self._turbo.decode(data, choose(frame.width, frame.height), frame.mcu_width)
+    def _decode(self, data: bytes, frame: "Frame") -> np.ndarray:
+        """A JPEG that libjpeg decodes without a warning or, unless the warning is of damage, PIL without an error."""
+        try:
+            pixels = self._decode_strictly(data, frame)
         except ValueError as error:
-            raise BadImage(str(error)) from None
+            if "JFIF revision" in str(error) and (usual := _JFIF_REVISION.sub(b"\1\1", data)) != data:
+                return self._decode(usual, frame)
+            if _DAMAGE.search(str(error)):
+                raise BadImage(str(error)) from None
+            return pillow.decode(data)
+        if self.name == "pil":
+            with suppress(BadImage):  # because of a header that is of no importance to libjpeg
+                return pillow.decode(data)
+        return pixels
+
+    def _decode_strictly(self, data: bytes, frame: "Frame") -> np.ndarray:
+        """Raises libjpeg's first warning as a ValueError."""
+        if self.name == "turbo":
+            return turbo.decode(data, None, frame.mcu_width)
+        from simplejpeg import decode_jpeg
+
+        return decode_jpeg(data, strict=True)
 
 
 def choose(name: str = "auto") -> Decoder:
     """The decoder called `name`; ``auto`` is the first of turbo, simplejpeg and pil that is installed."""
     if name not in NAMES:
         raise ValueError(f"data.decoder={name} must be one of {', '.join(NAMES)}")
-    has_turbo, has_simplejpeg = library() is not None, find_spec("simplejpeg") is not None
+    has_turbo, has_simplejpeg = turbo.library() is not None, find_spec("simplejpeg") is not None
     if name == "turbo" and not has_turbo:
         raise ValueError(
             "data.decoder=turbo needs libjpeg-turbo 3 or later (conda install libjpeg-turbo, "
@@ -125,14 +149,3 @@ def _crop(pixels: np.ndarray, choose: Callable[[int, int], Box] | None) -> np.nd
         return pixels
     x, y, width, height = choose(pixels.shape[1], pixels.shape[0])
     return pixels[y : y + height, x : x + width]
-
-
-def _decode_with_pil(data: bytes) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(data), formats=_PIL_FORMATS) as image:
-            return np.asarray(image.convert("RGB"))
-    except MemoryError:
-        raise
-    except Exception as error:  # PIL's plugins raise whatever their parsers raise
-        reason = str(error).split(" <_io.BytesIO", maxsplit=1)[0]  # without the address of the buffer
-        raise BadImage(reason or type(error).__name__) from None

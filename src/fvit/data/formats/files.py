@@ -10,6 +10,10 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from fvit.data.faults import deadline
 from fvit.data.images import BadImage, DataError, Images
+from fvit.data.listing import entries, leads_back, report, walk
+
+EXTENSIONS = (*IMG_EXTENSIONS, ".avif")
+"""In lower case."""
 
 # Listing one of ImageNet's folders takes 2 ms of computing locally, but 50 ms of waiting on a network file system.
 _THREADS = 16
@@ -57,38 +61,45 @@ def list_tree(root: Path, classes: Sequence[str]) -> FileImages:
 
     They have the order of torchvision's ImageFolder. Hidden files and files without an image extension are skipped.
     """
-    present = {entry.name for entry in os.scandir(root) if entry.is_dir()}
+    present = set(class_folders(root))
     labels = [label for label, name in enumerate(classes) if name in present]
+    broken: list[str] = []
     with ThreadPoolExecutor(_THREADS) as threads:
-        listed = threads.map(lambda label: list_images(root, classes[label], label), labels)
+        listed = threads.map(lambda label: list_images(root, broken, classes[label], label), labels)
         images = FileImages(root, (folder for folders in listed for folder in folders))
+    report(sorted(broken))
     if not len(images):
         raise FileNotFoundError(f"{root} contains no images; it needs CLASS/*.jpg (or .png, .webp, …)")
     return images
 
 
-def list_images(root: Path, folder: str = "", label: int = 0) -> list[tuple[str, list[str], int]]:
-    """`folder`, relative to `root`, and its subfolders, sorted by name."""
-    listed = []
-    for path, folders, files in os.walk(os.path.join(root, folder), followlinks=True, onerror=_raise):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        names = sorted(name for name in files if is_image(name))
-        if names:
-            listed.append((os.path.relpath(path, root).removeprefix("."), names, label))
-    return sorted(listed)
+def list_images(
+    root: Path, broken: list[str], folder: str = "", label: int = 0, depth: int | None = None
+) -> list[tuple[str, list[str], int]]:
+    """`folder`, relative to `root`, and its subfolders, sorted by name; for `broken` and `depth` see `walk`."""
+    return sorted((path, names, label) for path, names in walk(str(root), is_image, broken, folder, depth) if names)
+
+
+def class_folders(split: Path) -> list[str]:
+    """The sorted names of the folders in a split.
+
+    Raises:
+        DataError: a link leads nowhere, which may have been one to a class.
+    """
+    folders, _, dead = entries(str(split))
+    if lost := next((why for name, why in dead.items() if not is_image(name)), None):
+        raise DataError(f"{lost}: repair or remove it")
+    return [name for name in folders if not leads_back(str(split), name)]
 
 
 def image_names(folder: Path) -> list[str]:
     """The names of the images in `folder`, without subfolders, sorted."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if is_image(entry.name) and entry.is_file())
+    broken: list[str] = []
+    [(_, names)] = walk(str(folder), is_image, broken, depth=1)
+    report(broken)
+    return names
 
 
 def is_image(name: str) -> bool:
     """Whether a file name has an image extension and is not hidden."""
-    return not name.startswith(".") and name.lower().endswith(IMG_EXTENSIONS)
-
-
-def _raise(error: OSError) -> None:
-    # By default os.walk skips folders that it cannot list.
-    raise error
+    return not name.startswith(".") and name.lower().endswith(EXTENSIONS)

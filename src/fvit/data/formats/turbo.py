@@ -53,56 +53,47 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
-class Turbo:
-    """A decompressor. It keeps state between calls, so each thread needs its own."""
+def decode(data: bytes, box: tuple[int, int, int, int] | None, mcu_width: int) -> np.ndarray:
+    """Pixels uint8 [height, width, 3] of a crop of a JPEG, bit-identical to those of a full decode.
 
-    def __init__(self) -> None:
-        found = library()
-        if found is None:
-            raise OSError("libjpeg-turbo 3 or later was not found")
-        self._library = found
-        self._open()
+    Args:
+        data: a JPEG with one or three components of 8 bits.
+        box: x, y, width, height in pixels; None for the full image.
+        mcu_width: width of the file's minimum coded unit in pixels, the grid on which a decode can start.
 
-    def __reduce__(self) -> tuple:
-        return Turbo, ()
+    Raises:
+        ValueError: the library's first error or warning.
+    """
+    tj = library()
+    # A decompressor takes 2 µs to create. It would keep an image's tables, and decode with them one that lacks its own.
+    handle = tj.tj3Init(_DECOMPRESS)
+    try:
+        tj.tj3Set(handle, _STOP_ON_WARNING, 1)
+        return _decode(tj, handle, data, box, mcu_width)
+    finally:
+        tj.tj3Destroy(handle)
 
-    def decode(self, data: bytes, box: tuple[int, int, int, int] | None, mcu_width: int) -> np.ndarray:
-        """Pixels uint8 [height, width, 3] of a crop of a JPEG, bit-identical to those of a full decode.
 
-        Args:
-            data: a JPEG with one or three components of 8 bits.
-            box: x, y, width, height in pixels; None for the full image.
-            mcu_width: width of the file's minimum coded unit in pixels, the grid on which a decode can start.
-        """
-        tj, handle = self._library, self._handle
-        if tj.tj3DecompressHeader(handle, data, len(data)):
-            raise self._failure()
-        width, height = tj.tj3Get(handle, _WIDTH), tj.tj3Get(handle, _HEIGHT)
-        left, top, right, bottom = 0, 0, width, height
-        # The library cannot crop files whose subsampling it has no name for.
-        if box is not None and tj.tj3Get(handle, _SUBSAMPLING) >= 0:
-            # Chroma is interpolated between neighbours, so the crop needs a margin to be exact.
-            x, y, box_width, box_height = box
-            left = max(0, (x // mcu_width - 1) * mcu_width)
-            right = min(width, x + box_width + mcu_width)
-            top, bottom = max(0, y - 2), min(height, y + box_height + 2)
-        if tj.tj3SetCroppingRegion(handle, _Region(left, top, right - left, bottom - top)):
-            raise self._failure()
-        pixels = np.empty((bottom - top, right - left, 3), dtype=np.uint8)
-        if tj.tj3Decompress8(handle, data, len(data), pixels.ctypes.data, pixels.strides[0], _RGB):
-            raise self._failure()
-        if box is None:
-            return pixels
-        return pixels[y - top : y - top + box_height, x - left : x - left + box_width]
+def _decode(
+    tj: ctypes.CDLL, handle: int, data: bytes, box: tuple[int, int, int, int] | None, mcu_width: int
+) -> np.ndarray:
+    def check(failed: int) -> None:
+        if failed:
+            raise ValueError(tj.tj3GetErrorStr(handle).decode(errors="replace"))
 
-    def _open(self) -> None:
-        self._handle = self._library.tj3Init(_DECOMPRESS)
-        # Warnings are about damage, such as missing bytes and invalid Huffman codes.
-        self._library.tj3Set(self._handle, _STOP_ON_WARNING, 1)
-
-    def _failure(self) -> ValueError:
-        """The last error; replaces the decompressor, in which an error within a header would persist."""
-        reason = self._library.tj3GetErrorStr(self._handle).decode(errors="replace")
-        self._library.tj3Destroy(self._handle)
-        self._open()
-        return ValueError(reason)
+    check(tj.tj3DecompressHeader(handle, data, len(data)))
+    width, height = tj.tj3Get(handle, _WIDTH), tj.tj3Get(handle, _HEIGHT)
+    left, top, right, bottom = 0, 0, width, height
+    # The library cannot crop files whose subsampling it has no name for.
+    if box is not None and tj.tj3Get(handle, _SUBSAMPLING) >= 0:
+        # Chroma is interpolated between neighbours, so the crop needs a margin to be exact.
+        x, y, box_width, box_height = box
+        left = max(0, (x // mcu_width - 1) * mcu_width)
+        right = min(width, x + box_width + mcu_width)
+        top, bottom = max(0, y - 2), min(height, y + box_height + 2)
+    check(tj.tj3SetCroppingRegion(handle, _Region(left, top, right - left, bottom - top)))
+    pixels = np.empty((bottom - top, right - left, 3), dtype=np.uint8)
+    check(tj.tj3Decompress8(handle, data, len(data), pixels.ctypes.data, pixels.strides[0], _RGB))
+    if box is None:
+        return pixels
+    return pixels[y - top : y - top + box_height, x - left : x - left + box_width]

@@ -1,5 +1,6 @@
 """The index of a WebDataset shard, with members KEY.jpg and either KEY.cls or KEY.json with a label."""
 
+import codecs
 import json
 import os
 import re
@@ -14,14 +15,14 @@ from fvit.data.images import DataError
 ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4"), ("label", "<i4"), ("crc", "<u4")])
 """One image: first byte and length of its data in the shard, label, CRC-32 (0 if unknown)."""
 
-IMAGES = frozenset(("jpg", "jpeg", "png", "webp", "bmp", "gif", "ppm", "tif", "tiff"))
+IMAGES = frozenset(("jpg", "jpeg", "png", "webp", "avif", "bmp", "gif", "pgm", "ppm", "tif", "tiff"))
 """Extensions of image members, in lower case."""
 
 _ARCHIVES = frozenset(("gz", "tgz", "bz2", "xz", "zst", "lz4", "zip", "tar"))
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 
-# The key ends at the first dot of the base name; hidden files have no key.
-_KEY = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<extension>[^/]+)")
+# A key may contain dots; hidden files have none.
+_KEY = re.compile(r"(?P<key>(?:.*/)?[^./][^/]*)\.(?P<extension>[^./]+)")
 
 # Larger labels are a mistake, for which arrays by class would take too much memory.
 _MAX_CLASSES = 1_000_000
@@ -47,11 +48,14 @@ def scan(path: Path, name: str) -> dict[str, np.ndarray]:
         file.seek(0)
         images, labels, sidecars = _walk(file, name)
         for key in images.keys() - labels.keys():
-            if key not in sidecars:
+            if key in sidecars:
+                labels[key] = _label_from_json(file.fileno(), sidecars[key], name, f"{key}.json")
+            elif not _is_part(key, images):
                 _reject(name, key, "an image without a label: add KEY.cls, or KEY.json with 'label'")
-            labels[key] = _label_from_json(file.fileno(), sidecars[key], name, f"{key}.json")
     for key in labels.keys() - images.keys():
-        _reject(name, key, f"a label without an image ({', '.join(sorted(IMAGES))})")
+        if not _is_part(key, images):
+            _reject(name, key, f"a label without an image ({', '.join(sorted(IMAGES))})")
+    images = {key: span for key, span in images.items() if key in labels}
     if not images:
         raise DataError(f"{name} contains no images ({', '.join(sorted(IMAGES))})")
     rows = [(offset, size, labels[key], 0) for key, (offset, size) in images.items()]
@@ -81,10 +85,10 @@ def _walk(file: BinaryIO, name: str) -> tuple[dict[str, _Span], dict[str, int], 
                     images[key] = span
                 elif extension == "cls":
                     text = os.pread(descriptor, min(span.size, _MAX_LABEL_BYTES), span.offset)
-                    labels[key] = _label(text.decode("latin-1"), name, last)
+                    labels[key] = _label(text.removeprefix(codecs.BOM_UTF8).decode("latin-1"), name, last)
                 elif extension == "json":
                     sidecars[key] = span
-                elif extension.rpartition(".")[2] in _ARCHIVES:
+                elif extension in _ARCHIVES:
                     _reject(name, last, "a compressed file or an archive within the archive: unpack it")
             end = tar.offset
     except DataError:
@@ -93,6 +97,13 @@ def _walk(file: BinaryIO, name: str) -> tuple[dict[str, _Span], dict[str, int], 
         raise DataError(f"{name} is truncated or damaged after {last} ({error}): fetch it again") from None
     _check_end(descriptor, end, length, name, last)
     return images, labels, sidecars
+
+
+def _is_part(key: str, images: dict[str, _Span]) -> bool:
+    """Whether a key without image or label belongs to an image with a shorter key, as that of KEY.seg.png does."""
+    folder, base = os.path.split(key)
+    parts = base.split(".")
+    return any(os.path.join(folder, ".".join(parts[:count])) in images for count in range(1, len(parts)))
 
 
 def _check_member(member: tarfile.TarInfo, seen: set[str], length: int, name: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image
 
+from fvit.data.formats import pillow
 from fvit.data.formats.decode import Decoder
 from fvit.data.images import BadImage, DataError, Images
 from fvit.data.sampler import shards_in_order
@@ -123,7 +124,7 @@ def _extension(data: bytes) -> str:
     """From the content, because ImageNet has a PNG called .JPEG."""
     if data.startswith(b"\xff\xd8"):
         return "jpg"
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=pillow.FORMATS) as image:
         return str(image.format).lower()
 
 

@@ -1,6 +1,7 @@
 """Images that need no files: handwritten digits, and noise."""
 
 import numpy as np
+from pydantic import PositiveInt
 
 from fvit.data.images import Images, Pixels
 from fvit.data.sources.base import Source
@@ -18,7 +19,7 @@ def digits() -> Source:
     return Source(train, val, classes=[str(digit) for digit in range(10)])
 
 
-def fake(num_images: int = 256, num_classes: int = 10, image_size: int = 64) -> Source:
+def fake(num_images: PositiveInt = 256, num_classes: PositiveInt = 10, image_size: PositiveInt = 64) -> Source:
     """Noise of `image_size` pixels as a function of the index, with a quarter as many images for validation."""
     train = _Noise(0, num_images, num_classes, image_size)
     val = _Noise(1, max(1, num_images // 4), num_classes, image_size)

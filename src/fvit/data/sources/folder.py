@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
-from fvit.data.formats.files import list_tree
+import numpy as np
+
+from fvit.data.formats.files import FileImages, class_folders, list_tree
+from fvit.data.images import DataError
+from fvit.data.listing import some
 from fvit.data.sources.base import Source, existing_folder
 
 
@@ -19,13 +23,21 @@ def folder(root: str | Path | None = None) -> Source:
 
 def tree(train: Path, val: Path) -> Source:
     """The source of two existing folders with a subfolder per class, of which val may lack some."""
-    classes = class_folders(train)
+    images, classes = training_tree(train)
     if unknown := sorted(set(class_folders(val)) - set(classes)):
-        shown = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
-        raise ValueError(f"{val} has {len(unknown)} classes that train does not have: {shown}. Remove or add them")
-    return Source(list_tree(train, classes), list_tree(val, classes), classes)
+        raise ValueError(
+            f"{val} has {len(unknown)} classes that train does not have: {some(unknown)}. Remove or add them"
+        )
+    return Source(images, list_tree(val, classes), classes)
 
 
-def class_folders(split: Path) -> list[str]:
-    """The names of the folders in a split, sorted."""
-    return sorted(entry.name for entry in split.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def training_tree(train: Path) -> tuple[FileImages, list[str]]:
+    """The images of a folder with a subfolder per class, and the classes, none of which may be empty."""
+    classes = class_folders(train)
+    images = list_tree(train, classes)
+    counts = np.bincount(images.labels, minlength=len(classes))
+    if empty := [name for name, count in zip(classes, counts, strict=True) if not count]:
+        raise DataError(
+            f"{train} has folders without images: {some(empty)}. Add images of these classes, or remove them"
+        )
+    return images, classes

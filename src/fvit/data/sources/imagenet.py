@@ -1,22 +1,25 @@
 """ImageNet, in any format in which it is distributed."""
 
+import codecs
 import csv
 import itertools
 import os
 import re
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
+from pydantic import PositiveFloat
 
 from fvit.data.formats import manifest
-from fvit.data.formats.files import FileImages, image_names, list_tree
+from fvit.data.formats.files import EXTENSIONS, FileImages, class_folders, image_names
 from fvit.data.formats.parquet import open_parquet
 from fvit.data.formats.tar import open_tars
 from fvit.data.images import DataError
+from fvit.data.listing import some
 from fvit.data.sources.base import Source, existing_folder
-from fvit.data.sources.folder import class_folders, tree
+from fvit.data.sources.folder import training_tree, tree
 from fvit.data.storage import open_storage
 from fvit.data.storage.base import LocalStorage, Storage
 from fvit.data.storage.cache import cache_dir as default_cache_dir
@@ -32,7 +35,7 @@ _IDS = "ILSVRC2012_validation_ground_truth.txt"
 _ARCHIVE = re.compile(r"(?:^|/)(?:ILSVRC2012_\w+|n\d{8})\.tar$")
 
 
-def imagenet(root: str | None = None, cache_dir: str | None = None, cache_gib: float = 200.0) -> Source:
+def imagenet(root: str | None = None, cache_dir: str | None = None, cache_gib: PositiveFloat = 200.0) -> Source:
     """ImageNet, or another dataset in one of its formats, which is detected:
 
     * An ImageFolder tree, or ILSVRC's layout, in which val may be a flat folder with a list of labels.
@@ -66,17 +69,14 @@ def _open_folders(root: Path) -> Source | None:
         return tree(train, val)
     if _has_folders(val):
         raise DataError(f"{val} contains both folders and images ({names[0]}, …): move one of them away")
-    classes = class_folders(train)
+    images, classes = training_tree(train)
     parents = [val, *(folder for folder in val.parents if folder == root or root in folder.parents)]
     labels = ground_truth([folder for parent in parents for folder in (parent, parent / _DEVKIT)], names, classes)
-    return Source(list_tree(train, classes), FileImages(val, [("", names, labels)]), classes)
+    return Source(images, FileImages(val, [("", names, labels)]), classes)
 
 
 def _has_folders(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    with os.scandir(folder) as entries:
-        return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
+    return folder.is_dir() and bool(class_folders(folder))
 
 
 def _open_shards(storage: Storage, cache: Path) -> Source:
@@ -86,21 +86,17 @@ def _open_shards(storage: Storage, cache: Path) -> Source:
         return Source(*open_tars(storage, cache))
     if archives := [name for name in tars if _ARCHIVE.search(name)]:
         raise DataError(
-            f"{storage.root} contains ILSVRC's archives ({_some(archives)}): unpack the images of each class into "
+            f"{storage.root} contains ILSVRC's archives ({some(archives)}): unpack the images of each class into "
             "train/CLASS, those of validation into val, and the devkit next to them"
         )
     if tars and parquets:
-        raise DataError(f"{storage.root} contains both {_some(tars)} and {_some(parquets)}: choose the folder of one")
+        raise DataError(f"{storage.root} contains both {some(tars)} and {some(parquets)}: choose the folder of one")
     if tars:
         return Source(*open_tars(storage, cache))
     if parquets:
         return Source(*open_parquet(storage, cache))
     found = os.listdir(storage.path) if isinstance(storage, LocalStorage) else [f.name for f in storage.files([""])]
-    raise DataError(f"{storage.root} must contain {_FORMATS}, but contains {_some(sorted(found)) or 'nothing'}")
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+    raise DataError(f"{storage.root} must contain {_FORMATS}, but contains {some(sorted(found)) or 'nothing'}")
 
 
 def ground_truth(folders: Sequence[Path], names: Sequence[str], classes: Sequence[str]) -> np.ndarray:
@@ -123,8 +119,20 @@ def ground_truth(folders: Sequence[Path], names: Sequence[str], classes: Sequenc
     )
 
 
+def _text(path: Path) -> str:
+    """The content of a list, with or without a byte-order mark; PowerShell writes UTF-16."""
+    content = path.read_bytes()
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not a text in UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
+        ) from None
+
+
 def _read_text(path: Path, names: Sequence[str]) -> list[tuple[str, str]]:
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.split() for line in _text(path).splitlines() if line.strip()]
     for number, line in enumerate(lines, 1):
         if len(line) != 2:
             raise DataError(f"{path}, line {number}: '{' '.join(line)}' is not a file name and a label")
@@ -132,15 +140,14 @@ def _read_text(path: Path, names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _read_kaggle(path: Path, names: Sequence[str]) -> list[tuple[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"ImageId", "PredictionString"} <= set(reader.fieldnames or ()):
-            raise DataError(f"{path} needs the columns ImageId and PredictionString, but has {reader.fieldnames}")
-        return [(row["ImageId"], (row["PredictionString"] or "").partition(" ")[0]) for row in reader]
+    reader = csv.DictReader(_text(path).splitlines())
+    if not {"ImageId", "PredictionString"} <= set(reader.fieldnames or ()):
+        raise DataError(f"{path} needs the columns ImageId and PredictionString, but has {reader.fieldnames}")
+    return [(row["ImageId"], (row["PredictionString"] or "").partition(" ")[0]) for row in reader]
 
 
 def _read_devkit(path: Path, names: Sequence[str]) -> list[tuple[str, str]]:
-    ids = path.read_text(encoding="utf-8").split()
+    ids = _text(path).split()
     if len(ids) != len(names):
         raise DataError(f"{path} has {len(ids):,} lines for {len(names):,} images")
     candidates = (path.parent / _META, path.parent / _DEVKIT / _META)
@@ -165,10 +172,16 @@ def _wordnet_ids(meta: Path) -> dict[str, str]:
 
 
 def _labels(path: Path, pairs: list[tuple[str, str]], names: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    stems: dict[str, str] = {}
+    for name in names:
+        if (other := stems.setdefault(_stem(name), name)) != name:
+            raise DataError(
+                f"{other} and {name} would have one label: {path} names images by what precedes the extension"
+            )
     if len(pairs) != len(names):
         raise DataError(f"{path} has {len(pairs):,} lines for {len(names):,} images")
-    by_stem = {Path(name).stem: label for name, label in pairs}  # some lists omit the extension
-    if missing := [name for name in names if Path(name).stem not in by_stem]:
+    by_stem = {_stem(name): label for name, label in pairs}
+    if missing := [name for name in names if _stem(name) not in by_stem]:
         raise DataError(f"{path} has no label for {missing[0]} and {len(missing) - 1:,} more images")
     labels = {str(label): label for label in range(len(classes))} | {name: i for i, name in enumerate(classes)}
     if unknown := next((label for label in by_stem.values() if label not in labels), None):
@@ -176,4 +189,10 @@ def _labels(path: Path, pairs: list[tuple[str, str]], names: Sequence[str], clas
             f"{path}: '{unknown}' is not a class of train; labels are the names of its folders, or their indices "
             f"0 … {len(classes) - 1} in sorted order"
         )
-    return np.array([labels[by_stem[Path(name).stem]] for name in names], dtype=np.int32)
+    return np.array([labels[by_stem[_stem(name)]] for name in names], dtype=np.int32)
+
+
+def _stem(name: str) -> str:
+    """The file name without an image extension, which some lists omit."""
+    path = PurePath(name)
+    return path.stem if path.suffix.lower() in EXTENSIONS else path.name

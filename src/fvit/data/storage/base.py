@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from fvit.data.images import DataError
+from fvit.data.listing import some, walk
 
 PARTIAL = ".partial"
 
@@ -63,15 +64,14 @@ class LocalStorage(Storage):
             raise DataError(f"{self.path} is not a folder")
 
     def files(self, suffixes: Sequence[str]) -> list[File]:
-        found = []
-        for folder, names, files in os.walk(self.path, followlinks=True):
-            names[:] = [name for name in names if not name.startswith(".")]
-            for name in files:
-                if name.endswith(tuple(suffixes)) and not name.startswith("."):
-                    path = Path(folder, name)
-                    status = path.stat()
-                    relative = path.relative_to(self.path).as_posix()
-                    found.append(File(relative, status.st_size, str(status.st_mtime_ns)))
+        found, broken = [], []
+        for folder, names in walk(str(self.path), lambda name: name.endswith(tuple(suffixes)), broken):
+            for name in names:
+                status = (self.path / folder / name).stat()
+                relative = PurePath(folder, name).as_posix()
+                found.append(File(relative, status.st_size, str(status.st_mtime_ns)))
+        if broken:
+            raise DataError(f"{some(broken, '; ')}: repair or remove it")
         return sorted(found, key=lambda file: file.name)
 
     def local(self, file: File) -> Path:

@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from collections.abc import Sequence
 from functools import partial
 
@@ -16,6 +17,13 @@ from torch import Tensor
 from fvit.data.formats.decode import Box, Decoder
 from fvit.data.seeding import global_generators
 from fvit.data.transforms import rand_augment
+
+# timm fails on some invalid policies, and ignores a part without a number or an unknown set of operations in others.
+_POLICY = re.compile(
+    r"rand(-(m|mmax|n)\d+|-(mstd|p)\d+(\.\d+)?|-inc[01]|-t(weights|3aw?))*"
+    r"|augmix(-(m|w|d)\d+|-(mstd|a)\d+(\.\d+)?|-b[01])*"
+    r"|(original|originalr|v0|v0r|3a)(-mstd\d+(\.\d+)?)?"
+)
 
 
 class TrainTransform:
@@ -46,6 +54,11 @@ class TrainTransform:
         self.scale, self.ratio, self.hflip = tuple(scale), tuple(ratio), hflip
         self.interpolation = interpolation
         rand_augment.install()
+        if auto_augment and not _POLICY.fullmatch(auto_augment):
+            raise ValueError(
+                f"data.augment.transform.auto_augment={auto_augment} is not a policy of timm, such as "
+                "rand-m9-mstd0.5-inc1, augmix-m5-w4-d2, original-mstd0.5, originalr, v0, v0r or 3a"
+            )
         # timm's stages: crop and flip, augmentations, conversion to a tensor.
         _, augmentations, _ = create_transform(
             img_size,
