@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from fvit.config.errors import RunError
 from fvit.launch import resume
 from fvit.launch.lock import held
-from fvit.launch.run_dir import write_metrics
+from fvit.launch.record import write_metrics
 from tests.training.fitting import FAKE, fit
 
 
@@ -136,13 +136,10 @@ def test_a_run_in_progress_is_not_resumed(runs, lock_elsewhere, compose_config):
 
 
 def test_without_a_checkpoint_last_starts_from_scratch(compose_config, tmp_path, capsys):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "wandb_id").write_text("old")
     assert resume.find_checkpoint(compose_config("ckpt_path=last"))["ckpt_path"] is None
     assert capsys.readouterr().out == (
         f"ckpt_path=last: there is no checkpoint in {tmp_path / 'run'}, training starts from scratch\n"
     )
-    assert not (tmp_path / "run" / "wandb_id").exists()
 
 
 def save_checkpoint(path):

@@ -6,13 +6,16 @@ import textwrap
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from fvit.launch import staging
+
 _WIDTH = 100
 
 
 def register() -> None:
-    """Make ``${fvit.hex:}``, ``${fvit.level:QUIET}`` and ``${fvit.groups:}`` known to OmegaConf."""
+    """Make ``${fvit.hex:}``, ``${fvit.level:QUIET}``, ``${fvit.start:}`` and ``${fvit.groups:}`` known to OmegaConf."""
     OmegaConf.register_new_resolver("fvit.hex", lambda: secrets.token_hex(2), use_cache=True, replace=True)
     OmegaConf.register_new_resolver("fvit.level", lambda quiet: "WARNING" if quiet else "INFO", replace=True)
+    OmegaConf.register_new_resolver("fvit.start", staging.name, replace=True)
     OmegaConf.register_new_resolver("fvit.groups", _groups, replace=True)
 
 

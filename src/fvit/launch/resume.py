@@ -10,12 +10,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from fvit.config.overrides import quoted
-from fvit.config.paths import WANDB_ID, conf_dir
+from fvit.config.paths import conf_dir
 from fvit.launch.config_diff import compare
 from fvit.launch.lock import check_free, in_use
 from fvit.launch.quiet import QUIET
 from fvit.launch.ranks import is_rank_zero
-from fvit.launch.run_dir import COMPLETED, is_resumed, overrides_of, read_metrics
+from fvit.launch.record import COMPLETED, overrides_of, read_metrics
+from fvit.launch.run_dir import is_resumed
 
 LAST = "last"
 """As `ckpt_path`: resume in the run's own directory, or start from scratch if it holds no checkpoint."""
@@ -64,7 +65,7 @@ def find_checkpoint(config: dict[str, Any]) -> dict[str, Any]:
     ckpt_path = config["ckpt_path"]
     if ckpt_path is None:
         _check_unused(folder)
-        return _from_scratch(config, folder)
+        return config
     path = folder if ckpt_path == LAST else Path(ckpt_path).expanduser()
     if path.is_file():
         checkpoint, run = path, path.parent.parent
@@ -74,7 +75,7 @@ def find_checkpoint(config: dict[str, Any]) -> dict[str, Any]:
         check_free(folder)
         if checkpoint is None:
             _print(f"ckpt_path=last: there is no checkpoint in {folder}, training starts from scratch")
-            return _from_scratch(config, folder)
+            return {**config, "ckpt_path": None}
     if checkpoint is None:  # whoever opens it reports why
         return config
     _print(f"resuming from {checkpoint}")
@@ -132,12 +133,6 @@ def _check_unused(folder: Path) -> None:
             f"{folder} holds checkpoints of an earlier run ({', '.join(found)}): resume it with ckpt_path=last, start "
             "in another directory (hydra.run.dir=DIR, or without it), or remove them"
         )
-
-
-def _from_scratch(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    if is_rank_zero():  # else W&B would resume the run that this one replaces
-        (folder / WANDB_ID).unlink(missing_ok=True)
-    return {**config, "ckpt_path": None}
 
 
 def _is_intact(path: Path) -> bool:
