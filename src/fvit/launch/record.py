@@ -81,12 +81,12 @@ def printing_write_errors() -> Iterator[None]:
         print(f"{failure.filename} could not be written: {failure.strerror}", file=sys.stderr)
 
 
-def overrides_of(folder: Path) -> list[str]:
-    """The overrides that a run was started with, as they were typed; interpolations are not resolved."""
+def overrides_of(folder: Path) -> list[str] | None:
+    """The overrides that a run was started with, as they were typed; None without a record of them."""
     for path in (folder / "overrides.yaml", folder / ".hydra" / "overrides.yaml"):
         if path.is_file():
             return migrate_overrides(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
-    return []
+    return None
 
 
 def interruption(folder: Path, config: dict[str, Any]) -> str:

@@ -148,7 +148,7 @@ def _compose(config: DictConfig, overrides: list[str]) -> DictConfig:
 
 
 def _overrides(job: Path) -> list[str]:
-    return _without_hydra(overrides_of(job))
+    return _without_hydra(overrides_of(job) or [])
 
 
 def _without_hydra(overrides: Sequence[str]) -> list[str]:
