@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fvit.launch import run_dir, signals
-from fvit.launch.run_dir import read_metrics
+from fvit.launch.record import read_metrics
 from fvit.training import Classifier
 from tests.launch.test_ranks import ON_CPU, free_port
 

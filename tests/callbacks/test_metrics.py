@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from fvit.callbacks import metrics as metrics_module
 from fvit.callbacks.metrics import Metrics
 from fvit.data.transforms.image import TrainTransform
-from fvit.launch.run_dir import read_metrics
+from fvit.launch.record import read_metrics
 from tests.cost.test_memory import needs_linux
 from tests.training.fitting import FAKE, fit
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fvit.config.errors import RunError
-from fvit.launch.run_dir import read_metrics
+from fvit.launch.record import read_metrics
 from fvit.train import train
 from fvit.training import Classifier
 from tests.training.fitting import BARE, FAKE, Probe, fit

@@ -10,7 +10,7 @@ import torch
 
 from fvit.callbacks.preemption import Preemption
 from fvit.launch import signals
-from fvit.launch.run_dir import read_metrics
+from fvit.launch.record import read_metrics
 from fvit.launch.signals import Stopped
 from fvit.train import train
 from tests.moments import Tell

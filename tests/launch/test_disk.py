@@ -13,8 +13,9 @@ import torch
 from lightning import Callback
 
 from fvit.config.errors import RunError, explain
-from fvit.launch import disk, processes
-from fvit.launch.run_dir import RunDir, read_metrics
+from fvit.launch import disk, processes, staging
+from fvit.launch.record import read_metrics
+from fvit.launch.run_dir import RunDir
 from fvit.launch.signals import Stopped
 from fvit.train import train
 
@@ -129,13 +130,14 @@ def test_a_full_disk_is_reported_without_a_file_name():
 
 
 def test_a_full_disk_does_not_hide_why_a_run_failed(small_disk, capsys):
-    def fail():
+    def fail(run):
+        run.log_start(None, {})
         _fill(small_disk)
         raise RunError("the loss is gone")
 
     trainer = SimpleNamespace(is_global_zero=True, loggers=[], callbacks=[], checkpoint_callbacks=[])
-    with pytest.raises(RunError, match="the loss is gone"), RunDir({"output_dir": str(small_disk)}, trainer):
-        fail()
+    with pytest.raises(RunError, match="the loss is gone"), RunDir({"output_dir": str(small_disk)}, trainer) as run:
+        fail(run)
     assert capsys.readouterr().err == f"{small_disk}/metrics.json could not be written: No space left on device\n"
     assert read_metrics(small_disk)["status"] == "running"
     assert not [path.name for path in small_disk.iterdir() if path.name.endswith(".partial")]
@@ -147,6 +149,7 @@ def test_a_full_disk_does_not_hide_why_a_rank_failed(small_disk, monkeypatch, ca
         raise RunError("the loss is gone")
 
     monkeypatch.setenv("LOCAL_RANK", "0")
+    (small_disk / staging.name()).mkdir()
     with pytest.raises(SystemExit) as stop:
         processes.run_as_rank(fail, {"output_dir": str(small_disk)})
     assert stop.value.code == 1
@@ -161,12 +164,14 @@ def _launch(folder, tmp_path, monkeypatch, end):
     lines = [
         "import os, sys",
         "from pathlib import Path",
+        "from fvit.launch.record import write_metrics",
+        f"write_metrics(Path({str(folder)!r}), 'running', {{}})",
         inspect.getsource(_fill),
         f"_fill(Path({str(folder)!r}))",
         end,
     ]
     (tmp_path / "fake_task.py").write_text("\n".join(lines))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     processes.launch("fake_task", {}, folder, 1)
 
 

@@ -8,14 +8,13 @@ import time
 
 import pytest
 
-from fvit.config.errors import ConfigError, RunError
+from fvit.config.errors import RunError
 from fvit.launch import processes, signals
 from fvit.launch.lock import in_use
-from fvit.launch.run_dir import read_metrics, write_metrics
+from fvit.launch.record import read_metrics, write_metrics
 from fvit.launch.signals import Stopped
 
 DDP = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
-CONFIG = {"trainer": {"num_nodes": 1, "devices": 2}, "seed": 7}
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +34,23 @@ def fake_task(tmp_path, monkeypatch):
         return "fake_task"
 
     return write
+
+
+# What rank 0 does when the run begins.
+BEGIN = """
+from fvit.launch.record import write_metrics
+from pathlib import Path
+if rank == '0':
+    write_metrics(Path(json.load(open(sys.argv[2]))["output_dir"]), "running", {"val/acc1": 0.5})
+    open('begun', 'w')
+while not os.path.exists('begun'):
+    time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    return {"trainer": {"num_nodes": 1, "devices": 2}, "seed": 7, "output_dir": str(tmp_path)}
 
 
 @pytest.mark.parametrize(
@@ -69,38 +85,38 @@ def test_nothing_is_started_if_the_ranks_exist(environment, count, monkeypatch):
     assert processes.local_processes(DDP) == count
 
 
-def test_all_ranks_get_the_same_configuration(fake_task, tmp_path):
+def test_all_ranks_get_the_same_configuration(fake_task, tmp_path, config):
     body = (
         "config = json.load(open(sys.argv[2]))\n"
         "names = ['LOCAL_RANK', 'WORLD_SIZE', 'NODE_RANK', 'MASTER_ADDR', 'MASTER_PORT']\n"
         "open('seen-' + rank, 'w').write(json.dumps([config, *[os.environ[n] for n in names]]))\n"
     )
-    processes.launch(fake_task(body), CONFIG, tmp_path, 2)
+    processes.launch(fake_task(body), config, tmp_path, 2)
     first, second = (json.loads((tmp_path / f"seen-{rank}").read_text()) for rank in (0, 1))
-    assert first[0] == second[0] == CONFIG
+    assert first[0] == second[0] == config
     assert (first[1], second[1]) == ("0", "1")
     assert first[2:] == second[2:]
     assert first[2] == "2"
     assert "LOCAL_RANK" not in os.environ
 
 
-def test_a_failing_rank_ends_the_others_and_is_reported_with_its_log(fake_task, tmp_path):
+def test_a_failing_rank_ends_the_others_and_is_reported_with_its_log(fake_task, tmp_path, config):
     body = "if rank == '1':\n    print('out', flush=True)\n    sys.exit('boom')\ntime.sleep(60)\n"
     start = time.monotonic()
     with pytest.raises(RunError, match="rank 1 exited with code 1\nout\nboom"):
-        processes.launch(fake_task(body), CONFIG, tmp_path, 2)
+        processes.launch(fake_task(body), config, tmp_path, 2)
     assert time.monotonic() - start < 30
-    assert read_metrics(tmp_path)["status"] == "failed"
+    assert read_metrics(tmp_path) is None  # the run had not begun
 
 
-def test_a_killed_rank_is_reported_with_its_signal(fake_task, tmp_path):
-    body = "if rank == '0':\n    os.kill(os.getpid(), 9)\ntime.sleep(60)\n"
+def test_a_killed_rank_is_reported_with_its_signal(fake_task, tmp_path, config):
+    body = BEGIN + "if rank == '0':\n    os.kill(os.getpid(), 9)\ntime.sleep(60)\n"
     with pytest.raises(RunError, match="rank 0 was killed by signal 9, as the kernel does when memory runs out"):
-        processes.launch(fake_task(body), CONFIG, tmp_path, 2)
+        processes.launch(fake_task(body), config, tmp_path, 2)
     assert read_metrics(tmp_path)["status"] == "killed"
 
 
-def test_a_directory_in_use_is_left_untouched(tmp_path):
+def test_a_directory_in_use_is_left_untouched(tmp_path, config):
     write_metrics(tmp_path, "running", {"val/acc1": 0.5})
     written = (tmp_path / "metrics.json").read_bytes()
     hold = (
@@ -110,11 +126,11 @@ def test_a_directory_in_use_is_left_untouched(tmp_path):
     try:
         other.stdout.readline()
         with pytest.raises(RunError, match="is in use by another process"):
-            processes.launch("fvit.train", CONFIG, tmp_path, 2)
+            processes.launch("fvit.train", config, tmp_path, 2)
     finally:
         other.communicate(b"\n", timeout=60)
     assert (tmp_path / "metrics.json").read_bytes() == written
-    assert not (tmp_path / "resolved.json").exists()
+    assert not list(tmp_path.glob(".start-*"))
 
 
 def test_only_ranks_read_a_resolved_configuration():
@@ -122,16 +138,35 @@ def test_only_ranks_read_a_resolved_configuration():
     assert processes.read_resolved([sys.argv[0]]) is None
 
 
-def test_a_rank_that_fails_before_its_run_starts_records_why(tmp_path, monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "0")
+def test_a_rank_that_fails_before_its_run_begins_says_why_and_records_nothing(fake_task, tmp_path, config):
+    body = (
+        "from fvit.config.errors import ConfigError\n"
+        "from fvit.launch import processes\n"
+        "def work(config):\n    raise ConfigError('no such hardware')\n"
+        "processes.run_as_rank(work, processes.read_resolved(sys.argv))\n"
+    )
+    with pytest.raises(RunError, match=r"^no such hardware$"):
+        processes.launch(fake_task(body), config, tmp_path, 2)
+    assert read_metrics(tmp_path) is None
+    assert not list(tmp_path.glob("rank-*.log"))
 
-    def work(config):
-        raise ConfigError("no such hardware")
 
-    with pytest.raises(SystemExit):
-        processes.run_as_rank(work, {"output_dir": str(tmp_path)})
+@pytest.mark.parametrize("end", ["sys.exit(130)", "os.kill(os.getpid(), 2)"], ids=["by itself", "killed"])
+@pytest.mark.parametrize("interrupted", ["0", "1"])
+def test_ctrl_c_in_one_rank_alone_is_an_interrupt(fake_task, tmp_path, config, interrupted, end):
+    """The others notice only that it is gone, and may record that as a failure."""
+    body = BEGIN + (
+        "import signal\nsignal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        f"if rank == '{interrupted}':\n    {end}\n"
+        "time.sleep(0.3)\n"
+        "if rank == '0':\n    write_metrics(Path('.'), 'failed', {'val/acc1': 0.5}, error='a rank is gone')\n"
+        "sys.exit('a rank is gone')\n"
+    )
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted: "):
+        processes.launch(fake_task(body), config, tmp_path, 2)
     saved = read_metrics(tmp_path)
-    assert (saved["status"], saved["error"]) == ("failed", "no such hardware")
+    assert (saved["status"], saved["metrics"]) == ("interrupted", {"val/acc1": 0.5})
+    assert saved["error"] == f"interrupted: {tmp_path}"
 
 
 # A process that calls `launch`, and ranks that each lock a directory, as rank 0 locks that of its run.
@@ -204,22 +239,21 @@ def terminate_when_ready(tmp_path):
     threading.Thread(target=wait, daemon=True).start()
 
 
-def test_a_signal_is_forwarded_to_all_ranks(fake_task, tmp_path):
+def test_a_signal_is_forwarded_to_all_ranks(fake_task, tmp_path, config):
     terminate_when_ready(tmp_path)
     start = time.monotonic()
     with pytest.raises(Stopped) as caught:
-        processes.launch(fake_task(OBEY + "time.sleep(60)\n"), CONFIG, tmp_path, 2)
+        processes.launch(fake_task(OBEY + "time.sleep(60)\n"), config, tmp_path, 2)
     assert time.monotonic() - start < 10
     assert caught.value.signum == signal.SIGTERM
 
 
 @pytest.mark.parametrize("end", ["sys.exit(143)", "os.kill(os.getpid(), 15)"], ids=["by itself", "killed"])
-def test_a_rank_that_alone_received_a_signal_ends_the_others(fake_task, tmp_path, monkeypatch, end):
+def test_a_rank_that_alone_received_a_signal_ends_the_others(fake_task, tmp_path, monkeypatch, end, config):
     monkeypatch.setattr(processes, "_PATIENCE", 1.0)
-    write_metrics(tmp_path, "running", {"val/acc1": 0.5})
-    body = f"if rank == '1':\n    {end}\n" + OBEY + "time.sleep(60)\n"
+    body = BEGIN + f"if rank == '1':\n    {end}\n" + OBEY + "time.sleep(60)\n"
     with pytest.raises(Stopped, match="without a checkpoint"):
-        processes.launch(fake_task(body), CONFIG, tmp_path, 2)
+        processes.launch(fake_task(body), config, tmp_path, 2)
     assert read_metrics(tmp_path)["status"] == "interrupted"
     assert read_metrics(tmp_path)["metrics"] == {"val/acc1": 0.5}
 
@@ -229,28 +263,30 @@ def test_a_rank_that_alone_received_a_signal_ends_the_others(fake_task, tmp_path
     [(None, signal.SIGUSR1, Stopped), ("slurm", signal.SIGUSR2, Stopped), (None, signal.SIGUSR2, RunError)],
     ids=["SIGUSR1", "submitit's SIGUSR2", "another SIGUSR2"],
 )
-def test_a_signal_before_a_rank_has_a_handler_is_no_failure(fake_task, tmp_path, monkeypatch, executor, signum, end):
+def test_a_signal_before_a_rank_has_a_handler_is_no_failure(
+    fake_task, tmp_path, monkeypatch, executor, signum, end, config
+):
     monkeypatch.delenv("SUBMITIT_PREEMPT_SIGNAL", raising=False)
     monkeypatch.setenv("SUBMITIT_EXECUTOR", executor) if executor else monkeypatch.delenv("SUBMITIT_EXECUTOR", False)
     with pytest.raises(end):
-        processes.launch(fake_task(f"os.kill(os.getpid(), {int(signum)})\n"), CONFIG, tmp_path, 2)
+        processes.launch(fake_task(f"os.kill(os.getpid(), {int(signum)})\n"), config, tmp_path, 2)
 
 
-def test_ranks_that_ignore_a_signal_are_killed_when_their_time_is_up(fake_task, tmp_path, monkeypatch):
+def test_ranks_that_ignore_a_signal_are_killed_when_their_time_is_up(fake_task, tmp_path, monkeypatch, config):
     monkeypatch.setattr(processes, "_PATIENCE", 0.5)
     monkeypatch.setattr(processes, "_GRACE", 0.5)
     terminate_when_ready(tmp_path)
     start = time.monotonic()
     with pytest.raises(Stopped):
-        processes.launch(fake_task(IGNORE), CONFIG, tmp_path, 2)
+        processes.launch(fake_task(IGNORE), config, tmp_path, 2)
     assert time.monotonic() - start < 10
 
 
-def test_a_failure_while_ranks_exit_is_reported(fake_task, tmp_path):
+def test_a_failure_while_ranks_exit_is_reported(fake_task, tmp_path, config):
     body = OBEY.replace("143", "143 if rank == '0' else 'disk full'") + "time.sleep(60)\n"
     terminate_when_ready(tmp_path)
     with pytest.raises(RunError, match="rank 1 exited with code 1\ndisk full"), signals.listening():
-        processes.launch(fake_task(body), CONFIG, tmp_path, 2)
+        processes.launch(fake_task(body), config, tmp_path, 2)
 
 
 def test_a_rank_exits_with_143_on_a_signal(tmp_path, monkeypatch):

@@ -1,17 +1,18 @@
 """The run directory, the overrides and the checkpoint that `ckpt_path` stands for."""
 
 import multiprocessing
+import shlex
 import time
 
 import pytest
 import torch
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from fvit.config.errors import RunError
+from fvit.config.overrides import argument, parse, quoted, value_of
 from fvit.launch import resume
 from fvit.launch.lock import held
-from fvit.launch.run_dir import write_metrics
+from fvit.launch.record import write_metrics
 from tests.training.fitting import FAKE, fit
 
 
@@ -91,9 +92,58 @@ def test_options_of_hydra_are_no_overrides(runs):
 
 
 def test_a_directory_may_have_any_name(runs):
-    folder = make_run(runs / "a\\b, c's\\", ["seed=1"], "running")
-    run_dir = resume.expand_arguments(["seed=1", "ckpt_path=last"])[-1]
-    assert OverridesParser.create().parse_override(run_dir).value() == "logs/train/runs/" + folder.name
+    for number, name in enumerate(("a\\b, c's\\", 'say "x" = ${y}', "$HOME", "007", "it's", "名 é", "null", "last")):
+        typed = [f"seed={number}", "+x='it\\'s'"]
+        folder = make_run(runs / name, typed, "running")
+        [run_dir] = resume.expand_arguments([*typed, "ckpt_path=last"])[3:]
+        [printed] = shlex.split(argument("ckpt_path", folder))
+        resumed = resume.expand_arguments([printed])
+        assert resumed == [*typed, "ckpt_path=last", f"hydra.run.dir={quoted(str(folder))}"]
+        assert value_of(parse([run_dir])[0][1]) == f"logs/train/runs/{name}"
+
+
+def test_a_number_may_be_a_directory(runs):
+    make_run(runs / "007", ["seed=1"], "running")
+    runs.joinpath("1e3").symlink_to("007")
+    for name in ("007", "1e3"):
+        assert "seed=1" in resume.expand_arguments([f"ckpt_path={runs}/{name}"])
+        (runs.parents[2] / name).symlink_to(runs / name)
+        assert "seed=1" in resume.expand_arguments([f"ckpt_path={name}"])
+
+
+def test_a_run_without_overrides_resumes_in_its_directory(runs):
+    folder = make_run(runs / "a", [], "interrupted")
+    assert resume.expand_arguments([f"ckpt_path={folder}"]) == ["ckpt_path=last", f"hydra.run.dir='{folder}'"]
+
+
+def test_a_job_of_a_preset_does_not_sweep_again(runs):
+    folder = make_run(runs / "0", ["sweep=seeds", "seed=1"], "interrupted")
+    assert resume.expand_arguments([f"ckpt_path={folder}"])[0] == "seed=1"
+
+
+def test_last_shows_the_unfinished_runs_of_other_overrides(runs, capsys):
+    for name, overrides, status in (
+        ("far", ["model=vit_tiny", "seed=7", "loss=bce"], "interrupted"),
+        ("near", ["seed=1", "quiet=true"], "failed"),
+        ("its 2", ["seed=2", "~logger"], "running"),
+        ("finished", ["seed=1"], "finished"),
+        ("empty", ["seed=1"], "failed"),
+    ):
+        make_run(runs / name, overrides, status)
+        if name != "empty":
+            save_checkpoint(runs / name / "checkpoints" / "last.ckpt")
+    argv = ["seed=1", "+x='a b'", "ckpt_path=last"]
+    assert resume.expand_arguments(argv) == argv
+    printed = capsys.readouterr().out.splitlines()
+    assert "no unfinished run has these overrides" in printed[0]
+    added = shlex.quote("+x='a b'")
+    assert printed[2:] == [
+        f"  fvit-train ckpt_path=logs/train/runs/near {added}",
+        f"""  fvit-train "ckpt_path='logs/train/runs/its 2'" seed=1 {added}   # it has seed=2, ~logger""",
+        f"  fvit-train ckpt_path=logs/train/runs/far seed=1 {added}   # it has model=vit_tiny, seed=7, loss=bce",
+    ]
+    assert resume.expand_arguments([*argv, "--cfg", "job"])[-1] == "job"
+    assert capsys.readouterr().out == ""
 
 
 @pytest.fixture
@@ -136,13 +186,10 @@ def test_a_run_in_progress_is_not_resumed(runs, lock_elsewhere, compose_config):
 
 
 def test_without_a_checkpoint_last_starts_from_scratch(compose_config, tmp_path, capsys):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "wandb_id").write_text("old")
     assert resume.find_checkpoint(compose_config("ckpt_path=last"))["ckpt_path"] is None
     assert capsys.readouterr().out == (
         f"ckpt_path=last: there is no checkpoint in {tmp_path / 'run'}, training starts from scratch\n"
     )
-    assert not (tmp_path / "run" / "wandb_id").exists()
 
 
 def save_checkpoint(path):

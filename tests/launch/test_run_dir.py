@@ -1,6 +1,5 @@
 import errno
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,17 +10,10 @@ import pytest
 import torch
 
 from fvit.config.errors import RunError
-from fvit.launch.run_dir import (
-    RunDir,
-    environment,
-    note_elapsed,
-    note_failure,
-    outcome,
-    overrides_of,
-    read_metrics,
-    write_metrics,
-)
+from fvit.launch.record import overrides_of, read_metrics
+from fvit.launch.run_dir import RunDir, environment
 from fvit.launch.signals import Stopped
+from fvit.launch.staging import name
 
 
 def trainer(**attributes):
@@ -30,13 +22,27 @@ def trainer(**attributes):
     )
 
 
+def data(**hparams):
+    hparams = type("HParams", (dict,), {"__getattr__": dict.__getitem__})({"name": "digits", **hparams})
+    return SimpleNamespace(hparams=hparams, source=SimpleNamespace(fingerprint=lambda: {"images": 3}))
+
+
+class Begun(RunDir):
+    """A run that begins at once."""
+
+    def __enter__(self):
+        super().__enter__()
+        self.log_start(data(), {})
+        return self
+
+
 @pytest.fixture
 def run(tmp_path):
     """Makes a `RunDir` at tmp_path / "run"."""
 
-    def make(ckpt_path=None, **attributes):
+    def make(ckpt_path=None, kind=Begun, **attributes):
         config = {"output_dir": str(tmp_path / "run"), "ckpt_path": ckpt_path, "seed": 1}
-        return RunDir(config, trainer(**attributes))
+        return kind(config, trainer(**attributes))
 
     return make
 
@@ -64,7 +70,7 @@ def test_pruned_run(tmp_path, run):
     [
         (RunError("the loss is gone"), "failed", "the loss is gone"),
         (ZeroDivisionError("by zero"), "failed", "ZeroDivisionError: by zero"),
-        (KeyboardInterrupt(), "interrupted", None),
+        (KeyboardInterrupt(), "interrupted", "interrupted: {}"),
         (Stopped(signal.SIGTERM, "at step 3"), "interrupted", "at step 3"),
     ],
     ids=str,
@@ -73,7 +79,7 @@ def test_run_that_ends_early_is_not_finished(tmp_path, run, error, status, messa
     with pytest.raises(type(error)), run():
         raise error
     saved = read_metrics(tmp_path / "run")
-    assert (saved["status"], saved["error"]) == (status, message)
+    assert (saved["status"], saved["error"]) == (status, message.format(tmp_path / "run"))
 
 
 def test_full_disk_is_explained(tmp_path, run):
@@ -88,7 +94,10 @@ def test_lightnings_exit_is_an_interrupt_again(tmp_path, run, stopped):
     with pytest.raises(kind), run(callbacks=[SimpleNamespace(stopped=stopped)]):
         sys.exit(1)
     saved = read_metrics(tmp_path / "run")
-    assert (saved["status"], saved["error"]) == ("interrupted", stopped and "saved it")
+    assert (saved["status"], saved["error"]) == (
+        "interrupted",
+        "saved it" if stopped else f"interrupted: {tmp_path}/run",
+    )
 
 
 class Logger:
@@ -117,7 +126,7 @@ def test_loggers_get_the_results_and_are_closed_with_the_status(run, error, stat
         entered.finish({"val/acc1": 0.5})
         if error is not None:
             raise error
-    assert logger.calls == [
+    assert logger.calls[3:] == [
         ("log_summary", {"val/acc1": 0.5}),
         ("finalize", status),
         ("close", entered.trainer, {"best/val/acc1": 0.75}, code, preempted),
@@ -125,22 +134,63 @@ def test_loggers_get_the_results_and_are_closed_with_the_status(run, error, stat
 
 
 @pytest.mark.parametrize(
-    ("data", "dataset"),
+    ("options", "dataset"),
     [({"name": "digits"}, ("digits", None)), ({"name": "folder", "root": "/data/birds"}, ("birds", "/data/birds"))],
     ids=str,
 )
-def test_loggers_get_configuration_dataset_and_cost(run, data, dataset):
-    logger, entered = Logger(), run()
-    entered.trainer.loggers.append(logger)
-    hparams = type("HParams", (dict,), {"__getattr__": dict.__getitem__})(data)
-    source = SimpleNamespace(fingerprint=lambda: {"images": 3})
-    entered.log_start(SimpleNamespace(hparams=hparams, source=source), {"cost/params": 7}, model={"name": "vit"})
-    name, root = dataset
-    assert logger.calls == [
-        ("log_hyperparams", {**entered.config, "model": {"name": "vit"}}),
-        ("log_dataset", name, {"images": 3}, root),
-        ("log_summary", {"cost/params": 7}),
-    ]
+def test_loggers_get_configuration_dataset_and_cost(run, options, dataset):
+    logger = Logger()
+    with run(kind=RunDir, loggers=[logger]) as entered:
+        entered.log_start(data(**options), {"cost/params": 7}, model={"name": "vit"})
+        name, root = dataset
+        assert logger.calls == [
+            ("log_hyperparams", {**entered.config, "model": {"name": "vit"}}),
+            ("log_dataset", name, {"images": 3}, root),
+            ("log_summary", {"cost/params": 7}),
+        ]
+
+
+@pytest.mark.parametrize("error", [None, ValueError("wrong option"), KeyboardInterrupt()], ids=repr)
+def test_nothing_changes_before_the_run_begins(tmp_path, run, error):
+    """In a new directory that is before the first batch, in another one after it."""
+    start, logger = SimpleNamespace(begin_run=None), Logger()
+    folder = tmp_path / "run"
+    for new in (True, False):
+        before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+        with suppress(ValueError, KeyboardInterrupt), run(kind=RunDir, callbacks=[start], loggers=[logger]) as entered:
+            entered.log_start(data(), {})
+            if not new:
+                start.begin_run(after_a_batch=False)
+            assert logger.calls == []
+            assert logger.waiting
+            assert {path: path.read_bytes() for path in folder.rglob("*.*") if path.name != ".lock"} == before
+            if error is not None:
+                raise error
+            start.begin_run(after_a_batch=not new)
+            assert not logger.waiting
+            assert read_metrics(folder)["status"] == "running"
+        logger.calls.clear()
+        if error is not None:
+            assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+            with run() as entered:
+                entered.finish({"val/acc1": 0.5})
+
+
+def test_loggers_of_a_run_that_does_not_begin_are_not_closed(run):
+    logger = Logger()
+    with suppress(ValueError), run(kind=RunDir, loggers=[logger]):
+        raise ValueError
+    assert logger.calls == []
+
+
+def test_resumed_run_keeps_its_metrics_until_it_has_others(tmp_path, run):
+    with run() as entered:
+        entered.finish({"val/acc1": 0.5})
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    with suppress(KeyboardInterrupt), run(ckpt_path=last):
+        assert read_metrics(tmp_path / "run")["metrics"] == {"val/acc1": 0.5}
+        raise KeyboardInterrupt
+    assert read_metrics(tmp_path / "run")["metrics"] == {"val/acc1": 0.5}
 
 
 def test_traceback_of_an_unexpected_error_is_kept_until_the_next_start(tmp_path, run):
@@ -180,41 +230,6 @@ def test_environment_names_command_versions_and_machine():
     assert {"time", "command", "git_commit", "git_dirty", "python", "machine", "packages"} <= set(facts)
 
 
-def test_run_whose_process_has_ended_has_crashed(tmp_path):
-    write_metrics(tmp_path, "running", {})
-    assert outcome(tmp_path)["status"] == "running"  # this process
-    saved = read_metrics(tmp_path)
-    for process, status in (
-        ({**saved["process"], "started": "1"}, "crashed"),  # another process has this number now
-        ({**saved["process"], "host": "elsewhere", "started": "1"}, "running"),  # nobody knows
-    ):
-        (tmp_path / "metrics.json").write_text(json.dumps({**saved, "process": process}))
-        assert outcome(tmp_path)["status"] == status
-
-
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_process_has_ended_even_before_its_parent_has_noticed(tmp_path, signum):
-    body = f"import time; from fvit.launch.run_dir import *; write_metrics(Path({str(tmp_path)!r}), 'running', {{}})"
-    with subprocess.Popen([sys.executable, "-c", f"{body}; print(flush=True); time.sleep(60)"], stdout=-1) as process:
-        process.stdout.readline()
-        assert outcome(tmp_path)["status"] == "running"
-        process.send_signal(signum)
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert outcome(tmp_path)["status"] == "crashed"
-
-
-def test_process_number_decides_without_proc(tmp_path, monkeypatch):
-    monkeypatch.setattr("fvit.launch.run_dir._started", lambda pid: None)
-    write_metrics(tmp_path, "running", {})
-    assert outcome(tmp_path)["status"] == "running"
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    saved = read_metrics(tmp_path)
-    saved["process"]["pid"] = gone.pid
-    (tmp_path / "metrics.json").write_text(json.dumps(saved))
-    assert outcome(tmp_path)["status"] == "crashed"
-
-
 def test_resumed_run_keeps_its_first_environment_and_continues_its_seconds(tmp_path, run):
     folder = tmp_path / "run"
     with run() as entered:
@@ -233,42 +248,13 @@ def test_resumed_run_keeps_its_first_environment_and_continues_its_seconds(tmp_p
     assert "resumed" not in json.loads((folder / "environment.json").read_text())
 
 
-def test_killed_run_has_the_seconds_of_its_last_checkpoint(tmp_path, monkeypatch):
-    now = [1000.0]
-    monkeypatch.setattr("fvit.launch.run_dir.time", SimpleNamespace(time=lambda: now[0]))
-    write_metrics(tmp_path, "running", {"val/acc1": 0.5}, 10.0)
-    for seconds in (30.0, 70.0):
-        now[0] += seconds
-        note_elapsed(tmp_path)
-    saved = read_metrics(tmp_path)
-    assert (saved["status"], saved["seconds"], saved["metrics"]) == ("running", 110.0, {"val/acc1": 0.5})
-    write_metrics(tmp_path, "finished", {}, 1.0)
-    note_elapsed(tmp_path)
-    assert read_metrics(tmp_path)["seconds"] == 1.0
-    note_elapsed(tmp_path / "elsewhere")  # a Trainer without a run directory
-
-
 def test_accepted_overrides_are_noted(tmp_path, run):
-    hydra = tmp_path / "run" / ".hydra"
-    hydra.mkdir(parents=True)
-    (hydra / "overrides.yaml").write_text("- seed=1\n")
+    staged = tmp_path / "run" / name()
+    staged.mkdir(parents=True)
+    for file in ("config.yaml", "hydra.yaml", "overrides.yaml"):
+        (staged / file).write_text("- seed=1\n")
     with run():
         pass
     assert (tmp_path / "run" / "overrides.yaml").read_text() == "- seed=1\n"
+    assert (tmp_path / "run" / ".hydra" / "config.yaml").is_file()
     assert overrides_of(tmp_path / "run") == ["seed=1"]
-
-
-def test_error_before_the_start_replaces_an_older_one(tmp_path):
-    assert note_failure(tmp_path, "first")
-    assert (read_metrics(tmp_path)["status"], read_metrics(tmp_path)["error"]) == ("failed", "first")
-    write_metrics(tmp_path, "killed", {"val/acc1": 0.5}, 3.0, error="second")
-    assert note_failure(tmp_path, "second")  # as the launcher noted it
-    assert read_metrics(tmp_path)["status"] == "killed"
-    assert note_failure(tmp_path, "third")
-    saved = read_metrics(tmp_path)
-    assert (saved["status"], saved["error"], saved["metrics"], saved["seconds"]) == (
-        "failed",
-        "third",
-        {"val/acc1": 0.5},
-        3.0,
-    )

@@ -16,8 +16,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from fvit.config.paths import conf_dir
-from fvit.launch import sweep
-from fvit.launch.run_dir import read_metrics, write_metrics
+from fvit.launch import staging, sweep
+from fvit.launch.record import read_metrics, write_metrics
 from tests.tasks import call
 
 SHORT = ["data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "global_batch_size=16"]
@@ -68,6 +68,7 @@ def fake_train(config):
     (folder / "checkpoints").mkdir(exist_ok=True)
     with zipfile.ZipFile(folder / "checkpoints" / "last.ckpt", "w") as checkpoint:
         checkpoint.writestr("data", b"")
+    staging.publish(folder)
     write_metrics(folder, "finished", {})
 
 
@@ -165,7 +166,7 @@ def test_a_running_job_is_left_alone(main, finished):
 
 def test_a_killed_job_resumes_from_its_checkpoint(main, finished):
     """kill -9 leaves the status `running` of a process that no longer exists."""
-    code = "from fvit.launch.run_dir import *; write_metrics(Path('swept/1'), 'running', {})"
+    code = "from fvit.launch.record import *; write_metrics(Path('swept/1'), 'running', {})"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert sweep.Sweep(Path("swept"), []).jobs()[1].record["status"] == "crashed"
     assert main("train", "-m", *SHORT, "seed=0,1,2", SWEPT).returncode == 0

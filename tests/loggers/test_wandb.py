@@ -9,10 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import wandb
 import yaml
 
 from fvit.config.errors import ConfigError
-from fvit.launch.resume import find_checkpoint
+from fvit.launch.run_dir import RunDir
 from fvit.loggers.wandb import RunLogger
 from tests.callbacks.test_resume_state import KillAt
 from tests.loggers.wandb_runs import runs
@@ -30,12 +31,20 @@ def close(logger, *checkpoints, code=0, **options):
     logger.close(SimpleNamespace(checkpoint_callbacks=checkpoints), {}, code, **options)
 
 
-def test_run_keeps_its_id_until_it_starts_from_scratch(tmp_path, compose_config):
-    first = logger(tmp_path)
-    assert first.version == logger(tmp_path).version == (tmp_path / "run" / "wandb_id").read_text()
-    assert first._wandb_init["resume"] == "allow"
-    find_checkpoint(compose_config())
-    assert logger(tmp_path).version != first.version
+def test_run_keeps_its_id_until_it_starts_from_scratch(tmp_path):
+    ids = []
+    for ckpt_path in (None, str(tmp_path / "run"), None):
+        one = logger(tmp_path)
+        trainer = SimpleNamespace(is_global_zero=True, loggers=[one], callbacks=[], checkpoint_callbacks=[])
+        source = SimpleNamespace(fingerprint=dict)
+        hparams = type("HParams", (dict,), {"__getattr__": dict.__getitem__})(name="digits")
+        with RunDir({"output_dir": str(tmp_path / "run"), "ckpt_path": ckpt_path}, trainer) as run:
+            assert not isinstance(one.experiment, wandb.Run)  # it waits
+            run.log_start(SimpleNamespace(source=source, hparams=hparams), {})
+            assert one._wandb_init["resume"] == "allow"
+            ids.append(one.version)
+            assert (tmp_path / "run" / "wandb_id").read_text() == ids[-1]
+    assert ids[0] == ids[1] != ids[2]
 
 
 def test_sweep_is_the_group_and_the_parts_of_the_name_are_tags(tmp_path):

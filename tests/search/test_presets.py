@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 import fvit
-from fvit.launch.run_dir import read_metrics
+from fvit.launch.record import read_metrics
 from fvit.search.study import connected
 from tests.killed import VARIABLE
 

@@ -16,7 +16,7 @@ from hydra.plugins.launcher import Launcher
 from optuna.trial import TrialState
 
 from fvit.config.errors import ConfigError, RunError
-from fvit.launch.run_dir import write_metrics
+from fvit.launch.record import write_metrics
 
 COMPLETE, FAIL, PRUNED, RUNNING = TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED, TrialState.RUNNING
 LINE = "x=interval(-1,1)"

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from fvit.callbacks.resume_state import is_followed_by_validation
-from fvit.launch.run_dir import note_elapsed
+from fvit.launch.record import note_elapsed
 
 
 class LastCheckpoint(Checkpoint):

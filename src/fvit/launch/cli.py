@@ -2,7 +2,6 @@
 
 import gc
 import os
-import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,9 +19,9 @@ from pydantic import BaseModel
 from fvit.config import validation
 from fvit.config.errors import describe, explain
 from fvit.config.paths import conf_dir
-from fvit.launch import processes, quiet, ranks, resolvers, signals, sweep
+from fvit.launch import processes, quiet, ranks, resolvers, signals, staging, sweep
 from fvit.launch.devices import check_devices
-from fvit.launch.run_dir import COMPLETED, note_failure
+from fvit.launch.record import COMPLETED
 
 # On import, because the processes of a launcher resolve the sweep directory before they call anything here.
 resolvers.register()
@@ -114,7 +113,8 @@ class _Command:
         metrics = None
         if multirun:
             gc.collect()  # the previous job's model is in reference cycles, and would count as this job's memory
-        with signals.listening():  # again, in case this is another process
+        # again, in case this is another process
+        with signals.listening(), staging.refusable(folder):
             try:
                 if in_sweep and (metrics := sweep.finished_metrics(folder)) is not None:
                     print(f"job {settings.job.num} is done")
@@ -126,14 +126,16 @@ class _Command:
             except Exception as error:
                 self.report(error)
                 if in_sweep:
-                    note_failure(folder, describe(error))
+                    staging.note_refusal(folder, describe(error))
                 elif isolated:
                     raise  # through the launcher, to the process that started it
-                else:
-                    _remove_unused(folder)
                 signals.raise_received()
                 if ranks.external_rank() is not None:
                     sys.exit(1)  # torchrun or srun ends the other ranks, which are still within this job
+            except KeyboardInterrupt as interrupt:
+                if "trainer" in cfg and not interrupt.args:
+                    raise KeyboardInterrupt("interrupted before the run began: nothing has changed") from None
+                raise
             signals.raise_received()
         return metrics
 
@@ -178,18 +180,7 @@ def _exit(failed: bool, interrupt: KeyboardInterrupt | None) -> None:
         signals.requeue(interrupt.signum)
         sys.exit(signals.EXIT_CODE)
     if interrupt is not None:
-        print("interrupted", file=sys.stderr)
+        print(str(interrupt) or "interrupted", file=sys.stderr)
         sys.exit(130)
     if failed:
         sys.exit(1)
-
-
-def _remove_unused(folder: Path) -> None:
-    """Remove the directory that Hydra made for a run that did not start; it holds only the composed configuration.
-
-    Commands without run directories have the current directory in its place.
-    """
-    if folder.resolve() == Path.cwd() or (folder / "metrics.json").exists() or not folder.is_dir():
-        return
-    if all(entry.name == ".hydra" or entry.name.endswith(".log") for entry in folder.iterdir()):
-        shutil.rmtree(folder)

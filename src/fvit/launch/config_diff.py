@@ -5,6 +5,7 @@ from typing import Any
 
 from fvit.config.flatten import flatten
 from fvit.config.legacy import migrate_config
+from fvit.config.overrides import argument
 from fvit.launch.quiet import QUIET
 
 # Names, paths and initial weights do not change how a resumed run trains.
@@ -40,7 +41,7 @@ def compare(recorded: dict[str, Any], given: dict[str, Any], run: Path) -> list[
     if refused := [text for key, text in relevant.items() if _is_fixed(key)]:
         raise ValueError(
             f"the run in {run} cannot resume with another model or optimizer: {', '.join(refused)}. "
-            f"Leave that out, or start a new run from its weights: model.init_from={run}"
+            f"Leave that out, or start a new run from its weights: {argument('model.init_from', run)}"
         )
     return list(relevant.values())
 

@@ -8,14 +8,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from fvit.config import naming
+from fvit.launch import staging
 
 _WIDTH = 100
 
 
 def register() -> None:
-    """Make ``${fvit.hex:}``, ``${fvit.level:QUIET}``, ``${fvit.groups:}`` and the names of runs known to OmegaConf."""
+    """Make the values of configurations that fvit computes, ``${fvit.hex:}`` and the like, known to OmegaConf."""
     OmegaConf.register_new_resolver("fvit.hex", lambda: secrets.token_hex(2), use_cache=True, replace=True)
     OmegaConf.register_new_resolver("fvit.level", lambda quiet: "WARNING" if quiet else "INFO", replace=True)
+    OmegaConf.register_new_resolver("fvit.start", staging.name, replace=True)
     OmegaConf.register_new_resolver("fvit.groups", _groups, replace=True)
     OmegaConf.register_new_resolver("fvit.mechanism", _mechanism, replace=True)
     OmegaConf.register_new_resolver("fvit.settings", _settings, replace=True)

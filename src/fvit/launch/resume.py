@@ -1,21 +1,24 @@
 """Resuming a run: its directory, its overrides, and the checkpoint that `ckpt_path` stands for."""
 
+import shlex
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from fvit.config.overrides import quoted
-from fvit.config.paths import WANDB_ID, conf_dir
+from fvit.config.overrides import argument, parse, quoted, value_of
+from fvit.config.paths import conf_dir
 from fvit.launch.config_diff import compare
 from fvit.launch.lock import check_free, in_use
 from fvit.launch.quiet import QUIET
 from fvit.launch.ranks import is_rank_zero
-from fvit.launch.run_dir import COMPLETED, is_resumed, overrides_of, read_metrics
+from fvit.launch.record import COMPLETED, overrides_of, read_metrics
+from fvit.launch.run_dir import is_resumed
 
 LAST = "last"
 """As `ckpt_path`: resume in the run's own directory, or start from scratch if it holds no checkpoint."""
@@ -23,30 +26,39 @@ LAST = "last"
 CANDIDATES = ("last.ckpt", "previous.ckpt", "best.ckpt")
 """The checkpoints in a run directory, in the order of preference for resuming."""
 
+_LISTED = 5  # unfinished runs that are shown
+
 
 def expand_arguments(argv: Sequence[str]) -> list[str]:
     """Hydra's arguments for those of a command line, with the run directory that `ckpt_path` stands for.
 
-    ``ckpt_path=last`` without ``hydra.run.dir`` resumes the newest unfinished run with the same overrides.
-    ``ckpt_path=FOLDER`` resumes the run in that directory, with the overrides that started it and those given now. Jobs
-    of a sweep have directories of their own, so a sweep's arguments are unchanged.
+    ``ckpt_path=last`` without ``hydra.run.dir`` resumes the newest unfinished run with the same overrides; if there is
+    none, it prints which others could be resumed. ``ckpt_path=FOLDER`` resumes the run in that directory, with the
+    overrides that started it and those given now. Jobs of a sweep have directories of their own, so a sweep's arguments
+    are unchanged.
     """
     parsed = get_args_parser().parse_known_args(list(argv))[0]
     overrides = parsed.overrides
-    given = {_key(override): override for override in overrides}
-    path, preset, mode = (_value(given.get(key)) for key in ("ckpt_path", "sweep", "hydra.mode"))
+    typed = parse(overrides)
+    given = dict(typed)
+    path, preset, mode = (_text(given.get(key)) for key in ("ckpt_path", "sweep", "hydra.mode"))
     if path is None or parsed.multirun or preset is not None or mode == "MULTIRUN" or "hydra.run.dir" in given:
         return list(argv)
     # Options come first: Hydra takes no overrides on both sides of one.
     options = [argument for argument in argv if argument not in overrides]
     if path == LAST:
-        folder = _unfinished(overrides)
-        return list(argv) if folder is None else [*options, *overrides, _run_dir(folder)]
-    folder = Path(str(path)).expanduser()
-    if not (recorded := overrides_of(folder)):
+        unfinished = [(folder, _differences(recorded, overrides)) for folder, recorded in _unfinished()]
+        if folder := next((folder for folder, differences in unfinished if not differences), None):
+            return [*options, *overrides, _run_dir(folder)]
+        if not (parsed.cfg or parsed.help or parsed.hydra_help or parsed.info):
+            _print_unfinished(unfinished)
         return list(argv)
-    kept = [override for override in recorded if _key(override) not in given]
-    others = [override for override in overrides if _key(override) != "ckpt_path"]
+    folder = Path(path).expanduser()
+    if (recorded := overrides_of(folder)) is None:
+        return list(argv)
+    # A job of a sweep has recorded the preset that swept.
+    kept = [override.input_line for key, override in parse(recorded) if key not in {*given, "sweep"}]
+    others = [override.input_line for key, override in typed if key != "ckpt_path"]
     return [*options, *kept, *others, f"ckpt_path={LAST}", _run_dir(folder)]
 
 
@@ -64,7 +76,7 @@ def find_checkpoint(config: dict[str, Any]) -> dict[str, Any]:
     ckpt_path = config["ckpt_path"]
     if ckpt_path is None:
         _check_unused(folder)
-        return _from_scratch(config, folder)
+        return config
     path = folder if ckpt_path == LAST else Path(ckpt_path).expanduser()
     if path.is_file():
         checkpoint, run = path, path.parent.parent
@@ -74,7 +86,7 @@ def find_checkpoint(config: dict[str, Any]) -> dict[str, Any]:
         check_free(folder)
         if checkpoint is None:
             _print(f"ckpt_path=last: there is no checkpoint in {folder}, training starts from scratch")
-            return _from_scratch(config, folder)
+            return {**config, "ckpt_path": None}
     if checkpoint is None:  # whoever opens it reports why
         return config
     _print(f"resuming from {checkpoint}")
@@ -107,37 +119,62 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
-def _unfinished(overrides: Sequence[str]) -> Path | None:
-    """The newest run directory with these overrides that is neither finished nor in use."""
+def _unfinished() -> list[tuple[Path, list[str]]]:
+    """The run directories that are neither finished nor in use, the newest first, and their overrides."""
     pattern = OmegaConf.to_container(OmegaConf.load(conf_dir() / "train.yaml"), resolve=False)["hydra"]["run"]["dir"]
-    wanted = _comparable(overrides)
-    recorded = Path(pattern).parent.glob("*/.hydra/overrides.yaml")
-    for path in sorted(recorded, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        folder = path.parent.parent
-        finished = (read_metrics(folder) or {}).get("status") in COMPLETED
-        if not finished and _comparable(overrides_of(folder)) == wanted and not in_use(folder):
-            return folder
-    return None
+    paths = Path(pattern).parent.glob("*/.hydra/overrides.yaml")
+    folders = [path.parent.parent for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True)]
+    return [
+        (folder, overrides_of(folder) or [])
+        for folder in folders
+        if (read_metrics(folder) or {}).get("status") not in COMPLETED and not in_use(folder)
+    ]
 
 
-def _comparable(overrides: Sequence[str]) -> list[str]:
-    keys = ("ckpt_path", QUIET)  # without effect on what the run is
-    return sorted(text for text in overrides if _key(text) not in keys and not text.startswith("hydra"))
+def _differences(recorded: Sequence[str], given: Sequence[str]) -> list[tuple[str | None, str | None]]:
+    """The pairs of a recorded and a given override for the same key that differ; None where one is missing."""
+    before, now = (
+        {
+            key: override
+            for key, override in parse(overrides)
+            if key not in ("ckpt_path", QUIET) and not key.startswith("hydra")  # without effect on what the run is
+        }
+        for overrides in (recorded, given)
+    )
+    pairs = [(before.get(key), now.get(key)) for key in {**before, **now}]
+    return [
+        (old and old.input_line, new and new.input_line)
+        for old, new in pairs
+        if not (old and new) or (old.is_delete(), old.value()) != (new.is_delete(), new.value())
+    ]
+
+
+def _print_unfinished(unfinished: Sequence[tuple[Path, list[tuple[str | None, str | None]]]]) -> None:
+    """The runs with a checkpoint, those first that differ least, as the commands that resume them."""
+    found = [(folder, differences) for folder, differences in unfinished if _checkpoints(folder)]
+    if not found:
+        return
+    _print("ckpt_path=last: no unfinished run has these overrides, so a new one starts. To resume another, whose")
+    _print("overrides are kept where none is given:")
+    for folder, differences in sorted(found, key=lambda run: len(run[1]))[:_LISTED]:
+        command = ["fvit-train", argument("ckpt_path", folder), *(shlex.quote(new) for _, new in differences if new)]
+        its = [old for old, _ in differences if old]
+        _print("  " + " ".join(command) + (f"   # it has {', '.join(its)}" if its else ""))
+    if len(found) > _LISTED:
+        _print(f"  and {len(found) - _LISTED} more in {found[0][0].parent}")
 
 
 def _check_unused(folder: Path) -> None:
     """Refuse a directory with checkpoints: a new run that is killed early would resume from them."""
-    if found := [name for name in CANDIDATES if (folder / "checkpoints" / name).is_file()]:
+    if found := _checkpoints(folder):
         raise ValueError(
             f"{folder} holds checkpoints of an earlier run ({', '.join(found)}): resume it with ckpt_path=last, start "
             "in another directory (hydra.run.dir=DIR, or without it), or remove them"
         )
 
 
-def _from_scratch(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    if is_rank_zero():  # else W&B would resume the run that this one replaces
-        (folder / WANDB_ID).unlink(missing_ok=True)
-    return {**config, "ckpt_path": None}
+def _checkpoints(folder: Path) -> list[str]:
+    return [name for name in CANDIDATES if (folder / "checkpoints" / name).is_file()]
 
 
 def _is_intact(path: Path) -> bool:
@@ -149,12 +186,16 @@ def _is_intact(path: Path) -> bool:
         return False
 
 
-def _key(override: str) -> str:
-    return override.partition("=")[0].lstrip("+~")
-
-
-def _value(override: str | None) -> Any:
-    return OverridesParser.create().parse_override(override).value() if override is not None else None
+def _text(override: Override | None) -> str | None:
+    """The value as a path or a name, which Hydra may take for a number; None for null."""
+    if override is None:
+        return None
+    typed = override.input_line.partition("=")[2]
+    try:
+        value = value_of(override)
+    except OmegaConfBaseException:  # Hydra knows more, or says what is wrong
+        return typed
+    return value if isinstance(value, str | None) else typed
 
 
 def _run_dir(folder: Path) -> str:

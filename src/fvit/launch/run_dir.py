@@ -19,32 +19,32 @@ from omegaconf import OmegaConf
 import fvit
 from fvit.config.atomic import write_text
 from fvit.config.errors import describe, explain
-from fvit.config.legacy import migrate_overrides
-from fvit.launch import disk, own_code, signals
+from fvit.config.paths import WANDB_ID
+from fvit.launch import disk, own_code, signals, staging
 from fvit.launch.lock import held
+from fvit.launch.record import interruption, printing_write_errors, read_metrics, write_metrics
 from fvit.launch.signals import Stopped
 
 _PACKAGES = ("fvit", "torch", "torchvision", "timm", "lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
 _TRACEBACK = "traceback.log"
 _INTERRUPTED = 255  # the exit code that W&B shows as an interrupt
 
-COMPLETED = ("finished", "pruned")
-"""The statuses of runs that need no further attempt."""
-
 
 class RunDir:
     """The directory of a run that is in progress, as a context manager; all ranks enter it, rank 0 writes.
 
-    On entry it locks the directory and writes config.yaml, environment.json, overrides.yaml and metrics.json with the
-    status ``running``. On exit it closes the loggers and sets the status to ``finished``, ``pruned``, ``failed`` (with
-    the error message) or ``interrupted`` (with the signal and the step, unless by Ctrl-C); traceback.log holds the
-    traceback of an unexpected error. A resumed run keeps the environment of its first start, adds that of each later
-    start under ``resumed``, and continues to count its seconds.
+    On entry it locks the directory. Nothing else changes there before the run begins: the callback `RunStart` says
+    when; without that callback it begins with `log_start`. Then config.yaml, environment.json, overrides.yaml and
+    metrics.json with the status ``running`` are written, and the loggers opened. On exit these are closed, and the
+    status becomes ``finished``, ``pruned``, ``failed`` (with the error message) or ``interrupted`` (with the signal and
+    the step, or after Ctrl-C how to resume); traceback.log holds the traceback of an unexpected error. A resumed run
+    keeps the environment of its first start, adds that of each later start under ``resumed``, and continues to count
+    its seconds.
 
     Args:
         config: the resolved configuration, as plain dicts, lists and numbers.
-        trainer: the run's `lightning.Trainer`; a logger may have `log_dataset`, `log_summary` and `close`, as
-            `fvit.loggers.wandb.RunLogger` has.
+        trainer: the run's `lightning.Trainer`; a logger may have `waiting` (it opens nothing while that is true),
+            `log_dataset`, `log_summary` and `close`, as `fvit.loggers.wandb.RunLogger` has.
 
     Raises:
         RunError: another process uses the directory; on exit, also that the disk is full.
@@ -57,6 +57,7 @@ class RunDir:
         self.metrics: dict[str, float] = {}
         self.status = "finished"
         self.seconds_before = 0.0
+        self.begun = False
 
     def __enter__(self) -> "RunDir":
         self.started = time.time()
@@ -64,11 +65,13 @@ class RunDir:
             if self.trainer.is_global_zero:
                 self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(held(self.path))
-                self._write_start()
                 stack.push(self._write_end)
             stack.enter_context(disk.explaining(self.path))
             stack.enter_context(self._closing_loggers())
             self._on_exit = stack.pop_all()
+        for logger in self.trainer.loggers:
+            if hasattr(logger, "waiting"):
+                logger.waiting = True
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -80,7 +83,32 @@ class RunDir:
         return self.seconds_before + time.time() - self.started
 
     def log_start(self, data: Any, cost: dict[str, float], **config: Any) -> None:
-        """Tell the loggers the configuration, with `config` merged in, the dataset, and what the model costs."""
+        """What loggers are told when the run begins: the configuration with `config` merged in, dataset and cost."""
+        self._start = data, cost, config
+        starts = [callback for callback in self.trainer.callbacks if hasattr(callback, "begin_run")]
+        for callback in starts:
+            callback.begin_run = self.begin
+        if not starts:
+            self.begin()
+
+    def begin(self, after_a_batch: bool = True) -> None:
+        """Begin the run, which replaces the record of an earlier start; nothing if it has begun.
+
+        Args:
+            after_a_batch: whether one batch has passed. Before, only a new directory changes: much may still go wrong.
+        """
+        if self.begun or (not after_a_batch and (self.path / "metrics.json").is_file()):
+            return
+        if self.trainer.is_global_zero and not is_resumed(self.config):  # else W&B would resume the run before this one
+            (self.path / WANDB_ID).unlink(missing_ok=True)
+        for logger in self.trainer.loggers:
+            if hasattr(logger, "waiting"):
+                logger.waiting = False
+                _ = logger.experiment  # opens it; W&B may refuse its options
+        self.begun = True
+        if self.trainer.is_global_zero:
+            self._write_start()
+        data, cost, config = self._start
         for logger in self.trainer.loggers:
             logger.log_hyperparams({**self.config, **config})
             if hasattr(logger, "log_code") and (code := own_code.newest(self.path)):
@@ -92,6 +120,7 @@ class RunDir:
 
     def finish(self, metrics: dict[str, float]) -> dict[str, float]:
         """Record the run's results, for metrics.json and the loggers; returns them."""
+        self.begin()
         self.metrics = metrics
         if any(getattr(callback, "pruned", False) for callback in self.trainer.callbacks):
             self.status = "pruned"
@@ -110,37 +139,35 @@ class RunDir:
         except Stopped:
             preempted = True
             raise
-        except KeyboardInterrupt:
-            code = _INTERRUPTED
-            raise
-        except SystemExit as stop:
-            stopped = _stopped(trainer)
+        except (KeyboardInterrupt, SystemExit) as interrupt:
+            stopped = _stopped(trainer) if isinstance(interrupt, SystemExit) else None
             preempted = stopped is not None
             code = 1 if preempted else _INTERRUPTED
-            raise stopped or KeyboardInterrupt from stop
+            text = [interruption(self.path, self.config)] if self.begun else []
+            raise stopped or KeyboardInterrupt(*text) from interrupt
         finally:
-            for logger in trainer.loggers:
+            for logger in trainer.loggers if self.begun else []:
                 logger.finalize("failed" if code else "success")
                 if hasattr(logger, "close"):
                     logger.close(trainer, best_scores(trainer), code, preempted)
 
     def _write_start(self) -> None:
         (self.path / _TRACEBACK).unlink(missing_ok=True)
+        staging.publish(self.path)
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(self.config))
-        resumed, noted = is_resumed(self.config), environment() | own_code.keep(self.path, self.config)
-        if resumed and (self.path / "environment.json").is_file():
-            first = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
-            noted = {**first, "resumed": [*first.get("resumed", []), noted]}
+        noted = environment() | own_code.keep(self.path, self.config)
+        if is_resumed(self.config):
+            before = read_metrics(self.path) or {}
+            self.seconds_before, self.metrics = before.get("seconds", 0.0), before.get("metrics", {})
+            if (self.path / "environment.json").is_file():
+                first = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+                noted = {**first, "resumed": [*first.get("resumed", []), noted]}
         write_text(self.path / "environment.json", json.dumps(noted, indent=2))
-        # Hydra writes its overrides before it is known whether the run accepts them.
-        overrides = self.path / ".hydra" / "overrides.yaml"
-        if overrides.is_file():
-            write_text(self.path / "overrides.yaml", overrides.read_text(encoding="utf-8"))
-        if resumed:
-            self.seconds_before = (read_metrics(self.path) or {}).get("seconds", 0.0)
-        write_metrics(self.path, "running", {}, self.seconds)
+        write_metrics(self.path, "running", self.metrics, self.seconds)
 
     def _write_end(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if not self.begun:
+            return
         if error is None:
             write_metrics(self.path, self.status, self.metrics, self.seconds)
             return
@@ -181,102 +208,6 @@ def _stopped(trainer: Any) -> Stopped | None:
 def _name_of(data: Any) -> str:
     """The dataset's name; a folder's is that of its last part."""
     return Path(data.root).expanduser().resolve().name if data.name == "folder" else data.name
-
-
-def write_metrics(
-    folder: Path, status: str, metrics: dict[str, float], seconds: float = 0.0, error: str | None = None
-) -> None:
-    """Write metrics.json; the status ``running`` comes with the process that runs."""
-    content = {"status": status, "error": error, "seconds": round(seconds, 3), "metrics": metrics}
-    if status == "running":
-        content["process"] = {
-            "host": platform.node(),
-            "pid": os.getpid(),
-            "started": _started(os.getpid()),
-            "updated": time.time(),
-        }
-    write_text(folder / "metrics.json", json.dumps(content, indent=2))
-
-
-def note_elapsed(folder: Path) -> None:
-    """Bring the seconds in metrics.json up to date: a run that is killed cannot do so at its end."""
-    record = read_metrics(folder)
-    if record is not None and record["status"] == "running":
-        seconds = record["seconds"] + time.time() - record["process"]["updated"]
-        write_metrics(folder, "running", record["metrics"], seconds)
-
-
-def note_failure(folder: Path, error: str) -> bool:
-    """Record an error that the run did not record itself, because it failed before it entered its directory.
-
-    Returns:
-        whether metrics.json holds the error now.
-    """
-    record = read_metrics(folder) or {"metrics": {}, "seconds": 0.0}
-    if record.get("error") == error:
-        return True
-    with printing_write_errors():
-        write_metrics(folder, "failed", record["metrics"], record["seconds"], error=error)
-        return True
-    return False
-
-
-@contextmanager
-def printing_write_errors() -> Iterator[None]:
-    """Print that a file could not be written, and let the error that ended the run pass.
-
-    That error may be a full disk. The log is on the same disk, so logging the failure would raise again.
-    """
-    try:
-        yield
-    except OSError as failure:
-        print(f"{failure.filename} could not be written: {failure.strerror}", file=sys.stderr)
-
-
-def read_metrics(folder: Path) -> dict[str, Any] | None:
-    """The content of metrics.json; None if the run never started."""
-    path = folder / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def outcome(folder: Path) -> dict[str, Any] | None:
-    """The content of metrics.json, with the status ``crashed`` for a ``running`` process that no longer exists.
-
-    A process on another machine cannot be looked up and counts as running.
-    """
-    record = read_metrics(folder)
-    if record is not None and record["status"] == "running" and "process" in record and not _runs(record["process"]):
-        record["status"] = "crashed"
-    return record
-
-
-def overrides_of(folder: Path) -> list[str]:
-    """The overrides that a run was started with, as they were typed; interpolations are not resolved."""
-    for path in (folder / "overrides.yaml", folder / ".hydra" / "overrides.yaml"):
-        if path.is_file():
-            return migrate_overrides(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
-    return []
-
-
-def _runs(process: dict[str, Any]) -> bool:
-    if process["host"] != platform.node():
-        return True
-    if process["started"] is not None:
-        return _started(process["pid"]) == process["started"]
-    try:
-        os.kill(process["pid"], 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def _started(pid: int) -> str | None:
-    """When the kernel started a process, since process ids are reused; None if it has ended, or without /proc."""
-    try:
-        state, *further = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state == "Z" else further[18]
 
 
 def environment() -> dict[str, Any]:

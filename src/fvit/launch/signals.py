@@ -65,8 +65,9 @@ def listening() -> Iterator[None]:
         for signum, handler in before.items():
             signal.signal(signum, handler)
         _state.listening = False
-        if callable(handler := before.get(_state.signum)):
-            handler(_state.signum, None)
+        signum, _state.signum = _state.signum, None
+        if callable(handler := before.get(signum)):
+            handler(signum, None)
 
 
 @contextmanager

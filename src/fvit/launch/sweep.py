@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from fvit.config.errors import ConfigError
 from fvit.launch.config_diff import changes
 from fvit.launch.quiet import QUIET
-from fvit.launch.run_dir import COMPLETED, outcome, overrides_of, read_metrics
+from fvit.launch.record import COMPLETED, outcome, overrides_of, read_metrics
 
 
 @dataclass
@@ -148,7 +148,7 @@ def _compose(config: DictConfig, overrides: list[str]) -> DictConfig:
 
 
 def _overrides(job: Path) -> list[str]:
-    return _without_hydra(overrides_of(job))
+    return _without_hydra(overrides_of(job) or [])
 
 
 def _without_hydra(overrides: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import loggers
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers.logger import DummyExperiment, rank_zero_experiment
 
 from fvit.config.atomic import replacing
 
@@ -19,12 +19,17 @@ _KEY = "curve_row"
 class CSVLogger(loggers.CSVLogger):
     """Lightning's, which keeps the rows of a resumed run instead of starting an empty file.
 
-    A step that is trained again because it came after the checkpoint has one row, the new one.
+    A step that is trained again because it came after the checkpoint has one row, the new one. Nothing is written while
+    the logger is `waiting` for the run to begin.
     """
+
+    waiting = False
 
     @property
     @rank_zero_experiment
-    def experiment(self) -> "_Writer":
+    def experiment(self) -> "_Writer | DummyExperiment":
+        if self.waiting:
+            return DummyExperiment()
         if self._experiment is None:
             self._experiment = _Writer(log_dir=self.log_dir)
         return self._experiment
@@ -48,6 +53,7 @@ class CSVResume(Callback):
     """
 
     def __init__(self) -> None:
+        self._step = 0
         self._newest: dict[str, float] | None = {}
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -61,16 +67,26 @@ class CSVResume(Callback):
         self._newest = checkpoint.get(_KEY, {})
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._step = trainer.global_step
+
+    # The run has begun by then, and nothing was logged yet.
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        self._resume(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
         self._resume(trainer)
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         if self._newest is not None:  # nothing was left to train
+            self._step = trainer.global_step
             self._resume(trainer)
 
     def _resume(self, trainer: Trainer) -> None:
+        if self._newest is None:
+            return
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger):
-                logger.resume(trainer.global_step, self._newest or {})
+                logger.resume(self._step, self._newest)
         self._newest = None
 
 

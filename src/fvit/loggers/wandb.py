@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning import Trainer
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers.logger import DummyExperiment, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from pydantic import ValidationError
 
@@ -69,7 +69,12 @@ class RunLogger(WandbLogger):
     """Lightning's WandbLogger, offline without an API key or a server; a resumed run stays one W&B run.
 
     The options are explained in conf/logger/wandb.yaml; `options` are further arguments of ``wandb.init``.
+
+    Attributes:
+        waiting: while true, no W&B run is started.
     """
+
+    waiting = False
 
     def __init__(
         self,
@@ -91,23 +96,25 @@ class RunLogger(WandbLogger):
         if group is None and (run_dir.parent / "multirun.yaml").is_file():  # which Hydra writes for a sweep
             group = run_dir.parent.name
         options |= {"group": group, "tags": [t[:_LONGEST_TAG] for t in dict.fromkeys([*name.split(", "), *tags]) if t]}
-        options.setdefault("id", _run_id(run_dir))
         # Not Lightning's offline=True, which sets WANDB_MODE for the whole process and so for the next job of a sweep.
         super().__init__(name=shortened(name), project=project, save_dir=save_dir, **options)
         del self._wandb_init["anonymous"]  # deprecated by W&B
+        self.run_dir = run_dir
         self.stay_offline, self.media, self.artifacts = offline, media, artifacts
         self.service_died = False
 
     @property
     @rank_zero_experiment
-    def experiment(self) -> "wandb.Run":
-        """The W&B run, which starts on first use.
+    def experiment(self) -> "wandb.Run | DummyExperiment":
+        """The W&B run, which starts on first use, but not before the run begins.
 
         Raises:
             ConfigError: W&B does not accept an option.
         """
         import wandb
 
+        if self.waiting:
+            return DummyExperiment()
         if self._experiment is None:
             try:
                 self._start()
@@ -215,7 +222,15 @@ class RunLogger(WandbLogger):
         import wandb
 
         folder = Path(self.save_dir, "wandb")
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"W&B cannot write to {folder}: {error.strerror}; set WANDB_DIR=DIR in the environment, or "
+                "logger.wandb.save_dir=DIR"
+            ) from error
+        if self._wandb_init["id"] is None:
+            self._wandb_init["id"] = self._id = _run_id(self.run_dir)
         # Offline runs refer to copies of their artifacts, which W&B would keep in the home directory.
         os.environ.setdefault("WANDB_DATA_DIR", str((folder / "staged").resolve()))
         deadline = time.monotonic() + _START_TIMEOUT
@@ -249,6 +264,8 @@ class RunLogger(WandbLogger):
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         self._experiment = run
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        write_text(self.run_dir / WANDB_ID, self._wandb_init["id"])  # only now: a run that W&B refuses leaves nothing
 
     def _takes_artifacts(self, what: str) -> bool:
         """Whether to log an artifact: W&B would try for a minute if its server is gone."""
@@ -259,14 +276,10 @@ class RunLogger(WandbLogger):
         return False
 
 
-@rank_zero_only
 def _run_id(folder: Path) -> str:
     """The W&B id of the run directory, a new one if it has none."""
     path = folder / WANDB_ID
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(path, secrets.token_hex(4))
-    return path.read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8") if path.is_file() else secrets.token_hex(4)
 
 
 def _print(line: str) -> None:

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 
 from fvit.config.errors import RunError, did_you_mean
 from fvit.config.schemas.study import Options
-from fvit.launch.run_dir import read_metrics
+from fvit.launch.record import read_metrics
 from fvit.search.space import Space
 
 log = logging.getLogger(__name__)

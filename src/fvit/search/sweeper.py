@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from fvit.config.errors import RunError, describe, explain
 from fvit.config.schemas.study import Options, Study
 from fvit.config.validation import check
-from fvit.launch.run_dir import COMPLETED, read_metrics
+from fvit.launch.record import COMPLETED, read_metrics
 from fvit.search import report, space
 from fvit.search.study import (
     MissingObjectiveError,

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from fvit.config.flatten import flatten
-from fvit.launch.run_dir import outcome
+from fvit.launch.record import outcome
 
 # Kept of each log of a run that did not finish.
 _LOG_LINES = 15
