@@ -1,8 +1,9 @@
 """Additive attention over regions: several global queries and keys, mixed by learned weights.
 
-Ours, after Fastformer (arXiv:2108.09084, see `additive`), whose one global query and key give every token the same
-context. Here each region r of the grid has its own, and each token reads a mixture of them (MHLA's idea,
-arXiv:2601.07832, in additive form). Per head, with c(n, r) the share of token n in region r:
+Source: ours, unpublished; after Wu et al., "Fastformer", arXiv:2108.09084, and MHLA, arXiv:2601.07832.
+
+Fastformer's one global query and key give every token the same context. Here each region r of the grid has its own, and
+each token reads a mixture of them (MHLA's idea, in additive form). Per head, with c(n, r) the share of token n in r:
 
     q̄_s = Σ_{n∈s} softmax_s(w_q·q_n/√d) q_n          Q_r = Σ_s M_rs q̄_s       p_n = (Σ_r c(n, r) Q_r) ⊙ k_n
     k̄_s = Σ_{n∈s} softmax_s(w_k·p_n/√d) p_n          K_r = Σ_s M'_rs k̄_s      g_n = Σ_r c(n, r) K_r
