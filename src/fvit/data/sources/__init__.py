@@ -11,6 +11,7 @@ from fvit.data.sources.builtin import digits, fake
 from fvit.data.sources.downloads import cifar10, imagenette
 from fvit.data.sources.folder import folder
 from fvit.data.sources.imagenet import imagenet
+from fvit.data.sources.relations import relations
 
 __all__ = ["SOURCES", "Source", "load"]
 
@@ -18,6 +19,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "digits": digits,
     "folder": folder,
     "fake": fake,
+    "relations": relations,
     "imagenet": imagenet,
     "imagenette": imagenette,
     "cifar10": cifar10,

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from fvit.data.sources import load
+from fvit.data.sources.builtin import digits
+from fvit.data.sources.relations import COLOURS
+
+
+def cells_of(image):
+    return image.reshape(4, 8, 4, 8, 3).transpose(0, 2, 1, 3, 4).reshape(16, 8, 8, 3)
+
+
+def digit_in(cell, pictures):
+    """The digit that a cell shows in any colour, or None."""
+    shape = cell.max(axis=2) / max(1, cell.max())
+    distance = {digit: np.abs(shape - picture / picture.max()).max() for digit, picture in pictures.items()}
+    found = min(distance, key=distance.get)
+    return found if distance[found] < 0.02 else None
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    train = digits().train
+    return {digit: train.pixels[train.labels == digit][0] for digit in range(10)}
+
+
+def test_the_pointed_digit_is_right_of_the_red_one(pictures):
+    source = load("relations", num_images=200)
+    assert (len(source.train), len(source.val)) == (200, 20)
+    for images in (source.train, source.val):
+        for index in range(20):
+            cells = cells_of(images.read(index))
+            [red] = [n for n, cell in enumerate(cells) if cell[..., 0].any() and not cell[..., 1:].any()]
+            assert red % 4 < 3
+            assert digit_in(cells[red + 1], pictures) == images.labels[index]
+            shown = [digit_in(cell, pictures) for cell in cells if cell.any()]
+            assert sorted(shown) == list(range(10)), "each once: their set says nothing"
+
+
+def test_the_colour_is_that_of_the_grey_digit(pictures):
+    source = load("relations", task="lookup", num_images=200)
+    assert source.classes == list(COLOURS)
+    for index in range(20):
+        first, *others = cells_of(source.train.read(index))
+        shown = {digit_in(cell, pictures): cell for cell in others if cell.any()}
+        colours = {digit: (cell.reshape(-1, 3).max(axis=0) / 255).round(1) for digit, cell in shown.items()}
+        assert len({tuple(colour) for colour in colours.values()}) == len(shown) == 6
+        expected = COLOURS[source.classes[source.train.labels[index]]]
+        assert colours[digit_in(first, pictures)] == pytest.approx(np.array(expected), abs=0.1)
+
+
+def test_labels_are_spread_and_images_do_not_repeat():
+    for task in ("pointer", "lookup"):
+        source = load("relations", task=task, num_images=2000, glyphs="varied")
+        counts = np.bincount(source.train.labels, minlength=len(source.classes))
+        assert counts.min() > 0.7 * counts.mean()
+        assert len({image.tobytes() for image in (*source.train.pixels, *source.val.pixels)}) == 2200
