@@ -74,7 +74,8 @@ class Distiller(Classifier):
                 f"distillation.{next(iter(self.logit_losses))} needs the same classes. Use a teacher that was trained "
                 "on them, or match tokens: distillation=attention or features"
             )
-        self.teacher_acc1 = MulticlassAccuracy(self.num_outputs, average="micro") if same_classes else None
+        counted = {"average": "micro", "validate_args": False}  # validating the labels would make a GPU wait
+        self.teacher_acc1 = MulticlassAccuracy(self.num_outputs, **counted) if same_classes else None
         if self.logit_losses and isinstance(self.model, VisionTransformerDistilled):
             self.model.set_distilled_training()
 
