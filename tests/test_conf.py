@@ -34,11 +34,15 @@ NEEDS = {
     "mixed": "model.attention.layers=[additive*2,softmax*2]",
     "own": "model.attention.name=fvit.attention.zoo.linear:Linear",
     "timm": "model.name=convnextv2_atto",
-    "vip_small7": "data.img_size=28",
+    **dict.fromkeys(("vip_small14", "vip_small7", "vip_medium7", "vip_large7"), "data.img_size=28"),
     "optuna": "~callbacks.pruning",  # its trial is the number of Hydra's job, of which there is none
     **dict.fromkeys(("torchrun", "slurm"), "trainer={devices:1,num_nodes:1}"),
     **dict.fromkeys(WITH_TEACHER, "distillation.teacher.path=RUN"),
 }
+
+
+LARGER = re.compile(r"vip_(?!small7)|casvit_[mt]|crossformerpp_[blh]|fastervit_[1-6]")
+"""Models that differ in size alone from one that every run of the tests builds."""
 
 
 def _options(group):
@@ -97,7 +101,10 @@ def test_every_attention_goes_into_a_model(compose_config, option):
     assert module(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 10)
 
 
-@pytest.mark.parametrize("option", _options("model"))
+@pytest.mark.parametrize(
+    "option",
+    [pytest.param(name, marks=[pytest.mark.slow] if LARGER.match(name) else []) for name in _options("model")],
+)
 def test_every_model_maps_images_to_logits(compose_config, option):
     config = compose_config(f"model={option}", "data=fake", *_needs(option))
     size = config["data"]["img_size"]
