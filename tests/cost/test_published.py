@@ -5,10 +5,12 @@ import re
 import pytest
 import timm
 import torch
+import yaml
 
 from fvit.config.paths import conf_dir
 from fvit.cost import count
 from fvit.cost.published import SOURCES, published, published_for
+from fvit.models import build
 
 ROWS = published()
 
@@ -44,6 +46,19 @@ def test_published_parameters_agree_with_our_model(row):
     # FViT and DeiT truncate; the benchmark's ViTs also have LayerScale.
     digits = len(row.params_m.partition(".")[2])
     assert float(row.params_m) == pytest.approx(params, rel=1e-3, abs=10**-digits / (2 if digits else 1))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [row for row in ROWS if row.model.startswith("vit_") and row.attention not in ("softmax", "native") and row.top1],
+    ids=lambda row: f"{row.name}-{row.res}",
+)
+def test_published_mechanisms_are_those_of_their_row(row):
+    """To 4 %: details such as Linformer's number of projections and class tokens differ."""
+    attention = yaml.safe_load((conf_dir() / "attention" / f"{row.attention}.yaml").read_text())
+    with torch.device("meta"):
+        model = build(f"{row.model}_patch16_224", row.res, 1000, attention, class_token=False, global_pool="avg")
+    assert float(row.params_m) == pytest.approx(sum(p.numel() for p in model.parameters()) / 1e6, rel=0.04)
 
 
 def test_rows_are_found_by_model_and_attention():
