@@ -54,11 +54,11 @@ def test_published_parameters_agree_with_our_model(row):
     ids=lambda row: f"{row.name}-{row.res}",
 )
 def test_published_mechanisms_are_those_of_their_row(row):
-    """To 4 %: details such as Linformer's number of projections and class tokens differ."""
+    """To 5 %: details such as Linformer's number of projections and class tokens differ."""
     attention = yaml.safe_load((conf_dir() / "attention" / f"{row.attention}.yaml").read_text())
     with torch.device("meta"):
         model = build(f"{row.model}_patch16_224", row.res, 1000, attention, class_token=False, global_pool="avg")
-    assert float(row.params_m) == pytest.approx(sum(p.numel() for p in model.parameters()) / 1e6, rel=0.04)
+    assert float(row.params_m) == pytest.approx(sum(p.numel() for p in model.parameters()) / 1e6, rel=0.05)
 
 
 def test_rows_are_found_by_model_and_attention():
