@@ -34,11 +34,14 @@ NEEDS = {
     "mixed": "model.attention.layers=[additive*2,softmax*2]",
     "own": "model.attention.name=fvit.attention.zoo.linear:Linear",
     "timm": "model.name=convnextv2_atto",
-    "vip_small7": "data.img_size=28",
+    **dict.fromkeys(("vip_small14", "vip_small7", "vip_medium7", "vip_large7"), "data.img_size=28"),
     "optuna": "~callbacks.pruning",  # its trial is the number of Hydra's job, of which there is none
     **dict.fromkeys(("torchrun", "slurm"), "trainer={devices:1,num_nodes:1}"),
     **dict.fromkeys(WITH_TEACHER, "distillation.teacher.path=RUN"),
 }
+
+
+"""Models that differ in size alone from one that every run of the tests builds."""
 
 
 def _options(group):

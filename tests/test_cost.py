@@ -9,8 +9,8 @@ from hydra import initialize_config_dir
 from fvit.config.paths import conf_dir
 from fvit.cost import count
 from fvit.cost.match import make, match_count
-from fvit.cost.published import SOURCES, published
 from fvit.reports.bench.grid import compose_point
+from tests.scripts import load
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "cost.md").read_text(encoding="utf-8")
 NUMBER = r"([\d.,]+)"
@@ -60,13 +60,9 @@ def test_matched_figures(model, attention, res, width, error, params, macs, pape
     assert three(found.cost / 1e9) == float(macs)
 
 
-def test_published_figures_are_those_of_the_file():
-    for row in published():
-        cells = [row.name, f"`{row.model}` {row.attention}", str(row.res), row.params_m, row.gmacs, row.images_per_s]
-        line = [*cells, row.hardware, row.top1, row.source]
-        assert f"| {' | '.join(text or '–' for text in line)} |" in TEXT
-    for name, where in SOURCES.items():
-        assert f"* {name}: {where}." in TEXT
+def test_published_numbers_are_those_of_the_file():
+    pages = load("published")
+    assert pages.with_tables(TEXT, {"published": pages.cost_table()}) == TEXT, "run make published"
 
 
 def test_figures_exist():

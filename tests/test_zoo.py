@@ -1,18 +1,16 @@
 """docs/zoo.md is what docs/zoo.py generates from the classes, and omissions are reported."""
 
 import difflib
-import importlib.util
 import re
 import sys
 import types
-from pathlib import Path
 
 import pytest
 
 from fvit.attention import IdentityMixer, LinearAttention
+from tests.scripts import DOCS, load
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGE = (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "zoo.md").read_text(encoding="utf-8")
 
 COMPLETE = """Twice the tokens: an example.
 
@@ -26,14 +24,6 @@ Cost: O(N·D·(1 + log N)) besides no projections; nothing else. It is cheap.
 
     out = x + x
 """
-
-
-def load(name):
-    """docs/NAME.py, which is not in a package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 zoo = load("zoo")

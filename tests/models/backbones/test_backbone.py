@@ -60,8 +60,6 @@ def listed(module):
 
 def test_timm_knows_the_name_and_its_config(name):
     assert timm.is_model(name)
-    family = name.split("_")[0]
-    assert timm.list_models(module=family) == sorted(other for other in NAMES if other.startswith(family))
     with torch.device("meta"):
         model = timm.create_model(name)
     config = timm.data.resolve_model_data_config(model)
@@ -72,11 +70,6 @@ def test_timm_knows_the_name_and_its_config(name):
     classifiers = model.get_classifier()
     named = tuple(modules[layer] for layer in listed(model.pretrained_cfg["classifier"]))
     assert named == (classifiers if isinstance(classifiers, tuple) else (classifiers,))
-
-
-def test_pretrained_weights_do_not_exist_and_timm_says_so(name):
-    with pytest.raises(RuntimeError, match=f"No pretrained weights exist for {name}"):
-        timm.create_model(name, pretrained=True)
 
 
 def test_builds_on_meta_at_full_size(name):
@@ -222,6 +215,7 @@ def test_layer_decay_reaches_every_layer(name):
         ("crossformerpp_s", dict(num_heads=(2, 4, 8)), r"num_heads=\[2, 4, 8\] has 3 entries; give 4"),
         ("crossformerpp_s", dict(num_heads=(3, 5)), r"num_heads=\[3, 5\] has 2 entries; give 4"),
         ("fastervit_0", dict(num_heads=(2, 4, 8)), r"num_heads=\[2, 4, 8\] has 3 entries; give 2"),
+        ("fastervit_0", dict(window_sizes=(7,)), r"window_sizes=\[7\] has 1 entries; give 2"),
         ("fastervit_0", dict(num_heads=(3, 5), embed_dim=16), "64 is not divisible by 3"),
         ("vip_small7", dict(segment_dims=(6, 24, 24)), r"segment_dims=\[6, 24, 24\] has 3 entries; give 2"),
     ],

@@ -85,6 +85,8 @@ def test_block_against_its_formula():
     [
         ("casvit_xs", 3_200_700, [48, 56, 112, 220], [2, 2, 4, 2]),
         ("casvit_s", 5_764_224, [48, 64, 128, 256], [3, 3, 6, 3]),
+        ("casvit_m", 12_421_520, [64, 96, 192, 384], [3, 3, 6, 3]),
+        ("casvit_t", 21_763_120, [96, 128, 256, 512], [3, 3, 6, 3]),
     ],
 )
 def test_parameters_and_shape_are_as_published(name, exact, dims, depths):

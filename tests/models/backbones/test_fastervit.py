@@ -3,10 +3,9 @@ import timm
 import torch
 from torch import nn
 
-from fvit.cost import count
 from fvit.models import FasterViT
 from fvit.models.backbones.fastervit import AttentionStage
-from fvit.models.backbones.hierarchical import HierarchicalBlock, LogOffsetBias, PositionEmbedding, WindowBlock
+from fvit.models.backbones.hierarchical import HierarchicalBlock, WindowBlock
 
 
 def on_meta(**options):
@@ -21,30 +20,52 @@ def small(**options):
 
 
 @pytest.mark.parametrize(
-    ("printed", "exact", "options"),
+    ("size", "exact"),
     [
-        (31.4, 31_404_840, {}),
-        (53.4, 53_366_696, dict(stem_dim=32, embed_dim=80, depths=(1, 3, 8, 5))),  # FasterViT-1
+        ("0", 31_404_840),
+        ("1", 53_366_696),
+        ("2", 75_923_816),
+        ("3", 159_547_944),
+        ("4", 365_555_712),
+        ("5", 957_520_552),
+        ("6", 1_360_328_872),
+        ("4_21k_768", 271_944_224),
     ],
 )
-def test_parameters_are_as_published(printed, exact, options):
-    """Rounded in the README of the authors' code, exact from the models that it builds."""
-    parameters = sum(p.numel() for p in on_meta(**options).parameters())
-    assert parameters == exact
-    assert round(parameters / 1e6, 1) == printed
+def test_parameters_are_those_of_the_authors_code(size, exact):
+    with torch.device("meta"):
+        model = timm.create_model(f"fastervit_{size}")
+    assert sum(p.numel() for p in model.parameters()) == exact
 
 
-def test_macs_without_position_mlps_are_as_published():
-    """The MLPs run once for all images."""
-    model, of_positions = on_meta().eval(), []
-    for module in model.modules():
-        if isinstance(module, LogOffsetBias | PositionEmbedding):
-            for layer in (module.mlp[0], module.mlp[2]):
-                layer.register_forward_hook(lambda layer, _, out: of_positions.append(out.numel() * layer.in_features))
-    model(torch.empty(1, 3, 224, 224, device="meta"))
-    published = (count(on_meta(), 224).macs_paper - sum(of_positions)) / 1e9
-    assert round(published, 2) == 3.31
-    assert round(published, 1) == 3.3
+@pytest.mark.parametrize("size", [224, 384, 512, 768])
+def test_pretraining_on_21k_classes_goes_with_attention_over_the_whole_map(size):
+    with torch.device("meta"):
+        model = timm.create_model(f"fastervit_4_21k_{size}", depths=(1, 1, 1, 1))
+    for stage, reduction in zip(model.stages[2:], (16, 32), strict=True):
+        assert stage.window_size == size // reduction
+        assert stage.carriers is None
+
+
+def test_carriers_and_windows_are_options():
+    """As the authors' any-resolution models have them."""
+    model = small(carriers=3, window_sizes=(6, 3)).eval()
+    seen = []
+    model.stages[2].blocks[-1].register_forward_hook(lambda block, inputs, out: seen.append((inputs, out)))
+    assert model(torch.randn(1, 3, 192, 288)).shape == (1, 5)
+    [((tokens, size, real, _, share), (_, carriers))] = seen
+    assert (tuple(tokens.shape[1:3]), size, real, share) == ((6, 36), (6, 6), None, (3, 3))
+    assert tuple(carriers.shape[1:3]) == (6, 9)
+
+
+def test_scaled_branches_start_small_and_the_last_block_adds_carriers():
+    model = small(init_values=1e-5, depths=(1, 1, 3, 1))
+    blocks = model.stages[2].blocks
+    assert [block.add_carriers for block in blocks] == [False, False, True]
+    scales = [p for name, p in model.named_parameters() if name.endswith("gamma")]
+    assert len(scales) == 3 * 4 + 2
+    assert all((scale == 1e-5).all() for scale in scales)
+    assert not any(block.add_carriers for block in small().stages[2].blocks)
 
 
 def test_stages_of_the_published_model():
@@ -85,8 +106,8 @@ class Spy(nn.Module):
 )
 @pytest.mark.parametrize("carriers", [True, False])
 def test_windows_are_the_fewest_of_at_most_7_and_equal(grid, seen, carriers):
-    shape = dict(num_heads=2, mlp_ratio=1.0, proj_drop=0.0, attn_drop=0.0)
-    stage = AttentionStage(8, nn.Identity(), [0.0], carriers=carriers, **shape)
+    shape = dict(num_heads=2, mlp_ratio=1.0, proj_drop=0.0, attn_drop=0.0, window_size=7)
+    stage = AttentionStage(8, nn.Identity(), [0.0], carriers=2 * carriers, **shape)
     stage.blocks = nn.ModuleList([Spy()])
     x = torch.randn(2, 8, *grid)
     torch.testing.assert_close(stage(x), x, rtol=0, atol=0)

@@ -21,8 +21,13 @@ def made(module):
     return module
 
 
-def block():
-    return made(HierarchicalBlock(DIM, num_heads=HEADS, mlp_ratio=2.0, proj_drop=0.0, attn_drop=0.0, drop_path=0.0))
+def block(**options):
+    shape = dict(num_heads=HEADS, mlp_ratio=2.0, proj_drop=0.0, attn_drop=0.0, drop_path=0.0)
+    return made(HierarchicalBlock(DIM, **shape, **options))
+
+
+def scale(layer):
+    return getattr(layer, "gamma", 1.0)
 
 
 def noise(*shape, seed=0):
@@ -77,8 +82,8 @@ def slow_window_block(module, tokens, places, size):
         for head, weights in enumerate(logits.softmax(dim=1)):
             part = slice(head * width, (head + 1) * width)
             mixed[i, part] = weights @ v[:, part]
-    x = x + affine(attn.proj, mixed)
-    return x + mlp(module.mlp, norm(module.norm2, x))
+    x = x + scale(module.ls1) * affine(attn.proj, mixed)
+    return x + scale(module.ls2) * mlp(module.mlp, norm(module.norm2, x))
 
 
 def slow_hierarchical_block(module, x, carriers, size, share):
@@ -98,8 +103,11 @@ def slow_hierarchical_block(module, x, carriers, size, share):
             out = slow_window_block(module.within, tokens, [None] * len(own) + list(there.values()), size)
             for place, token in zip(own, out[: len(own)], strict=True):
                 new_carriers[place] = token
-            for place, token in zip(there, out[len(own) :], strict=True):
+            for (place, at), token in zip(there.items(), out[len(own) :], strict=True):
                 new_x[place] = token
+                if module.add_carriers:
+                    i, j = (k * part // side for k, part, side in zip(at, share, size, strict=True))
+                    new_x[place] += scale(module.across.ls1) * out[i * share[1] + j]
     return new_x, new_carriers
 
 
@@ -109,8 +117,9 @@ def inputs(grid, size, share):
 
 
 @pytest.mark.parametrize(("grid", "size", "share"), CASES)
-def test_block_equals_loops_in_float64(grid, size, share):
-    module, (x, carriers) = block(), inputs(grid, size, share)
+@pytest.mark.parametrize("options", [{}, {"init_values": 1.0}, {"init_values": 1.0, "add_carriers": True}])
+def test_block_equals_loops_in_float64(grid, size, share, options):
+    module, (x, carriers) = block(**options), inputs(grid, size, share)
     tokens, real = partition(x, size)
     out, out_carriers = module(tokens, size, real, carriers, share)
     for b in range(2):

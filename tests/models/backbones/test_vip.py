@@ -62,16 +62,34 @@ def test_a_position_mixes_with_its_row_and_column_only():
     assert torch.equal(changed, expected)
 
 
-def test_parameters_are_as_published():
+@pytest.mark.parametrize(
+    ("name", "exact"),
+    [
+        ("vip_small14", 29_892_904),
+        ("vip_small7", 25_114_984),
+        ("vip_medium7", 55_272_488),
+        ("vip_large7", 87_784_936),
+    ],
+)
+def test_parameters_are_those_of_the_authors_code(name, exact):
     with torch.device("meta"):
-        model = timm.create_model("vip_small7")
-    assert sum(p.numel() for p in model.parameters()) == 25_114_984
+        model = timm.create_model(name)
+    assert sum(p.numel() for p in model.parameters()) == exact
 
 
-def test_there_are_as_many_segments_as_rows_at_the_published_size():
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("vip_small14", [(16, 384, 18)]),
+        ("vip_small7", [(32, 192, 4), (16, 384, 14)]),
+        ("vip_medium7", [(32, 256, 7), (16, 512, 17)]),
+        ("vip_large7", [(32, 256, 8), (16, 512, 28)]),
+    ],
+)
+def test_there_are_as_many_segments_as_rows_at_the_published_size(name, stages):
     with torch.device("meta"):
-        model = timm.create_model("vip_small7")
-    for stage, (side, dim, depth) in zip(model.stages, ((32, 192, 4), (16, 384, 14)), strict=True):
+        model = timm.create_model(name)
+    for stage, (side, dim, depth) in zip(model.stages, stages, strict=True):
         assert len(stage.blocks) == depth
         for block in stage.blocks:
             assert block.permute.mix_h.in_features == block.permute.mix_w.in_features == dim

@@ -54,9 +54,10 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def from_released(self, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The weights in a checkpoint of the authors, or in one of this model, under the names used here."""
+        """The weights in a checkpoint of the authors, or in one with this class's names, under the names used here."""
         weights = weights_of(checkpoint)
-        return weights if weights.keys() <= self.state_dict().keys() else renamed(weights, self.key_map(weights))
+        is_ours = any(name.startswith("stages.") for name in weights)
+        return weights if is_ours else renamed(weights, self.key_map(weights))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images [B, C, H, W] to the last feature map, normalised."""
@@ -89,15 +90,33 @@ class Backbone(nn.Module):
 
 
 def create(cls: type[Backbone], name: str, pretrained: bool, stages: int, **kwargs: Any) -> Backbone:
-    """Build a registered model as timm does; pretrained weights may have the authors' names."""
+    """Build a registered model as timm does; pretrained weights may have the authors' names.
+
+    Raises:
+        ValueError: the pretrained weights are those of another model.
+    """
     return build_model_with_cfg(
         cls,
         name,
         pretrained,
         feature_cfg=dict(feature_cls="hook", out_indices=tuple(range(stages))),
-        pretrained_filter_fn=lambda checkpoint, model: model.from_released(checkpoint),
+        pretrained_filter_fn=_released_weights,
         **kwargs,
     )
+
+
+def _released_weights(checkpoint: Mapping[str, Any], model: Backbone) -> dict[str, Tensor]:
+    weights = model.from_released(checkpoint)
+    # With another number of classes, timm loads whatever fits and says nothing of the rest.
+    differing = sorted(
+        name for name in weights.keys() ^ model.state_dict().keys() if not name.startswith(("head.", "head_dist."))
+    )
+    if differing:
+        raise ValueError(
+            f"the pretrained weights are not those of this {type(model).__name__}: {len(differing)} names are only in "
+            f"one of them, such as {', '.join(differing[:3])}; is the file of another size?"
+        )
+    return weights
 
 
 def check_stages(count: int, **per_stage: Sequence[Any]) -> None:

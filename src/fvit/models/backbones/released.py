@@ -6,6 +6,7 @@ leaves out what has no counterpart here, such as tables that are computed anew.
 
 import re
 from argparse import Namespace
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,12 +15,7 @@ from torch import Tensor
 
 KeyMap = Sequence[tuple[str, str | Callable[[re.Match[str]], str] | None]]
 
-
-class _Settings(dict):
-    """Stands in for yacs' CfgNode, which need not be installed."""
-
-
-ARGUMENTS = [Namespace, (_Settings, "yacs.config.CfgNode")]
+ARGUMENTS = [Namespace, (OrderedDict, "yacs.config.CfgNode")]
 """What training scripts pickle beside the weights, for `torch.serialization.safe_globals`."""
 
 _CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")

@@ -1,0 +1,15 @@
+"""Loads the scripts in docs/, which are in no package."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def load(name: str) -> ModuleType:
+    """docs/NAME.py."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
