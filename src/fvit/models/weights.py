@@ -188,17 +188,21 @@ def _load(path: Path, size: str) -> Any:
 
 
 def _load_inert(path: Path, classes: dict[str, type[_Inert]]) -> Any:
-    """`torch.load` with inert objects in place of those of the named classes."""
+    """`torch.load` with inert objects in place of those of the named classes, and of others that it meets."""
     inert = {name: type(name, (base,), {"__module__": __name__}) for name, base in classes.items()}
     try:
         with safe_globals([(one, name) for name, one in inert.items()]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        unknown = re.search(r"GLOBAL (\S+) was not", str(error))
         filled = re.search(r"Can only SETITEMS? .* but got <class '(.+)'>", str(error))
-        name = filled and filled[1].removeprefix(f"{__name__}.")
-        if classes.get(name) is not _Inert:
+        if filled and classes.get(name := filled[1].removeprefix(f"{__name__}.")) is _Inert:
+            more = {name: _InertDict}
+        elif unknown and unknown[1] not in classes:
+            more = {unknown[1]: _Inert}
+        else:
             raise
-    return _load_inert(path, {**classes, name: _InertDict})
+    return _load_inert(path, {**classes, **more})
 
 
 def _plain(value: Any) -> Any:
