@@ -168,6 +168,7 @@ def arrays():
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a Git LFS pointer and not the file itself"),
         (b"<!doctype html><html></html>", "a page of HTML or XML"),
         (b"some text of any kind", "but text"),
+        (b'{"key": {"a": 1}}', "but text"),
         (json.dumps({"a": 1}).encode(), "but text"),
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
         (gzip.compress(b"weights"), "compressed with gzip"),

@@ -69,8 +69,9 @@ def _is_ours(content: Any) -> bool:
     if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
         return False
     parameters = content.get("hyper_parameters")
-    model = parameters.get("model") if isinstance(parameters, Mapping) else None
-    return isinstance(model, Mapping) and "name" in model
+    if not isinstance(parameters, Mapping) or not {"model", "img_size", "num_classes"} <= set(parameters):
+        return False
+    return isinstance(parameters["model"], Mapping) and "name" in parameters["model"]
 
 
 def initial_weights(path: str | Path, model: Mapping[str, Any], classes: Sequence[str] | None) -> dict[str, Any]:
