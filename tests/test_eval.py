@@ -73,7 +73,10 @@ def test_another_source_replaces_that_of_training(run, tmp_path):
     [
         (["data.root=here"], "data.root has no effect with data.name=digits; set data.name=folder as well"),
         (["data.name=digit"], "unknown data source 'digit'; known: digits, folder"),
-        (["data.name=folder", "data.root=PHOTOS"], "2 of the 3 classes of the dataset have no counterpart .*: a, b"),
+        (
+            ["data.name=folder", "data.root=PHOTOS"],
+            "best.ckpt has no class of that name for 2 of the 3 classes .*: a, b",
+        ),
     ],
 )
 def test_unsuitable_data_is_refused_before_anything_is_written(run, tmp_path, overrides, message):
@@ -130,7 +133,7 @@ def test_order_of_the_outputs_changes_nothing(run, tmp_path, capsys):
 
 def test_renamed_class_is_refused_and_unrecorded_names_are_not(run, tmp_path, caplog):
     renamed = with_classes(run, tmp_path / "a.ckpt", [*DIGITS_IN_ORDER[:-1], "nine"])
-    with pytest.raises(ValueError, match=r"1 of the 10 classes .* in .*a\.ckpt: 9\. Its 10 classes are 0, 1"):
+    with pytest.raises(ValueError, match=r"a\.ckpt has no .* 1 of the 10 classes .*: 9\. Its 10 classes are 0, 1"):
         evaluated(tmp_path / "out", f"ckpt_path={renamed}")
     unnamed = with_classes(run, tmp_path / "b.ckpt", None)
     assert evaluated(tmp_path / "again", f"ckpt_path={unnamed}")["val/acc1"] > 0

@@ -6,6 +6,7 @@ import functools
 import gzip
 import io
 import json
+import os
 import pickle
 import zipfile
 
@@ -112,11 +113,29 @@ def test_format_before_torch_1_6(tmp_path):
     (tmp_path / "a.pth").write_bytes(data[:-10])
     with pytest.raises(ValueError, match=r"is truncated or damaged"):
         read_file(tmp_path / "a.pth")
-    torch.save({"config": Options()}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    content = {"args": argparse.Namespace(lr=1), "config": Config({"a": Options()}), "model": WEIGHTS}
+    old = loaded(tmp_path / "a.pth", content, _use_new_zipfile_serialization=False)
+    assert same(old["model"], WEIGHTS)
+
+
+class Harmful:
+    """A call of os.mkdir."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_beside_weights_is_not_executed(tmp_path, zipped):
+    content = {"state_dict": WEIGHTS, "config": Harmful(tmp_path / "executed")}
     with pytest.raises(
-        ValueError, match=r"a\.pth cannot be read: it contains objects of .*Options, which are not loaded"
+        ValueError, match=r"a\.pt cannot be read: it contains objects of \w+\.mkdir, which are not loaded"
     ):
-        read_file(tmp_path / "a.pth")
+        loaded(tmp_path / "a.pt", content, _use_new_zipfile_serialization=zipped)
+    assert not (tmp_path / "executed").exists()
 
 
 def test_safetensors(tmp_path):
@@ -149,6 +168,7 @@ def arrays():
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a Git LFS pointer and not the file itself"),
         (b"<!doctype html><html></html>", "a page of HTML or XML"),
         (b"some text of any kind", "but text"),
+        (b'{"key": {"a": 1}}', "but text"),
         (json.dumps({"a": 1}).encode(), "but text"),
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
         (gzip.compress(b"weights"), "compressed with gzip"),

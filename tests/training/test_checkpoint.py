@@ -245,7 +245,10 @@ def saved(content):
     return buffer.getvalue()
 
 
-OURS = {"state_dict": {"weight": torch.arange(5000.0)}, "hyper_parameters": {"model": {"name": "x"}}}
+OURS = {
+    "state_dict": {"weight": torch.arange(5000.0)},
+    "hyper_parameters": {"model": {"name": "x"}, "img_size": 32, "num_classes": 2},
+}
 
 
 def refused(path, data):
@@ -320,6 +323,10 @@ WEIGHTS = {"head.weight": torch.zeros(3, 2), "head.bias": torch.zeros(3)}
         ({"epoch": 1, "state_dict_ema": WEIGHTS}, "a dict of epoch, state_dict_ema; a run can start from its weights"),
         ({"pytorch-lightning_version": "2", "state_dict": WEIGHTS}, "a Lightning checkpoint of another project; a run"),
         ({"state_dict": WEIGHTS, "hyper_parameters": {"lr": 1}}, "a dict of state_dict, hyper_parameters; a run can"),
+        (
+            {"state_dict": WEIGHTS, "hyper_parameters": {"model": {"name": "a"}}},
+            "a dict of state_dict, hyper_parameters",
+        ),
     ],
     ids=str,
 )
@@ -328,7 +335,8 @@ def test_file_of_another_project_is_refused_with_what_it_is(tmp_path, content, k
 
 
 @pytest.mark.parametrize(
-    "prefix", ["_orig_mod.", "module.", "module._orig_mod.", "model._orig_mod.", "_forward_module."]
+    "prefix",
+    ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module.", "model._orig_mod.", "_forward_module."],
 )
 def test_names_of_a_wrapped_model_are_those_of_the_model(tmp_path, prefix):
     wrapped = prefix if "model" in prefix.split(".") else f"{prefix}model."

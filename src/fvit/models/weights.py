@@ -28,6 +28,7 @@ _OTHERS = {
     b"\x80": "a pickle, which would have to be executed: save its weights with torch.save or as safetensors",
     b"\x08": "an ONNX file",
 }
+_MAX_HEADER = 100_000_000  # bytes, of safetensors: any text in its place is a larger number
 # Where others keep weights, in the order of preference: an average first, as timm does.
 _KEYS = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model_state"),
@@ -35,7 +36,8 @@ _KEYS = (
 )
 # Of torch.compile, FSDP, activation checkpointing and Fabric; DataParallel and DDP wrap a whole model.
 _WRAPPERS = re.compile(
-    r"^(?:module\.)+|\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
+    r"^(?:(?:module|_orig_mod|_forward_module)\.)+"
+    r"|\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
 )
 # What scalars and arrays of NumPy are made of, under the names of NumPy 1 and 2.
 _NUMPY = [np.ndarray, np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefdSU"}] + [
@@ -81,7 +83,7 @@ def read_file(path: Path) -> Any:
     size = f"{path} ({path.stat().st_size:,} bytes)"
     if not head:
         raise ValueError(f"{path} is empty (0 bytes)")
-    if head[8:9] == b"{":
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _MAX_HEADER:
         return _read_safetensors(path, size)
     if head.startswith(_ZIP) or _ZIP.startswith(head):
         _check_zip(path, size)
@@ -188,17 +190,21 @@ def _load(path: Path, size: str) -> Any:
 
 
 def _load_inert(path: Path, classes: dict[str, type[_Inert]]) -> Any:
-    """`torch.load` with inert objects in place of those of the named classes."""
+    """`torch.load` with inert objects in place of those of the named classes, and of others that it meets."""
     inert = {name: type(name, (base,), {"__module__": __name__}) for name, base in classes.items()}
     try:
         with safe_globals([(one, name) for name, one in inert.items()]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        unknown = re.search(r"GLOBAL (\S+) was not", str(error))
         filled = re.search(r"Can only SETITEMS? .* but got <class '(.+)'>", str(error))
-        name = filled and filled[1].removeprefix(f"{__name__}.")
-        if classes.get(name) is not _Inert:
+        if filled and classes.get(name := filled[1].removeprefix(f"{__name__}.")) is _Inert:
+            more = {name: _InertDict}
+        elif unknown and unknown[1] not in classes:
+            more = {unknown[1]: _Inert}
+        else:
             raise
-    return _load_inert(path, {**classes, name: _InertDict})
+    return _load_inert(path, {**classes, **more})
 
 
 def _plain(value: Any) -> Any:

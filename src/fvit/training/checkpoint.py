@@ -1,6 +1,7 @@
 """Finds, reads, checks and writes checkpoints."""
 
 import json
+import logging
 import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from fvit.config.legacy import migrate_checkpoint
 from fvit.models import BlockSpec, block_indices
 from fvit.models.weights import describe, read_file, unwrapped, weights_in
 from fvit.training.classes import check_unchanged, counterparts
+
+log = logging.getLogger(__name__)
 
 
 def find(path: str | Path, prefer: Literal["best", "last"] = "best", key: str = "ckpt_path") -> Path:
@@ -66,8 +69,9 @@ def _is_ours(content: Any) -> bool:
     if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
         return False
     parameters = content.get("hyper_parameters")
-    model = parameters.get("model") if isinstance(parameters, Mapping) else None
-    return isinstance(model, Mapping) and "name" in model
+    if not isinstance(parameters, Mapping) or not {"model", "img_size", "num_classes"} <= set(parameters):
+        return False
+    return isinstance(parameters["model"], Mapping) and "name" in parameters["model"]
 
 
 def initial_weights(path: str | Path, model: Mapping[str, Any], classes: Sequence[str] | None) -> dict[str, Any]:
@@ -96,6 +100,10 @@ def initial_weights(path: str | Path, model: Mapping[str, Any], classes: Sequenc
         # Other options of the same mechanism may change shapes; weights that do not fit are left out.
         exchanged = _mechanisms(trained) == _mechanisms(model) and _same_blocks(
             trained.get("blocks"), model.get("blocks")
+        )
+    if classes and not names:
+        log.warning(
+            "%s records no names of classes: a head of the same size is taken in the order of its outputs", file
         )
     outputs = counterparts(classes, names) if classes and names and list(classes) != list(names) else None
     return {"weights": weights, "exchanged": exchanged, "outputs": outputs}

@@ -45,7 +45,7 @@ def match(classes: Sequence[str], outputs: Sequence[str], owner: str) -> list[in
     found = counterparts(classes, outputs)
     if missing := [name for name, index in zip(classes, found, strict=True) if index is None]:
         raise ValueError(
-            f"{len(missing)} of the {len(classes)} classes of the dataset have no counterpart of that name in {owner}: "
+            f"{owner} has no class of that name for {len(missing)} of the {len(classes)} classes of the dataset: "
             f"{abbreviate(missing)}. Its {len(outputs)} classes are {abbreviate(outputs)}. Give each class the name "
             "that it had in training, or leave it out"
         )
@@ -122,7 +122,7 @@ def pretrained_classes(model: nn.Module) -> list[str] | None:
 def abbreviate(names: Iterable[str], most: int = 8) -> str:
     """The first names, in one line."""
     listed = list(names)
-    return ", ".join(listed[:most]) + (f", … ({len(listed):,} in all)" if len(listed) > most else "")
+    return ", ".join(listed[:most]) + (", …" if len(listed) > most else "")
 
 
 def _synset(name: str) -> re.Match[str] | None:
