@@ -41,9 +41,6 @@ NEEDS = {
 }
 
 
-"""Models that differ in size alone from one that every run of the tests builds."""
-
-
 def _options(group):
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
