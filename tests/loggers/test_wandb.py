@@ -43,7 +43,7 @@ def test_sweep_is_the_group_and_the_parts_of_the_name_are_tags(tmp_path):
     assert (alone["group"], alone["tags"]) == (None, ["ViT", "additive", "seed 0"])
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "multirun.yaml").touch()
-    job = logger(tmp_path, "sweep/0", name=f"seed 0, {'x' * 99}", tags=["seed 0", "digits"])._wandb_init
+    job = logger(tmp_path, "sweep/0", name=f"optimizer.lr=1, seed 0, {'x' * 99}", tags=["seed 0", "digits"])._wandb_init
     assert (job["group"], job["tags"]) == ("sweep", ["seed 0", "x" * 64, "digits"])
     assert logger(tmp_path, "sweep/1", group="mine")._wandb_init["group"] == "mine"
 

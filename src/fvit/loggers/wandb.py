@@ -68,7 +68,7 @@ def _never_fatal(method: Callable[..., None]) -> Callable[..., None]:
 class RunLogger(WandbLogger):
     """Lightning's WandbLogger, offline without an API key or a server; a resumed run stays one W&B run.
 
-    The options are explained in conf/logger/wandb.yaml; `options` are further arguments of ``wandb.init``.
+    The options are explained in conf/logger/_wandb.yaml; `options` are further arguments of ``wandb.init``.
     """
 
     def __init__(
@@ -90,7 +90,8 @@ class RunLogger(WandbLogger):
         self.run_dir = run_dir = Path(run_dir)
         if group is None and (run_dir.parent / "multirun.yaml").is_file():  # which Hydra writes for a sweep
             group = run_dir.parent.name
-        options |= {"group": group, "tags": [t[:_LONGEST_TAG] for t in dict.fromkeys([*name.split(", "), *tags]) if t]}
+        parts = [part for part in name.split(", ") if "=" not in part]  # settings are keys of the config instead
+        options |= {"group": group, "tags": [tag[:_LONGEST_TAG] for tag in dict.fromkeys([*parts, *tags]) if tag]}
         options.setdefault("id", _run_id(run_dir))
         # Not Lightning's offline=True, which sets WANDB_MODE for the whole process and so for the next job of a sweep.
         super().__init__(name=shortened(name), project=project, save_dir=save_dir, **options)
