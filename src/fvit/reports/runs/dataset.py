@@ -122,8 +122,8 @@ def _settings(number: int, ranking: Ranking, palette: Palette, figures: dict[str
         # Closed: it needs WebGL, without which a browser may draw none of the plots in view.
         content += (
             "\n<details><summary>All settings in parallel coordinates</summary>\n"
-            '<p class="note">One line per row of the leaderboard, from blue (least accurate) to yellow (most accurate). '
-            "Drag along an axis to select lines, and an axis title to move it.</p>\n"
+            '<p class="note">One line per row of the leaderboard, from blue (least accurate) to yellow (most '
+            "accurate). Drag along an axis to select lines, and an axis title to move it.</p>\n"
             f'<div class="scroll">{plot(f"parallel-{number}", 400)}</div></details>'
         )
     return content
