@@ -157,17 +157,19 @@ def test_long_name_is_cut_but_stays_distinct(tmp_path):
     assert names[0] != names[1]
 
 
-def test_own_code_is_the_code_of_the_run(tmp_path):
+@pytest.mark.parametrize("save_code", [True, False])
+def test_own_code_is_the_code_of_the_run(tmp_path, save_code):
     (tmp_path / "code" / "lab").mkdir(parents=True)
     (tmp_path / "code" / "lab" / "mine.py").write_text("after = 2")
     (tmp_path / "code" / "1-project.diff").write_text("+after = 2")
-    one = logger(tmp_path)
+    one = logger(tmp_path, save_code=save_code)
+    one.log_metrics({"a": 1.0}, 0)
     one.log_code(tmp_path / "code")
     close(one)
     [run] = runs(tmp_path / "logs" / "wandb")
-    [code] = run.artifacts
-    assert code["type"] == "code"
-    assert sorted(file["path"] for file in code["manifest"]["contents"]) == ["1-project.diff", "lab/mine.py"]
+    assert [artifact["type"] for artifact in run.artifacts] == ["code"] * save_code
+    paths = {file["path"] for artifact in run.artifacts for file in artifact["manifest"]["contents"]}
+    assert paths == ({"1-project.diff", "lab/mine.py"} if save_code else set())
 
 
 def test_refusal_is_a_warning(tmp_path, monkeypatch, caplog):

@@ -131,8 +131,8 @@ class RunLogger(WandbLogger):
 
     @_never_fatal
     def log_code(self, folder: Path) -> None:
-        """Log the user's own modules in `folder` as the code of this run."""
-        if self._takes_artifacts("the code"):
+        """Log the user's own modules in `folder` as the code of this run, unless ``save_code`` is false."""
+        if self._wandb_init.get("save_code", True) and self._takes_artifacts("the code"):
             self.experiment.log_code(str(folder), include_fn=lambda path: True)
 
     log_metrics = _never_fatal(WandbLogger.log_metrics)
