@@ -20,9 +20,12 @@ from hydra import compose, initialize_config_dir
 from fvit.config import validation
 from fvit.config.paths import conf_dir
 from fvit.config.schemas.train import Train
+from fvit.launch import own_code
 from tests.tasks import call
 
 Compose = Callable[..., dict[str, Any]]
+
+own_code._INSTALLED.add(Path(__file__).resolve().parents[1])  # the tests are no user's code, to be kept with each run
 
 
 def pytest_runtest_setup(item):

@@ -14,6 +14,7 @@ import pytest
 
 from fvit.attention import registry
 from fvit.models import attention_spec, build
+from tests.tasks import call
 
 from .test_zoo import load
 
@@ -81,12 +82,25 @@ def test_an_unknown_option_is_refused():
         build("vit_tiny_patch16_224", 32, 10, {"name": "mine:Squared", "proj_dorp": 0.1})
 
 
+def test_its_code_is_kept_by_each_job_of_a_sweep(folder):
+    small = ["data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "debug=limit"]
+    own = ["attention=own", "model.attention.name=mine:Squared"]
+    assert call(folder, "train", "-m", *own, *small, "logger=none", "seed=0,1") == 0
+    [sweep] = (folder / "logs" / "train" / "multiruns").iterdir()
+    for job in ("0", "1"):
+        assert (sweep / job / "code" / "mine.py").read_text(encoding="utf-8") == MINE
+        noted = json.loads((sweep / job / "environment.json").read_text())["own_code"]
+        assert noted["modules"]["mine"] == str(folder / "mine.py")
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("hardware", ["cpu", "ddp_cpu"])
 @pytest.mark.parametrize("line", TRAININGS)
-def test_the_command_trains(folder, line):
-    run([sys.executable, *shlex.split(line)[1:], "debug=limit"], folder)
+def test_the_command_trains(folder, line, hardware):
+    run([sys.executable, *shlex.split(line)[1:], "debug=limit", f"hardware={hardware}"], folder)
     [metrics] = (folder / "logs" / "train" / "runs").glob("*/metrics.json")
     assert json.loads(metrics.read_text())["status"] == "finished"
+    assert (metrics.parent / "code" / "mine.py").read_text(encoding="utf-8") == MINE
 
 
 @pytest.mark.slow

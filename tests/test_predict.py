@@ -140,15 +140,27 @@ def test_map_is_bright_at_the_patch_that_is_attended_to(tmp_path, place):
     """A white patch on black, and a model whose first global query attends to bright patches."""
     model, image = attending_to_brightness("additive"), bright(*place)
     pixels = (255 * image[0]).permute(1, 2, 0).to(torch.uint8)
-    list(draw_maps([InferenceBatch(["a.png"], pixels[None], image, ())], model, tmp_path, ""))
+    names = [f"class {index}" for index in range(model.num_classes)]
+    list(draw_maps([InferenceBatch(["a.png"], pixels[None], image, ())], model, names, tmp_path, ""))
     sheet = torch.from_numpy(np.array(Image.open(tmp_path / "a.png.query.png").convert("L"))).float()
     # Tiles, 96 pixels wide: the image, the mean, head 0.
-    tile = sheet[32:, 60 + 200 : 60 + 296]
+    tile = sheet[66:, 76 + 204 : 76 + 300]
     height = round(96 * 16 / 40)
     y, x = divmod(int(tile[:height].argmax()), 96)
     assert (2 * y // height, 5 * x // 96) == place
     weights = attention_maps(model, image)[0].weights[0, 0]
     assert divmod(int(weights.argmax()), 5) == place
+
+
+def test_maps_name_the_predicted_class(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("fvit.models.overlay.draw", lambda *arguments: drawn.append(arguments[3:]))
+    model, image = attending_to_brightness("additive"), bright(0, 0)
+    names = [f"class {index}" for index in range(model.num_classes)]
+    list(draw_maps([InferenceBatch(["a.png"], torch.zeros(1, 16, 40, 3), image, ())], model, names, tmp_path, ""))
+    probability, index = model(image).softmax(dim=1)[0].max(dim=0)
+    predicted = f"predicted: class {int(index)}, {100 * probability:.1f} %"
+    assert drawn == [("a.png, query", predicted), ("a.png, key", predicted)]
 
 
 def test_attention_without_weights_is_mapped_by_its_jacobian(tmp_path_factory, photos, tmp_path):

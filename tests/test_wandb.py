@@ -61,7 +61,7 @@ def test_jobs_of_a_sweep_are_complete_runs_in_one_group(tmp_path):
         assert run.run["run_id"] == (folder / "wandb_id").read_text()
         assert run.run["run_group"] == sweep.name
         assert run.run["job_type"] == "train"
-        assert run.run["tags"] == ["vit_atto", attention, *SHORT, "seed 0", "fake"]
+        assert run.run["tags"] == ["vit_atto", attention, "seed 0", "fake"]
         assert run.run["display_name"] == shortened(", ".join(["vit_atto", attention, *SHORT, "seed 0"]))
         assert (run.summed["state"], run.summed["exit_code"]) == ("finished", 0)
         logged = run.summed["config"]

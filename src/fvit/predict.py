@@ -58,7 +58,7 @@ def predict(config: dict[str, Any]) -> dict[str, float]:
     trained = content["datamodule_hyper_parameters"]
     batches = inference_batches(images, trained, config["batch_size"], config["num_workers"], device)
     if config["maps"]:
-        batches = draw_maps(batches, module.model, Path(config["output_dir"]), images.root)
+        batches = draw_maps(batches, module.model, names, Path(config["output_dir"]), images.root)
     tally, start = Tally(), time.monotonic()
     with ExitStack() as stack:
         outputs = [tally.add]
@@ -121,23 +121,28 @@ def folder_labels(root: str | Path, classes: list[str], names: list[str]) -> "Ca
 
 
 def draw_maps(
-    batches: "Iterable[InferenceBatch]", model: "nn.Module", folder: Path, root: str | Path
+    batches: "Iterable[InferenceBatch]", model: "nn.Module", names: list[str], folder: Path, root: str | Path
 ) -> "Iterator[InferenceBatch]":
     """Draw the attention maps of each image on its way: FILE.query.png and FILE.key.png, .map.png or .jacobian.png.
 
-    Their paths relative to `folder` are those of the images relative to `root`.
+    Their paths relative to `folder` are those of the images relative to `root`; `names` are those of the classes.
     """
+    import torch
+
     from fvit.models.maps import attention_maps
     from fvit.models.overlay import draw
 
     for batch in batches:
         for row, file in enumerate(batch.files):
             name = os.path.relpath(file, root)
+            with torch.no_grad():
+                probability, index = model(batch.images[row : row + 1]).float().softmax(dim=1)[0].max(dim=0)
+            predicted = f"predicted: {names[int(index)]}, {100 * probability:.1f} %"
             kinds: dict[str, list[Any]] = {}
             for one in attention_maps(model, batch.images[row : row + 1]):
                 kinds.setdefault(one.name, []).append((one.block, one.weights[0]))
             for kind, blocks in kinds.items():
-                draw(folder / f"{name}.{kind}.png", batch.pixels[row], blocks, f"{name}  {kind}")
+                draw(folder / f"{name}.{kind}.png", batch.pixels[row], blocks, f"{name}, {kind}", predicted)
         yield batch
 
 

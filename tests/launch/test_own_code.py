@@ -17,6 +17,13 @@ def git(folder, *arguments):
     return done.stdout.strip()
 
 
+@pytest.fixture(autouse=True)
+def _nothing_else(monkeypatch):
+    """What other tests imported is hidden."""
+    for name in own_code.own_modules({}):
+        monkeypatch.delitem(sys.modules, name)
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A git repository on PYTHONPATH, with a package that is changed but not committed, and its helper."""
@@ -31,8 +38,6 @@ def project(tmp_path, monkeypatch):
     (folder / "lab" / "mine.py").write_text("import helper\nafter = 2\n")
     monkeypatch.syspath_prepend(folder)
     importlib.import_module("lab.mine")
-    # The modules of the tests are not installed either.
-    monkeypatch.setattr(own_code, "_INSTALLED", {*own_code._INSTALLED, own_code._PACKAGE.parents[1]})
     yield folder
     for name in ("lab", "lab.mine", "helper"):
         sys.modules.pop(name)
@@ -81,8 +86,7 @@ def test_a_mechanism_is_ones_own_even_if_installed(project, run_dir, monkeypatch
     assert set(own_code.own_modules(config)) == {"lab", "lab.mine"}, "not what it uses"
 
 
-def test_installed_modules_and_fvits_own_are_not_kept(monkeypatch, run_dir):
-    monkeypatch.setattr(own_code, "_INSTALLED", {*own_code._INSTALLED, own_code._PACKAGE.parents[1]})
+def test_installed_modules_and_fvits_own_are_not_kept():
     assert own_code.own_modules({"callbacks": {"x": {"_target_": "lightning.pytorch.callbacks.Timer"}}}) == {}
 
 

@@ -52,7 +52,7 @@ def test_sweep_is_the_group_and_the_parts_of_the_name_are_tags(tmp_path):
     assert (alone["group"], alone["tags"]) == (None, ["ViT", "additive", "seed 0"])
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "multirun.yaml").touch()
-    job = logger(tmp_path, "sweep/0", name=f"seed 0, {'x' * 99}", tags=["seed 0", "digits"])._wandb_init
+    job = logger(tmp_path, "sweep/0", name=f"optimizer.lr=1, seed 0, {'x' * 99}", tags=["seed 0", "digits"])._wandb_init
     assert (job["group"], job["tags"]) == ("sweep", ["seed 0", "x" * 64, "digits"])
     assert logger(tmp_path, "sweep/1", group="mine")._wandb_init["group"] == "mine"
 
@@ -166,17 +166,19 @@ def test_long_name_is_cut_but_stays_distinct(tmp_path):
     assert names[0] != names[1]
 
 
-def test_own_code_is_the_code_of_the_run(tmp_path):
+@pytest.mark.parametrize("save_code", [True, False])
+def test_own_code_is_the_code_of_the_run(tmp_path, save_code):
     (tmp_path / "code" / "lab").mkdir(parents=True)
     (tmp_path / "code" / "lab" / "mine.py").write_text("after = 2")
     (tmp_path / "code" / "1-project.diff").write_text("+after = 2")
-    one = logger(tmp_path)
+    one = logger(tmp_path, save_code=save_code)
+    one.log_metrics({"a": 1.0}, 0)
     one.log_code(tmp_path / "code")
     close(one)
     [run] = runs(tmp_path / "logs" / "wandb")
-    [code] = run.artifacts
-    assert code["type"] == "code"
-    assert sorted(file["path"] for file in code["manifest"]["contents"]) == ["1-project.diff", "lab/mine.py"]
+    assert [artifact["type"] for artifact in run.artifacts] == ["code"] * save_code
+    paths = {file["path"] for artifact in run.artifacts for file in artifact["manifest"]["contents"]}
+    assert paths == ({"1-project.diff", "lab/mine.py"} if save_code else set())
 
 
 def test_refusal_is_a_warning(tmp_path, monkeypatch, caplog):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fvit.models.overlay import sheet
 from fvit.training import CollectPredictions
 from tests.loggers.wandb_runs import runs
 from tests.training.fitting import DIGITS, Probe, fit
@@ -31,7 +32,14 @@ def table(run, name):
     return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]], files
 
 
-def test_media_show_the_predictions_of_the_model(compose_config, tmp_path):
+def test_media_show_the_predictions_of_the_model(compose_config, tmp_path, monkeypatch):
+    written = []
+
+    def record(image, blocks, *lines):
+        written.append(lines)
+        return sheet(image, blocks, *lines)
+
+    monkeypatch.setattr("fvit.loggers.wandb_media.sheet", record)
     config = compose_config(*RUN, f"logger.wandb.save_dir={tmp_path}", "logger.wandb.media=2", "trainer.max_epochs=4")
     probe = fit(config, Collect())
     [run] = runs(tmp_path / "wandb")
@@ -61,6 +69,14 @@ def test_media_show_the_predictions_of_the_model(compose_config, tmp_path):
     right = sum(row["nPredictions"] for row in counts if row["Actual"] == row["Predicted"])
     assert right / len(source.val) == pytest.approx(probe.metrics["val/acc1"])
 
+    indices = torch.linspace(0, len(labels) - 1, 4).round().long().tolist()
+    assert written[-4:] == [
+        (
+            f"key, class {source.classes[labels[index]]}",
+            f"predicted: {source.classes[predictions.classes[index]]}, {100 * predictions.confidence[index]:.1f} %",
+        )
+        for index in indices
+    ]
     for name in ("query", "key"):
         over_time = [row for row in run.rows if f"attention/{name}.count" in row]
         assert [row["trainer/global_step"] for row in over_time] == steps

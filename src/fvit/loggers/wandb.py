@@ -68,7 +68,7 @@ def _never_fatal(method: Callable[..., None]) -> Callable[..., None]:
 class RunLogger(WandbLogger):
     """Lightning's WandbLogger, offline without an API key or a server; a resumed run stays one W&B run.
 
-    The options are explained in conf/logger/wandb.yaml; `options` are further arguments of ``wandb.init``.
+    The options are explained in conf/logger/_wandb.yaml; `options` are further arguments of ``wandb.init``.
 
     Attributes:
         waiting: while true, no W&B run is started.
@@ -95,7 +95,8 @@ class RunLogger(WandbLogger):
         self.run_dir = run_dir = Path(run_dir)
         if group is None and (run_dir.parent / "multirun.yaml").is_file():  # which Hydra writes for a sweep
             group = run_dir.parent.name
-        options |= {"group": group, "tags": [t[:_LONGEST_TAG] for t in dict.fromkeys([*name.split(", "), *tags]) if t]}
+        parts = [part for part in name.split(", ") if "=" not in part]  # settings are keys of the config instead
+        options |= {"group": group, "tags": [tag[:_LONGEST_TAG] for tag in dict.fromkeys([*parts, *tags]) if tag]}
         # Not Lightning's offline=True, which sets WANDB_MODE for the whole process and so for the next job of a sweep.
         super().__init__(name=shortened(name), project=project, save_dir=save_dir, **options)
         del self._wandb_init["anonymous"]  # deprecated by W&B
@@ -137,8 +138,8 @@ class RunLogger(WandbLogger):
 
     @_never_fatal
     def log_code(self, folder: Path) -> None:
-        """Log the user's own modules in `folder` as the code of this run."""
-        if self._takes_artifacts("the code"):
+        """Log the user's own modules in `folder` as the code of this run, unless ``save_code`` is false."""
+        if self._wandb_init.get("save_code", True) and self._takes_artifacts("the code"):
             self.experiment.log_code(str(folder), include_fn=lambda path: True)
 
     log_metrics = _never_fatal(WandbLogger.log_metrics)

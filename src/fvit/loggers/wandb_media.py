@@ -54,7 +54,7 @@ class WandbMedia(Callback):
         self.collector.on_validation_end(trainer, module)
         predictions = self.collector.predictions
         # On all ranks, because a sharded model runs on all of them.
-        maps = _draw_maps(trainer, module, predictions.indices)
+        maps = _draw_maps(trainer, module, predictions)
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger):
                 logger.log_media(
@@ -69,10 +69,11 @@ class WandbMedia(Callback):
         self._logged = state_dict["logged"]
 
 
-def _draw_maps(trainer: Trainer, module: LightningModule, indices: Tensor) -> dict[str, list[tuple[Any, str]]]:
+def _draw_maps(trainer: Trainer, module: LightningModule, predictions: Any) -> dict[str, list[tuple[Any, str]]]:
     """(image, caption) of a few validation images, for each kind of map; empty for a model without attention."""
     data = trainer.datamodule
-    batch = data.val_images(_spread(indices, _MAPPED_IMAGES).tolist())
+    batch = data.val_images(_spread(predictions.indices, _MAPPED_IMAGES).tolist())
+    places = {index: place for place, index in enumerate(predictions.indices.tolist())}
     images, labels = data.batch_transform(batch._replace(images=batch.images.to(module.device)), False, module.dtype)
     try:
         # Hooks see no attention in a compiled model.
@@ -87,16 +88,19 @@ def _draw_maps(trainer: Trainer, module: LightningModule, indices: Tensor) -> di
     for name in dict.fromkeys(one.name for one in maps):
         blocks = [one for one in maps if one.name == name and one.block in shown]
         for row, label in enumerate(labels.tolist()):
-            image = sheet(batch.images[row], [(one.block, one.weights[row]) for one in blocks], name)
+            place = places[int(batch.positions[row])]
+            predicted = _class_name(data, int(predictions.classes[place]))
+            lines = [
+                f"{name}, class {data.classes[label]}",
+                f"predicted: {predicted}, {100 * predictions.confidence[place]:.1f} %",
+            ]
+            image = sheet(batch.images[row], [(one.block, one.weights[row]) for one in blocks], *lines)
             drawn.setdefault(name, []).append((image, data.classes[label]))
     return drawn
 
 
 def _tables(predictions: Any, data: Any) -> dict[str, Any]:
     import wandb
-
-    def class_name(index: int) -> str:
-        return data.classes[index] if index < len(data.classes) else f"output {index}"
 
     labels = torch.as_tensor(data.source.val.labels)[predictions.indices]
     samples = _spread(torch.arange(len(labels)), _SAMPLES).tolist()
@@ -113,21 +117,24 @@ def _tables(predictions: Any, data: Any) -> dict[str, Any]:
                 wandb.Image(images[index].numpy(), file_type="jpg"),
                 data.source.val.locate(index),
                 data.classes[labels[row]],
-                class_name(int(predictions.classes[row])),
+                _class_name(data, int(predictions.classes[row])),
                 float(predictions.confidence[row]),
             )
     media = {"val/predictions": table}
     if len(data.classes) <= _MAX_CLASSES:
-        outputs = max(
-            len(data.classes), int(predictions.classes.max()) + 1
-        )  # a head may have more outputs than classes
+        outputs = max(len(data.classes), int(predictions.classes.max()) + 1)
         media["val/confusion"] = wandb.plot.confusion_matrix(
             y_true=labels.tolist(),
             preds=predictions.classes.tolist(),
-            class_names=[class_name(index) for index in range(outputs)],
+            class_names=[_class_name(data, index) for index in range(outputs)],
             title="Confusion matrix of the validation set",
         )
     return media
+
+
+def _class_name(data: Any, index: int) -> str:
+    """A head may have more outputs than there are classes."""
+    return data.classes[index] if index < len(data.classes) else f"output {index}"
 
 
 def _attention(maps: dict[str, list[tuple[Any, str]]]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from scipy import stats
 
 from fvit.reports.runs.collect import collect_runs
 from fvit.reports.runs.groups import ACCURACY, MeanCI, mean_ci, paired_difference, rank_runs
+from fvit.reports.runs.settings import setting_text
 from tests.reports.runs.folders import ACCURACIES, write_lived_in, write_lr_run, write_run, write_sweep
 
 
@@ -134,12 +136,29 @@ def test_ones_own_mechanisms_are_named_by_their_class(tmp_path):
         (["/a/pets", "/a/birds/"], ["birds", "pets"]),
         (["/a/pets/data", "/a/birds/data"], ["birds/data", "pets/data"]),
         (["/a/pets", "/a/pets/"], ["pets"]),
+        (["pets", "./pets", str(Path("pets").absolute())], ["pets"]),
+        (["/pets", "/a/pets"], ["/pets", "a/pets"]),
     ],
 )
 def test_folders_are_datasets_of_their_own(tmp_path, roots, names):
     for number, root in enumerate(roots):
         write_run(tmp_path / str(number), seed=number, data__name="folder", data__root=root)
     assert [ranking.data for ranking in rankings_of(tmp_path)] == names
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("logs/train/runs/NAME", "NAME"),
+        ("logs/train/runs/NAME/checkpoints/best.ckpt", "NAME"),
+        ("/a/weights.pth", "weights.pth"),
+        ("cosine", "cosine"),
+        (1e-3, "0.001"),
+        (["a/b"], '["a/b"]'),
+    ],
+)
+def test_settings_name_the_last_part_of_a_path(value, text):
+    assert setting_text(value) == text
 
 
 def test_copies_of_a_known_dataset_are_one(tmp_path):

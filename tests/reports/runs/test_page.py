@@ -41,6 +41,10 @@ def report(tmp_path_factory):
     return write_report(folder, [folder / "bench" / "one" / "bench.json"])
 
 
+def open_parallel(page):
+    page.get_by_text("All settings in parallel coordinates").click()
+
+
 def cells(page, column, table="leaderboard-0-0"):
     rows = page.locator(f"#{table} tbody tr:not([hidden])")
     return [rows.nth(i).locator("td").nth(column).inner_text() for i in range(rows.count())]
@@ -49,6 +53,7 @@ def cells(page, column, table="leaderboard-0-0"):
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_the_page_fits_and_is_legible(browser, report, width, scheme):
     with opened(browser, report, width, scheme) as page:
+        open_parallel(page)
         assert draw_all(page) == 9  # curves, four costs, two of the settings, two of the benchmark
         assert page.locator("#plot-parallel-0 canvas").count() > 0
         assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -101,6 +106,7 @@ def contrast(one, other):
 def test_plots_follow_the_page_into_dark_mode(browser, report):
     with opened(browser, report) as page:
         draw(page.locator("#plot-curves-0"))
+        open_parallel(page)
         draw(page.locator("#plot-parallel-0"))
         stroke = "document.querySelector('#plot-curves-0 .scatterlayer .trace:last-child .js-line').style.stroke"
         scale = "document.querySelector('#plot-parallel-0').data[0].line.colorscale[0][1]"

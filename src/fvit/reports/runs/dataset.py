@@ -114,14 +114,16 @@ def _settings(number: int, ranking: Ranking, palette: Palette, figures: dict[str
     by_setting = setting_plots(ranking.groups, palette)
     if not by_setting:
         return ""
-    content = ""
-    if parallel := parallel_plot(ranking.groups):
-        figures[f"parallel-{number}"] = parallel
-        content = (
-            '<h3>All settings</h3>\n<p class="note">One line per row of the leaderboard, from blue (least accurate) to '
-            "yellow (most accurate). Drag along an axis to select lines, and an axis title to move it.</p>\n"
-            f'<div class="scroll">{plot(f"parallel-{number}", 400)}</div>\n'
-        )
     figures |= {f"setting-{number}-{place}": figure for place, figure in enumerate(by_setting.values())}
     plots = "\n".join(plot(f"setting-{number}-{place}", 360, key) for place, key in enumerate(by_setting))
-    return f'{content}<div class="plots">{plots}</div>'
+    content = f'<div class="plots">{plots}</div>'
+    if parallel := parallel_plot(ranking.groups):
+        figures[f"parallel-{number}"] = parallel
+        # Closed: it needs WebGL, without which a browser may draw none of the plots in view.
+        content += (
+            "\n<details><summary>All settings in parallel coordinates</summary>\n"
+            '<p class="note">One line per row of the leaderboard, from blue (least accurate) to yellow (most '
+            "accurate). Drag along an axis to select lines, and an axis title to move it.</p>\n"
+            f'<div class="scroll">{plot(f"parallel-{number}", 400)}</div></details>'
+        )
+    return content

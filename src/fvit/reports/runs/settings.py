@@ -3,7 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from fvit.config.naming import mechanism
@@ -44,7 +44,7 @@ def source_of(run: Run) -> tuple[str, ...]:
     """The data source; if that is any folder, followed by the parts of its path."""
     data = run.config.get("data") or {}
     name = str(data.get("name", "–"))
-    return (name, *PurePosixPath(str(data.get("root"))).parts) if name == "folder" else (name,)
+    return (name, *Path(str(data.get("root"))).expanduser().resolve().parts) if name == "folder" else (name,)
 
 
 def source_labels(sources: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
@@ -54,7 +54,7 @@ def source_labels(sources: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], s
     for source in sources:
         lengths = range(1, len(source))
         unique = [n for n in lengths if not any(other[-n:] == source[-n:] for other in sources - {source})]
-        labels[source] = str(PurePosixPath(*source[-unique[0] :])) if unique else source[0]
+        labels[source] = str(Path(*source[-unique[0] :] if unique else source[1:] or source))
     return labels
 
 
@@ -127,9 +127,11 @@ def find_listed(runs: Sequence[Run], settings: Sequence[Settings]) -> list[Setti
 
 
 def setting_text(value: Any) -> str:
-    """As written on the command line; of a path its last part."""
-    text = as_text(value)
-    return PurePosixPath(text).name if isinstance(value, str) and "/" in text else text
+    """As written on the command line; of a path its last part, of a checkpoint in a run directory the run."""
+    if not isinstance(value, str) or "/" not in value:
+        return as_text(value)
+    path = Path(value)
+    return (path.parents[1] if path.parent.name == "checkpoints" else path).name
 
 
 def _add(runs: Sequence[Run], settings: list[Settings], keys: Sequence[str]) -> list[Settings]:
