@@ -1,4 +1,6 @@
 import errno
+import multiprocessing
+import os
 import re
 
 import pytest
@@ -115,6 +117,16 @@ def test_what_becomes_of_loader_processes_is_a_message(error, task, message):
     text = explain(error, task)
     assert re.search(message, text)
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EAGAIN])
+def test_loader_process_that_cannot_be_started_is_a_message(monkeypatch, number):
+    def fork():
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.fork", fork)
+    start = multiprocessing.get_context("fork").Process(target=int).start
+    assert re.search(r"could not be started \(.*\): .* data\.num_workers=N", explain(_caught(start)))
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ class Classifier(LightningModule):
         # Validating the labels would make a GPU wait.
         counted = {"average": "micro", "validate_args": False}
         self.step_means = StepMeans()
+        self._num_validated = 0
         self.train_acc1 = MulticlassAccuracy(outputs, **counted)
         self.val_metrics = torch.nn.ModuleDict(
             {
