@@ -1,4 +1,6 @@
 import errno
+import multiprocessing
+import os
 import re
 
 import pytest
@@ -150,6 +152,16 @@ def test_real_full_memory_is_a_message():
     assert explain(_caught(torch.empty, 2**50)).startswith(
         "this machine is out of memory, when another 4503599627370496"
     )
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EAGAIN])
+def test_loader_process_that_cannot_be_started_is_a_message(monkeypatch, number):
+    def fork():
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.fork", fork)
+    start = multiprocessing.get_context("fork").Process(target=int).start
+    assert re.search(r"could not be started \(.*\): .* data\.num_workers=N", explain(_caught(start)))
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,8 @@ def explain_loader(error: BaseException, task: str = "train") -> str | None:
             "/dev/shm is full, the shared memory through which data loader processes send images: give the container "
             f"more (docker run --shm-size=8g), or {fewer}"
         )
+    if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN) and "multiprocessing" in files:
+        return f"a data loader process could not be started ({error.strerror}): give the job more memory, or {fewer}"
     if not isinstance(error, RuntimeError):
         return None
     if dead := re.match(r"DataLoader worker \(pid\S* ([\d, ]+)\) (?:is )?(.+?)[. ]*$", str(error)):

@@ -11,15 +11,19 @@ from fvit.config.overrides import argument
 
 @contextmanager
 def explaining(folder: Path) -> Iterator[None]:
-    """Turn an error that says that nothing more can be written to the run directory into one message.
+    """Turn a full disk or, since the errors may look alike, the loss of a data loader process, into one message.
 
     Raises:
-        RunError: with the directory, its free space and the last good checkpoint.
+        RunError: with the directory, its free space and the last good checkpoint, or what became of the loader.
     """
     try:
         yield
     except Exception as error:
-        reason = None if explain_loader(error) else _reason(list(_chain(error)))
+        chain = list(_chain(error))
+        # After a loader that could not start, Lightning's teardown raises an error of its own.
+        if loader := next(filter(None, map(explain_loader, chain)), None):
+            raise RunError(loader) from error
+        reason = _reason(chain)
         if reason is None:
             raise
         raise RunError(_explain(reason, folder)) from error

@@ -86,6 +86,7 @@ class Classifier(LightningModule):
         self.earlier_metrics: dict[str, float] = {}
         self.loss = build_loss(**loss)
         self.step_means = StepMeans()
+        self._num_validated = 0
         self.train_acc1 = accuracy(outputs)
         self.register_buffer("outputs", None, persistent=False)
         self._compare(outputs)
