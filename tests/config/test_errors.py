@@ -103,3 +103,11 @@ def test_a_launcher_that_is_not_installed_is_named_with_its_extra(monkeypatch):
         monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "submitit_local.yaml")
         error = _caught(compose, "train", overrides=["hydra/launcher=submitit_local"])
     assert explain(error).endswith("pip install 'fvit[submitit]'")
+
+
+def test_another_run_directory_is_advised_only_for_the_default_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path, advised in (("logs/train/runs/a", True), (str(tmp_path / "logs"), True), ("/data/images", False)):
+        text = explain(PermissionError(errno.EACCES, "Permission denied", path))
+        assert text.startswith(f"cannot use {path}: Permission denied")
+        assert ("set hydra.run.dir=DIR" in text) is advised

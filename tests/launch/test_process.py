@@ -79,4 +79,5 @@ def test_encoding_without_the_character_replaces_it(demo):
 
 def test_closed_streams_are_no_error(demo):
     process = demo("print('a'), print('b', file=sys.stderr)", preexec_fn=lambda: (os.close(1), os.close(2)))
-    assert process.wait(timeout=60) == 0
+    process.communicate(timeout=60)
+    assert process.returncode == 0
