@@ -303,7 +303,7 @@ def test_ctrl_c_ends_all_processes_with_130(tmp_path, hardware):
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     [run] = runs(tmp_path)
-    assert err.splitlines()[0] == f"fvit-train {fvit.__version__}: importing PyTorch …"
+    assert err.splitlines()[0] == f"fvit-train {fvit.__version__}: loading libraries …"
     assert err.strip().splitlines()[-1] == (
         f"interrupted: {run}; resume from the last checkpoint with fvit-train ckpt_path={run}"
     )

@@ -21,7 +21,7 @@ from fvit.config import legacy, validation
 from fvit.config.errors import describe, explain
 from fvit.config.overrides import argument
 from fvit.config.paths import conf_dir
-from fvit.launch import process, processes, quiet, ranks, resolvers, signals, staging, sweep
+from fvit.launch import processes, program, quiet, ranks, resolvers, signals, staging, sweep
 from fvit.launch.devices import check_devices
 from fvit.launch.record import COMPLETED
 
@@ -59,7 +59,7 @@ def run(
     if "--version" in sys.argv[1:]:
         print(f"fvit {fvit.__version__}")
         return
-    with process.own(task):
+    with program.own(task):
         _run(task, quiet.wrap(work), schema, expand_arguments, complete, alone)
 
 
@@ -130,8 +130,7 @@ class _Command:
         metrics = None
         if multirun:
             gc.collect()  # the previous job's model is in reference cycles, and would count as this job's memory
-        # again, in case this is another process
-        with signals.listening(), staging.refusable(folder):
+        with signals.listening(), staging.refusable(folder):  # listening again, in case this is another process
             try:
                 if in_sweep and (metrics := sweep.finished_metrics(folder)) is not None:
                     print(f"job {settings.job.num} is done")
@@ -139,9 +138,9 @@ class _Command:
                 config = validation.check(cfg, self.schema)
                 if in_sweep:
                     config = sweep.resume(config, folder)
-                if "torch" not in sys.modules and not config[quiet.QUIET]:
-                    # Importing torch and reading the data may take half a minute, without another sign of life.
-                    print(f"fvit-{self.task} {fvit.__version__}: importing PyTorch …", file=sys.stderr)
+                if "torch" not in sys.modules and not config[quiet.QUIET] and not (multirun and settings.job.num):
+                    # Importing torch may take half a minute, without another sign of life.
+                    print(f"fvit-{self.task} {fvit.__version__}: loading libraries …", file=sys.stderr)
                 metrics = self._work(self.complete(config), isolated)
             except Exception as error:
                 self.report(error)

@@ -8,7 +8,7 @@ import pytest
 
 BODY = """
 import atexit, sys
-from fvit.launch.process import own
+from fvit.launch.program import own
 class Slow:
     def __del__(self): print("torn down", flush=True)
 slow = Slow()
