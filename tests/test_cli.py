@@ -181,7 +181,7 @@ def test_a_run_directory_holds_all_there_is_to_know(main, tmp_path):
     }
     assert f"saved to     {run}\n" in done.stdout
     assert f"evaluate     fvit-eval ckpt_path={run}\n" in done.stdout
-    assert f"resume with  fvit-train ckpt_path={run} trainer.max_epochs=…\n" in done.stdout
+    assert f"resume with  fvit-train ckpt_path={run} trainer.max_epochs=6\n" in done.stdout
     assert f"compare      fvit-train -m {' '.join(SHORT)} attention=additive,softmax,linear seed=0,1,2\n" in done.stdout
     assert "M parameters" in done.stdout
     assert re.search(r"epoch 3/3 .*loss .*val acc1 .*images/s", done.stdout)

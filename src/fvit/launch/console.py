@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from fvit.launch.sweep import Job
 
 _is_terminal = Console().is_terminal
-# Without a terminal rich would fold rows at 80 columns, and nobody could search the log.
-console = Console(width=None if _is_terminal else 10_000, highlight=False)
+# Without a terminal rich would fold rows at 80 columns, and nobody could search the log. A path may contain ":x:".
+console = Console(width=None if _is_terminal else 10_000, highlight=False, emoji=False)
 
 # Widths in characters: the frame between two cells, the narrowest first column, and the narrowest terminal with frames.
 _GAP, _LEAST, _FRAMED = 3, 12, 100
@@ -124,7 +124,9 @@ def figures(metrics: dict[str, float], seconds: float) -> list[str]:
     ]
 
 
-def print_results(name: str, metrics: dict[str, float], seconds: float, folder: Path) -> None:
+def print_results(
+    name: str, metrics: dict[str, float], seconds: float, folder: Path, epochs: int | None = None
+) -> None:
     """The results of a run and, unless it is the job of a sweep, the commands to continue with."""
     print_rows("Results", ("run", *HEAD), [(name, *figures(metrics, seconds))])
     if is_quiet() or (folder.parent / "multirun.yaml").is_file():
@@ -134,7 +136,8 @@ def print_results(name: str, metrics: dict[str, float], seconds: float, folder: 
     if (folder / "checkpoints" / "last.ckpt").is_file():
         hardware = [override for override in overrides if override.startswith("hardware=")]
         facts.append(("evaluate", _command("fvit-eval", argument("ckpt_path", folder), hardware)))
-        facts.append(("resume with", f"fvit-train {argument('ckpt_path', folder)} trainer.max_epochs=…"))
+        longer = [f"trainer.max_epochs={2 * epochs}"] if epochs else []
+        facts.append(("resume with", " ".join(["fvit-train", argument("ckpt_path", folder), *longer])))
     # What another mechanism would not take, and what the sweep varies.
     its = ("attention", "model.attention", "seed", "ckpt_path", "hydra", QUIET)
     kept = [override.input_line for key, override in parse(overrides) if not _is_in(key, its)]
