@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,12 @@ class RunDir:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._on_exit.__exit__(*exception)
+        try:
+            self._on_exit.__exit__(*exception)
+        finally:
+            if not self.begun and self.trainer.is_global_zero:
+                with suppress(OSError):  # it is not empty
+                    self.path.rmdir()
 
     @property
     def seconds(self) -> float:
