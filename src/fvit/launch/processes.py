@@ -82,7 +82,8 @@ def launch(module: str, config: dict[str, Any], folder: Path, count: int) -> dic
                     ranks.append(subprocess.Popen(command, env={**environment, "LOCAL_RANK": str(rank)}, **output))
             failed, stopped = _wait(ranks)
     except KeyboardInterrupt:
-        _await(ranks, 15.0)  # a terminal interrupts the ranks as well
+        _await(ranks, 2.0)  # a terminal interrupts the ranks as well, `kill -INT` does not
+        _interrupt(ranks)
         failed, stopped = None, signal.SIGINT
     finally:
         _end(ranks)
@@ -171,9 +172,7 @@ def _wait(ranks: Ranks) -> tuple[int | None, int]:
             time.sleep(1)  # the others often fail of the same cause, which the lowest rank reports
             codes = [rank.poll() for rank in ranks]
         if any(map(_interrupted, codes)):
-            for rank in ranks:
-                rank.send_signal(signal.SIGINT)
-            _await(ranks, _GRACE)
+            _interrupt(ranks)
             return None, signal.SIGINT
         if any(map(_failed, codes)):
             return list(map(_failed, codes)).index(True), 0
@@ -199,6 +198,12 @@ def _failed(code: int | None) -> bool:
 def _interrupted(code: int | None) -> bool:
     """Whether an exit code is that of Ctrl-C."""
     return code in (130, -signal.SIGINT)
+
+
+def _interrupt(ranks: Ranks) -> None:
+    for rank in ranks:
+        rank.send_signal(signal.SIGINT)  # nothing, if it has exited
+    _await(ranks, _GRACE)
 
 
 def _await(ranks: Ranks, seconds: float) -> None:
