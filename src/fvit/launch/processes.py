@@ -28,7 +28,7 @@ from fvit.launch import disk, signals, staging
 from fvit.launch.devices import local_devices
 from fvit.launch.lock import check_free
 from fvit.launch.ranks import external_rank, is_rank_zero
-from fvit.launch.record import interruption, printing_write_errors, read_metrics, stamp, write_metrics
+from fvit.launch.record import TRACEBACK, interruption, printing_write_errors, read_metrics, stamp, write_metrics
 from fvit.launch.staging import LAUNCHER
 
 RESOLVED = "--resolved"
@@ -226,6 +226,7 @@ def _note_interrupt(folder: Path, text: str) -> str | None:
     record = read_metrics(folder)
     if record is None or record["status"] not in ("running", "failed"):
         return record and record["error"]
+    (folder / TRACEBACK).unlink(missing_ok=True)
     with printing_write_errors():
         write_metrics(folder, "interrupted", record["metrics"], record["seconds"], error=text)
     return text

@@ -22,11 +22,10 @@ from fvit.config.errors import describe, explain
 from fvit.config.paths import WANDB_ID
 from fvit.launch import disk, signals, staging
 from fvit.launch.lock import held
-from fvit.launch.record import interruption, printing_write_errors, read_metrics, write_metrics
+from fvit.launch.record import TRACEBACK, interruption, printing_write_errors, read_metrics, write_metrics
 from fvit.launch.signals import Stopped
 
 _PACKAGES = ("fvit", "torch", "torchvision", "timm", "lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
-_TRACEBACK = "traceback.log"
 _INTERRUPTED = 255  # the exit code that W&B shows as an interrupt
 
 
@@ -155,7 +154,7 @@ class RunDir:
                     logger.close(trainer, best_scores(trainer), code, preempted)
 
     def _write_start(self) -> None:
-        (self.path / _TRACEBACK).unlink(missing_ok=True)
+        (self.path / TRACEBACK).unlink(missing_ok=True)
         staging.publish(self.path)
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(self.config))
         noted = environment()
@@ -181,7 +180,7 @@ class RunDir:
         with printing_write_errors():
             write_metrics(self.path, status, self.metrics, self.seconds, message)
             if status == "failed" and explain(error) is None:
-                write_text(self.path / _TRACEBACK, "".join(traceback.format_exception(error)))
+                write_text(self.path / TRACEBACK, "".join(traceback.format_exception(error)))
 
 
 def is_resumed(config: dict[str, Any]) -> bool:
