@@ -64,12 +64,15 @@ def test_another_error_is_a_bug(error):
     assert explain(_caught(*error)) is None
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    message = explain(_caught((tmp_path / "file" / "run").mkdir))
-    assert str(tmp_path / "file") in message
-    assert "hydra.run.dir=DIR" in message
-    assert "hydra.run.dir" not in explain(_caught((tmp_path / "file" / "run").mkdir), "export")
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    """Another run directory is advised only if that one was the default."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("logs", "file"):
+        (tmp_path / name).write_text("")
+        error = _caught((tmp_path / name / "run").mkdir)
+        assert explain(error).startswith(f"cannot use {tmp_path / name}/run: Not a directory")
+        assert ("hydra.run.dir=DIR" in explain(error)) is (name == "logs")
+        assert "hydra.run.dir" not in explain(error, "export")
 
 
 def test_a_full_disk_without_a_file_is_a_message():
@@ -103,11 +106,3 @@ def test_a_launcher_that_is_not_installed_is_named_with_its_extra(monkeypatch):
         monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "submitit_local.yaml")
         error = _caught(compose, "train", overrides=["hydra/launcher=submitit_local"])
     assert explain(error).endswith("pip install 'fvit[submitit]'")
-
-
-def test_another_run_directory_is_advised_only_for_the_default_one(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for path, advised in (("logs/train/runs/a", True), (str(tmp_path / "logs"), True), ("/data/images", False)):
-        text = explain(PermissionError(errno.EACCES, "Permission denied", path))
-        assert text.startswith(f"cannot use {path}: Permission denied")
-        assert ("set hydra.run.dir=DIR" in text) is advised
