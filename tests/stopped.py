@@ -7,8 +7,6 @@ import torch
 
 # Measured by a clock, or from the machine's memory.
 _MEASURED = ("throughput/", "memory/", "gpu/", "progress/seconds_left", "progress/device_hours")
-# Saved by Lightning but not loaded: the score of the best checkpoint, which is also stored elsewhere.
-_IDLE = "current_score"
 
 NOISY = (
     "model=vit_atto",
@@ -34,7 +32,7 @@ def differences(one, other, place=""):
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return [] if one.dtype == other.dtype and torch.equal(one, other) else [place]
     if isinstance(one, dict) and isinstance(other, dict):
-        keys = [key for key in one | other if not str(key).startswith(_MEASURED) and key != _IDLE]
+        keys = [key for key in one | other if not str(key).startswith(_MEASURED)]
         return [hit for key in keys for hit in differences(one.get(key), other.get(key), f"{place}/{key}")]
     if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
         pairs = enumerate(zip(one, other, strict=True))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+import fvit
 from fvit.config.paths import conf_dir
 from tests.tasks import call
 
@@ -82,6 +83,11 @@ def test_the_traceback_is_one_variable_away(fvit):
 def test_an_invalid_configuration_leaves_no_directory(main, tmp_path):
     assert main("train", "optimizer.lr=-1").returncode == 1
     assert runs(tmp_path) == []
+
+
+@pytest.mark.parametrize("task", ["train", "eval", "report"])
+def test_version_is_ours(main, task):
+    assert main(task, "--version").stdout == f"fvit {fvit.__version__}\n"
 
 
 def test_help_does_not_import_torch(fvit):
@@ -175,7 +181,8 @@ def test_a_run_directory_holds_all_there_is_to_know(main, tmp_path):
     }
     assert f"saved to     {run}\n" in done.stdout
     assert f"evaluate     fvit-eval ckpt_path={run}\n" in done.stdout
-    assert f"resume with  fvit-train ckpt_path={run} trainer.max_epochs=…\n" in done.stdout
+    assert f"resume with  fvit-train ckpt_path={run} trainer.max_epochs=6\n" in done.stdout
+    assert f"compare      fvit-train -m {' '.join(SHORT)} attention=additive,softmax,linear seed=0,1,2\n" in done.stdout
     assert "M parameters" in done.stdout
     assert re.search(r"epoch 3/3 .*loss .*val acc1 .*images/s", done.stdout)
 
@@ -191,6 +198,7 @@ def test_quiet_prints_only_warnings_and_results(main, tmp_path, monkeypatch):
     monkeypatch.setattr("fvit.train.plan_batches", chatty)
     done = main("train", "-m", *SHORT, "seed=0,1", "quiet=true")
     assert done.returncode == 0, done.stderr
+    assert "compare" not in done.stdout
     first, *lines = done.stdout.splitlines()
     assert first == "watch out"
     assert lines[0].startswith("Results")
@@ -295,9 +303,12 @@ def test_ctrl_c_ends_all_processes_with_130(tmp_path, hardware):
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip().splitlines()[-1] == "interrupted"
-    assert "Traceback" not in err
     [run] = runs(tmp_path)
+    assert err.splitlines()[0] == f"fvit-train {fvit.__version__}: loading libraries …"
+    assert err.strip().splitlines()[-1] == (
+        f"interrupted: {run}; resume from the last checkpoint with fvit-train ckpt_path={run}"
+    )
+    assert "Traceback" not in err
     assert record(run)["status"] == "interrupted"
     assert subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout == b""
 

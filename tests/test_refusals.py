@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from lightning import Callback
 
+from fvit.config.errors import ConfigError
 from tests.tasks import call
 
 TINY = ["data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "global_batch_size=16"]
@@ -50,14 +51,11 @@ def finished(tmp_path_factory):
 
 # Noticed while composing, while the data are read, in Lightning's set-up, and in the first batch.
 REFUSED = {
-    "composing": ["attention=additiv"],
     "schema": ["optimizer.lr=-1"],
     "data": ["data=folder", "data.root=mising"],
     "checkpoint": ["model.depth=2"],
     "dataloader": ["global_batch_size=5000"],
-    "callback's constructor": ["callbacks.last.every_n_train_steps=0"],
     "callback's set-up": ["logger=none", "+callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor"],
-    "set-up": raising("on_fit_start"),
     "training": raising("on_train_start"),
     "first batch": raising("on_before_backward"),
     "Ctrl-C in set-up": raising("setup", "Ctrl-C"),
@@ -94,7 +92,6 @@ def test_next_command_works(finished, tmp_path, main):
         ["global_batch_size=5000"],
         ["optimizer.opt=adamww"],
         raising("setup"),
-        raising("on_train_start"),
         raising("on_fit_start", "Ctrl-C"),
         ["logger=[csv,tensorboard,wandb]", "global_batch_size=5000"],
     ],
@@ -109,3 +106,39 @@ def test_error_in_the_first_batch_of_a_new_run_is_recorded(main, tmp_path):
     assert main("train", *ONCE, "hydra.run.dir=new", *raising("on_before_backward")).returncode == 1
     assert json.loads((tmp_path / "new" / "metrics.json").read_text())["status"] == "failed"
     assert (tmp_path / "new" / "traceback.log").is_file()
+
+
+@pytest.mark.slow
+def test_refused_ranks_change_nothing_and_leave_no_new_directory(finished, main, tmp_path):
+    before = content(finished / "run")
+    wrong = ["hardware=ddp_cpu", "global_batch_size=5000"]
+    assert call(finished, "train", "ckpt_path=run", "trainer.max_epochs=2", *wrong) == 1
+    assert content(finished / "run") == before
+    assert main("train", *ONCE, "hydra.run.dir=runs/new", *wrong).returncode == 1
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_refused_evaluation_changes_nothing(finished, main, tmp_path):
+    path = f"ckpt_path={finished / 'run'}"
+    assert main("eval", path, "hydra.run.dir=measured").returncode == 0
+    before = content(tmp_path / "measured")
+    for wrong in (["data.name=folder", "data.root=missing"], raising("on_validation_batch_start"), raising("setup")):
+        assert main("eval", path, *wrong, "hydra.run.dir=measured").returncode == 1
+        assert content(tmp_path / "measured") == before
+
+
+def test_refused_job_of_a_sweep_keeps_its_record(main, tmp_path, monkeypatch):
+    command = ("train", "-m", *ONCE, "seed=0", "hydra.sweep.dir=swept")
+    assert main(*command).returncode == 0
+    job = tmp_path / "swept" / "0"
+    record = json.loads((job / "metrics.json").read_text())
+    (job / "metrics.json").write_text(json.dumps({**record, "status": "interrupted"}))
+    before = content(job)
+    monkeypatch.setattr("fvit.train.build_data", _refuse)
+    done = main(*command)
+    assert (done.returncode, done.stderr) == (1, "error: the disk with the images is gone\n")
+    assert content(job) == before
+
+
+def _refuse(*arguments):
+    raise ConfigError("the disk with the images is gone")

@@ -137,7 +137,9 @@ def test_a_signal_to_a_sweep_of_ranks_leaves_no_process(start, tmp_path):
     code, seconds, err, left = run.end()
     assert (code, left) == (143, ""), err
     assert seconds < 30
-    assert err.strip().splitlines()[-1] == "the sweep stops here: its further jobs were not started"
+    assert err.strip().splitlines()[-1] == (
+        "the sweep stops here; to resume it, repeat the command with hydra.sweep.dir=sweep"
+    )
     assert read_metrics(tmp_path / "sweep" / "0")["status"] == "interrupted"
     assert not (tmp_path / "sweep" / "1").exists()
 
@@ -200,7 +202,9 @@ def test_a_signal_stops_a_sweep(main, tmp_path):
     tell = ["+callbacks.tell._target_=tests.moments.Tell", "+callbacks.tell.stage=training", "+callbacks.tell.epoch=1"]
     done = main("train", "-m", *SHORT, *tell, "+callbacks.tell.batch=99,0,1", "hydra.sweep.dir=sweep")
     assert done.returncode == 143
-    assert done.stderr.strip().splitlines()[-1] == "the sweep stops here: its further jobs were not started"
+    assert done.stderr.strip().splitlines()[-1] == (
+        "the sweep stops here; to resume it, repeat the command with hydra.sweep.dir=sweep"
+    )
     assert "stopped by SIGTERM" in done.stderr
     states = [read_metrics(tmp_path / "sweep" / str(job)) for job in range(3)]
     assert [state and state["status"] for state in states] == ["finished", "interrupted", None]

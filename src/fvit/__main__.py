@@ -4,12 +4,16 @@ import ast
 import sys
 from pathlib import Path
 
+import fvit
 from fvit.config.errors import did_you_mean
 
 
 def main() -> None:
     """Print one line per command."""
     listed = commands()
+    if sys.argv[1:] == ["--version"]:
+        print(f"fvit {fvit.__version__}")
+        return
     if len(sys.argv) > 1:
         near = did_you_mean(f"fvit-{sys.argv[1]}", listed)
         sys.exit(f"error: python -m fvit takes no arguments{near or '; it lists the commands'}")

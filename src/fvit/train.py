@@ -58,7 +58,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
         metrics = run.finish({**module.earlier_metrics, **results(trainer), **cost.metrics()})
     if trainer.is_global_zero:
-        print_results(config["title"], metrics, run.seconds, run.path)
+        print_results(config["title"], metrics, run.seconds, run.path, config["trainer"]["max_epochs"])
     return metrics
 
 

@@ -81,6 +81,7 @@ def test_stopped_run_resumes_to_the_same_end(compose_config, tmp_path, moment, o
     torch.testing.assert_close(stopped["optimizer_states"], whole["optimizer_states"], rtol=0, atol=0)
     assert (stopped["epoch"], stopped["global_step"]) == (whole["epoch"], whole["global_step"])
     assert best_stopped["best_model_score"] == best["best_model_score"]
+    assert best_stopped["current_score"] == best["current_score"]
     assert stopped["loops"] == whole["loops"]  # it could be stopped again
 
 

@@ -27,4 +27,4 @@ def test_a_batch_that_does_not_divide_names_batches_that_do(batch, world):
 
 def test_plan_as_text():
     assert str(plan_batches(64, 1)) == "64 images per step = 64 per device"
-    assert str(plan_batches(1024, 8, 32)) == "1024 images per step = 32 per device × 8 devices × 4 accumulated"
+    assert str(plan_batches(1024, 8, 32)) == "1,024 images per step = 32 per device × 8 devices × 4 accumulated"

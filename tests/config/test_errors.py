@@ -67,12 +67,15 @@ def test_another_error_is_a_bug(error):
     assert explain(_caught(*error)) is None
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    message = explain(_caught((tmp_path / "file" / "run").mkdir))
-    assert str(tmp_path / "file") in message
-    assert "hydra.run.dir=DIR" in message
-    assert "hydra.run.dir" not in explain(_caught((tmp_path / "file" / "run").mkdir), "export")
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    """Another run directory is advised only if that one was the default."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("logs", "file"):
+        (tmp_path / name).write_text("")
+        error = _caught((tmp_path / name / "run").mkdir)
+        assert explain(error).startswith(f"cannot use {tmp_path / name}/run: Not a directory")
+        assert ("hydra.run.dir=DIR" in explain(error)) is (name == "logs")
+        assert "hydra.run.dir" not in explain(error, "export")
 
 
 def test_a_full_disk_without_a_file_is_a_message():

@@ -79,6 +79,14 @@ def test_moved_class_is_found(target):
     assert get_class(legacy.moved({"_target_": target, "key": 1})["_target_"])
 
 
+def test_class_that_hydra_imports_itself_is_found(main, tmp_path):
+    """In Hydra's own section of a configuration, which `moved` never sees."""
+    old = "hydra.callbacks.sweep._target_=fvit.run.sweep.SweepFolder"
+    done = main("train", "-m", "seed=0,1", "optimizer.lr=-1", old, "hydra.sweep.dir=swept")
+    assert "Sweep swept" in done.stdout
+    assert "fvit.run" not in done.stderr
+
+
 def test_typed_target_of_a_moved_class_instantiates(compose_config):
     trace = ("+callbacks.trace._target_=fvit.run.profiling.Trace", "+callbacks.trace.folder=here")
     config = compose_config("callbacks=none", "logger=none", *trace)

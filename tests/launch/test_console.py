@@ -1,13 +1,18 @@
 """Tables and facts on a terminal, in a pipe and in a log."""
 
+import json
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from fvit.config.overrides import parse, value_of
 from fvit.launch import console
 
 ROWS = [("0-3", "Attention → Additive", "q, k", "query_logit, key_logit, transform", "v, proj")]
@@ -46,6 +51,36 @@ def test_a_path_with_a_space_can_be_copied(capsys, tmp_path):
     (tmp_path / "my runs" / "checkpoints" / "last.ckpt").touch()
     console.print_results("a", {}, 1.0, tmp_path / "my runs")
     assert f"""fvit-eval "ckpt_path='{tmp_path}/my runs'"\n""" in capsys.readouterr().out
+
+
+@given(st.text(st.sampled_from("ab'\"\\ ,=${}[]()!*&|;#:%@`~é名🙂"), min_size=1, max_size=12))
+@example(":smile:")
+@example("it's [red]")
+@settings(max_examples=50, deadline=None)
+def test_printed_commands_survive_the_shell(tmp_path_factory, name):
+    folder = tmp_path_factory.mktemp("runs") / name
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.ckpt").touch()
+    typed = ["data.root='it\\'s'", "seed=3", "model.depth=2", "hardware=cpu", "attention=softmax"]
+    (folder / "overrides.yaml").write_text(json.dumps(typed))
+    with console.console.capture() as capture:
+        console.print_results("a", {}, 1.0, folder, epochs=3)
+    commands = [line[14:] for line in capture.get().splitlines() if "fvit-" in line]
+    evaluate, resume, compare = map(shlex.split, commands)
+    for [program, *overrides] in (evaluate, resume):
+        [path] = [override for key, override in parse(overrides) if key == "ckpt_path"]
+        assert value_of(path) == str(folder), program
+    assert "hardware=cpu" in evaluate
+    assert resume[-1] == "trainer.max_epochs=6"
+    kept = [typed[0], "model.depth=2", "hardware=cpu"]
+    assert compare == ["fvit-train", "-m", *kept, "attention=additive,softmax,linear", "seed=0,1,2"]
+
+
+def test_commands_are_not_printed_for_the_job_of_a_sweep(capsys, tmp_path):
+    (tmp_path / "0").mkdir()
+    (tmp_path / "multirun.yaml").touch()
+    console.print_results("a", {}, 1.0, tmp_path / "0")
+    assert "fvit-" not in capsys.readouterr().out
 
 
 TABLE = """

@@ -184,6 +184,17 @@ def test_loggers_of_a_run_that_does_not_begin_are_not_closed(run):
     assert logger.calls == []
 
 
+def test_run_that_does_not_begin_leaves_no_directory_of_its_own_and_an_old_lock(tmp_path, run):
+    with suppress(ValueError), run(kind=RunDir):
+        raise ValueError
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").touch()  # of a run that was killed
+    with suppress(ValueError), run(kind=RunDir):
+        raise ValueError
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
 def test_resumed_run_keeps_its_metrics_until_it_has_others(tmp_path, run):
     with run() as entered:
         entered.finish({"val/acc1": 0.5})

@@ -47,6 +47,16 @@ def test_run_keeps_its_id_until_it_starts_from_scratch(tmp_path):
     assert ids[0] == ids[1] != ids[2]
 
 
+def test_folder_is_that_of_wandb_dir_and_an_unwritable_one_is_explained(tmp_path, compose_config, monkeypatch):
+    assert compose_config("logger=wandb")["logger"]["wandb"]["save_dir"] == "logs"
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    assert compose_config("logger=wandb")["logger"]["wandb"]["save_dir"] == str(tmp_path / "elsewhere")
+    (tmp_path / "logs").write_text("a file")
+    with pytest.raises(ConfigError, match=r"W&B cannot write to .*logs/wandb: Not a directory; set WANDB_DIR=DIR"):
+        _ = logger(tmp_path).experiment
+    assert not (tmp_path / "run").exists()
+
+
 def test_sweep_is_the_group_and_the_parts_of_the_name_are_tags(tmp_path):
     alone = logger(tmp_path, "runs/one")._wandb_init
     assert (alone["group"], alone["tags"]) == (None, ["ViT", "additive", "seed 0"])

@@ -45,13 +45,16 @@ class LastCheckpoint(Checkpoint):
         self.best_model_path = ""
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the best score where the run directory was moved: ModelCheckpoint would drop it."""
+        """Keep the scores of ModelCheckpoint: the best if the run directory was moved, and the current one."""
         here = os.path.realpath(self.path.parent)
         if os.path.dirname(os.path.realpath(trainer.ckpt_path)) != here:
             return
         for state in checkpoint["callbacks"].values():
             if "best_model_path" in state:
                 _move(state, state["dirpath"], here)
+        for callback in trainer.checkpoint_callbacks:
+            if "current_score" in (state := checkpoint["callbacks"].get(callback.state_key, {})):
+                callback.current_score = state["current_score"]
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._step, self._saved_at = trainer.global_step, time.monotonic()

@@ -1,4 +1,4 @@
-"""Progress of a run on the terminal: one bar for the whole run, or one line per epoch in a log."""
+"""Progress of a run: one line per epoch and, on a terminal, below them a bar for the whole run."""
 
 from datetime import timedelta
 from typing import Any
@@ -13,8 +13,8 @@ from fvit.callbacks.metrics import Metrics
 from fvit.launch.console import console
 from fvit.launch.quiet import is_quiet
 
-# Columns of a terminal that has room for a bar and the figures.
-_WIDE = 120
+# Columns of a terminal that has room for the accuracy next to the bar, and for all.
+_MEDIUM, _WIDE = 100, 120
 
 
 class RunProgress(ProgressBar):
@@ -38,13 +38,14 @@ class RunProgress(ProgressBar):
         wide = console.width >= _WIDE
         self._progress = Progress(
             TextColumn("{task.description}"),
-            *([BarColumn(bar_width=None)] if wide else []),
+            BarColumn(bar_width=None),
             TaskProgressColumn(),
             TextColumn("{task.fields[figures]}"),
             *([TextColumn("elapsed"), TimeElapsedColumn()] if wide else []),
             TextColumn("ETA"),
             TimeRemainingColumn(),
             console=console,
+            expand=True,
         )
         total = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
         done = trainer.fit_loop.total_batch_idx
@@ -57,17 +58,17 @@ class RunProgress(ProgressBar):
         if self._progress is not None:
             done = trainer.fit_loop.total_batch_idx + 1
             # Reading the loss after each batch would make a GPU wait.
-            figures = {"figures": self._figures(trainer)} if ends_logged_step(trainer, batch_idx) else {}
+            is_read = ends_logged_step(trainer, batch_idx)
+            figures = {"figures": self._figures(trainer, console.width)} if is_read else {}
             self._progress.update(self._task, description=_epoch(trainer), completed=done, **figures)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if self._progress is not None:
-            self._progress.update(self._task, figures=self._figures(trainer))
-        elif self._enabled and not is_quiet() and trainer.state.fn == TrainerFn.FITTING:
-            metrics = _metrics(trainer)
-            left = metrics and metrics.seconds_left(trainer)
-            eta = f"  ETA {timedelta(seconds=round(left))}" if left else ""
-            console.print(f"{_epoch(trainer)}  {self._figures(trainer)}{eta}")
+        if not self._enabled or is_quiet() or trainer.state.fn != TrainerFn.FITTING:
+            return
+        metrics = _metrics(trainer)
+        left = metrics and not self._progress and metrics.seconds_left(trainer)
+        eta = f"  ETA {timedelta(seconds=round(left))}" if left else ""
+        console.print(f"{_epoch(trainer)}  {self._figures(trainer)}{eta}")
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._close()
@@ -81,17 +82,17 @@ class RunProgress(ProgressBar):
             self._progress = None
 
     @staticmethod
-    def _figures(trainer: Trainer) -> str:
+    def _figures(trainer: Trainer, width: int = _WIDE) -> str:
+        """Loss, accuracy, speed and a long data wait, as far as a bar beside them leaves room in `width` columns."""
         logged, metrics = trainer.callback_metrics, _metrics(trainer)
         parts = []
         if "train/loss" in logged:
             parts.append(f"loss {float(logged['train/loss']):.3f}")
-        if "val/acc1" in logged:
+        if "val/acc1" in logged and width >= _MEDIUM:
             parts.append(f"val acc1 {100 * float(logged['val/acc1']):.2f} %")
         if metrics is not None and metrics.images_per_s:
             parts.append(f"{metrics.images_per_s:,.0f} images/s")
-            # Without room for it there is still the warning.
-            if metrics.recent_data_wait > metrics.data_wait_limit and console.width >= _WIDE:
+            if metrics.recent_data_wait > metrics.data_wait_limit and width >= _WIDE:
                 parts.append(f"data wait {100 * metrics.recent_data_wait:.0f} %")
         return "  ".join(parts)
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from fvit.config.wording import count
+
 
 @dataclass(frozen=True)
 class BatchPlan:
@@ -20,7 +22,7 @@ class BatchPlan:
     accumulate: int
 
     def __str__(self) -> str:
-        text = f"{self.global_batch} images per step = {self.per_device} per device"
+        text = f"{count(self.global_batch, 'image')} per step = {self.per_device} per device"
         text += f" × {self.world_size} devices" if self.world_size > 1 else ""
         return text + (f" × {self.accumulate} accumulated" if self.accumulate > 1 else "")
 

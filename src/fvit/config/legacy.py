@@ -1,7 +1,12 @@
 """Names of version 0.1 that have changed, so that its runs can be resumed and its configurations still work."""
 
+import importlib
+import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
+
+import fvit
 
 CLASSES = {
     "fvit.run.curve.CurveLogger": "fvit.loggers.csv.CSVLogger",
@@ -11,8 +16,18 @@ CLASSES = {
     "fvit.run.study.pruning.Pruning": "fvit.search.pruning.Pruning",
     "fvit.run.tracking.RunLogger": "fvit.loggers.wandb.RunLogger",
 }
+# Named in the hydra section of a configuration, whose classes Hydra imports itself.
+_MODULES = {"sweep": "fvit.launch.sweep"}
 _CALLBACK_STATES = {"DeviceHours": "Metrics"}
 _REMOVED_MODEL_OPTIONS = ("trim_last",)
+
+
+def register_moved_modules() -> None:
+    """Let ``fvit.run.sweep.SweepFolder`` be found, as in the ``hydra.callbacks`` of a configuration of version 0.1."""
+    old = fvit.run = sys.modules["fvit.run"] = ModuleType("fvit.run")
+    for name, new in _MODULES.items():
+        module = sys.modules[f"fvit.run.{name}"] = importlib.import_module(new)
+        setattr(old, name, module)
 
 
 def moved(options: dict[str, Any]) -> dict[str, Any]:

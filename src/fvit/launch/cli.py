@@ -16,15 +16,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from pydantic import BaseModel
 
-from fvit.config import validation
+import fvit
+from fvit.config import legacy, validation
 from fvit.config.errors import describe, explain
+from fvit.config.overrides import argument
 from fvit.config.paths import conf_dir
-from fvit.launch import processes, quiet, ranks, resolvers, signals, staging, sweep
+from fvit.launch import processes, program, quiet, ranks, resolvers, signals, staging, sweep
 from fvit.launch.devices import check_devices
 from fvit.launch.record import COMPLETED
 
-# On import, because the processes of a launcher resolve the sweep directory before they call anything here.
+# On import, because the processes of a launcher compose before they call anything here.
 resolvers.register()
+legacy.register_moved_modules()
 
 Work = Callable[[dict[str, Any]], dict[str, float]]
 Complete = Callable[[dict[str, Any]], dict[str, Any]]
@@ -53,7 +56,21 @@ def run(
         complete: fills in what the checked configuration leaves open, once for all ranks.
         alone: nothing else runs on the machine, so threads may spin while they wait.
     """
-    work = quiet.wrap(work)
+    if "--version" in sys.argv[1:]:
+        print(f"fvit {fvit.__version__}")
+        return
+    with program.own(task):
+        _run(task, quiet.wrap(work), schema, expand_arguments, complete, alone)
+
+
+def _run(
+    task: str,
+    work: Work,
+    schema: type[BaseModel],
+    expand_arguments: Callable[[Sequence[str]], list[str]],
+    complete: Complete,
+    alone: bool,
+) -> None:
     config = processes.read_resolved(sys.argv)
     if config is not None:  # a rank of ours
         processes.run_as_rank(work, config)
@@ -113,8 +130,7 @@ class _Command:
         metrics = None
         if multirun:
             gc.collect()  # the previous job's model is in reference cycles, and would count as this job's memory
-        # again, in case this is another process
-        with signals.listening(), staging.refusable(folder):
+        with signals.listening(), staging.refusable(folder):  # listening again, in case this is another process
             try:
                 if in_sweep and (metrics := sweep.finished_metrics(folder)) is not None:
                     print(f"job {settings.job.num} is done")
@@ -122,6 +138,9 @@ class _Command:
                 config = validation.check(cfg, self.schema)
                 if in_sweep:
                     config = sweep.resume(config, folder)
+                if "torch" not in sys.modules and not config[quiet.QUIET] and not (multirun and settings.job.num):
+                    # Importing torch may take half a minute, without another sign of life.
+                    print(f"fvit-{self.task} {fvit.__version__}: loading libraries …", file=sys.stderr)
                 metrics = self._work(self.complete(config), isolated)
             except Exception as error:
                 self.report(error)
@@ -173,14 +192,15 @@ def _exit(failed: bool, interrupt: KeyboardInterrupt | None) -> None:
         jobs = begun.jobs()
         print_sweep(begun.folder, jobs)
         failed = failed or any(job.record["status"] not in COMPLETED for job in jobs)
+    if interrupt is not None:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
+    if interrupt is not None and sweep.started:
+        folder = argument("hydra.sweep.dir", sweep.started[-1].folder)
+        print(f"the sweep stops here; to resume it, repeat the command with {folder}", file=sys.stderr)
     if isinstance(interrupt, signals.Stopped):
-        print(interrupt, file=sys.stderr)
-        if sweep.started:
-            print("the sweep stops here: its further jobs were not started", file=sys.stderr)
         signals.requeue(interrupt.signum)
         sys.exit(signals.EXIT_CODE)
     if interrupt is not None:
-        print(str(interrupt) or "interrupted", file=sys.stderr)
         sys.exit(130)
     if failed:
         sys.exit(1)

@@ -1,5 +1,6 @@
 """The terminal output before and after a run and after a sweep; plain text without a terminal."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -8,8 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fvit.config.overrides import argument
-from fvit.launch.quiet import is_quiet
+from fvit.config.overrides import argument, parse
+from fvit.config.wording import count
+from fvit.launch.quiet import QUIET, is_quiet
+from fvit.launch.record import overrides_of
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
@@ -18,8 +21,8 @@ if TYPE_CHECKING:
     from fvit.launch.sweep import Job
 
 _is_terminal = Console().is_terminal
-# Without a terminal rich would fold rows at 80 columns, and nobody could search the log.
-console = Console(width=None if _is_terminal else 10_000, highlight=False)
+# Without a terminal rich would fold rows at 80 columns, and nobody could search the log. A path may contain ":x:".
+console = Console(width=None if _is_terminal else 10_000, highlight=False, emoji=False)
 
 # Widths in characters: the frame between two cells, the narrowest first column, and the narrowest terminal with frames.
 _GAP, _LEAST, _FRAMED = 3, 12, 100
@@ -67,15 +70,20 @@ def print_plan(
         return
     trainer, optimizer, size = config["trainer"], config["optimizer"], config["data"]["img_size"]
     shape = [f"{key}={config['model'][key]}" for key in ("patch_size", "embed_dim", "depth") if key in config["model"]]
-    images = f"{len(data.source.train):,} training and {len(data.source.val):,} validation images"
+    images = f"{len(data.source.train):,} training and {count(len(data.source.val), 'validation image')}"
+    classes = count(data.num_classes, "class", "classes")
     steps, dropped = divmod(len(data.source.train), plan.global_batch)
+    epochs = count(trainer["max_epochs"], "epoch") if trainer.get("max_epochs") else "? epochs"
     facts = [
         ("model", "  ".join([config["title"], *shape])),
         ("cost", f"{cost.params / 1e6:.2f} M parameters, {cost.macs / 1e6:.4g} M MACs per image of {size} px"),
         *further,
-        ("data", f"{config['data']['name']}: {images}, {data.num_classes} classes; decoder {data.decoder.name}"),
+        (
+            "data",
+            f"{config['data']['name']}: {images}, {classes}; decoder {data.decoder.name}",
+        ),
         ("batch", str(plan)),
-        ("length", f"{trainer.get('max_epochs') or '?'} epochs of {steps:,} steps; {dropped} images dropped per epoch"),
+        ("length", f"{epochs} of {count(steps, 'step')}; {count(dropped, 'image')} dropped per epoch"),
         ("optimizer", f"{optimizer['opt']}, lr {optimizer['lr']:g}, {config['scheduler']['sched']} schedule"),
         ("hardware", f"{plan.world_size} × {trainer['accelerator']}, {trainer['precision']}"),
         ("saved to", config["output_dir"]),
@@ -116,15 +124,33 @@ def figures(metrics: dict[str, float], seconds: float) -> list[str]:
     ]
 
 
-def print_results(name: str, metrics: dict[str, float], seconds: float, folder: Path) -> None:
-    """The results of a run, and the commands to continue with."""
+def print_results(
+    name: str, metrics: dict[str, float], seconds: float, folder: Path, epochs: int | None = None
+) -> None:
+    """The results of a run and, unless it is the job of a sweep, the commands to continue with."""
     print_rows("Results", ("run", *HEAD), [(name, *figures(metrics, seconds))])
+    if is_quiet() or (folder.parent / "multirun.yaml").is_file():
+        return
+    overrides = overrides_of(folder) or []
     facts = [("saved to", str(folder))]
     if (folder / "checkpoints" / "last.ckpt").is_file():
-        facts.append(("evaluate", f"fvit-eval {argument('ckpt_path', folder)}"))
-        facts.append(("resume with", f"fvit-train {argument('ckpt_path', folder)} trainer.max_epochs=…"))
-    facts.append(("compare", "fvit-train -m attention=additive,softmax,linear seed=0,1,2"))
+        hardware = [override for override in overrides if override.startswith("hardware=")]
+        facts.append(("evaluate", _command("fvit-eval", argument("ckpt_path", folder), hardware)))
+        longer = [f"trainer.max_epochs={2 * epochs}"] if epochs else []
+        facts.append(("resume with", " ".join(["fvit-train", argument("ckpt_path", folder), *longer])))
+    # What another mechanism would not take, and what the sweep varies.
+    its = ("attention", "model.attention", "seed", "ckpt_path", "hydra", QUIET)
+    kept = [override.input_line for key, override in parse(overrides) if not _is_in(key, its)]
+    facts.append(("compare", _command("fvit-train -m", "attention=additive,softmax,linear seed=0,1,2", kept)))
     print_facts("", facts)
+
+
+def _command(start: str, arguments: str, overrides: Iterable[str]) -> str:
+    return " ".join([start, *map(shlex.quote, overrides), arguments])
+
+
+def _is_in(key: str, groups: Iterable[str]) -> bool:
+    return any(key == group or key.startswith((f"{group}.", f"{group}/")) for group in groups)
 
 
 def print_sweep(folder: Path, jobs: "Sequence[Job]") -> None:

@@ -19,6 +19,7 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
         RunError: another process holds the lock.
     """
+    was_killed = (folder / _NAME).is_file()  # a start that is refused changes nothing, not even this
     # A record lock belongs to this process alone; a flock would be kept by loader workers that outlive it.
     with (folder / _NAME).open("a") as file:
         if not _try(file):
@@ -26,7 +27,8 @@ def held(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            (folder / _NAME).unlink(missing_ok=True)
+            if not was_killed:
+                (folder / _NAME).unlink(missing_ok=True)
 
 
 def check_free(folder: Path) -> None:

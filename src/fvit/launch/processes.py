@@ -28,7 +28,7 @@ from fvit.launch import disk, signals, staging
 from fvit.launch.devices import local_devices
 from fvit.launch.lock import check_free
 from fvit.launch.ranks import external_rank, is_rank_zero
-from fvit.launch.record import interruption, printing_write_errors, read_metrics, stamp, write_metrics
+from fvit.launch.record import TRACEBACK, interruption, printing_write_errors, read_metrics, stamp, write_metrics
 from fvit.launch.staging import LAUNCHER
 
 RESOLVED = "--resolved"
@@ -82,7 +82,8 @@ def launch(module: str, config: dict[str, Any], folder: Path, count: int) -> dic
                     ranks.append(subprocess.Popen(command, env={**environment, "LOCAL_RANK": str(rank)}, **output))
             failed, stopped = _wait(ranks)
     except KeyboardInterrupt:
-        _await(ranks, 15.0)  # a terminal interrupts the ranks as well
+        _await(ranks, 2.0)  # a terminal interrupts the ranks as well, `kill -INT` does not
+        _interrupt(ranks)
         failed, stopped = None, signal.SIGINT
     finally:
         _end(ranks)
@@ -171,9 +172,7 @@ def _wait(ranks: Ranks) -> tuple[int | None, int]:
             time.sleep(1)  # the others often fail of the same cause, which the lowest rank reports
             codes = [rank.poll() for rank in ranks]
         if any(map(_interrupted, codes)):
-            for rank in ranks:
-                rank.send_signal(signal.SIGINT)
-            _await(ranks, _GRACE)
+            _interrupt(ranks)
             return None, signal.SIGINT
         if any(map(_failed, codes)):
             return list(map(_failed, codes)).index(True), 0
@@ -201,6 +200,12 @@ def _interrupted(code: int | None) -> bool:
     return code in (130, -signal.SIGINT)
 
 
+def _interrupt(ranks: Ranks) -> None:
+    for rank in ranks:
+        rank.send_signal(signal.SIGINT)  # nothing, if it has exited
+    _await(ranks, _GRACE)
+
+
 def _await(ranks: Ranks, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while any(rank.poll() is None for rank in ranks) and time.monotonic() < deadline:
@@ -221,6 +226,7 @@ def _note_interrupt(folder: Path, text: str) -> str | None:
     record = read_metrics(folder)
     if record is None or record["status"] not in ("running", "failed"):
         return record and record["error"]
+    (folder / TRACEBACK).unlink(missing_ok=True)
     with printing_write_errors():
         write_metrics(folder, "interrupted", record["metrics"], record["seconds"], error=text)
     return text

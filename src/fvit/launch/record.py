@@ -19,6 +19,9 @@ from fvit.config.overrides import argument
 COMPLETED = ("finished", "pruned")
 """The statuses of runs that need no further attempt."""
 
+TRACEBACK = "traceback.log"
+"""The file with the traceback of an unexpected error."""
+
 
 def write_metrics(
     folder: Path, status: str, metrics: dict[str, float], seconds: float = 0.0, error: str | None = None

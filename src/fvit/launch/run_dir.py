@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,10 @@ from fvit.config.errors import describe, explain
 from fvit.config.paths import WANDB_ID
 from fvit.launch import disk, own_code, signals, staging
 from fvit.launch.lock import held
-from fvit.launch.record import interruption, printing_write_errors, read_metrics, write_metrics
+from fvit.launch.record import TRACEBACK, interruption, printing_write_errors, read_metrics, write_metrics
 from fvit.launch.signals import Stopped
 
 _PACKAGES = ("fvit", "torch", "torchvision", "timm", "lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
-_TRACEBACK = "traceback.log"
 _INTERRUPTED = 255  # the exit code that W&B shows as an interrupt
 
 
@@ -75,7 +74,12 @@ class RunDir:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._on_exit.__exit__(*exception)
+        try:
+            self._on_exit.__exit__(*exception)
+        finally:
+            if not self.begun and self.trainer.is_global_zero:
+                with suppress(OSError):  # it is not empty
+                    self.path.rmdir()
 
     @property
     def seconds(self) -> float:
@@ -152,7 +156,7 @@ class RunDir:
                     logger.close(trainer, best_scores(trainer), code, preempted)
 
     def _write_start(self) -> None:
-        (self.path / _TRACEBACK).unlink(missing_ok=True)
+        (self.path / TRACEBACK).unlink(missing_ok=True)
         staging.publish(self.path)
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(self.config))
         noted = environment() | own_code.keep(self.path, self.config)
@@ -178,7 +182,7 @@ class RunDir:
         with printing_write_errors():
             write_metrics(self.path, status, self.metrics, self.seconds, message)
             if status == "failed" and explain(error) is None:
-                write_text(self.path / _TRACEBACK, "".join(traceback.format_exception(error)))
+                write_text(self.path / TRACEBACK, "".join(traceback.format_exception(error)))
 
 
 def is_resumed(config: dict[str, Any]) -> bool:
