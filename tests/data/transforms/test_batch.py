@@ -13,7 +13,7 @@ from timm.data.mixup import cutmix_bbox_and_lam
 from timm.data.random_erasing import RandomErasing as TimmErasing
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fvit.data.dataset import Batch
 from fvit.data.sampler import BatchLayout
@@ -289,6 +289,13 @@ def test_fill_modes():
 
 
 # On the device
+
+
+def test_precision_of_the_model_does_not_round_draws():
+    """Lightning casts the floating tensors of a batch before they reach the device."""
+    for fill in ("rand", "pixel"):
+        draws = transform(MIXUP, {**ERASING, "mode": fill}).draw([(0, position) for position in range(8)], 6, 6)
+        assert not any(part.is_floating_point() for part in tree_leaves(draws))
 
 
 class Operators(TorchDispatchMode):

@@ -65,10 +65,11 @@ def mix(images: Tensor, labels: Tensor, num_classes: int, draws: MixDraws) -> tu
     A pixel's weight is constant in an image for mixup, 0 or 1 for cutmix.
     """
     half = len(images) // 2
-    weights = draws.pixel_weights.view(-1, 1, 1, 1).where(~inside(draws.boxes, *images.shape[-2:]), 0.0)
+    weights = draws.pixel_weights.view(torch.float32).view(-1, 1, 1, 1)
+    weights = weights.where(~inside(draws.boxes, *images.shape[-2:]), 0.0)
     # Not F.one_hot, which looks at the labels on the host.
     targets = (labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device)).to(images.dtype)
-    of_labels = draws.label_weights.unsqueeze(1)
+    of_labels = draws.label_weights.view(torch.float32).unsqueeze(1)
     return (
         torch.lerp(images.roll(half, dims=0), images, weights),
         targets * of_labels + targets.roll(half, dims=0) * (1 - of_labels),
@@ -83,7 +84,7 @@ def erase(images: Tensor, noise: Tensor, draws: EraseDraws) -> Tensor:
         windows = noise.unfold(1, height, 1).unfold(2, width, 1).permute(1, 2, 0, 3, 4)
         fills = windows[draws.fills[:, 0], draws.fills[:, 1]]
     else:
-        fills = draws.fills.view(-1, 3, 1, 1)
+        fills = draws.fills.view(torch.float32).view(-1, 3, 1, 1)
     return torch.where(inside(draws.boxes, height, width), fills, images)
 
 

@@ -23,7 +23,11 @@ EMPTY: Box = (0, 0, 0, 0)
 
 
 class Draws(NamedTuple):
-    """The draws for a batch; an augmentation that is off has None."""
+    """The draws for a batch; an augmentation that is off has None.
+
+    Their float32 numbers are stored as the int32 of the same bits: Lightning casts what is floating in a batch to the
+    precision of the model, and weights in bfloat16 would not be those that were drawn.
+    """
 
     mix: "MixDraws | None" = None
     erase: "EraseDraws | None" = None
@@ -36,8 +40,8 @@ Draw = Callable[[Sequence[Key], int, int], Draws]
 class MixDraws(NamedTuple):
     """The weights of images against their partners, and what of the partners is pasted."""
 
-    label_weights: Tensor  # float32 [B]
-    pixel_weights: Tensor  # float32 [B], outside the boxes
+    label_weights: Tensor  # bits of float32 [B]
+    pixel_weights: Tensor  # bits of float32 [B], outside the boxes
     boxes: Tensor  # int64 [B, 4]; inside them all is the partner's
 
 
@@ -45,7 +49,7 @@ class EraseDraws(NamedTuple):
     """The rectangles that are erased, and what fills them."""
 
     boxes: Tensor  # int64 [B, 4], empty where nothing is erased
-    fills: Tensor  # colours, float32 [B, 3], or places in the table of noise, int64 [B, 2]
+    fills: Tensor  # colours, bits of float32 [B, 3], or places in the table of noise, int64 [B, 2]
 
 
 class Blend(NamedTuple):
@@ -82,8 +86,8 @@ class Mixup:
         drawn = {group: self._draw(group, height, width) for group in set(groups)}
         blends = [drawn[group] for group in groups]
         return MixDraws(
-            torch.tensor([blend.weight for blend in blends]),
-            torch.tensor([1.0 if blend.box else blend.weight for blend in blends]),
+            torch.tensor([blend.weight for blend in blends]).view(torch.int32),
+            torch.tensor([1.0 if blend.box else blend.weight for blend in blends]).view(torch.int32),
             torch.tensor([blend.box or EMPTY for blend in blends]).view(-1, 4),
         )
 
@@ -134,7 +138,10 @@ class RandomErasing:
             rng = generator(self.seed, "erase", *key)
             boxes.append(self._box(rng, height, width) if rng.random() < self.probability else EMPTY)
             fills.append(self._fill(rng, height, width))
-        return EraseDraws(torch.tensor(boxes).view(-1, 4), torch.tensor(fills))
+        filled = torch.tensor(fills)
+        return EraseDraws(
+            torch.tensor(boxes).view(-1, 4), filled.view(torch.int32) if filled.is_floating_point() else filled
+        )
 
     def noise(self, height: int, width: int) -> Tensor:
         """Normal noise [3, 2 height, 2 width], from which images of height × width take windows.
