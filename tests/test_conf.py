@@ -18,7 +18,7 @@ from fvit import attention
 from fvit.config.batch_plan import plan_batches
 from fvit.config.paths import conf_dir
 from fvit.data import ImageDataModule
-from fvit.data.transforms.batch import Mixup, RandomErasing
+from fvit.data.transforms.draws import Mixup, RandomErasing
 from fvit.data.transforms.image import TrainTransform
 from fvit.training import Classifier, build_loss, runtime_flags
 from fvit.training.distillation import LossWeight, TokenMatch

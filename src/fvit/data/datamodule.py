@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from fvit.data.images import DataError
 from fvit.data.sampler import BatchLayout, EvalSampler, ShardWindows, Shuffle, TrainSampler, shards_in_order
 from fvit.data.seeding import SampleKey
 from fvit.data.transforms.batch import BatchTransform
+from fvit.data.transforms.draws import Draw
 from fvit.data.transforms.image import EvalTransform, TrainTransform
 
 log = logging.getLogger(__name__)
@@ -108,7 +110,7 @@ class ImageDataModule(LightningDataModule):
         if self.batch_transform.mixup is not None:
             self.batch_transform.mixup.global_batch = layout.global_batch
         self._sampler = self._train_sampler(layout)
-        return self._loader(self._train_set(), self.hparams.batch_size, self._sampler)
+        return self._loader(self._train_set(), self.hparams.batch_size, self._sampler, self.batch_transform.draw)
 
     def val_dataloader(self) -> DataLoader:
         world, rank = self._world()
@@ -221,13 +223,19 @@ class ImageDataModule(LightningDataModule):
     def _world(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _loader(self, dataset: ImageDataset, batch_size: int, sampler: TrainSampler | EvalSampler) -> DataLoader:
+    def _loader(
+        self,
+        dataset: ImageDataset,
+        batch_size: int,
+        sampler: TrainSampler | EvalSampler,
+        draw: Draw | None = None,
+    ) -> DataLoader:
         workers = self.hparams.num_workers
         return DataLoader(
             dataset,
             batch_size,
             sampler=sampler,
-            collate_fn=collate,
+            collate_fn=partial(collate, draw=draw),
             num_workers=workers,
             persistent_workers=workers > 0,
             timeout=_WORKER_TIMEOUT if workers else 0,

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, default_collate
 from fvit.data.faults import Fault, attempt
 from fvit.data.images import BadImage, DataError, Images
 from fvit.data.seeding import SampleKey, generator
+from fvit.data.transforms.draws import Draw, Draws
 
 Transform = Callable[..., Tensor]
 
@@ -41,6 +42,7 @@ class Batch(NamedTuple):
     epochs: Tensor  # int64 [B]
     positions: Tensor  # int64 [B], in the epoch
     faults: tuple[Fault, ...]
+    draws: Draws = Draws()
 
 
 @dataclass(eq=False)
@@ -86,14 +88,17 @@ class ImageDataset(Dataset):
         return Fault(where, str(error).removeprefix(where).lstrip(": "), fatal)
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Make a batch of the samples that have pixels."""
+def collate(samples: Sequence[Sample], draw: Draw | None = None) -> Batch:
+    """Make a batch of the samples that have pixels, with what `draw` makes of their keys, height and width."""
     good = [sample for sample in samples if sample.pixels is not None]
     # torch's collation writes to memory that worker and trainer share.
     images = default_collate([sample.pixels for sample in good]) if good else torch.empty(0, 0, 0, 3, dtype=torch.uint8)
     numbers = [(sample.label, sample.key.epoch, sample.key.position) for sample in good]
     labels, epochs, positions = torch.tensor(numbers, dtype=torch.int64).reshape(-1, 3).T.contiguous()
-    return Batch(images, labels, epochs, positions, tuple(fault for sample in samples for fault in sample.faults))
+    faults = tuple(fault for sample in samples for fault in sample.faults)
+    keys = [(sample.key.epoch, sample.key.position) for sample in good]
+    draws = draw(keys, *images.shape[1:3]) if draw and good else Draws()
+    return Batch(images, labels, epochs, positions, faults, draws)
 
 
 def ignore_group_signals(worker_id: int) -> None:
