@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -54,3 +56,82 @@ def test_additive_prints_a_table_and_writes_json(monkeypatch, tmp_path, capsys):
         assert 0 < row["low"] <= row["median"] <= row["high"]
         [line] = [line for line in text.splitlines() if line.startswith(f"| {row['row']} ")]
         assert [cell.strip() for cell in line.strip("| ").split("|")][1:3] == [row["name"], row["target"]]
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """benchmarks/gpu.py, called with arguments; returns its exit code and gpu.json."""
+    monkeypatch.syspath_prepend(FOLDER)
+    script = load("gpu")
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--tiny", "--out", str(tmp_path), *arguments])
+        code = 0
+        try:
+            script.main()
+        except SystemExit as stop:
+            code = stop.code
+        return code, json.loads((tmp_path / "gpu.json").read_text())
+
+    call.script = script
+    return call
+
+
+def broken(report):
+    report.measured("before it", ms=1.0)
+    with report.attempt("one of several"):
+        raise ValueError("a part\nof it")
+    raise RuntimeError("no such kernel")
+
+
+def wrong(report):
+    nan = float("nan")
+    report.claim("an error is small", nan <= 1, error=nan)
+
+
+def fine(report):
+    report.claim("one is one", True, value=1)
+    report.skipped("two GPUs", "one GPU")
+
+
+BROKEN = ["measured", "failed: ValueError: a part", "failed: RuntimeError: no such kernel"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds", "code", "statuses"),
+    [
+        ([fine], 9, 0, ["holds", "skipped: one GPU"]),
+        ([broken, fine], 9, 1, [*BROKEN, "holds", "skipped: one GPU"]),
+        ([wrong], 9, 1, ["does not hold"]),
+        ([fine], 0, 1, ["failed: no time left"]),
+    ],
+)
+def test_gpu_check_hides_no_failure(gpu, monkeypatch, capsys, steps, seconds, code, statuses):
+    monkeypatch.setitem(sys.modules, "gpu_check.some", SimpleNamespace(**{step.__name__: step for step in steps}))
+    monkeypatch.setattr(gpu.script, "STEPS", {step.__name__: "some" for step in steps})
+    assert gpu("--only", ",".join(gpu.script.STEPS), "--seconds", str(seconds))[0] == code
+    found = gpu("--only", ",".join(gpu.script.STEPS), "--seconds", str(seconds))[1]["rows"]
+    assert [row["status"] for row in found] == statuses
+    text = capsys.readouterr()
+    for status in statuses:
+        assert status in text.out
+        assert status in text.err or not status.startswith(("failed", "does not"))
+
+
+def test_gpu_check_runs_without_what_only_training_needs(gpu, monkeypatch):
+    for name in ("lightning", "hydra", "fvit.data", "fvit.train"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "gpu_check.training", None)
+    code, content = gpu("--only", "rates,forms,trainer")
+    assert code == 1
+    assert [row["step"] for row in content["rows"] if row["status"].startswith("failed")] == ["trainer"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # differential attention by autocast
+def test_gpu_check_in_small_on_a_cpu(gpu):
+    """All steps; what only CUDA tells is skipped."""
+    code, content = gpu()
+    assert code == 0, [row for row in content["rows"] if row["status"].startswith(("failed", "does"))]
+    assert {row["step"] for row in content["rows"]} == set(gpu.script.STEPS)
+    assert not [row for row in content["rows"] if "skipped" in row["status"] and "CUDA" not in row["status"]]
