@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all lint format turbojpeg figures zoo docs clean distclean
+.PHONY: help setup train test test-all gpu-check lint format turbojpeg figures zoo docs clean distclean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -24,6 +24,9 @@ test: $(STAMP)  ## run the tests, in minutes
 
 test-all: $(STAMP)  ## run the slow tests as well: the wheel, compilation, the README as it stands
 	$(BIN)/python -m pytest -m 'slow or not slow'
+
+gpu-check: $(STAMP)  ## check and time fvit on one CUDA GPU, in ten minutes at most; see docs/gpu.md
+	$(BIN)/python benchmarks/gpu.py
 
 lint: $(STAMP)  ## check style
 	$(BIN)/ruff check .

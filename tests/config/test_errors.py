@@ -2,6 +2,7 @@ import errno
 import re
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.utils import instantiate
@@ -74,6 +75,40 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 def test_a_full_disk_without_a_file_is_a_message():
     assert explain(OSError(errno.ENOSPC, "No space left on device")).startswith("the disk is full: free some space")
+
+
+CUDA_FULL = (
+    "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.15 GiB of which 1.12 GiB is free."
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (torch.OutOfMemoryError(CUDA_FULL), "the GPU is out of memory, when another 2.50 GiB was needed. Try "),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), "the GPU is out of memory. Try "),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), "the GPU is out of memory. Try "),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried to "),
+            "this machine is out of memory. Try ",
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    ("task", "advice"), [("train", "micro_batch_size=N"), ("eval", "data.eval_batch_size"), ("predict", "batch_size=N")]
+)
+def test_full_memory_is_one_line_with_the_remedy(error, message, task, advice):
+    explained = explain(error, task)
+    assert explained.startswith(message)
+    assert advice in explained
+    assert ("grad_checkpointing=true" in explained) == (task == "train")
+    assert "\n" not in explained
+
+
+def test_real_full_memory_is_a_message():
+    assert explain(_caught(torch.empty, 2**50)).startswith(
+        "this machine is out of memory, when another 4503599627370496"
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import errno
 import re
 import traceback
 from collections.abc import Collection
+from importlib.util import find_spec
 from pathlib import Path
 
 import fvit
@@ -17,6 +18,17 @@ _PACKAGE = Path(fvit.__file__).parent
 _LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
 # Commands for which Hydra makes a run directory.
 _WITH_RUN_DIR = ("train", "eval", "cascade", "bench")
+
+# Packages whose names differ from those of their modules.
+_PACKAGE_OF = {"PIL": "pillow", "dotenv": "python-dotenv", "hydra": "hydra-core", "sklearn": "scikit-learn"}
+# What needs less memory, by command.
+_SMALLER = {
+    "train": "micro_batch_size=N with fewer images than now at a time, which changes no result but that of batch "
+    "normalisation, or grad_checkpointing=true",
+    "eval": "a smaller data.eval_batch_size=N",
+    "cascade": "a smaller data.eval_batch_size=N",
+    "predict": "a smaller batch_size=N",
+}
 
 REMOVED = {"model.trim_last": "was removed in 0.2.0: every model computes all its tokens; leave it out"}
 DISK_FULL = {
@@ -50,7 +62,8 @@ def explain(error: BaseException, task: str = "train") -> str | None:
     """The message for a user's mistake, or None for anything else, which needs its traceback.
 
     A mistake is an override that Hydra refuses, a ValueError, FileNotFoundError or RunError that fvit raises, an
-    argument that a function does not take, what Lightning calls a misconfiguration, or a file that cannot be written.
+    argument that a function does not take, what Lightning calls a misconfiguration, a file that cannot be written, a
+    package that is not installed, or a model that needs more memory than there is.
 
     Args:
         error: the exception.
@@ -70,6 +83,8 @@ def explain(error: BaseException, task: str = "train") -> str | None:
     # Lightning's exception is recognised by its name: importing it would import torch.
     if isinstance(error, RunError | ConfigError) or type(error).__name__ == "MisconfigurationException":
         return str(error)
+    if message := _explain_memory(error, task) or _explain_import(error):
+        return message
     frames = traceback.extract_tb(error.__traceback__)
     raised_here = bool(frames) and _PACKAGE in Path(frames[-1].filename).parents
     if isinstance(error, ValueError | FileNotFoundError) and raised_here:
@@ -89,6 +104,36 @@ def explain(error: BaseException, task: str = "train") -> str | None:
 def describe(error: BaseException) -> str:
     """The message for a user's mistake, the type and text of any other error."""
     return explain(error) or f"{type(error).__name__}: {error}"
+
+
+def _explain_memory(error: BaseException, task: str) -> str | None:
+    """For torch's errors, which come as a class of its own, from the CPU's allocator, or from cuBLAS and cuDNN."""
+    text = str(error)
+    full = type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, RuntimeError) and re.search(r"can't allocate memory|out of memory|STATUS_ALLOC_FAILED", text)
+    )
+    if not full:
+        return None
+    where = "this machine" if "CPUAllocator" in text else "the GPU"
+    wanted = re.search(r"tried to allocate ([\d.]+ \w+)", text, flags=re.IGNORECASE)
+    advice = _SMALLER.get(task)
+    return (
+        f"{where} is out of memory{f', when another {wanted[1]} was needed' if wanted else ''}"
+        f"{f'. Try {advice}' if advice else ''}"
+    )
+
+
+def _explain_import(error: BaseException) -> str | None:
+    """For a package that is not installed; a missing module of an installed one is a bug."""
+    if not isinstance(error, ModuleNotFoundError):
+        return None
+    if error.name is None:  # by a library that says what to install
+        return str(error)
+    module = error.name.partition(".")[0]
+    if find_spec(module) is not None:
+        return None
+    package = _PACKAGE_OF.get(module, module)
+    return f"the package {package} is not installed: pip install {package}"
 
 
 def _with_nearest(message: str) -> str:

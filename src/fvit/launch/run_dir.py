@@ -288,8 +288,16 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "machine": platform.node(),
         "cpus": os.cpu_count(),
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "packages": {name: _version(name) for name in _PACKAGES},
     }
+
+
+def _version(package: str) -> str | None:
+    """None for a package that is not installed: fvit itself may run from a checkout, and without wandb."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _git(*arguments: str) -> str | None:

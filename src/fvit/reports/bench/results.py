@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,10 @@ def report_results(rows: Sequence["Row"], config: dict[str, Any], machine: dict[
     write_text(folder / "bench.csv", to_csv(records))
     write_text(folder / "bench.json", json.dumps(content, indent=2, allow_nan=False))
     files = [("table", str(folder / "bench.csv")), ("all runs", str(folder / "bench.json"))]
-    if charts := make_charts(records, config["batch"]):
+    charts = make_charts(records, config["batch"])
+    if charts and find_spec("plotly") is None:
+        files.append(("plots", "none: pip install plotly"))
+    elif charts:
         note = f"{' '.join(config['candidates'])}\n{measured_on(machine)}"
         write_text(folder / "bench.html", render_page("Cost measured by fvit-bench", note, charts, tables))
         files.append(("plots", str(folder / "bench.html")))
