@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from fvit.callbacks.logged_steps import ends_logged_step
 from fvit.cost.memory import peak, reset_peak
 
 log = logging.getLogger(__name__)
@@ -111,8 +112,7 @@ class Metrics(Callback):
                 self._step_seconds += now - self._last
         self._last, self._saved = now, False
         self._count_hours(trainer)
-        step_ends = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
-        if step_ends and trainer.global_step % trainer.log_every_n_steps == 0:
+        if ends_logged_step(trainer, batch_idx):
             self._log_step(trainer, module)
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:

@@ -6,18 +6,19 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from fvit.callbacks.logged_steps import ends_logged_step
 from fvit.config.errors import RunError
 
 
 class NonFiniteGuard(Callback):
     """Ends the run when a training loss is not finite, and before weights that are not finite are saved.
 
-    Losses are collected on the device and checked every few batches, because a check makes a GPU wait. They miss the
-    newest gradient, which may have spoilt the weights, so weights are checked before a validation and a checkpoint.
+    Losses are collected on the device and checked in steps that are logged, because a check makes a GPU wait. They miss
+    the newest gradient, which may have spoilt the weights, so weights are checked before a validation and a checkpoint.
     All ranks end together, with the same message.
 
     Args:
-        every_n_batches: batches between two checks of the losses.
+        every_n_batches: the fewest batches between two checks of the losses.
 
     Raises:
         RunError: names the batch or step, and the checkpoint that is left.
@@ -31,7 +32,7 @@ class NonFiniteGuard(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: dict[str, Any], batch: Any, batch_idx: int
     ) -> None:
         self._losses.append(outputs["loss"].detach())
-        if len(self._losses) >= self.every_n_batches:
+        if len(self._losses) >= self.every_n_batches and ends_logged_step(trainer, batch_idx):
             self._check_losses(trainer)
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fvit.callbacks.logged_steps import ends_logged_step
 from fvit.callbacks.metrics import Metrics
 from fvit.launch.console import console
 from fvit.launch.quiet import is_quiet
@@ -50,12 +51,14 @@ class RunProgress(ProgressBar):
         self._task = self._progress.add_task(_epoch(trainer), total=total, completed=done, figures="")
         self._progress.start()
 
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if self._progress is not None:
             done = trainer.fit_loop.total_batch_idx + 1
-            self._progress.update(
-                self._task, description=_epoch(trainer), completed=done, figures=self._figures(trainer)
-            )
+            # Reading the loss after each batch would make a GPU wait.
+            figures = {"figures": self._figures(trainer)} if ends_logged_step(trainer, batch_idx) else {}
+            self._progress.update(self._task, description=_epoch(trainer), completed=done, **figures)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if self._progress is not None:
