@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from fvit.config import validation
@@ -22,6 +23,11 @@ from fvit.config.schemas.train import Train
 from tests.tasks import call
 
 Compose = Callable[..., dict[str, Any]]
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
 
 
 @pytest.fixture(autouse=True)

@@ -78,7 +78,8 @@ def classify(model: "nn.Module", names: list[str], batches: "Iterable[InferenceB
     for batch in batches:
         if batch.files:
             with torch.no_grad():
-                probabilities = model(batch.images).float().softmax(dim=1)
+                # To the host at once: what follows would copy piece by piece.
+                probabilities = model(batch.images).float().softmax(dim=1).cpu()
             if not (finite := probabilities.isfinite().all(dim=1)).all():
                 file = batch.files[int(finite.logical_not().nonzero()[0])]
                 raise RunError(f"the checkpoint's logits of {file} are not finite: training diverged, or it is damaged")

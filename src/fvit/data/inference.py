@@ -77,9 +77,12 @@ def inference_batches(
         num_workers = os.cpu_count() or 1 if len(images) > _MIN_BATCHES_FOR_WORKERS * batch_size else 0
     dataset = ImageDataset(images, transform, seed=0, replace=False)
     sampler = EvalSampler(len(images))
-    for batch in DataLoader(dataset, batch_size, sampler=sampler, collate_fn=collate, num_workers=num_workers):
+    # From pinned memory, a copy to a GPU does not keep the host from its next image.
+    options = {"num_workers": num_workers, "pin_memory": device.type == "cuda"}
+    for batch in DataLoader(dataset, batch_size, sampler=sampler, collate_fn=collate, **options):
         files = [images.locate(index) for index in batch.positions.tolist()]
-        normalised, _ = normalise(batch._replace(images=batch.images.to(device)), False, torch.float32)
+        copied = batch.images.to(device, non_blocking=True)
+        normalised, _ = normalise(batch._replace(images=copied), False, torch.float32)
         yield InferenceBatch(files, batch.images, normalised, batch.faults)
 
 
