@@ -81,20 +81,27 @@ def models(report: Report) -> None:
                 report.skipped(what, "no time left")
                 continue
             with report.attempt(what):
-                torch.compiler.reset()
-                model = make_model(f"vit_{size}_patch16_224", attention, side)
-                macs = count(model, side).macs
-                model = model.to(device).train()
-                if compiled:
-                    model.compile(dynamic=False)
-                step = bare_step(model, images, side, device)
-                peak_gib(device)
-                time = milliseconds(step, device, runs=10)
-                per_second = 1e3 * images / time
-                # Forward, and twice that backward; a product is two operations.
-                mfu = 3 * 2 * macs * per_second / rate
-                host = host_milliseconds(step, device, runs=3)
-                report.measured(what, images_per_s=per_second, ms=time, host_ms=host, mfu=mfu, gib=peak_gib(device))
+                report.measured(what, **_time_model(attention, size, side, images, compiled, device, rate))
+
+
+def _time_model(
+    attention: str, size: str, side: int, images: int, compiled: bool, device: torch.device, rate: float
+) -> dict[str, float | None]:
+    """A function of its own, so that its model is freed before the next is built."""
+    torch.compiler.reset()
+    model = make_model(f"vit_{size}_patch16_224", attention, side)
+    macs = count(model, side).macs
+    model = model.to(device).train()
+    if compiled:
+        model.compile(dynamic=False)
+    step = bare_step(model, images, side, device)
+    peak_gib(device)
+    time = milliseconds(step, device, runs=10)
+    per_second = 1e3 * images / time
+    # Forward, and twice that backward; a product is two operations.
+    mfu = 3 * 2 * macs * per_second / rate
+    host = host_milliseconds(step, device, runs=3)
+    return dict(images_per_s=per_second, ms=time, host_ms=host, mfu=mfu, gib=peak_gib(device))
 
 
 def make_model(name: str, attention: str, side: int) -> nn.Module:
