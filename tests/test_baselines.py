@@ -137,7 +137,7 @@ def test_counts_are_those_of_the_page_and_agree_with_published_ones(row):
         assert f"{cost.params / 1e6:.{len(row.params_m.partition('.')[2])}f}" == row.params_m
     printed = BY_AUTHORS_CODE.get(row.model) or float(row.gmacs or 0)
     if printed and row.model != "fastervit_4":
-        tolerance = 0.025 if row.model in BY_AUTHORS_CODE else 0.0101
+        tolerance = 0.025 if row.model in BY_AUTHORS_CODE else 0.0105
         assert counted_as_printed(row, cost, model) == pytest.approx(printed, rel=tolerance, abs=0.01)
 
 
