@@ -33,8 +33,11 @@ def _composed(*overrides):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda: attention.get("addtive"), r"attention 'addtive', did you mean additive .*\?; \w+: additive, additive_plus, aft"),
-        (lambda: attention.get("zzz"), r"attention 'zzz'; \w+: additive, additive_plus, aft"),
+        (
+            lambda: attention.get("addtive"),
+            r"attention 'addtive', did you mean additive .*\?; \w+: additive, additive_plus",
+        ),
+        (lambda: attention.get("zzz"), r"attention 'zzz'; \w+: additive, additive_plus"),
         (lambda: attention.bind(attention.get("pool"), dimm=3), r"no option 'dimm', did you mean dim\?; .*: dim, num"),
         (
             lambda: requested_projections(["qvk"]),

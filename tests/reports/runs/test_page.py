@@ -9,6 +9,7 @@ from fvit.reports.runs.groups import rank_runs
 from fvit.reports.runs.page import compact_configs, render_report
 from tests.browser import chromium, draw, draw_all, opened
 from tests.reports.runs.folders import write_benchmark, write_lived_in, write_lr_run, write_run, write_sweep
+from tests.reports.runs.legibility import VISIBLE_TEXTS, contrast
 
 # Text that must be legible in light and dark.
 SELECTORS = [".note", ".half", ".status.failed", ".status.running", "th button", "nav a", ".xtick text"]
@@ -69,38 +70,6 @@ def test_the_page_fits_and_is_legible(browser, report, width, scheme):
         assert [text for text in texts if contrast(*text[2:]) < 4.5] == []
         for line in page.locator("#plot-curves-0 .scatterlayer .js-line").all():
             assert contrast(line.evaluate("(line) => getComputedStyle(line).stroke"), paper) > 2.1
-
-
-# Of each visible text: the text, which selectors match it, its colour, and the background.
-VISIBLE_TEXTS = r"""(selectors) => {
-  const behind = (element) => {
-    const { backgroundColor } = getComputedStyle(element);
-    return /^rgba.*, 0\)$/.test(backgroundColor) ? behind(element.parentElement) : backgroundColor;
-  };
-  const own = (element) => [...element.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE)
-    .map((node) => node.textContent.trim()).join("");
-  const visible = (e) => own(e) && e.checkVisibility();
-  const texts = [...document.body.querySelectorAll(":not(script, style)")].filter(visible).map((element) => {
-    const { color, fill } = getComputedStyle(element);
-    return [own(element), selectors.filter((selector) => element.matches(selector)),
-      element instanceof SVGElement ? fill : color, behind(element)];
-  });
-  const boxes = [...document.querySelectorAll("input[placeholder]")];
-  return texts.concat(boxes.map((box) =>
-    [box.placeholder, ["placeholder"], getComputedStyle(box, "::placeholder").color, behind(box)]));
-}"""
-
-
-def contrast(one, other):
-    """WCAG's ratio of two colours."""
-
-    def luminance(colour):
-        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    dark, light = sorted((luminance(one), luminance(other)))
-    return (light + 0.05) / (dark + 0.05)
 
 
 def test_plots_follow_the_page_into_dark_mode(browser, report):
