@@ -35,7 +35,7 @@ def _composed(*overrides):
     [
         (
             lambda: attention.get("addtive"),
-            r"attention 'addtive', did you mean additive .*\?; \w+: additive, additive_plus",
+            r"attention 'addtive', did you mean additive .*\?; \w+: additive, add",
         ),
         (lambda: attention.get("zzz"), r"attention 'zzz'; \w+: additive, additive_plus"),
         (lambda: attention.bind(attention.get("pool"), dimm=3), r"no option 'dimm', did you mean dim\?; .*: dim, num"),
