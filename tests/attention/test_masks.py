@@ -10,6 +10,7 @@ from .cases import DEFAULTS, FULL, PATHS
 from .suite import HEADS, assert_same, build, every_default, over, tokens_of, values_and_gradients
 
 KINDS = ("bool", "-inf", "finfo.min")
+DTYPES = (torch.float32, torch.bfloat16)
 
 refused = pytest.raises(ValueError, match="attention=softmax")
 
@@ -19,7 +20,7 @@ def mask_over_keys(keep, kind, dtype):
     keep = keep[:, None, None]
     if kind == "bool":
         return keep
-    filling = float("-inf") if kind == "-inf" else torch.finfo(dtype).min
+    filling = torch.finfo(dtype).min if kind == "finfo.min" else float(kind)
     return torch.zeros(keep.shape, dtype=dtype).masked_fill(~keep, filling)
 
 
@@ -49,7 +50,7 @@ def test_masked_tokens_are_as_if_absent(case):
 
 @over(FULL, lambda case: case.masks)
 def test_values_of_masked_tokens_have_no_influence(case):
-    for kind, dtype in itertools.product(KINDS, (torch.float32, torch.bfloat16)):
+    for kind, dtype in itertools.product(KINDS, DTYPES):
         module = build(case, dtype=dtype)
         x = tokens_of(module).to(dtype)
         keep = all_but_the_last_two(x)
@@ -60,6 +61,49 @@ def test_values_of_masked_tokens_have_no_influence(case):
             assert all(tensor.isfinite().all() for tensor in result.values())
             assert not result["d x"][~keep].any()
         torch.testing.assert_close(*results)
+
+
+@over(PATHS, lambda case: case.masks)
+def test_a_fully_masked_image_gives_zeros_and_leaves_its_neighbour_alone(case):
+    module = build(case)
+    x = tokens_of(module)
+    seen = torch.arange(2)[:, None].expand(x.shape[:2]) == 1
+    alone = module(x[1:])
+    for kind in (*KINDS, "-1e4"):
+        mask = mask_over_keys(seen, kind, x.dtype)
+        result = values_and_gradients(module, functools.partial(module, attn_mask=mask), x, x)
+        assert all(tensor.isfinite().all() for tensor in result.values())
+        assert not result["out"][0].any()
+        assert not result["d x"][0].any()
+        torch.testing.assert_close(result["out"][1:], alone, rtol=1e-10, atol=1e-10)
+        for weights in module.weights(x, attn_mask=mask).values():
+            assert not weights[0].any()
+            assert weights[1].any()
+
+
+@over(PATHS, lambda case: case.masks)
+def test_images_that_are_masked_by_any_number_give_finite_results(case):
+    for dtype in DTYPES:
+        module = build(case, dtype=dtype)
+        x = tokens_of(module, batch=8).to(dtype)
+        fillings = torch.tensor([torch.finfo(dtype).min, -1e9, -1e4, -100, -80, -70, -40, -10], dtype=dtype)
+        mask = fillings[:, None, None, None].expand(-1, 1, 1, x.shape[1])
+        result = values_and_gradients(module, functools.partial(module, attn_mask=mask), x, x)
+        assert all(tensor.isfinite().all() for tensor in result.values()), dtype
+        assert not result["out"][:5].any()
+
+
+@over(DEFAULTS, lambda case: case.masks == "pairs")
+def test_a_query_that_sees_no_key_in_any_head_gets_0(case):
+    module = build(case)
+    x = tokens_of(module)
+    mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool)
+    mask[2] = False
+    out = {shape: module(x, attn_mask=mask.expand(shape)) for shape in (mask.shape, (1, 1, *mask.shape))}
+    for found in out.values():
+        assert not found[:, 2].any()
+        assert found[:, 3].any()
+        torch.testing.assert_close(found[:, 3:], module(x)[:, 3:], rtol=1e-10, atol=1e-10)
 
 
 @over(FULL, lambda case: case.masks)

@@ -1,10 +1,13 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fvit.attention import ReLUAttention, SigmoidAttention
-from fvit.attention.ops import associate, convolve_patches, divide, kernel_average, pair_bias, unit
+from fvit.attention import GatedAttention, ReLUAttention, SigmoidAttention, SoftmaxAttention
+from fvit.attention.ops import associate, convolve_patches, divide, kernel_average, pair_bias, unit, without_autocast
 
+from .cuda_autocast import CudaAutocast
 from .suite import randomise
 
 
@@ -65,13 +68,15 @@ def test_a_float_mask_is_added_to_the_logits(mechanism):
     torch.testing.assert_close(module(x, attn_mask=mask)[0], module.proj(weights @ v), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("mechanism", [ReLUAttention, SigmoidAttention])
-def test_a_query_that_sees_no_key_gets_0(mechanism):
+@pytest.mark.parametrize("mechanism", [GatedAttention, ReLUAttention, SigmoidAttention, SoftmaxAttention])
+def test_a_head_in_which_a_query_sees_no_key_gives_it_0(mechanism):
     module = randomise(mechanism(8, 2, dtype=torch.float64))
-    mask = torch.ones(3, 3, dtype=torch.bool)
-    mask[1] = False
-    out = module(torch.randn(1, 3, 8, dtype=torch.float64), attn_mask=mask)
-    torch.testing.assert_close(out[0, 1], module.proj.bias)
+    module.proj.weight.data[:, 4:] = 0  # which reads the other head
+    mask = torch.ones(2, 3, 3, dtype=torch.bool)
+    mask[0, 1] = False
+    x = torch.randn(1, 3, 8, dtype=torch.float64)
+    torch.testing.assert_close(module(x, attn_mask=mask)[0, 1], module.proj.bias)
+    assert not module.weights(x, attn_mask=mask)["map"][0, 0, 1].any()
 
 
 def test_convolve_patches_excludes_prefix_tokens():
@@ -92,6 +97,33 @@ def test_both_orders_of_a_product_are_equal(tokens):
     weights = q.square() @ k.square().mT
     average = weights @ v / weights.sum(dim=-1, keepdim=True)
     torch.testing.assert_close(kernel_average(q.square(), k.square(), v), average, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-4, 1.0, 300.0])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_kernel_average_of_many_tokens_neither_overflows_nor_vanishes_in_float16(size, autocast):
+    q, k = (size * torch.rand(2, 1, 1, 1025, 64, generator=torch.Generator().manual_seed(0))).half()
+    v = torch.randn(1, 1, 1025, 64, generator=torch.Generator().manual_seed(1)).half()
+    leaves = [t.requires_grad_() for t in (q, k, v)]
+    with CudaAutocast(torch.float16) if autocast else nullcontext():
+        out = kernel_average(*leaves)
+    assert out.dtype == torch.float16
+    exact = kernel_average(*(t.double() for t in leaves))
+    assert (out - exact).norm() < 1e-3 * exact.norm()
+    for ours, theirs in zip(*(torch.autograd.grad(t.sum(), leaves) for t in (out, exact)), strict=True):
+        assert ours.isfinite().all()
+        assert (ours - theirs).norm() < 3e-3 * theirs.norm()
+
+
+def test_short_floats_keep_their_dtype_without_autocast():
+    q, k, v = torch.rand(3, 1, 1, 5, 4).bfloat16()
+    assert kernel_average(q, k, v).dtype == torch.bfloat16
+    with CudaAutocast(torch.bfloat16):
+        assert kernel_average(q, k, v).dtype == torch.bfloat16
+        assert (q.float() @ k.float().mT).dtype == torch.bfloat16
+        with without_autocast(q.device):
+            assert (q.float() @ k.float().mT).dtype == torch.float32
+    assert isinstance(without_autocast(torch.device("meta")), nullcontext)
 
 
 @pytest.mark.parametrize("tokens", [5, 6, 7, 400])

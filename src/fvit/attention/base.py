@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fvit.attention.fully_masked import zero_fully_masked
 from fvit.attention.ops import Size, rows_and_columns
 
 HOST_OPTIONS = ("qk_norm", "scale_norm", "proj_bias", "norm_layer")
@@ -25,7 +26,8 @@ class Mechanism(nn.Module):
 
     What a mechanism requires of its host is declared in the class attributes; `fvit.models.exchange` reads them and
     calls `set_layout`. ``forward(x, attn_mask=None, is_causal=False)`` raises ValueError for a mask or causality that
-    the mechanism cannot honour, and for a number of tokens that does not match the layout.
+    the mechanism cannot honour, and for a number of tokens that does not match the layout. A query from which a mask
+    hides all keys gets 0; `zero_fully_masked` sees to it.
 
     Args:
         dim: width C of the tokens.
@@ -59,6 +61,10 @@ class Mechanism(nn.Module):
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
             cls.__signature__ = _full_signature(cls)
+        for name in vars(cls).keys() & {"forward", "weights"}:
+            method = vars(cls)[name]
+            if "attn_mask" in inspect.signature(method).parameters:
+                setattr(cls, name, zero_fully_masked(method))
 
     def __init__(
         self,

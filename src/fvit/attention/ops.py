@@ -1,5 +1,7 @@
 """Arithmetic that several mechanisms share: guarded quotients, product order, pair masks, patches on their grid."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,9 +25,33 @@ def unit(x: Tensor, dim: int) -> Tensor:
     return divide(x, torch.linalg.vector_norm(x, dim=dim, keepdim=True))
 
 
-def kernel_average(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Σ_m (q_n·k_m) v_m / Σ_m q_n·k_m for features ≥ 0, and 0 where all are 0: q, k [B, H, N, m], v [B, H, N, d]."""
-    return divide(associate(q, k, v), q @ k.sum(dim=-2).unsqueeze(-1))
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which products keep the dtype of their factors, for what 16 bits would falsify."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def kernel_average(
+    q: Tensor, k: Tensor, v: Tensor, rotate: Callable[[Tensor], Tensor] = lambda features: features
+) -> Tensor:
+    """Σ_m (q_n·k_m) v_m / Σ_m q_n·k_m for features ≥ 0, and 0 where all are 0: q, k [B, H, N, m], v [B, H, N, d].
+
+    The result has the dtype of `v`. It is computed in the widest dtype of the three, autocast or not, and in float32
+    instead of float16, whose range ends at 65,504.
+
+    Args:
+        q: features of the queries.
+        k: features of the keys.
+        v: values.
+        rotate: linear map of the features in the numerator.
+    """
+    dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+    dtype = torch.float32 if dtype == torch.float16 else dtype
+    # The factor 1/N cancels; with it no sum is larger than its largest term.
+    q, k = q.to(dtype), k.to(dtype) / k.shape[-2]
+    with without_autocast(q.device):
+        return divide(associate(rotate(q), rotate(k), v.to(dtype)), q @ k.sum(dim=-2).unsqueeze(-1)).to(v.dtype)
 
 
 def associate(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -85,10 +111,13 @@ def pair_bias(attn_mask: Tensor | None, is_causal: bool, x: Tensor) -> tuple[Ten
 
 
 def softmax_map(q: Tensor, k: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-    """softmax(q kᵀ/√d) [B, H, N, N], the attention weights that SDPA does not return."""
+    """softmax(q kᵀ/√d) [B, H, N, N], the attention weights that SDPA does not return; 0 where all keys are hidden."""
     bias, _ = pair_bias(attn_mask, is_causal, q)
-    logits = q @ k.mT / q.shape[-1] ** 0.5
-    return (logits if bias is None else logits + bias).softmax(dim=-1)
+    logits = q * q.shape[-1] ** -0.5 @ k.mT
+    if bias is None:
+        return logits.softmax(dim=-1)
+    nothing = bias.isneginf().all(dim=-1, keepdim=True)
+    return (logits + bias).masked_fill(nothing, 0).softmax(dim=-1).masked_fill(nothing, 0)
 
 
 def depthwise(option: str, channels: int, width: int, bias: bool = True, **factory: Any) -> nn.Conv2d | None:

@@ -9,20 +9,24 @@ from . import affine, heads_of, kept
 
 
 def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tensor:
-    """(softmax(Q K̃ᵀ/√d) Z softmax(Q̃ Kᵀ/√d)) V + DWC(V), with segments and keys of the present tokens only."""
+    """(softmax(Q K̃ᵀ/√d) Z softmax(Q̃ Kᵀ/√d)) V + DWC(V), with segments and keys of the present tokens only.
+
+    softmax(Q Kᵀ/√d) V + DWC(V) if there are no more of them than landmarks.
+    """
     images = []
     for b in range(x.shape[0]):
         there = kept(x.shape[1], keep, b)
         q, k, v = (heads_of(rows, module.num_heads) for rows in affine(module.qkv, x[b]).chunk(3, dim=1))
         heads = []
         for h in range(module.num_heads):
-            segments = _segments(there, module.num_landmarks)
-            landmark_q = torch.stack([sum(q[h][n] for n in segment) / len(segment) for segment in segments])
-            landmark_k = torch.stack([sum(k[h][n] for n in segment) / len(segment) for segment in segments])
-            to_landmarks = _softmax_map(q[h], landmark_k)
-            between = _inverse(_softmax_map(landmark_q, landmark_k), module.iterations)
-            from_landmarks = _softmax_map(landmark_q, k[h][there])
-            out = (to_landmarks @ between @ from_landmarks) @ v[h][there]
+            weights = _softmax_map(q[h], k[h][there])
+            if len(there) > module.num_landmarks:
+                segments = _segments(there, module.num_landmarks)
+                landmark_q = torch.stack([sum(q[h][n] for n in segment) / len(segment) for segment in segments])
+                landmark_k = torch.stack([sum(k[h][n] for n in segment) / len(segment) for segment in segments])
+                between = _inverse(_softmax_map(landmark_q, landmark_k), module.iterations)
+                weights = _softmax_map(q[h], landmark_k) @ between @ _softmax_map(landmark_q, k[h][there])
+            out = weights @ v[h][there]
             if module.conv is not None:
                 out = out + torch.stack([_convolved(module, h, v[h], n, there) for n in range(x.shape[1])])
             heads.append(out)
@@ -32,7 +36,6 @@ def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tenso
 
 def _segments(tokens: list[int], count: int) -> list[list[int]]:
     """Consecutive tokens, split into segments whose lengths differ by at most 1 and never decrease."""
-    count = min(count, len(tokens))
     lengths = sorted(len(range(i, len(tokens), count)) for i in range(count))
     starts = [sum(lengths[:i]) for i in range(count)]
     return [tokens[start : start + length] for start, length in zip(starts, lengths, strict=True)]

@@ -75,7 +75,7 @@ class FocusedLinearAttention(Projected):
         factor_bn1 = self.mask_factor(attn_mask, x)
         if factor_bn1 is not None:
             k = k * factor_bn1.unsqueeze(1)
-        out = kernel_average(q, self.attn_drop(k), v.to(k.dtype)).to(v.dtype)
+        out = kernel_average(q, self.attn_drop(k), v)
         if self.conv is not None:
             v = v if factor_bn1 is None else v * factor_bn1.unsqueeze(1)
             out = out + convolve_heads(self.conv, v, self.grid_size, self.num_prefix_tokens)

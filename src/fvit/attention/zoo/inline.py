@@ -47,7 +47,7 @@ class InLineAttention(Projected):
         bias = self.key_bias(attn_mask, x)
         share_b11n = token_shares(bias, x).unsqueeze(1)
         centred_k = self.attn_drop(k - share_b11n @ k) * share_b11n.transpose(-2, -1)
-        out = self.add_conv(share_b11n @ v + associate(q, centred_k, v) * self.scale, v, attn_mask)
+        out = self.add_conv(share_b11n @ v + associate(q * self.scale, centred_k, v), v, attn_mask)
         out = self.merge_heads(out)
         if self.local is not None:
             present_v = v if bias is None else v * bias.exp().unsqueeze(-1)

@@ -22,5 +22,5 @@ class LinearAttention(Projected):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         q, k = F.elu(q) + 1, F.elu(k) + 1
         if bias is not None:
-            k = k * bias.to(k.dtype).exp().unsqueeze(-1)
+            k = k * bias.exp().unsqueeze(-1)
         return kernel_average(q, self.attn_drop(k), v)

@@ -21,7 +21,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import associate, convolve_patches, depthwise, divide
+from fvit.attention.ops import convolve_patches, depthwise, kernel_average
 from fvit.attention.positions import rotate_patches
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
@@ -57,10 +57,8 @@ class MLLA(Projected):
         q_bnc, k_bnc = F.elu(q_bnc) + 1, F.elu(k_bnc) + 1
         if factor_bn1 is not None:
             k_bnc = k_bnc * factor_bn1
-        k_bnc = self.attn_drop(k_bnc)
-        rotated_q, rotated_k = self._rotate(q_bnc), self._rotate(k_bnc)
-        q, k, v = (self.split_heads(t) for t in (q_bnc, k_bnc, v_bnc))
-        out = self.merge_heads(divide(associate(rotated_q, rotated_k, v), q @ k.sum(dim=-2).unsqueeze(-1)))
+        q, k, v = (self.split_heads(t) for t in (q_bnc, self.attn_drop(k_bnc), v_bnc))
+        out = self.merge_heads(kernel_average(q, k, v, self._rotate))
         if self.conv is not None:
             v_bnc = v_bnc if factor_bn1 is None else v_bnc * factor_bn1
             out = out + convolve_patches(self.conv, v_bnc, self.grid_size, self.num_prefix_tokens)
@@ -68,7 +66,8 @@ class MLLA(Projected):
             out = out * F.silu(self.gate(x))
         return self.proj_drop(self.proj(out))
 
-    def _rotate(self, x_bnc: Tensor) -> Tensor:
-        """R x as heads, rotated before it is split, [B, N, C] -> [B, H, N, d]."""
-        rotated = rotate_patches(x_bnc.unsqueeze(1), self.grid_size, self.num_prefix_tokens, inclusive=False)
+    def _rotate(self, x_bhnd: Tensor) -> Tensor:
+        """R x, over the channels of all heads, [B, H, N, d] -> [B, H, N, d]."""
+        x_b1nc = self.merge_heads(x_bhnd).unsqueeze(1)
+        rotated = rotate_patches(x_b1nc, self.grid_size, self.num_prefix_tokens, inclusive=False)
         return self.split_heads(rotated.squeeze(1))

@@ -8,11 +8,12 @@ section 3.
 
 Cost: O(N·m·D + m³·H) besides the four projections; DWC adds O(N·D·w²). Q̃ and K̃ are the means of m segments of
 consecutive tokens, as equal as N allows, the shorter ones first as in the authors' code for ViTs. Only tokens that are
-not masked form segments, and a mask of b weights a token by exp(b) in its segment's mean. The norms are those of
-one head of one image, whereas the authors' code also offers the maximum over a batch. The pseudo-inverse amplifies
-rounding errors, so everything but the projections runs in float32 at least, unless under autocast. DWC has one
-depth-wise kernel per head, without bias, as in the paper; there it runs along the sequence, here over w×w patches,
-without the prefix tokens. A hidden patch is zero to it, like the border.
+not masked form segments, and a mask of b weights a token by exp(b) in its segment's mean. If no more than m tokens are
+left, this is softmax attention itself, as in the authors' code. The norms are those of one head of one image, whereas
+the authors' code also offers the maximum over a batch. The pseudo-inverse amplifies rounding errors, so everything but
+the projections runs in float32 at least, under autocast too. DWC has one depth-wise kernel per head, without bias, as
+in the paper; there it runs along the sequence, here over w×w patches, without the prefix tokens. A hidden patch is zero
+to it, like the border.
 """
 
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fvit.attention.ops import convolve_heads, depthwise, divide
+from fvit.attention.ops import convolve_heads, depthwise, divide, without_autocast
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -31,7 +32,7 @@ class NystromAttention(Projected):
     """Nyström attention. Other arguments as for `Projected`; `attn_drop` applies to softmax(QK̃ᵀ/√d).
 
     Args:
-        num_landmarks: number m of landmarks, at least 1; reduced to the number of tokens.
+        num_landmarks: number m of landmarks, at least 1; softmax attention for as many tokens or fewer.
         iterations: steps of the iteration for Z; if A is singular, each amplifies rounding errors by 13/4.
         conv: width w of the depth-wise convolution on the values, odd; 0 for none. Needs the grid.
     """
@@ -58,28 +59,29 @@ class NystromAttention(Projected):
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         exact = torch.promote_types(v.dtype, torch.float32)
-        bias = None if bias is None else bias.to(exact)
-        return self._attend(q.to(exact), k.to(exact), v.to(exact), bias).to(v.dtype)
+        bias_b11n = None if bias is None else bias.to(exact).unsqueeze(-2)
+        with without_autocast(v.device):
+            return self._attend(q.to(exact), k.to(exact), v.to(exact), bias_b11n).to(v.dtype)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-        count = min(self.num_landmarks, q.shape[-2])
-        if bias is None:
-            landmark_q, landmark_k, landmark_bias = _segment_means(q, count), _segment_means(k, count), None
-        else:
-            bias = bias.unsqueeze(-2)
-            weights_b1mn = _segment_weights(bias, count)
-            landmark_q, landmark_k = weights_b1mn @ q, weights_b1mn @ k
-            # With fewer tokens than landmarks, some landmarks have no token.
-            empty_b1m1 = weights_b1mn.sum(dim=-1, keepdim=True) == 0
-            landmark_bias = torch.zeros_like(empty_b1m1, dtype=q.dtype).masked_fill(empty_b1m1, float("-inf"))
-            landmark_bias = landmark_bias.transpose(-2, -1)
-        logits_bhmm = landmark_q @ landmark_k.transpose(-2, -1) * self.scale
-        if bias is None:
-            map_bhmm = logits_bhmm.softmax(dim=-1)
-        else:
-            map_bhmm = (logits_bhmm + landmark_bias).softmax(dim=-1) * ~empty_b1m1
-        pooled_bhmd = F.scaled_dot_product_attention(landmark_q, k, v, attn_mask=bias)
-        return self.sdpa(q, landmark_k, _pinv(map_bhmm, self.iterations) @ pooled_bhmd, landmark_bias)
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias_b11n: Tensor | None) -> Tensor:
+        count = self.num_landmarks
+        if q.shape[-2] <= count:
+            return self.sdpa(q, k, v, bias_b11n)
+        if bias_b11n is None:
+            landmark_q, landmark_k = _segment_means(q, count), _segment_means(k, count)
+            map_bhmm = (landmark_q @ landmark_k.mT * self.scale).softmax(dim=-1)
+            pooled_bhmd = F.scaled_dot_product_attention(landmark_q, k, v)
+            return self.sdpa(q, landmark_k, _pinv(map_bhmm, self.iterations) @ pooled_bhmd)
+        weights_b1mn = _segment_weights(bias_b11n, count)
+        sum_b1m1 = weights_b1mn.sum(dim=-1, keepdim=True)
+        landmark_q, landmark_k, landmark_v = (divide(weights_b1mn, sum_b1m1) @ t for t in (q, k, v))
+        # An image with as few tokens as landmarks has one in each segment, or none, and its landmarks are the tokens.
+        exact_b111 = (bias_b11n.exp() > 0).sum(dim=-1, keepdim=True) <= count
+        bias_b11m = torch.where(exact_b111, sum_b1m1.log(), 0).mT
+        map_bhmm = (landmark_q @ landmark_k.mT * self.scale + bias_b11m).softmax(dim=-1)
+        pooled_bhmd = F.scaled_dot_product_attention(landmark_q, k, v, attn_mask=bias_b11n)
+        values_bhmd = torch.where(exact_b111, landmark_v, _pinv(map_bhmm, self.iterations) @ pooled_bhmd)
+        return self.sdpa(q, landmark_k, values_bhmd, bias_b11m)
 
     def convolve(self, v: Tensor) -> Tensor:
         """With one kernel per head: heads take the place of channels."""
@@ -95,7 +97,7 @@ def _segment_means(x: Tensor, count: int) -> Tensor:
 
 
 def _segment_weights(bias: Tensor, count: int) -> Tensor:
-    """Weights [B, 1, m, N] of the means of `count` segments of the tokens that a bias [B, 1, 1, N] does not hide."""
+    """exp(bias) of the tokens in each of `count` segments, [B, 1, m, N], which a bias [B, 1, 1, N] does not hide."""
     presence = bias.exp()
     there = presence > 0
     place = there.cumsum(dim=-1) - 1
@@ -103,8 +105,7 @@ def _segment_weights(bias: Tensor, count: int) -> Tensor:
     shorter = count - there.sum(dim=-1, keepdim=True) % count
     beyond = place - shorter * size
     segment = torch.where(beyond < 0, place // size.clamp(min=1), shorter + beyond // (size + 1))
-    weights = presence * (segment == torch.arange(count, device=bias.device).unsqueeze(-1))
-    return divide(weights, weights.sum(dim=-1, keepdim=True))
+    return presence * (segment == torch.arange(count, device=bias.device).unsqueeze(-1))
 
 
 def _pinv(a: Tensor, iterations: int) -> Tensor:

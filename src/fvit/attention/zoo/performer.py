@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fvit.attention.ops import kernel_average
+from fvit.attention.ops import kernel_average, without_autocast
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -61,13 +61,13 @@ class PerformerAttention(Projected):
         phi_k = self.attn_drop((log_k_bhnm - largest_bh1m).exp())
         log_q_bhnm = log_q_bhnm + largest_bh1m
         phi_q = (log_q_bhnm - log_q_bhnm.detach().amax(dim=-1, keepdim=True)).exp()
-        out = kernel_average(phi_q, phi_k, v.to(phi_k.dtype))
-        return self.output(self.add_conv(out.to(v.dtype), v, attn_mask))
+        return self.output(self.add_conv(kernel_average(phi_q, phi_k, v), v, attn_mask))
 
     def _log_features(self, x: Tensor) -> Tensor:
         """log(√m φ(x)), [B, H, N, d] -> [B, H, N, m], in float32 at least: the exponential amplifies its errors."""
         x = x.to(torch.promote_types(x.dtype, torch.float32)) * self.head_dim**-0.25
-        return x @ self.features.to(x.dtype).transpose(-2, -1) - x.square().sum(dim=-1, keepdim=True) / 2
+        with without_autocast(x.device):
+            return x @ self.features.to(x.dtype).transpose(-2, -1) - x.square().sum(dim=-1, keepdim=True) / 2
 
 
 def _orthogonal_gaussian(heads: int, features: int, width: int, seed: int) -> Tensor:

@@ -94,9 +94,9 @@ class PoLA(Projected):
         presence = None if bias is None else bias.exp().unsqueeze(-1)
         q, k = self._features(q, k, presence)
         k = self.attn_drop(k)
-        v_same, v_opposite = v.to(dtype).chunk(2, dim=-1)
+        v_same, v_opposite = v.chunk(2, dim=-1)
         swapped_q = q.roll(self.head_dim, dims=-1)
-        out = torch.cat([kernel_average(q, k, v_same), kernel_average(swapped_q, k, v_opposite)], dim=-1).to(v.dtype)
+        out = torch.cat([kernel_average(q, k, v_same), kernel_average(swapped_q, k, v_opposite)], dim=-1)
         out = self.merge_heads(self.add_conv(out, v, attn_mask))
         return self.proj_drop(self.proj(out * self.gate(x)))
 
