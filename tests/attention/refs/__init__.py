@@ -4,8 +4,6 @@ Each has `reference(module, x, keep=None)`: x [B, N, C] to [B, N, C], where keep
 They read the weights off the module and share no code with it; what is below is all that they share with each other.
 """
 
-import cmath
-
 import torch
 from torch import Tensor, nn
 
@@ -55,20 +53,18 @@ def turned_product(
     module: nn.Module, q: Tensor, i: int, k: Tensor, j: int, base: float = 10000, inclusive: bool = True
 ) -> Tensor:
     """q·k after both have been turned by their positions, as complex numbers."""
-    angles = (_angles(module, token, len(q), base, inclusive) for token in (i, j))
     # Of two turned complex numbers a e^(iα) and b e^(iβ) the product is the real part of a b̄ e^(i(α − β)).
-    total = 0
-    for pair, (first, second) in enumerate(zip(*angles, strict=True)):
-        a, b = torch.complex(q[2 * pair], q[2 * pair + 1]), torch.complex(k[2 * pair], k[2 * pair + 1])
-        total = total + (a * b.conj() * cmath.exp(1j * (first - second))).real
-    return total
+    turn = _angles(module, i, len(q), base, inclusive) - _angles(module, j, len(k), base, inclusive)
+    a, b = torch.complex(q[::2], q[1::2]), torch.complex(k[::2], k[1::2])
+    return (a * b.conj() * torch.polar(torch.ones_like(turn), turn)).real.sum()
 
 
-def _angles(module: nn.Module, token: int, width: int, base: float, inclusive: bool) -> list[float]:
+def _angles(module: nn.Module, token: int, width: int, base: float, inclusive: bool) -> Tensor:
     """The angle of each pair of channels: half of them by row, half by column, with decreasing speed."""
     pairs = width // 4
-    if token < module.num_prefix_tokens:
-        return [0.0] * (2 * pairs)
     place = divmod(token - module.num_prefix_tokens, module.grid_size[1])
+    if token < module.num_prefix_tokens:
+        place = (0, 0)
     steps = max(pairs - 1, 1) if inclusive else pairs
-    return [where * base ** -(n / steps) for where in place for n in range(pairs)]
+    angles = [where * base ** -(n / steps) for where in place for n in range(pairs)]
+    return torch.tensor(angles, dtype=torch.float64)

@@ -15,11 +15,17 @@ def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tenso
         q, k, v = (heads_of(rows, module.num_heads) for rows in (queries, keys, values))
         heads = []
         for h in range(module.num_heads):
+            phi, psi = [_query_features(query) for query in q[h]], {j: _key_features(k[h][j]) for j in there}
             rows = []
-            for i, query in enumerate(q[h]):
-                total = sum(_product(module, query, i, k[h][j], j, turned=False) for j in there)
-                summed = sum(_product(module, query, i, k[h][j], j, turned=module.rotary) * v[h][j] for j in there)
-                rows.append(summed / total)
+            for i, features in enumerate(phi):
+                kernel = {j: sum(torch.dot(a, b) for a, b in zip(features, psi[j], strict=True)) for j in there}
+                turned = kernel
+                if module.rotary:
+                    turned = {
+                        j: sum(turned_product(module, a, i, b, j) for a, b in zip(features, psi[j], strict=True))
+                        for j in there
+                    }
+                rows.append(sum(turned[j] * v[h][j] for j in there) / sum(kernel.values()))
             heads.append(torch.stack(rows))
         out = torch.cat(heads, dim=1)
         if module.conv is not None:
@@ -31,15 +37,17 @@ def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tenso
     return torch.stack(images)
 
 
-def _product(module: nn.Module, query: Tensor, i: int, key: Tensor, j: int, turned: bool) -> Tensor:
+def _query_features(query: Tensor) -> list[Tensor]:
+    """(±q / ‖q‖)^p where it is positive, p = 3 (1/2 + tanh ‖q‖)."""
     norm = query.square().sum().sqrt()
     power = 3 * (0.5 + torch.tanh(norm))
-    total = 0
-    for sign in (1, -1):
-        phi = torch.stack([(sign * e / norm) ** power if sign * e > 0 else 0 * e for e in query])
-        psi = torch.stack([(sign * e) ** 3 if sign * e > 0 else 0 * e for e in key])
-        total = total + (turned_product(module, phi, i, psi, j) if turned else torch.dot(phi, psi))
-    return total
+    magnitude = torch.exp(power * torch.log(query.abs() / norm))
+    return [magnitude * (sign * query > 0) for sign in (1, -1)]
+
+
+def _key_features(key: Tensor) -> list[Tensor]:
+    """(±k)³ where it is positive."""
+    return [sign * key**3 * (sign * key > 0) for sign in (1, -1)]
 
 
 def _normalised(x: Tensor, norm: nn.LayerNorm) -> Tensor:

@@ -75,7 +75,7 @@ class BiWKV(Mechanism):
         tokens = k.new_full((1, 1, 1), k.shape[1], dtype=dtype)
         k = k.to(dtype)
         if bias_bn1 is not None:
-            k, tokens = k + bias_bn1, bias_bn1.to(dtype).exp().sum(dim=1, keepdim=True)
+            k, tokens = k + bias_bn1, (bias_bn1.exp() > 0).sum(dim=1, keepdim=True).to(dtype)
         # A constant per channel cancels.
         weight = self.attn_drop((k - k.detach().amax(dim=1, keepdim=True)).exp())
         pair = torch.stack([weight * v.to(dtype), weight])
