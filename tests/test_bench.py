@@ -11,10 +11,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fvit.bench import warn_if_busy
 from fvit.cost import measure as measuring
+from fvit.cost import workload
 from fvit.cost.workload import Workload
 
 QUICK = ["model.depth=1", "model.embed_dim=24", "runs=3", "seconds=0.01", "batch=2"]
+
+
+@pytest.fixture(autouse=True)
+def idle(monkeypatch):
+    """Whatever else runs during the tests."""
+    monkeypatch.setattr(workload, "busy_cpus", lambda: 0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +46,22 @@ def run(main, tmp_path):
         return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr, folder=folder, lines=lines)
 
     return call
+
+
+def test_other_work_at_the_start_and_runs_are_recorded(run, monkeypatch):
+    monkeypatch.setattr(workload, "busy_cpus", lambda: 0.26)
+    done = run("attention=softmax", "res=32", "what=latency", *QUICK)
+    assert (done.code, done.err) == (0, "")
+    assert re.search(r"0\.3 of \d+ CPUs busy with other work at the start", done.out)
+    assert json.loads((done.folder / "bench.json").read_text())["machine"]["busy_cpus"] == 0.26
+    assert [line["latency_ms_runs"] for line in done.lines] == ["3"]
+
+
+@pytest.mark.parametrize(("busy", "warns"), [(None, False), (0.4, False), (0.5, True), (1.26, True)])
+def test_other_work_is_warned_of(busy, warns, caplog):
+    warn_if_busy({"busy_cpus": busy, "cpus": 2})
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * warns
+    assert not warns or f"{busy:.1f} of 2 CPUs are busy with other work" in caplog.text
 
 
 def test_a_grid_is_measured_and_reported(run):

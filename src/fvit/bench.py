@@ -1,5 +1,6 @@
 """fvit-bench: measures the cost of models and attention mechanisms side by side."""
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from fvit.cost.measure import Built, Candidate
     from fvit.cost.workload import Conditions
 
+log = logging.getLogger(__name__)
+
 
 def main() -> None:
     """The command line."""
@@ -29,7 +32,7 @@ def bench(config: dict[str, Any]) -> dict[str, float]:
     reference = compose_point([f"model={config['to']}", "attention=softmax"]) if config["to"] else None
     # Here, because --help and a wrong override must not wait for torch.
     from fvit.cost.measure import Row, Settings, measure
-    from fvit.cost.workload import fix_threads, machine, open_device
+    from fvit.cost.workload import busy_cpus, fix_threads, machine, open_device
     from fvit.launch.allocator import keep_freed_memory
     from fvit.launch.progress import counting
     from fvit.reports.bench.results import report_results
@@ -37,6 +40,8 @@ def bench(config: dict[str, Any]) -> dict[str, float]:
     keep_freed_memory()  # as in training: fetching memory anew adds noise to each step
     device = open_device(config["device"])
     fix_threads(config["threads"])
+    started_on = machine(device) | {"busy_cpus": busy_cpus()}
+    warn_if_busy(started_on)
     rows = [Row(candidate) for candidate in make_candidates(config, grid, reference, device)]
     settings = Settings(config["what"], config["runs"], config["seconds"], config["batch"])
     folder = Path(config["output_dir"])
@@ -46,12 +51,19 @@ def bench(config: dict[str, Any]) -> dict[str, float]:
             measure(rows, settings, advance)
     except KeyboardInterrupt:
         if any(row.values for row in rows):
-            report_results(rows, config, machine(device), folder)
+            report_results(rows, config, started_on, folder)
         raise
-    report_results(rows, config, machine(device), folder)
+    report_results(rows, config, started_on, folder)
     if not any(row.alive for row in rows):
         raise RunError("no candidate could be measured; the table gives the reasons")
     return {}
+
+
+def warn_if_busy(machine: dict[str, Any]) -> None:
+    """Warns if other work takes half a CPU or more."""
+    if (busy := machine["busy_cpus"] or 0) >= 0.5:
+        message = "%.1f of %d CPUs are busy with other work; times will be longer and less certain than without it"
+        log.warning(message, busy, machine["cpus"])
 
 
 def check_baseline(baseline: str, attentions: list[str]) -> None:

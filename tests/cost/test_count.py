@@ -1,5 +1,6 @@
 """Parameters and MACs of models, layers and operators, against counts by hand."""
 
+import json
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 from fvit.attention import get
 from fvit.cost import Cost, count
+from tests.cost.fvcore_counts import COUNTS, MODELS
 from tests.models.small import REPRESENTATIVES
 
 WIDTH, HEADS, ROWS, COLUMNS = 24, 3, 5, 7
@@ -131,6 +133,40 @@ def test_real_model_counts_like_one_on_meta(attention):
     )
     real = timm.create_model("fvit_tiny_patch16_224", **options)
     assert count(real, 32) == count(on_meta("fvit_tiny_patch16_224", **options), 32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_layers_of_timms_models_are_counted_as_by_fvcore(name):
+    model = on_meta(name)
+    assert count(model, model.pretrained_cfg["input_size"]).macs_paper == json.loads(COUNTS.read_text())[name]
+
+
+def test_layers_count_whichever_module_calls_them():
+    """BEiT projects with F.linear, and attention of torch without its own modules' forward."""
+    options = dict(img_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=3, num_classes=0)
+    tokens, width = 17, 24
+    beit = count(timm.create_model("beit_base_patch16_224", **options), 32)
+    assert beit.macs_paper == 16 * 3 * 8 * 8 * width + 12 * tokens * width**2
+    of_torch = PixelsAsTokens(nn.TransformerEncoderLayer(width, HEADS, 2 * width, batch_first=True))
+    assert count(of_torch, (width, ROWS, COLUMNS)).macs_paper == 8 * ROWS * COLUMNS * width**2
+
+
+@pytest.mark.parametrize(
+    ("work", "expected"),
+    [
+        (lambda x: nn.functional.linear(x, torch.empty(5, 8, device="meta")), 2 * 4 * 5 * 8),
+        (lambda x: nn.functional.linear(x, torch.empty(5, 8, device="meta"), x[0, 0, :1, :5].flatten()), 2 * 4 * 5 * 8),
+        (lambda x: nn.functional.conv2d(x, torch.empty(6, 1, 3, 3, device="meta"), groups=2), 6 * 2 * 6 * 9),
+        (lambda x: nn.functional.conv_transpose2d(x, torch.empty(2, 3, 2, 2, device="meta"), stride=2), 64 * 3 * 4),
+        (lambda x: nn.functional.conv1d(x[0], torch.empty(3, 4, 3, device="meta")), 2 * 3 * 6 * 4 * 3),
+        (lambda x: x @ x.mT, 0),
+        (lambda x: nn.functional.scaled_dot_product_attention(x, x, x), 0),
+        (lambda x: torch.einsum("bchw,bchv->bcwv", x, x), 0),
+    ],
+)
+def test_layers_are_told_by_operation(work, expected):
+    assert count(Function(work), (2, 4, 8)).macs_paper == expected
 
 
 def test_models_with_views_of_parameters_can_be_counted():

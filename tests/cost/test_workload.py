@@ -100,3 +100,17 @@ def test_modes_of_the_steps():
     for step in (workload.forward(1), workload.train(1), workload.loss(1), workload.forward(1)):
         step()
     assert modes == [(False, True), (True, False), (True, False), (False, True)]
+
+
+def test_busy_cpus_are_those_that_other_work_keeps_busy(monkeypatch, tmp_path):
+    """User, nice, system, idle, disk, interrupts twice, stolen; and a CPU that this process may not use."""
+    first = "cpu 9 9\ncpu0 100 0 0 900 0 0 0 0 5 5\ncpu1 0 0 0 0 0 0 0 0 0 0\ncpu7 0 0 0 0 0 0 0 0 0 0\nintr 3\n"
+    second = "cpu 9 9\ncpu0 120 5 5 910 5 0 0 5 9 9\ncpu1 0 0 0 10 0 0 0 0 0 0\ncpu7 50 0 0 0 0 0 0 0 0 0\nintr 3\n"
+    stat = tmp_path / "stat"
+    stat.write_text(first)
+    monkeypatch.setattr(workloads, "_STAT", stat)
+    monkeypatch.setattr(workloads.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    monkeypatch.setattr(workloads.time, "sleep", lambda seconds: stat.write_text(second))
+    assert workloads.busy_cpus() == pytest.approx(35 / 50)
+    monkeypatch.setattr(workloads, "_STAT", tmp_path / "absent")
+    assert workloads.busy_cpus() is None

@@ -9,13 +9,17 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from fvit.attention import Mechanism
+
+aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Cost:
     Attributes:
         params: number of parameters.
         macs_paper: MACs of convolutions and linear layers, as papers report them under the name "FLOPs": without the
-            products inside attention, and with mechanisms evaluated as their formula is written.
+            products inside attention, and with mechanisms evaluated as their formula is written. Every call of the two
+            operations counts, whichever module makes it.
         macs: MACs of all products that are computed, including matrix products without weights, elementwise products,
             Fourier transforms (5/2 n log₂ n for n complex numbers, half of it for real ones) and average pooling (one
             per element of a window), in the form that a mechanism chooses for this size.
@@ -56,18 +61,18 @@ def count(model: nn.Module, input_size: Sequence[int] | int) -> Cost:
     image = torch.empty(1, *shape, device="meta", dtype=dtype)
     was_training = [m for m in model.modules() if m.training]
     model.eval()
+    layers = _LayerCounter()
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     try:
-        with torch.no_grad():
-            with _textbook_forms(model), _counting_layers(model) as layers:
-                functional_call(model, meta, (image,))
-            with counter:
-                functional_call(model, meta, (image,))
+        with torch.inference_mode(), _textbook_forms(model), layers:
+            functional_call(model, meta, (image,))
+        with torch.no_grad(), counter:
+            functional_call(model, meta, (image,))
     finally:
         for module in was_training:
             module.training = True
     params = sum(p.numel() for p in model.parameters())
-    return Cost(params=params, macs_paper=sum(layers), macs=counter.get_total_flops() // 2)
+    return Cost(params=params, macs_paper=layers.macs, macs=counter.get_total_flops() // 2)
 
 
 @contextmanager
@@ -83,22 +88,25 @@ def _textbook_forms(model: nn.Module) -> Iterator[None]:
             mechanism.form = form
 
 
-@contextmanager
-def _counting_layers(model: nn.Module) -> Iterator[list[int]]:
-    """Collect the MACs of each call of a convolution or linear layer."""
-    macs: list[int] = []
+class _LayerCounter(TorchDispatchMode):
+    """Adds up the MACs of all linear layers and convolutions, by whatever module they are called.
 
-    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        per_output = module.in_features if isinstance(module, nn.Linear) else math.prod(module.weight.shape[1:])
-        macs.append(output.numel() * per_output)
+    Use it in inference mode. Elsewhere torch hands on a linear layer as a matrix product like any other.
+    """
 
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
-    hooks = [layer.register_forward_hook(add) for layer in layers]
-    try:
-        yield macs
-    finally:
-        for hook in hooks:
-            hook.remove()
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if operator not in (aten.linear.default, aten.convolution.default):
+            with self:
+                parts = operator.decompose(*args, **(kwargs or {}))
+            return operator(*args, **(kwargs or {})) if parts is NotImplemented else parts
+        out = operator(*args, **(kwargs or {}))
+        x, weight, transposed = args[0], args[1], operator is aten.convolution.default and args[6]
+        self.macs += (x if transposed else out).numel() * math.prod(weight.shape[1:])
+        return out
 
 
 # FLOPs of operators, two per MAC.
@@ -149,7 +157,6 @@ def _adaptive_pooling(x: Tensor, size: Sequence[int], *args: object, out_val: Te
     return 2 * math.prod(x.shape[:-2]) * rows * columns
 
 
-aten = torch.ops.aten
 FORMULAS: dict[object, Callable[..., int]] = {
     aten.mul: _elementwise,
     aten.mul_: _elementwise,

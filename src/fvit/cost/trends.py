@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fvit.cost.measure import Row
-from fvit.cost.timing import FEWEST
+from fvit.cost.timing import FEWEST, Timing
 
 Samples = Mapping[int, Sequence[float]]
 """Measured values (seconds, bytes) by image size, in tokens or pixels."""
@@ -33,6 +33,7 @@ class Trend:
         unit: ``pixels`` for a model whose number of tokens changes inside it. Exponents remain comparable, because
             patches have a fixed number of pixels.
         sizes: the measured N, ascending.
+        runs: the fewest runs of a step at any size; None if no step was timed.
         forward: exponent of the latency of one image in inference.
         forward_end: the same between the two largest sizes, where constant costs matter least.
         training: exponent of the time of a training step.
@@ -47,6 +48,7 @@ class Trend:
     name: str
     unit: Literal["tokens", "pixels"]
     sizes: tuple[int, ...]
+    runs: int | None
     forward: Estimate | None
     forward_end: Estimate | None
     training: Estimate | None
@@ -80,6 +82,7 @@ def trends(rows: Sequence[Row], baseline: str) -> list[Trend]:
             name=mine[0].candidate.name,
             unit="tokens" if in_tokens else "pixels",
             sizes=tuple(sorted({size(row) for row in mine})),
+            runs=min((len(times) for samples in (forward, training) for times in samples.values()), default=None),
             forward=exponent(forward),
             forward_end=exponent(_largest(forward)),
             training=exponent(training),
@@ -115,6 +118,12 @@ def _memory(rows: Sequence[Row], name: str, size: Callable[[Row], int]) -> Sampl
 
 def _largest(samples: Samples) -> Samples:
     return {size: samples[size] for size in sorted(samples)[-2:]}
+
+
+def ratio(ours: Timing, theirs: Timing) -> Estimate:
+    """Time relative to that of a candidate in the same turns: the median over rounds, which share disturbances."""
+    quotients = Timing(tuple(a / b for a, b in zip(ours.seconds, theirs.seconds, strict=True)))
+    return Estimate(quotients.median, quotients.interval)
 
 
 def exponent(samples: Samples, seed: int = 0) -> Estimate | None:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from fvit.cost.timing import Step
 
 _CPU = torch.device("cpu")
 _CPUINFO = Path("/proc/cpuinfo")
+_STAT = Path("/proc/stat")
 # Compiled versions of one function: all models of a class, batch sizes, inference and training.
 _VERSIONS = 1000
 
@@ -140,6 +142,25 @@ def open_device(name: str) -> torch.device:
 def fix_threads(threads: int | None) -> None:
     """Fix the number of CPU threads, to the present one if None, so that no library changes it."""
     torch.set_num_threads(threads or torch.get_num_threads())
+
+
+def busy_cpus(seconds: float = 0.2) -> float | None:
+    """How many of the CPUs that this process may use are busy with other work; None where there is no /proc/stat."""
+    if not _STAT.is_file():
+        return None
+    before = _ticks()
+    time.sleep(seconds)
+    after = _ticks()
+    passed = [[new - old for new, old in zip(after[cpu], before[cpu], strict=True)] for cpu in after]
+    # The fourth and fifth count idle time and waiting for a disk.
+    return sum(1 - sum(ticks[3:5]) / sum(ticks) for ticks in passed if any(ticks))
+
+
+def _ticks() -> dict[str, list[int]]:
+    """By CPU, the ticks that it has spent in each state since the system started."""
+    allowed = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    lines = (line.split() for line in _STAT.read_text().splitlines())
+    return {name: [int(count) for count in counts[:8]] for name, *counts in lines if name in allowed}
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 import math
 from dataclasses import replace
 
+import pytest
+
 from fvit.cost.published import Published, published_for
 from fvit.cost.timing import FEWEST, Timing
 from fvit.cost.trends import Estimate, trends
@@ -32,8 +34,9 @@ def test_values_have_units_and_intervals():
     }
     assert size.words == {0, 1}
     time = table("Time", rows)
-    assert time.head == ["model", "attention", "res", "latency, ms", "×", "training step, ms", "×"]
-    assert time.rows[1][3:] == ["5.00 (4.85–5.15)", "0.50", "10.0 (9.70–10.3)", "0.50"]
+    assert time.head == ["model", "attention", "res", "latency, ms", "runs", "×", "training step, ms", "runs", "×"]
+    assert time.rows[1][3:6] == ["5.00 (4.85–5.15)", "7", "0.50 (0.50–0.50)"]
+    assert time.rows[1][6:] == ["10.0 (9.70–10.3)", "7", "0.50 (0.50–0.50)"]
     assert "×: time relative to softmax" in time.note
     assert "at batch size 4" in time.note
 
@@ -49,7 +52,25 @@ def test_the_ratio_is_to_the_baseline_of_the_same_model_and_conditions():
     ]
     time = table("Time", rows)
     column = time.head.index("×")
-    assert [line[column] for line in time.rows] == ["1.00", "1.00", "0.50", "2.00", "–", "–"]
+    assert [line[column] for line in time.rows] == ["1", "1", "0.50 (0.50–0.50)", "2.00 (2.00–2.00)", "–", "–"]
+
+
+def ratio(ours, theirs):
+    """The printed quotient of two candidates' runs of the same rounds."""
+    rows = [make_row("softmax", timed=()), make_row("linear", timed=())]
+    for row, seconds in zip(rows, (theirs, ours), strict=True):
+        row.time("latency_ms", Timing(tuple(seconds)))
+    time = table("Time", rows)
+    return time.rows[1][time.head.index("×")]
+
+
+def test_a_ratio_is_printed_only_if_its_interval_carries_it():
+    rounds = (1.0, 3.0, 1.1, 5.0, 0.9, 1.0, 2.0)  # on a busy machine
+    assert ratio([0.5 * t for t in rounds], rounds) == "0.50 (0.50–0.50)", "both are disturbed alike"
+    assert ratio([0.02] * 5, [0.01] * 5) == "–", "fewer than 6 runs"
+    noise = (0.97, 1.03, 1.0, 0.99, 1.01, 1.02, 0.98)
+    assert ratio(noise, [1.0] * 7) == "≈ 1 (0.97–1.03)"
+    assert ratio(rounds, reversed(rounds)) == "–", "from a third to three times as long"
 
 
 def test_without_the_baseline_there_is_no_ratio():
@@ -96,15 +117,50 @@ def test_scaling_has_exponents_with_intervals_and_crossovers():
     found = scaling(rows)
     assert found.title == "Scaling with the number of tokens N, compared with softmax"
     lines = {line[0]: line[1:] for line in found.rows}
-    assert lines["vit_tiny softmax"][0].startswith("2.00 (1.9")
+    assert lines["vit_tiny softmax"][0] == "7"
+    assert lines["vit_tiny softmax"][1].startswith("2.00 (1.9")
     assert "peak training ∝ N^" not in found.head, "not measured"
-    assert lines["vit_tiny softmax"][4:] == ["1.00", "–", "–"]
-    assert lines["vit_tiny linear"][5].startswith("700 (6")
-    assert lines["vit_tiny fast"][5:] == ["<197", "<197"]
-    assert lines["vit_tiny slow"][5:] == [">4,097", ">4,097"]
+    assert lines["vit_tiny softmax"][5:] == ["1.00", "–", "–"]
+    assert lines["vit_tiny linear"][6].startswith("700 (6")
+    assert lines["vit_tiny fast"][6:] == ["<197", "<197"]
+    assert lines["vit_tiny slow"][6:] == [">4,097", ">4,097"]
     assert "pixels" not in found.note
-    trend = replace(trends(rows, "softmax")[1], overtakes=Estimate(1234.5, (0.0, math.inf)))
-    assert table("Scaling", rows, [trend]).rows[0][6] == "1,234 (<197 to >4,097)"
+
+
+@pytest.mark.parametrize(
+    ("name", "estimate", "text"),
+    [
+        ("forward", Estimate(1.52, (1.4, 1.7)), "1.52 (1.40–1.70)"),
+        ("forward", Estimate(1.52, None), "–"),
+        ("forward", Estimate(-0.51, (-0.6, -0.4)), "–"),
+        ("forward", Estimate(0.1, (-0.05, 0.2)), "–"),
+        ("forward", Estimate(1.5, (1.0, 2.0)), "–"),
+        ("overtakes", Estimate(700, (600, 900)), "700 (600 to 900)"),
+        ("overtakes", Estimate(700, None), "–"),
+        ("overtakes", Estimate(0, None), "–"),
+        ("overtakes", Estimate(700, (0, 900)), "–"),
+        ("overtakes", Estimate(700, (600, math.inf)), "–"),
+        ("overtakes", Estimate(700, (300, 900)), "–"),
+        ("overtakes", Estimate(math.inf, (900, math.inf)), "–"),
+        ("overtakes", Estimate(0, (0, 0)), "<197"),
+    ],
+)
+def test_an_estimate_is_printed_only_if_its_interval_carries_it(name, estimate, text):
+    rows = rows_over_sizes("softmax", lambda n: n**2 * 1e-8)
+    [trend] = trends(rows, "softmax")
+    known = replace(trend, training=Estimate(1.0, (1.0, 1.0)), overtakes_in_training=Estimate(0, (0, 0)))
+    found = table("Scaling", rows, [replace(known, **{name: estimate}), replace(known, forward=known.training)])
+    heading = {"forward": "latency ∝ N^", "overtakes": "faster from N on"}[name]
+    assert dict(zip(found.head, found.rows[0], strict=True)).get(heading, "–") == text
+
+
+def test_a_step_that_three_runs_of_a_busy_machine_find_faster_on_larger_images_has_no_exponent():
+    rows = [make_row("softmax", res, timed=()) for res in TOKENS]
+    for row, seconds in zip(rows, (0.9, 0.4, 0.2), strict=True):
+        row.time("train_ms", Timing((seconds, 1.1 * seconds, 3 * seconds)))
+    found = scaling(rows)
+    assert "training ∝ N^" not in found.head
+    assert found.rows[0][1] == "3"
 
 
 def test_scaling_of_memory():
@@ -126,9 +182,9 @@ def test_few_runs_have_no_interval_and_the_notes_say_how_many_it_takes():
     row = make_row("softmax", timed=())
     row.time("latency_ms", Timing((0.01, 0.02, 0.03)))
     time = table("Time", [row])
-    assert time.rows[0][3] == "20.0"
+    assert time.rows[0][3:5] == ["20.0", "3"]
     assert f"given at least {FEWEST} runs" in time.note
-    assert f"given at least {FEWEST} runs" in scaling(rows_over_sizes("softmax", lambda n: n)).note
+    assert f"at least {FEWEST} runs" in scaling(rows_over_sizes("softmax", lambda n: n)).note
 
 
 def test_published_results_are_quoted_verbatim():

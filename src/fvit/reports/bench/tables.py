@@ -31,13 +31,18 @@ _TIME_COLUMNS = (
 )
 # All other values get three significant digits.
 _FORMATS = {"embed_dim": ",.0f", "depth": ".0f", "batch": ",.0f", "match_error": "+.1f"}
+# Followed by a column with the number of runs.
+_RUNS = {"latency_ms": "latency_ms_runs", "images_per_s": "batch_ms_runs", "train_ms": "train_ms_runs"}
 # Followed by a column with the ratio to the baseline.
 _COMPARED = ("latency_ms", "train_ms")
+# The widest intervals of what is printed: an exponent's width, and the ends' quotient for ratios and crossovers. Wider
+# ones tell neither N from N², nor faster from slower.
+_EXPONENT, _RATIO, _CROSSOVER = 0.5, 1.2, 2.0
 
 _NAMES = ["model", "attention", "res"]
 # Conditions that have a column only if some candidate differs from the default.
 _DEFAULTS = {"precision": "float32", "compiled": False}
-_SCALING = ["candidate", "latency ∝ N^", "last two", "training ∝ N^", "last two"]
+_SCALING = ["candidate", "runs", "latency ∝ N^", "last two", "training ∝ N^", "last two"]
 _SCALING += ["activations ∝ N^", "peak training ∝ N^", "faster from N on", "in training"]
 _PUBLISHED = ["published as", "model here", "res", "params, M", "GMACs"]
 _PUBLISHED += ["images/s", "hardware", "top-1, %", "source"]
@@ -62,8 +67,10 @@ def make_tables(
 def measured_on(machine: dict[str, Any]) -> str:
     """The line that names the machine."""
     threads = f"{machine['threads']} threads of {machine['cpus']} CPUs, " if machine["device"] == "cpu" else ""
+    busy = machine.get("busy_cpus")  # since version 0.2
+    load = "" if busy is None else f"{busy:.1f} of {machine['cpus']} CPUs busy with other work at the start, "
     return (
-        f"Measured on {machine['name']}, {threads}torch {machine['torch']}. "
+        f"Measured on {machine['name']}, {threads}{load}torch {machine['torch']}. "
         "Candidates with the same image size took turns in one process."
     )
 
@@ -92,6 +99,10 @@ def _measured(
         head.append(heading)
         for row, line in zip(rows, lines, strict=True):
             line.append(_value(row.values, key, factor))
+        if key in _RUNS:
+            head.append("runs")
+            for row, line in zip(rows, lines, strict=True):
+                line.append(str(row.values.get(_RUNS[key], NO_VALUE)))
         if baseline and key in _COMPARED:
             head.append("×")
             for row, line in zip(rows, lines, strict=True):
@@ -119,7 +130,10 @@ def _time_note(rows: Sequence["Row"], batch: int, baseline: str | None) -> str:
     if _any_has(rows, "train_ms"):
         parts.append(f"Training step: forward, backward and AdamW at batch size {batch}.")
     if baseline and any(_any_has(rows, key) for key in _COMPARED):
-        parts.append(f"×: time relative to {baseline}.")
+        parts.append(
+            f"×: time relative to {baseline} in the same round. ≈ 1: no difference; –: unknown after so few or such "
+            "different runs. More take a larger runs= and seconds=."
+        )
     return " ".join(parts)
 
 
@@ -128,13 +142,16 @@ def _scaling(trends: Sequence["Trend"], baseline: str | None) -> Table:
     for trend in trends:
         name = trend.name if trend.unit == "tokens" else f"{trend.name}, in pixels"
         times = (trend.forward, trend.forward_end, trend.training, trend.training_end)
-        exponents = map(_exponent, (*times, trend.saved, trend.training_peak))
+        memory = (f"{found.value:.2f}" if found else NO_VALUE for found in (trend.saved, trend.training_peak))
         crossovers = (_crossover(found, trend.sizes) for found in (trend.overtakes, trend.overtakes_in_training))
-        lines.append([name, *exponents, *crossovers])
+        runs = NO_VALUE if trend.runs is None else str(trend.runs)
+        lines.append([name, runs, *map(_exponent, times), *memory, *crossovers])
     note = (
-        "Exponents: log-log least squares over all sizes, constant cost included (95 % CI, given at least 6 runs per "
-        "size). Last two: slope between the two largest sizes. Faster from N on: crossover with the baseline, "
-        "interpolated; <: below the smallest size; >: beyond the largest."
+        "Exponents: log-log least squares over all sizes, constant cost included (95 % CI). Last two: slope between "
+        "the two largest sizes. Faster from N on: crossover with the baseline, interpolated; <: below the smallest "
+        "size; >: beyond the largest. Runs: the fewest at any size. –: unknown, since the intervals of times take at "
+        f"least 6 runs per size, and must be above 0 and at most {_EXPONENT} wide for an exponent, and span at most a "
+        f"factor of {_CROSSOVER:.0f} for a crossover."
     )
     if any(trend.unit == "pixels" for trend in trends):
         note += " In pixels: N counts the pixels of the image, since the model has no tokens."
@@ -182,19 +199,31 @@ def _value(values: dict[str, float], key: str, factor: float) -> str:
 
 
 def _ratio(row: "Row", rows: Sequence["Row"], key: str, baseline: str) -> str:
-    """Relative to the baseline in the same model under the same conditions."""
+    """Relative to the baseline in the same model under the same conditions, if its interval tells them apart."""
+    from fvit.cost.trends import ratio
+
     for other in rows:
         ours, theirs = row.candidate, other.candidate
         same = (ours.model, ours.conditions) == (theirs.model, theirs.conditions)
-        if same and theirs.attention == baseline and key in row.values and key in other.values:
-            return f"{row.values[key] / other.values[key]:.2f}"
+        if same and theirs.attention == baseline and key in row.runs and key in other.runs:
+            return "1" if row is other else _apart(ratio(row.runs[key], other.runs[key]))
     return NO_VALUE
 
 
-def _exponent(found: "Estimate | None") -> str:
-    if found is None:
+def _apart(found: "Estimate") -> str:
+    if found.interval is None:
         return NO_VALUE
-    return f"{found.value:.2f}" + (f" ({found.interval[0]:.2f}–{found.interval[1]:.2f})" if found.interval else "")
+    low, high = found.interval
+    if low > 1 or high < 1:
+        return f"{found.value:.2f} ({low:.2f}–{high:.2f})"
+    return f"≈ 1 ({low:.2f}–{high:.2f})" if high <= _RATIO * low else NO_VALUE
+
+
+def _exponent(found: "Estimate | None") -> str:
+    if found is None or found.interval is None:
+        return NO_VALUE
+    low, high = found.interval
+    return f"{found.value:.2f} ({low:.2f}–{high:.2f})" if low > 0 and high - low <= _EXPONENT else NO_VALUE
 
 
 def _crossover(found: "Estimate | None", sizes: Sequence[int]) -> str:
@@ -203,8 +232,9 @@ def _crossover(found: "Estimate | None", sizes: Sequence[int]) -> str:
             return f"<{sizes[0]:,}"
         return f">{sizes[-1]:,}" if math.isinf(value) else f"{value:,.0f}"
 
-    if found is None:
+    if found is None or found.interval is None:
         return NO_VALUE
-    if found.interval is None or found.interval[0] == found.interval[1]:
-        return show(found.value)
-    return f"{show(found.value)} ({show(found.interval[0])} to {show(found.interval[1])})"
+    low, high = found.interval
+    if low == high:
+        return show(low)
+    return f"{show(found.value)} ({show(low)} to {show(high)})" if 0 < high <= _CROSSOVER * low else NO_VALUE
