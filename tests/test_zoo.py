@@ -24,6 +24,9 @@ Source:
 
 Cost: O(N·D·(1 + log N)) besides no projections; nothing else. It is cheap.
 
+Released code: doubles
+in place.
+
     out = x + x
 """
 
@@ -86,6 +89,8 @@ def test_a_docstring_is_parsed(mechanism_with):
     assert described.source == 'Doe et al., "Doubling", arXiv:2101.00001, equation 1.'
     assert described.formula == "out = 2x\nfor all x"
     assert described.cost == "O(N·D·(1 + log N)) besides no projections"
+    assert described.released == "doubles in place."
+    assert not zoo.describe(mechanism_with(COMPLETE.replace("Released", "Unreleased"))).released
 
 
 @pytest.mark.parametrize(

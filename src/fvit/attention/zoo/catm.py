@@ -8,8 +8,10 @@ Applications", arXiv:2408.03703.
 
 Γ, Γ′ and Γ″ are separate depth-wise 3×3 convolutions with bias; the two Φ have separate weights. There are no heads and
 no attention map, so `num_heads` and `attn_drop` have no effect; as in the authors' code, Γ′ replaces the output
-projection. That code applies batch normalisation after Γ″. At inference it is an affine map per channel that Γ″ can
-absorb; in training it would make the images of a batch depend on each other, so it is left out.
+projection.
+
+Released code: applies batch normalisation after Γ″. At inference it is an affine map per channel that Γ″ can absorb; in
+training it would make the images of a batch depend on each other, so it is left out.
 
 Convolutions pass prefix tokens through unchanged. Prefix tokens take part in the channel gate C, the only path between
 distant tokens and the only one from the patches to them. A hidden token is left out of the mean and is zero to the

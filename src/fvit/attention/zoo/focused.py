@@ -7,9 +7,11 @@ Source: Han et al., "FLatten Transformer: Vision Transformer using Focused Linea
 
 In the paper the norms are those of one head's features. The authors' code differs, and each difference is an option: it
 takes the norms over all heads together, divides the features channel-wise by a learned s = softplus(s̃), and adds a
-learned position to each key. The epsilon it adds to each feature is left out. DWC is a depth-wise w×w convolution with
+learned position to each key. DWC is a depth-wise w×w convolution with
 bias on the d channels of a head, shared by all heads, over the patches only; a hidden patch is zero to it, like the
 border.
+
+Released code: adds an epsilon to each feature.
 
 Cost: O(N·D·d) besides the four projections; DWC adds O(N·D·w²).
 """

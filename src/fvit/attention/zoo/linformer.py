@@ -8,6 +8,9 @@ E and one F for all heads of a layer (the paper's headwise sharing).
 Cost: O(N·k·D) besides the four projections, of which those of keys and values have k rows if k < N: combined first,
 E K = (E X) W_kᵀ + (E 1) b_kᵀ. E and F are learned, without biases, and initialised as in the authors' code. With k = N
 and E = F = 1 this is softmax attention. A mask of b multiplies a token's column of both by exp(b).
+
+Released code: projects to keys and values after E and F, so it adds b_k and b_v to each combined row as they are; here
+they belong to the tokens and are multiplied by the row's sum.
 """
 
 from typing import Any, ClassVar

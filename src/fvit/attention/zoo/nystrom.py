@@ -9,11 +9,12 @@ section 3.
 Cost: O(N·m·D + m³·H) besides the four projections; DWC adds O(N·D·w²). Q̃ and K̃ are the means of m segments of
 consecutive tokens, as equal as N allows, the shorter ones first as in the authors' code for ViTs. Only tokens that are
 not masked form segments, and a mask of b weights a token by exp(b) in its segment's mean. If no more than m tokens are
-left, this is softmax attention itself, as in the authors' code. The norms are those of one head of one image, whereas
-the authors' code also offers the maximum over a batch. The pseudo-inverse amplifies rounding errors, so everything but
-the projections runs in float32 at least, under autocast too. DWC has one depth-wise kernel per head, without bias, as
-in the paper; there it runs along the sequence, here over w×w patches, without the prefix tokens. A hidden patch is zero
-to it, like the border.
+left, this is softmax attention itself, as in the authors' code. The norms are those of one head of one image. The
+pseudo-inverse amplifies rounding errors, so everything but the projections runs in float32 at least, under autocast
+too. DWC has one depth-wise kernel per head, without bias, over w×w patches, without the prefix tokens. A hidden patch
+is zero to it, like the border.
+
+Released code: offers the norms' maximum over a batch as well, and runs DWC along the sequence.
 """
 
 from typing import Any

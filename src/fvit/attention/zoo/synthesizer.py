@@ -12,6 +12,8 @@ The paper factorises N into any two numbers; here they are the sides of the grid
 and β = 1. As in the authors' code W_q takes the place of softmax attention's query projection, and the logits are not
 scaled.
 
+Released code: has one W for all heads in dense, without b, and no factorised_dense.
+
 Cost: O(N²·D) besides the projections, of which dense has three and random two; twice that for dense, which runs through
 SDPA with W as its keys. The others build their map: a random one serves all images, and that of factorised_dense is not
 a product of queries and keys narrower than N.

@@ -35,9 +35,9 @@ _FORMATS = {"embed_dim": ",.0f", "depth": ".0f", "batch": ",.0f", "match_error":
 _RUNS = {"latency_ms": "latency_ms_runs", "images_per_s": "batch_ms_runs", "train_ms": "train_ms_runs"}
 # Followed by a column with the ratio to the baseline.
 _COMPARED = ("latency_ms", "train_ms")
-# The widest intervals of what is printed: an exponent's width, and the ends' quotient for ratios and crossovers. Wider
-# ones tell neither N from N², nor faster from slower.
-_EXPONENT, _RATIO, _CROSSOVER = 0.5, 1.2, 2.0
+# The widest intervals of what is printed: the width of an exponent's, and the quotient of the ends of a ratio's, of a
+# crossover's, and of that of a ratio of about 1. Wider ones tell neither N from N², nor how much faster.
+_EXPONENT, _FACTOR, _SAME = 0.5, 2.0, 1.2
 
 _NAMES = ["model", "attention", "res"]
 # Conditions that have a column only if some candidate differs from the default.
@@ -151,7 +151,7 @@ def _scaling(trends: Sequence["Trend"], baseline: str | None) -> Table:
         "the two largest sizes. Faster from N on: crossover with the baseline, interpolated; <: below the smallest "
         "size; >: beyond the largest. Runs: the fewest at any size. –: unknown, since the intervals of times take at "
         f"least 6 runs per size, and must be above 0 and at most {_EXPONENT} wide for an exponent, and span at most a "
-        f"factor of {_CROSSOVER:.0f} for a crossover."
+        f"factor of {_FACTOR:.0f} for a crossover."
     )
     if any(trend.unit == "pixels" for trend in trends):
         note += " In pixels: N counts the pixels of the image, since the model has no tokens."
@@ -214,9 +214,10 @@ def _apart(found: "Estimate") -> str:
     if found.interval is None:
         return NO_VALUE
     low, high = found.interval
-    if low > 1 or high < 1:
-        return f"{found.value:.2f} ({low:.2f}–{high:.2f})"
-    return f"≈ 1 ({low:.2f}–{high:.2f})" if high <= _RATIO * low else NO_VALUE
+    differs = low > 1 or high < 1
+    if high > (_FACTOR if differs else _SAME) * low:
+        return NO_VALUE
+    return f"{found.value:.2f} ({low:.2f}–{high:.2f})" if differs else f"≈ 1 ({low:.2f}–{high:.2f})"
 
 
 def _exponent(found: "Estimate | None") -> str:
@@ -237,4 +238,4 @@ def _crossover(found: "Estimate | None", sizes: Sequence[int]) -> str:
     low, high = found.interval
     if low == high:
         return show(low)
-    return f"{show(found.value)} ({show(low)} to {show(high)})" if 0 < high <= _CROSSOVER * low else NO_VALUE
+    return f"{show(found.value)} ({show(low)} to {show(high)})" if 0 < high <= _FACTOR * low else NO_VALUE
