@@ -68,10 +68,10 @@ queries, keys and values of ordinary size (about 1):
 | `16-true` | untested; `fnet`, whose sums run over all tokens and channels, may overflow | |
 
 What 16 bits would falsify runs in float32 under autocast as well: all of `nystrom` and `performer`, of `focused` and
-`pola` between their projections, and the Fourier transforms of `fnet` and `gfnet`. The averages of `linear`,
-`relu_linear`, `cosformer` and `mlla` run in float32 in place of float16, whose range ends at 65,504, and in bfloat16
-otherwise. In `sigmoid` keys do not compete: with logits far above ln N its gradients overflow float16, and the gradient
-scaler skips such steps.
+`pola` between their projections, and the Fourier transforms of `fnet`, `gfnet` and `circulant`. The averages of
+`linear`, `relu_linear`, `cosformer`, `mlla`, `hedgehog`, `rala` and `nala` run in float32 in place of float16, whose
+range ends at 65,504, and in bfloat16 otherwise. In `sigmoid` keys do not compete: with logits far above ln N its
+gradients overflow float16, and the gradient scaler skips such steps.
 """
 
 COSTS = """\

@@ -144,7 +144,7 @@ REFUSED = [
     ("mhla", {"num_blocks": 0}, "mhla: num_blocks=0 must be a square number, such as 1"),
     ("mixer", {"mlp_ratio": 0.01}, "mixer: mlp_ratio=0.01 of width 16 gives no hidden units; the paper uses 0.5"),
     ("mlla", {"dim": 6, "num_heads": 2}, "mlla: width 6 must be a multiple of 4"),
-    ("mlla", {"conv": 2}, "mlla: conv=2 has no centre"),
+    ("mlla", {"conv": 2}, "MLLA: conv=2 has no centre"),
     (
         "nala",
         {"dim": 24, "rotary": True},
@@ -168,7 +168,7 @@ REFUSED = [
         {"dim": 24, "rotary": True},
         "rala: rotary needs head widths that are multiples of 4, got 6",
     ),
-    ("relu_linear", {"conv": -1}, "relu_linear: conv=-1 has no centre"),
+    ("relu_linear", {"conv": -1}, "ReLULinearAttention: conv=-1 has no centre"),
     ("relu_linear", {"aggregate": 2}, "relu_linear: aggregate=2 has no centre"),
     ("sep_conv", {"kernel": 4}, "sep_conv: kernel=4 has no centre"),
     ("sep_conv", {"expansion": 0}, "sep_conv: kernel=7 and expansion=0 must be at least 1"),

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import convolve_heads, depthwise, divide, kernel_average, unit
+from fvit.attention.ops import depthwise, divide, kernel_average, unit
 from fvit.attention.positions import PositionEmbedding
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
@@ -39,6 +39,8 @@ class FocusedLinearAttention(Projected):
         scale_channels: divide the features by a learned scale per channel.
         position_keys: add a learned position to each key; needs a fixed length.
     """
+
+    adds_conv = True
 
     def __init__(
         self,
@@ -78,10 +80,7 @@ class FocusedLinearAttention(Projected):
         if factor_bn1 is not None:
             k = k * factor_bn1.unsqueeze(1)
         out = kernel_average(q, self.attn_drop(k), v)
-        if self.conv is not None:
-            v = v if factor_bn1 is None else v * factor_bn1.unsqueeze(1)
-            out = out + convolve_heads(self.conv, v, self.grid_size, self.num_prefix_tokens)
-        return self.output(out)
+        return self.output(self.add_conv(out, v, attn_mask))
 
     def _features(self, x_bnc: Tensor) -> Tensor:
         """φ of queries, or of keys with their positions, [B, N, C] -> [B, H, N, d], in float32 at least.

@@ -11,9 +11,11 @@ cells, divided by their sum over i. They are clipped to [0, 1] here; the authors
 step, so gradients pass.
 
 The paper has no prefix tokens. Here all queries see their keys, and they see all keys, with the coefficient 1/M: with
-equal coefficients MHLA is linear attention. The paper's images are padded until the blocks divide the grid. In the
-authors' code the normaliser of a query is Σ_b m_ib φ(q') z_b, with q' at the same place of block b; the formula, and
-this file, have φ(q_n) instead. They normalise queries and keys by RMSNorm over all channels (`rms_norm`).
+equal coefficients MHLA is linear attention. The paper's images are padded until the blocks divide the grid. The authors
+normalise queries and keys by RMSNorm over all channels (`rms_norm`).
+
+Released code: takes for the normaliser of a query Σ_b m_ib φ(q') z_b, with the query q' at the same place of block b in
+place of its own.
 
 Cost: O(N·D·d) besides the four projections; the mixing adds O(M²·D·d), DWC O(N·D·w²).
 """

@@ -21,7 +21,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import convolve_patches, depthwise, kernel_average
+from fvit.attention.ops import kernel_average
 from fvit.attention.positions import rotate_patches
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
@@ -32,22 +32,21 @@ class MLLA(Projected):
     """MILA's linear attention. Other arguments as for `Projected`; `attn_drop` applies to φ(k).
 
     Args:
-        conv: width w of LePE, odd; 0 for none.
         gate: multiply the output by SiLU(W_g x + b_g) before the output projection.
 
     Raises:
-        ValueError: `dim` is not a multiple of 4; `conv` is even or negative.
+        ValueError: `dim` is not a multiple of 4.
     """
 
     needs_grid = True
+    adds_conv = True
 
     def __init__(
-        self, dim: int, num_heads: int = 8, qkv_bias: bool = True, *, conv: int = 0, gate: bool = False, **shared: Any
+        self, dim: int, num_heads: int = 8, qkv_bias: bool = True, *, gate: bool = False, **shared: Any
     ) -> None:
         super().__init__(dim, num_heads, qkv_bias, **shared)
         if dim % 4:
             raise ValueError(f"mlla: width {dim} must be a multiple of 4, for pairs of channels by row and by column")
-        self.conv = depthwise("mlla: conv", dim, conv, **self.factory)
         self.gate = nn.Linear(dim, dim, bias=qkv_bias, **self.factory) if gate else None
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
@@ -58,10 +57,7 @@ class MLLA(Projected):
         if factor_bn1 is not None:
             k_bnc = k_bnc * factor_bn1
         q, k, v = (self.split_heads(t) for t in (q_bnc, self.attn_drop(k_bnc), v_bnc))
-        out = self.merge_heads(kernel_average(q, k, v, self._rotate))
-        if self.conv is not None:
-            v_bnc = v_bnc if factor_bn1 is None else v_bnc * factor_bn1
-            out = out + convolve_patches(self.conv, v_bnc, self.grid_size, self.num_prefix_tokens)
+        out = self.merge_heads(self.add_conv(kernel_average(q, k, v, self._rotate), v, attn_mask))
         if self.gate is not None:
             out = out * F.silu(self.gate(x))
         return self.proj_drop(self.proj(out))

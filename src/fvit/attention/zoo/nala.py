@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import associate, divide, unit
+from fvit.attention.ops import divide, kernel_average, unit
 from fvit.attention.positions import rotate_patches
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
@@ -73,13 +73,12 @@ class NaLa(Projected):
         if bias is not None:
             k = k * (bias / 3).exp().unsqueeze(-1)
         psi = self.attn_drop(_split_by_sign(divide(k, k.detach().abs().amax(dim=(-2, -1), keepdim=True))) ** 3)
-        normaliser = phi @ psi.sum(dim=-2).unsqueeze(-1)
-        if self.rotary:
-            phi, psi = (torch.cat([self._rotate(half) for half in t.chunk(2, dim=-1)], dim=-1) for t in (phi, psi))
-        return divide(associate(phi, psi, v.to(psi.dtype)), normaliser).to(v.dtype)
+        return kernel_average(phi, psi, v, self._rotate if self.rotary else lambda features: features)
 
     def _rotate(self, x: Tensor) -> Tensor:
-        return rotate_patches(x, self.grid_size, self.num_prefix_tokens)
+        """Each half of the features turned by its position, [B, H, N, 2d]."""
+        halves = (rotate_patches(half, self.grid_size, self.num_prefix_tokens) for half in x.chunk(2, dim=-1))
+        return torch.cat([*halves], dim=-1)
 
 
 def _split_by_sign(x: Tensor) -> Tensor:

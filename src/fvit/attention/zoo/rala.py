@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import associate, divide, token_shares
+from fvit.attention.ops import kernel_average, token_shares
 from fvit.attention.positions import rotate_patches
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
@@ -62,7 +62,7 @@ class RALA(Projected):
         if bias is not None:
             logits_bhn = logits_bhn + bias
         k = self.attn_drop(k * logits_bhn.softmax(dim=-1).to(k.dtype).unsqueeze(-1))
-        normaliser = q @ k.sum(dim=-2).unsqueeze(-1)
-        if self.rotary:
-            q, k = (rotate_patches(t, self.grid_size, self.num_prefix_tokens) for t in (q, k))
-        return divide(associate(q, k, v), normaliser)
+        return kernel_average(q, k, v, self._rotate if self.rotary else lambda features: features)
+
+    def _rotate(self, x: Tensor) -> Tensor:
+        return rotate_patches(x, self.grid_size, self.num_prefix_tokens)

@@ -31,9 +31,10 @@ class ReLULinearAttention(Projected):
     """Linear attention with φ = ReLU. Other arguments as for `Projected`; `attn_drop` applies to φ(k).
 
     Args:
-        conv: width w of the depth-wise convolution on the values, odd; 0 for none. Needs the grid.
         aggregate: width w of the aggregation of queries, keys and values, odd; 0 for none. Needs the grid.
     """
+
+    adds_conv = True
 
     def __init__(
         self,
@@ -42,12 +43,10 @@ class ReLULinearAttention(Projected):
         qkv_bias: bool = True,
         *,
         proj_bias: bool = True,
-        conv: int = 0,
         aggregate: int = 0,
         **shared: Any,
     ) -> None:
         super().__init__(dim, num_heads, qkv_bias, proj_bias=proj_bias, **shared)
-        self.conv = depthwise("relu_linear: conv", dim, conv, **self.factory)
         near = depthwise("relu_linear: aggregate", 3 * dim, aggregate, bias=False, **self.factory)
         if near is None:
             self.aggregate = None
@@ -55,26 +54,25 @@ class ReLULinearAttention(Projected):
             within_heads = nn.Conv2d(3 * dim, 3 * dim, 1, groups=3 * num_heads, bias=False, **self.factory)
             self.aggregate = nn.Sequential(near, within_heads)
             self.proj = nn.Linear(2 * dim, dim, bias=proj_bias, **self.factory)
-        self.needs_grid = conv > 0 or aggregate > 0
+        self.needs_grid = self.needs_grid or aggregate > 0
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.refuse_causal(is_causal)
         factor_bn1 = self.mask_factor(attn_mask, x)
         factor_bn1 = 1 if factor_bn1 is None else factor_bn1
         qkv = self.qkv(x)
-        out = self._attend(qkv, factor_bn1)
-        if self.conv is not None:
-            values = qkv.chunk(3, dim=-1)[2] * factor_bn1
-            out = out + convolve_patches(self.conv, values, self.grid_size, self.num_prefix_tokens)
+        v = self.split_heads(qkv.chunk(3, dim=-1)[2])
+        out = self.merge_heads(self.add_conv(self._attend(qkv, factor_bn1), v, attn_mask))
         if self.aggregate is not None:
-            out = torch.cat([out, self._attend(self._aggregate(qkv * factor_bn1), factor_bn1)], dim=-1)
+            near = self._attend(self._aggregate(qkv * factor_bn1), factor_bn1)
+            out = torch.cat([out, self.merge_heads(near)], dim=-1)
         return self.proj_drop(self.proj(out))
 
     def _attend(self, qkv: Tensor, factor_bn1: Tensor | int) -> Tensor:
-        """[B, N, 3C] -> [B, N, C]."""
+        """[B, N, 3C] -> [B, H, N, d]."""
         q, k, v = qkv.chunk(3, dim=-1)
         k = self.attn_drop(F.relu(k) * factor_bn1)
-        return self.merge_heads(kernel_average(*(self.split_heads(t) for t in (F.relu(q), k, v))))
+        return kernel_average(*(self.split_heads(t) for t in (F.relu(q), k, v)))
 
     def _aggregate(self, qkv: Tensor) -> Tensor:
         """Queries, keys and values aggregated over each patch's neighbourhood, [B, N, 3C] -> [B, N, 3C]."""
