@@ -354,7 +354,7 @@ def test_broken_checkpoints_are_named(main, tmp_path, trained, command):
     (tmp_path / "cut.ckpt").write_bytes(content[: len(content) // 2])
     content[len(content) // 2] ^= 1
     (tmp_path / "changed.ckpt").write_bytes(content)
-    for path, message in (("cut.ckpt", r"\(\d+ bytes\) is truncated"), ("changed.ckpt", "")):
+    for path, message in (("cut.ckpt", r"\([\d,]+ bytes\) is truncated"), ("changed.ckpt", "")):
         done = main(*command, f"ckpt_path={path}")
         assert done.returncode == 1
         assert re.search(f"error: {path} *{message}", done.stderr)

@@ -62,7 +62,7 @@ def complete(programs, tmp_path):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("fvit-train attention=addi", {"attention=additive", "attention=additive_fastformer"}),
+        ("fvit-train attention=softm", {"attention=softmax"}),
         ("fvit-train attention=softmax trainer.max_e", {"trainer.max_epochs="}),
         ("fvit-train optim", {"optimizer=", "optimizer."}),
         ("fvit-eval ck", {"ckpt_path="}),

@@ -28,8 +28,8 @@ def test_paths_and_names_are_no_differences():
         title="two",
         quiet=True,
         ckpt_path="a/checkpoints/last.ckpt",
-        model={"init_from": None, "match": None},
-        data={"root": "there", "mean": [0.5, 0.5, 0.5]},
+        model={"init_from": None, "match": None, "attention": {"name": "additive", "conv": 0, "rotary": False}},
+        data={"root": "there", "mean": [0.5, 0.5, 0.5], "resident": False},  # options that came later
         logger={"csv": {"save_dir": "b"}, "wandb": {}},
         callbacks={"last": {"dirpath": "b/checkpoints", "every_n_train_steps": None}},
     )

@@ -14,9 +14,18 @@ _PATHS = {"dirpath", "save_dir", "id_file", "default_root_dir", "root"}
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, str]:
-    """``key=value (was value)`` by dotted key, for the keys whose values differ; null and absent are the same."""
+    """``key=value (was value)`` by dotted key, for the keys whose values differ.
+
+    An absent key is the same as null, false or 0: configurations of earlier versions lack options that came later.
+    """
     old, new = flatten(before), flatten(after)
-    keys = [key for key in {**new, **old} if old.get(key) != new.get(key) and key != QUIET]
+
+    def differ(key: str) -> bool:
+        if key in old and key in new:
+            return old[key] != new[key]
+        return bool(old.get(key) or new.get(key))
+
+    keys = [key for key in {**new, **old} if differ(key) and key != QUIET]
     return {key: f"{key}={new.get(key)} (was {old.get(key)})" for key in keys}
 
 

@@ -17,7 +17,7 @@ _LONGEST_NAME = 128  # W&B's limit
 
 def origin(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """What Hydra recorded in a run directory, as keys of the W&B config."""
-    overrides = overrides_of(folder)
+    overrides = overrides_of(folder) or []
     found: dict[str, Any] = {
         "choices": naming.choices(_recorded_choices(folder), (config.get("model") or {}).get("attention")),
         "overrides": dict(override.lstrip("+").partition("=")[::2] for override in overrides),

@@ -19,10 +19,10 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "digits": digits,
     "folder": folder,
     "fake": fake,
-    "relations": relations,
     "imagenet": imagenet,
     "imagenette": imagenette,
     "cifar10": cifar10,
+    "relations": relations,
 }
 
 
