@@ -80,6 +80,7 @@ def opened(run):
     return module, images, [sample.label for sample in samples], data.hparams.img_size
 
 
+@pytest.mark.slow
 def test_curve_equals_a_cascade_run_image_by_image(reported, large, tiny):
     big, big_images, labels, size = opened(large)
     small, small_images, small_labels, small_size = opened(tiny)
@@ -142,6 +143,7 @@ def photos(folder, num_val, damaged=()):
     return folder
 
 
+@pytest.mark.slow
 def test_order_of_a_models_outputs_changes_nothing(reported, large, tiny, tmp_path):
     names, order = list("0123456789"), [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
     other = with_classes(tiny, tmp_path / "tiny.ckpt", [names[digit] for digit in order], order)

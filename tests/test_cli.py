@@ -187,6 +187,7 @@ def test_a_run_directory_holds_all_there_is_to_know(main, tmp_path):
     assert re.search(r"epoch 3/3 .*loss .*val acc1 .*images/s", done.stdout)
 
 
+@pytest.mark.slow
 def test_quiet_prints_only_warnings_and_results(main, tmp_path, monkeypatch):
     def chatty(*arguments):
         log = logging.getLogger("fvit.chatty")

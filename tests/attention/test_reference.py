@@ -6,7 +6,7 @@ import torch
 
 from fvit.attention import get, names
 
-from .cases import CASES
+from .cases import CASES, FULL
 from .suite import assert_equals_reference, build, every_case, tokens_of
 
 
@@ -17,9 +17,14 @@ def test_every_registered_mechanism_has_a_case():
 
 @every_case
 def test_equals_its_reference(case):
-    """With random shapes: without prefix tokens, with one under a mask, and with five."""
+    """With random shapes: without prefix tokens, with one under a mask, and with all options also with five."""
     takes_prefix = get(case.key).takes_prefix
-    for prefix, masked in ((0, False), (int(takes_prefix), bool(case.masks)), (5 * takes_prefix, False)):
+    shapes = [
+        (0, False),
+        (int(takes_prefix), bool(case.masks)),
+        *([(5, False)] if takes_prefix and case in FULL else []),
+    ]
+    for prefix, masked in shapes:
         draw = random.Random(f"{case.id} {prefix} {masked}")
         heads = draw.randint(1, 3)
         width, grid = heads * draw.choice([4, 8]), draw.choice(case.grids)

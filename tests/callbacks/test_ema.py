@@ -89,10 +89,8 @@ def test_resumed_average_goes_on_with_its_warm_up(compose_config, tmp_path):
     [
         (["callbacks.ema.decay=0.99"], "decay=0.99 averages over 100 steps, more than the 4 of this run"),
         (["callbacks.ema.decay=0.5"], None),
-        (["callbacks.ema.decay=0.5", "+callbacks.ema.update_every_n_steps=3"], "over 6 steps, more than the 4"),
         (["callbacks.ema.decay=0.6", "+callbacks.ema.update_starting_at_step=2"], "more than the 2 of this run"),
         (["+callbacks.ema.update_starting_at_step=9"], "starts after the 4 steps of this run: it averages nothing"),
-        (["+callbacks.ema.update_starting_at_epoch=1"], "starts after the 4 steps of this run: it averages nothing"),
     ],
 )
 def test_average_that_is_longer_than_the_run_is_warned_of(compose_config, caplog, options, message):

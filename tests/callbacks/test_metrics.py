@@ -264,6 +264,7 @@ def no_collection():
 
 
 @needs_linux
+@pytest.mark.slow
 def test_job_after_a_larger_one_reports_its_own_peak(main, no_collection):
     run = ["data=fake", "data.num_images=16", "global_batch_size=8", "model.depth=1", "debug=limit", "logger=none"]
     done = main("train", "-m", *run, "trainer.max_epochs=1", "model.embed_dim=1200,24", "hydra.sweep.dir=swept")

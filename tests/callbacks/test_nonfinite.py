@@ -45,6 +45,7 @@ class PoisonGradient(Probe):
 
 
 @pytest.mark.parametrize("callbacks", ["default", "[default,ema]"])
+@pytest.mark.slow
 def test_nan_weights_are_not_saved(compose_config, tmp_path, callbacks):
     """The losses up to the last step of an epoch, whose gradient is poisoned, are all finite."""
     length = ("trainer.max_epochs=3", f"callbacks={callbacks}")

@@ -59,10 +59,15 @@ EMA = "callbacks=[default,ema]"
     ("moment", "options", "where"),
     [
         (("training", 1, 1), [], "at step 7 (epoch 2)"),
-        (("training", 1, 0), ["micro_batch_size=8"], "at step 5 (epoch 2)"),
-        (("training", 1, 3), [], "in the validation after step 8 (epoch 2)"),
+        pytest.param(("training", 1, 0), ["micro_batch_size=8"], "at step 5 (epoch 2)", marks=pytest.mark.slow),
+        pytest.param(("training", 1, 3), [], "in the validation after step 8 (epoch 2)", marks=pytest.mark.slow),
         (("validation", 0, 1), [EMA], "in the validation after step 4 (epoch 1)"),
-        (("validation", 2, 0), ["+trainer.val_check_interval=2"], "in the validation after step 10 (epoch 3)"),
+        pytest.param(
+            ("validation", 2, 0),
+            ["+trainer.val_check_interval=2"],
+            "in the validation after step 10 (epoch 3)",
+            marks=pytest.mark.slow,
+        ),
         (("validation", 2, 1), ["data.num_workers=1"], "in the validation after step 12 (epoch 3)"),
     ],
     ids=["step", "accumulating", "last step", "EMA", "middle validation", "last validation"],

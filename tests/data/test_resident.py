@@ -64,6 +64,7 @@ def test_validation_images_are_equal():
     assert torch.equal(found, expected)
 
 
+@pytest.mark.slow
 def test_a_run_learns_what_it_learns_with_the_loader(compose_config):
     short = ("logger=none", "callbacks=none", "trainer.max_epochs=2", "+trainer.limit_train_batches=8", "seed=3")
     loader, resident = (fit(compose_config(*short, f"data.resident={on}")) for on in ("false", "true"))

@@ -65,6 +65,7 @@ def test_a_hopeless_run_ends_after_its_first_validation(pruned_run, record, repo
     assert "pruned at validation 1, with val/acc1" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_promising_run_finishes(pruned_run, record, reported):
     metrics = pruned_run(lower=-1.0)
     assert record()["status"] == "finished"
@@ -73,7 +74,7 @@ def test_a_promising_run_finishes(pruned_run, record, reported):
 
 
 @pytest.mark.parametrize(
-    "end", ["trainer.max_epochs=1", "+trainer.max_steps=4", "+trainer.val_check_interval=4"], ids=str
+    "end", ["trainer.max_epochs=1", pytest.param("+trainer.max_steps=4", marks=pytest.mark.slow)], ids=str
 )
 def test_the_last_validation_prunes_nothing(pruned_run, record, reported, end):
     pruned_run(end, "trainer.max_epochs=1", lower=2.0)
@@ -87,6 +88,7 @@ def test_a_run_is_pruned_within_an_epoch(pruned_run, record, reported):
     assert list(reported()) == [1]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_reports_each_validation_once(pruned_run, record, reported, tmp_path):
     pruned_run("trainer.max_epochs=2", lower=-1.0)
     first = reported()

@@ -141,6 +141,7 @@ def test_persistent_fault_is_reported(fault, tries, bucket, server):
 
 
 @forks
+@pytest.mark.slow
 def test_fork_opens_its_own_connections(bucket):
     there = bucket(stall=5)
     files = there.files([".tar"])

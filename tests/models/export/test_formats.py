@@ -93,7 +93,7 @@ def _marks(name):
     ("form", "attention"),
     [
         ("onnx", "additive"),
-        ("torch_export", "window"),
+        pytest.param("torch_export", "window", marks=pytest.mark.slow),
         *(pytest.param("torch_export", name, marks=pytest.mark.slow) for name in ("additive", "focused")),
         *(pytest.param("onnx", name, marks=_marks(name)) for name in names() if name != "additive"),
     ],
@@ -109,7 +109,7 @@ def test_graph_gives_the_same_logits_for_any_batch_size(tmp_path, form, attentio
     "options",
     [
         dict(attention={"name": "additive", "form": "auto"}, patch_size=4),
-        dict(name="swin_tiny_patch4_window7_224", attention={"name": "softmax"}),
+        pytest.param(dict(name="swin_tiny_patch4_window7_224", attention={"name": "softmax"}), marks=pytest.mark.slow),
     ],
     ids=["folded", "windows"],
 )
@@ -218,6 +218,7 @@ def test_format_timm_rejects_models_that_timm_lacks(tmp_path, options, message):
 
 
 @pytest.mark.parametrize("form", ["onnx", "torch_export"])
+@pytest.mark.slow
 def test_mechanism_that_cannot_be_traced_is_rejected_by_name(tmp_path, form):
     one = export_model(attention={"name": f"{__name__}:Undecided"})
     message = rf"vit_tiny_patch16_224 with {__name__}:Undecided attention cannot be exported as .*safetensors works for"
