@@ -25,7 +25,9 @@ from tests.tasks import call
 
 Compose = Callable[..., dict[str, Any]]
 
-own_code._INSTALLED.add(Path(__file__).resolve().parents[1])  # the tests are no user's code, to be kept with each run
+own_code._INSTALLED += (
+    f"{Path(__file__).resolve().parents[1]}{os.sep}",
+)  # the tests are no user's code, to be kept with each run
 
 
 def pytest_runtest_setup(item):

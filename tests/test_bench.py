@@ -103,6 +103,7 @@ def test_ctrl_c_keeps_what_was_measured_before(run, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_timms_models_are_measured(run):
     done = run("model=timm", "model.name=[test_vit,test_convnext]", "what=[params,macs,latency]", "res=160", "runs=3")
     assert (done.code, done.err) == (0, "")
@@ -184,6 +185,7 @@ def test_running_out_of_memory_is_a_status(run, monkeypatch):
     assert "out of memory" in done.out
 
 
+@pytest.mark.slow
 def test_if_nothing_could_be_measured_the_command_fails(run):
     done = run("attention=softmax", "res=30", "what=params", *QUICK)
     assert done.code == 1
@@ -191,6 +193,7 @@ def test_if_nothing_could_be_measured_the_command_fails(run):
     assert len(done.lines) == 1
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_is_set_and_recorded(run):
     number = torch.get_num_threads() + 1
     done = run("attention=softmax", "res=32", "what=latency", f"threads={number}", *QUICK)
@@ -199,6 +202,7 @@ def test_the_number_of_threads_is_set_and_recorded(run):
     assert f"{number} threads of" in done.out
 
 
+@pytest.mark.slow
 def test_precisions_are_measured_side_by_side(run, monkeypatch):
     seen = []
     monkeypatch.setattr(
@@ -239,6 +243,7 @@ def test_width_is_matched_to_a_budget(run, metric):
     assert f"Budget error: {metric} relative to vit_atto with softmax" in done.out
 
 
+@pytest.mark.slow
 def test_depth_is_matched_to_a_budget(run):
     budget = ["match=macs", "to=vit_atto", "match_by=depth"]
     [identity] = run("attention=identity", "model.global_pool=avg", *budget, "res=32", "what=macs").lines

@@ -105,6 +105,7 @@ def test_curve_equals_a_cascade_run_image_by_image(reported, large, tiny):
         assert curve[index]["macs"] == pytest.approx(macs / 360, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_ends_of_the_curve_are_the_models_alone(reported, large, tiny, tmp_path):
     folder, metrics = reported
     first, *_, last = points(folder)
@@ -119,6 +120,7 @@ def test_ends_of_the_curve_are_the_models_alone(reported, large, tiny, tmp_path)
     assert 0.2 < metrics["cascade/tiny/acc1"] < metrics["cascade/large/acc1"]
 
 
+@pytest.mark.slow
 def test_run_directory_contains_the_report(reported, large, tiny):
     folder, metrics = reported
     saved = json.loads((folder / "metrics.json").read_text())

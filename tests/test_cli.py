@@ -105,7 +105,13 @@ def test_a_wrong_configuration_is_found_before_torch_is_imported(fvit):
     assert not re.search(r"\| +torch$", done.stderr, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("task", [path.stem for path in sorted(conf_dir().glob("*.yaml"))])
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param(path.stem, marks=[] if path.stem in ("train", "predict") else pytest.mark.slow)
+        for path in sorted(conf_dir().glob("*.yaml"))
+    ],
+)
 def test_help_fits_a_screen(main, task):
     lines = main(task, "--help").stdout.splitlines()
     assert lines[0].startswith(f"fvit-{task} ")
@@ -249,6 +255,7 @@ def test_a_run_resumes_in_its_directory(main, tmp_path):
         assert sorted({int(row["epoch"]) for row in csv.DictReader(file)}) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_the_same_command_resumes_until_it_is_finished(main, tmp_path):
     command = ("train", *SHORT, "ckpt_path=last")
     assert "there is no checkpoint in" in main(*command).stdout

@@ -64,6 +64,7 @@ def test_without_a_key_it_says_how_to_get_one(tmp_path):
     assert len(specifications(tmp_path / "logs" / "dashboard")) == 2
 
 
+@pytest.mark.slow
 def test_with_a_key_it_saves_what_it_wrote(tmp_path):
     write_benchmark(tmp_path / "logs" / "bench" / "2026")
     with cloud() as server:
@@ -84,6 +85,7 @@ def test_with_a_key_it_saves_what_it_wrote(tmp_path):
     assert len(server.rows) == 2
 
 
+@pytest.mark.slow
 def test_a_refusal_by_the_server_is_an_error_after_the_specifications(tmp_path):
     with cloud(accepts=False) as server:
         done = run_process(tmp_path, server.url)

@@ -59,6 +59,7 @@ def test_there_are_some():
 SWEEPS = [line for line in COMMANDS if re.search(r" -m | sweep=(?!optuna|pareto)", line)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", SWEEPS)
 def test_the_first_and_the_last_job_of_a_sweep_compose(line):
     program, *overrides = [word for word in shlex.split(line) if word != "-m"]
@@ -71,7 +72,12 @@ def test_the_first_and_the_last_job_of_a_sweep_compose(line):
             assert validation.check(compose(task, ["output_dir=here", "title=test", *job]), SCHEMAS[task])
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if line not in SWEEPS])
+ALONE = [line for line in COMMANDS if line not in SWEEPS]
+
+
+@pytest.mark.parametrize(
+    "line", [line if index % 4 == 0 else pytest.param(line, marks=pytest.mark.slow) for index, line in enumerate(ALONE)]
+)
 def test_the_command_composes(line):
     program, *overrides = shlex.split(line)
     task = program.removeprefix("fvit-")

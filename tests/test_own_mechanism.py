@@ -82,6 +82,7 @@ def test_an_unknown_option_is_refused():
         build("vit_tiny_patch16_224", 32, 10, {"name": "mine:Squared", "proj_dorp": 0.1})
 
 
+@pytest.mark.slow
 def test_its_code_is_kept_by_each_job_of_a_sweep(folder):
     small = ["data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "debug=limit"]
     own = ["attention=own", "model.attention.name=mine:Squared"]

@@ -6,6 +6,7 @@ from tests.training.fitting import FAKE, fit
 
 
 @pytest.mark.parametrize("batches", [pytest.param(1, marks=pytest.mark.slow), 16])  # 1: shorter than the recording
+@pytest.mark.slow
 def test_trace_and_table_of_a_tiny_run(compose_config, tmp_path, capsys, batches):
     fit(compose_config(*FAKE, "debug=profiler", "global_batch_size=4", f"+trainer.limit_train_batches={batches}"))
     folder = tmp_path / "run"

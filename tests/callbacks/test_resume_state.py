@@ -125,6 +125,7 @@ def test_previous_checkpoint_replaces_a_truncated_one(stopped, tmp_path, capsys)
     assert differences(last(tmp_path / "whole"), last(tmp_path / "run")) == []
 
 
+@pytest.mark.slow
 def test_moved_run_directory_keeps_its_best_score(stopped, tmp_path):
     old = stopped("run", "on_train_batch_start", 8)
     shutil.move(old, tmp_path / "moved")
@@ -154,6 +155,7 @@ class SaveInValidation(Probe):
         raise Killed
 
 
+@pytest.mark.slow
 def test_interrupted_validation_is_repeated(stopped, compose_config, tmp_path):
     stopped("whole")
     config = compose_config(*FEW, f"output_dir={tmp_path / 'run'}")

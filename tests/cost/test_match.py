@@ -111,6 +111,7 @@ def test_latency_is_matched_in_turns_with_the_reference(monkeypatch):
     assert found.error == pytest.approx(counted.error)
 
 
+@pytest.mark.slow
 def test_latency_is_matched_by_the_clock():
     model = {**SMALL, "attention": {"name": "identity"}, "global_pool": "avg"}
     found = match_latency(model, {**SMALL, "depth": 12}, Conditions(SIZE), CLASSES, by="depth", runs=5, seconds=0.2)

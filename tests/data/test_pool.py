@@ -65,6 +65,7 @@ def _work_forever(writer, item):
         yield 1
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_parent():
     reader, writer = os.pipe()
     context = multiprocessing.get_context("fork")

@@ -72,6 +72,7 @@ def test_a_run_learns_what_it_learns_with_the_loader(compose_config):
     assert resident.metrics["val/loss"] == pytest.approx(loader.metrics["val/loss"], rel=1e-2)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_same_losses(compose_config, tmp_path):
     short = ("logger=none", "data.resident=true", "trainer.max_epochs=2", "+trainer.limit_train_batches=5")
 

@@ -81,7 +81,7 @@ def test_without_a_repository_the_modules_are_kept(project, run_dir):
     ],
 )
 def test_a_mechanism_is_ones_own_even_if_installed(project, run_dir, monkeypatch, config):
-    monkeypatch.setattr(own_code, "_INSTALLED", {*own_code._INSTALLED, project})
+    monkeypatch.setattr(own_code, "_INSTALLED", (*own_code._INSTALLED, f"{project}{os.sep}"))
     assert own_code.own_modules({"model": {"name": "hf-hub:timm/vit", "attention": {"name": "torch"}}}) == {}
     assert set(own_code.own_modules(config)) == {"lab", "lab.mine"}, "not what it uses"
 

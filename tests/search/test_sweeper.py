@@ -70,6 +70,7 @@ def test_the_search_learns_from_its_results(toy, trials, direction, sign):
     assert median(values[-6:]) > 0.5
 
 
+@pytest.mark.slow
 def test_another_seed_asks_for_other_parameters(toy, trials, tmp_path):
     for seed in (0, 1):
         toy(parabola, LINE, "hydra.sweeper.n_trials=2", f"hydra.sweeper.seed={seed}", f"hydra.sweep.dir=seed{seed}")
@@ -121,6 +122,7 @@ def test_too_many_failures_stop_the_search(toy, trials):
     assert states(trials()) == [FAIL] * 2 + [COMPLETE]
 
 
+@pytest.mark.slow
 def test_a_launcher_that_dies_fails_only_its_own_batch(toy, trials, tmp_path, monkeypatch):
     [basic] = [kind for kind in Plugins.instance().discover(Launcher) if kind.__name__ == "BasicLauncher"]
     launch = basic.launch
@@ -164,6 +166,7 @@ def test_an_interrupted_study_continues_as_if_it_had_not_been(toy, trials, tmp_p
     assert params(trials()) == params(trials(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_interrupted_trials_run_again_and_a_finished_study_can_be_extended(toy, trials):
     with pytest.raises(KeyboardInterrupt):
         toy(interrupted, LINE, "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=3")
@@ -177,6 +180,7 @@ def test_interrupted_trials_run_again_and_a_finished_study_can_be_extended(toy, 
     assert states(trials()) == [COMPLETE] * 4
 
 
+@pytest.mark.slow
 def test_the_pareto_front_is_printed_and_plotted(toy, capfd, trials, tmp_path):
     def task(cfg):
         return {"score": cfg.n - (cfg.way == "down") / 2, "cost": cfg.n**2 + (cfg.way == "down")}
@@ -211,6 +215,7 @@ def test_another_search_in_the_same_directory_is_refused(toy, trials, second, me
     assert len(trials()) == 1
 
 
+@pytest.mark.slow
 def test_changed_overrides_are_a_warning(toy, capfd):
     toy(parabola, LINE, "hydra.sweeper.n_trials=1", "n=1")
     toy(parabola, LINE, "hydra.sweeper.n_trials=2", "n=2")
@@ -223,6 +228,7 @@ def test_two_searches_in_one_directory_exclude_each_other(toy, tmp_path):
         toy(parabola, LINE)
 
 
+@pytest.mark.slow
 def test_a_trial_of_another_machine_is_left_alone(toy, trials, tmp_path):
     shared = f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db"
     with pytest.raises(KeyboardInterrupt):

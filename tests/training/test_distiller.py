@@ -226,6 +226,7 @@ def test_checkpoint_holds_only_the_student(distilled, tmp_path, preset, callback
 
 
 @pytest.mark.parametrize("callbacks", ["[default,ema]"])
+@pytest.mark.slow
 def test_resumed_run_equals_the_uninterrupted_one(distilled, tmp_path, callbacks):
     recipe = (
         "model.embed_dim=12",

@@ -19,7 +19,9 @@ def waits(device):
     return {step: dict(lines) for step, lines in device.waits.items() if step != 1}
 
 
-@pytest.mark.parametrize("augment", ["none", "light", "deit", "deit3"])
+@pytest.mark.parametrize(
+    "augment", [*(pytest.param(a, marks=pytest.mark.slow) for a in ("none", "light", "deit")), "deit3"]
+)
 def test_host_waits_in_logged_steps_only(compose_config, monkeypatch, augment):
     monkeypatch.setattr(console, "is_interactive", True)
     device = emulate(lambda probe: fit(compose_config(*RUN, f"augment={augment}"), probe))
@@ -36,7 +38,7 @@ def test_accumulation_waits_in_logged_steps_only(compose_config):
     assert waits(device).keys() == {2 * step for step in LOGGED}
 
 
-@pytest.mark.parametrize("distillation", ["deit_hard", "features"])
+@pytest.mark.parametrize("distillation", [pytest.param("deit_hard", marks=pytest.mark.slow), "features"])
 def test_distillation_waits_in_logged_steps_only(compose_config, teacher_run, distillation):
     teacher = (f"distillation={distillation}", f"distillation.teacher.path={teacher_run}")
     device = emulate(lambda probe: fit(compose_config(*RUN, *teacher), probe))

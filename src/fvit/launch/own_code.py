@@ -4,6 +4,7 @@ A checkpoint names one's own mechanism by its import path only. The copies are t
 all jobs of a sweep share them: later changes of a file do not reach a module that is imported already.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +19,8 @@ import fvit
 FOLDER = "code"
 
 _PACKAGE = Path(fvit.__file__).parent
-_INSTALLED = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+_INSTALLED = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_SITE = re.compile(r"[/\\](site|dist)-packages[/\\]")
 _IMPORT_PATH = re.compile(r"([A-Za-z_]\w*)(?:\.\w+)*:[A-Za-z_]\w*(?:\*\d+)?")
 
 
@@ -36,7 +38,7 @@ def keep(run_dir: Path, config: dict[str, Any]) -> dict[str, Any]:
     """
     modules = own_modules(config)
     roots = {root for path in modules.values() if (root := _repository(path))}
-    if (root := _repository(_PACKAGE)) and not _is_installed(_PACKAGE):
+    if (root := _repository(_PACKAGE)) and not _is_installed(f"{_PACKAGE}{os.sep}"):
         roots.add(root)
         modules |= _new_modules(root)
     files = {_place(name, path): _content(path) for name, path in modules.items()}
@@ -67,31 +69,32 @@ def own_modules(config: dict[str, Any]) -> dict[str, Path]:
     """The source files of the imported modules, by name, that are neither fvit's nor installed nor Python's own."""
     named = {found[1] for text in _texts(config) if (found := _IMPORT_PATH.fullmatch(text))}
     modules = {}
-    for name, path in _imported().items():
-        is_own = not _is_installed(path) or name.partition(".")[0] in named
-        if is_own and not _is_ours(path) and path.is_file():
-            modules[path.stem if name == "__main__" else name] = path.resolve()
+    for name, file in _imported().items():
+        is_own = not _is_installed(file) or name.partition(".")[0] in named
+        if is_own and not _is_ours(file) and os.path.isfile(file):
+            modules[Path(file).stem if name == "__main__" else name] = Path(file).resolve()
     return modules
 
 
-def _imported() -> dict[str, Path]:
-    files = {name: getattr(module, "__file__", None) or "" for name, module in list(sys.modules.items())}
-    return {name: Path(file) for name, file in files.items() if file.endswith(".py")}
+def _imported() -> dict[str, str]:
+    """The files of thousands of modules, hence text; from `vars`, since attributes of some import further modules."""
+    files = {name: getattr(module, "__dict__", {}).get("__file__") or "" for name, module in list(sys.modules.items())}
+    return {name: file for name, file in files.items() if file.endswith(".py")}
 
 
-def _is_ours(path: Path) -> bool:
-    return any(path.is_relative_to(folder) for folder in (_PACKAGE, _PACKAGE.parent / "hydra_plugins"))
+def _is_ours(file: str) -> bool:
+    return file.startswith((f"{_PACKAGE}{os.sep}", f"{_PACKAGE.parent / 'hydra_plugins'}{os.sep}"))
 
 
-def _is_installed(path: Path) -> bool:
-    return not {"site-packages", "dist-packages"}.isdisjoint(path.parts) or any(map(path.is_relative_to, _INSTALLED))
+def _is_installed(file: str) -> bool:
+    return file.startswith(_INSTALLED) or _SITE.search(file) is not None
 
 
 def _new_modules(root: Path) -> dict[str, Path]:
     """Imported modules of fvit that its repository does not know: they are in no diff."""
     listed = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", "*.py") or b""
-    new = {root / name.decode(errors="surrogateescape") for name in listed.split(b"\0") if name}
-    return {name: path for name, path in _imported().items() if path in new and _is_ours(path)}
+    new = {str(root / name.decode(errors="surrogateescape")) for name in listed.split(b"\0") if name}
+    return {name: Path(file) for name, file in _imported().items() if file in new and _is_ours(file)}
 
 
 def _place(name: str, path: Path) -> str:

@@ -72,6 +72,7 @@ def test_the_page_fits_and_is_legible(browser, report, width, scheme):
             assert contrast(line.evaluate("(line) => getComputedStyle(line).stroke"), paper) > 2.1
 
 
+@pytest.mark.slow
 def test_plots_follow_the_page_into_dark_mode(browser, report):
     with opened(browser, report) as page:
         draw(page.locator("#plot-curves-0"))
@@ -84,6 +85,7 @@ def test_plots_follow_the_page_into_dark_mode(browser, report):
         page.wait_for_function(f"{stroke} !== {json.dumps(before[0])} && {scale} !== {json.dumps(before[1])}")
 
 
+@pytest.mark.slow
 def test_tables_are_sorted_by_value(browser, report):
     with opened(browser, report) as page:
         ranked = ["additive", "additive", "softmax", "softmax", "linear", "linear", "performer"]
@@ -103,6 +105,7 @@ def test_tables_are_sorted_by_value(browser, report):
         assert head.get_attribute("aria-sort") == "none"
 
 
+@pytest.mark.slow
 def test_the_filter_applies_to_tables_and_curves(browser, report):
     with opened(browser, report) as page:
         draw(page.locator("#plot-curves-0"))
@@ -119,6 +122,7 @@ def test_the_filter_applies_to_tables_and_curves(browser, report):
         assert cells(page, 3, "runs-table") == ["failed"]
 
 
+@pytest.mark.slow
 def test_another_metric_has_its_own_table(browser, tmp_path):
     for name, accuracy, best in (("additive", 0.9, 0.91), ("softmax", 0.8, 0.95)):
         metrics = {"val/acc1": accuracy, "best/val/acc1": best}
@@ -153,6 +157,7 @@ def test_each_mechanism_has_one_colour_on_the_page(tmp_path):
     assert len(seen) == len({name for name, _ in seen}) == len({colour for _, colour in seen}) == 3
 
 
+@pytest.mark.slow
 def test_lived_in_logs_have_a_part_per_dataset_and_the_rest_apart(browser, tmp_path):
     write_lived_in(tmp_path / "logs")
     with opened(browser, write_report(tmp_path)) as page:
@@ -174,6 +179,7 @@ def test_lived_in_logs_have_a_part_per_dataset_and_the_rest_apart(browser, tmp_p
         assert cells(page, 0, "leaderboard-1-0") == ["additive", "softmax"]
 
 
+@pytest.mark.slow
 def test_curves_of_other_metrics_can_be_selected(browser, report):
     with opened(browser, report) as page:
         draw(page.locator("#plot-curves-0"))
@@ -185,6 +191,7 @@ def test_curves_of_other_metrics_can_be_selected(browser, report):
         assert page.locator("#plot-curves-0 .scatterlayer .trace").count() == 6 * 2 + 1
 
 
+@pytest.mark.slow
 def test_hovering_over_a_category_shows_its_name(browser, tmp_path):
     for name, accuracy in (("none", 0.5), ("deit", 0.6)):
         options = dict(overrides=[f"augment={name}"], choices={"augment": name}, data__augment={"x": name})
@@ -197,6 +204,7 @@ def test_hovering_over_a_category_shows_its_name(browser, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_two_configs_are_compared(browser, report):
     with opened(browser, report) as page:
         rows = page.locator("#runs-table tbody tr")
@@ -216,6 +224,7 @@ def test_two_configs_are_compared(browser, report):
         assert "optimizer.lr\t0.001" in page.locator("#config").inner_text()
 
 
+@pytest.mark.slow
 def test_unfinished_runs_show_error_and_log(browser, report):
     with opened(browser, report) as page:
         assert page.locator("#running .status").all_inner_texts() == ["running"]
@@ -226,6 +235,7 @@ def test_unfinished_runs_show_error_and_log(browser, report):
         assert "the last line </script>" in section.inner_text()
 
 
+@pytest.mark.slow
 def test_a_page_of_one_run(browser, tmp_path):
     write_run(tmp_path / "logs" / "a", accuracy=0.5, curve=[0.5])
     with opened(browser, write_report(tmp_path)) as page:
@@ -235,6 +245,7 @@ def test_a_page_of_one_run(browser, tmp_path):
         assert page.locator("#plot-curves-0 .scatterlayer .trace").count() == 1, "no interval"
 
 
+@pytest.mark.slow
 def test_a_page_of_benchmarks_alone(browser, tmp_path):
     write_benchmark(tmp_path / "bench")
     with opened(browser, write_report(tmp_path, [tmp_path / "bench" / "bench.json"])) as page:
