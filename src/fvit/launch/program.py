@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,9 @@ def own(task: str) -> Iterator[None]:
     if code is not None and not isinstance(code, int):
         print(code, file=sys.stderr)
         code = 1
-    atexit._run_exitfuncs()  # as multiprocessing does in front of os._exit
+    # What the interpreter does before it frees modules: pools of processes end with the threads, the rest by `atexit`.
+    threading._shutdown()
+    atexit._run_exitfuncs()
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.flush()
     os._exit(code or 0)

@@ -230,7 +230,6 @@ def environment() -> dict[str, Any]:
     }
 
 
-@cache
 def _version(package: str) -> str | None:
     """None for a package that is not installed: fvit itself may run from a checkout, and without wandb."""
     try:

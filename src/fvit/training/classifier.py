@@ -252,7 +252,8 @@ class Classifier(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         migrate_checkpoint(checkpoint)  # before callbacks look for their states
-        checkpoint["state_dict"] = unwrapped(checkpoint["state_dict"])
+        if "state_dict" in checkpoint:  # a sharded one is read in place
+            checkpoint["state_dict"] = unwrapped(checkpoint["state_dict"])
         self.classes = self.classes or checkpoint.get("classes")
         self.earlier_metrics = checkpoint.get("metrics", {})
 
