@@ -62,7 +62,10 @@ def complete(programs, tmp_path):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("fvit-train attention=softm", {"attention=softmax"}),
+        (
+            "fvit-train attention=addi",
+            {f"attention=additive{rest}" for rest in ("", "_plus", "_fastformer")},
+        ),
         ("fvit-train attention=softmax trainer.max_e", {"trainer.max_epochs="}),
         ("fvit-train optim", {"optimizer=", "optimizer."}),
         ("fvit-eval ck", {"ckpt_path="}),

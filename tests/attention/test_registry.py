@@ -39,7 +39,7 @@ def test_get_returns_the_class():
 
 
 def test_an_unknown_name_is_refused_with_all_names():
-    with pytest.raises(ValueError, match=r"unknown attention 'addditive'; registered: additive, .*, xca"):
+    with pytest.raises(ValueError, match=r"'addditive'; registered: additive, additive_plus, aft_full, .*, xca"):
         get("addditive")
 
 

@@ -1,4 +1,5 @@
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 
@@ -85,7 +86,7 @@ def test_grid_points_are_named_by_their_options_and_by_what_varies(overrides, ex
 def test_a_grid_point_holds_the_options_of_its_model():
     options = compose_point(["model=vit_tiny", "attention=softmax", "model.depth=3", "+model.fc_norm=true"]).options
     assert (options["depth"], options["embed_dim"], options["fc_norm"]) == (3, 192, True)
-    assert options["attention"]["name"] == "softmax"
+    assert options["attention"] == yaml.safe_load((conf_dir() / "attention" / "softmax.yaml").read_text())
     # The default dataset has images of 32 px, which do not divide by 14.
     assert compose_point(["model.patch_size=14"]).options["patch_size"] == 14
 

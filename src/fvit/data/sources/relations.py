@@ -65,7 +65,7 @@ def _pointer(rng: np.random.Generator, count: int) -> tuple[np.ndarray, ...]:
     order = rng.random((count, _CELLS))
     order[np.arange(count), red], order[np.arange(count), red + 1] = -2, -1
     chosen = _permutations(rng, count, 10)
-    colours = np.ones((count, 10, 3))
+    colours = np.ones((count, 10, 3), dtype=np.float32)
     colours[:, 0] = COLOURS["red"]
     return chosen, order.argsort(axis=1)[:, :10], colours, chosen[:, 1]
 
@@ -77,8 +77,8 @@ def _lookup(rng: np.random.Generator, count: int) -> tuple[np.ndarray, ...]:
     asked = rng.integers(6, size=count)
     image = np.arange(count)
     cells = 1 + _permutations(rng, count, _CELLS - 1)[:, :6]
-    colours = np.array(list(COLOURS.values()))[names]
-    grey = np.full((count, 1, 3), 0.5)
+    colours = np.array(list(COLOURS.values()), dtype=np.float32)[names]
+    grey = np.full((count, 1, 3), 0.5, dtype=np.float32)
     return (
         np.column_stack([chosen, chosen[image, asked]]),
         np.column_stack([cells, np.zeros(count, dtype=int)]),
