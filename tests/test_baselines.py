@@ -180,7 +180,14 @@ def test_attention_of_clip_is_exchangeable(compose_config):
     assert model.blocks[0].attn.query_logit.grad.any()
 
 
-@pytest.mark.parametrize("option", ["convmixer", "casvit_s"])  # one of timm, one of ours
+@pytest.mark.parametrize(
+    "option",
+    [
+        option if option in ("convmixer", "casvit_s") else pytest.param(option, marks=pytest.mark.slow)
+        for option in SMALLEST
+        if option != "clip_vit"
+    ],
+)
 def test_attention_of_the_others_is_not(compose_config, option):
     config = compose_config(f"model={option}", "attention=additive", f"data.img_size={SIZES[option]}")
     with torch.device("meta"), pytest.raises(ValueError, match="has no exchangeable attention"):

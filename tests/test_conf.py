@@ -90,16 +90,28 @@ def test_every_set_of_options_is_compared_with_a_reference(option):
     assert {**defaults, **chosen} in [{**defaults, **case.options} for case in CASES if case.key == key]
 
 
-# The mechanisms themselves go into a model in tests/models/test_exchange.py.
-@pytest.mark.parametrize("option", sorted(set(_options("attention")) - {*attention.names()}))
-def test_every_set_of_options_goes_into_a_model(compose_config, option):
+# The mechanisms themselves also go into a model in tests/models/test_exchange.py.
+@pytest.mark.parametrize(
+    "option",
+    [
+        pytest.param(option, marks=[pytest.mark.slow] if option in attention.names() else [])
+        for option in _options("attention")
+    ],
+)
+def test_every_attention_goes_into_a_model(compose_config, option):
     config = compose_config(f"attention={option}", "data=fake", *_needs(option))
     module = _meta_classifier(config)
     assert module(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 10)
 
 
 # The baselines are counted at their own size in test_baselines.py.
-@pytest.mark.parametrize("option", [name for name in _options("model") if name.startswith(("vit", "timm", "clip"))])
+@pytest.mark.parametrize(
+    "option",
+    [
+        pytest.param(option, marks=[] if option.startswith(("vit", "timm", "clip")) else [pytest.mark.slow])
+        for option in _options("model")
+    ],
+)
 def test_every_model_maps_images_to_logits(compose_config, option):
     config = compose_config(f"model={option}", "data=fake", *_needs(option))
     size = config["data"]["img_size"]

@@ -21,6 +21,12 @@ def over(cases: list[Case], condition: Callable[[Case], object] = lambda case: T
 every_case, every_path, every_default, every_full = over(CASES), over(PATHS), over(DEFAULTS), over(FULL)
 
 
+def full_first(*marks: pytest.MarkDecorator) -> pytest.MarkDecorator:
+    """Parametrise a test over all paths, with `marks` on those that are not a mechanism's fullest case."""
+    cases = [case if case in FULL else pytest.param(case, marks=marks, id=case.id) for case in PATHS]
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.id)
+
+
 def prefix_of(case: Case, wished: int = 1) -> int:
     """`wished` prefix tokens, or none if the mechanism takes none."""
     return wished if get(case.key).takes_prefix else 0

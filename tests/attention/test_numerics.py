@@ -8,7 +8,7 @@ from torch import nn
 
 from .cases import FULL, GRIDS
 from .cuda_autocast import CudaAutocast
-from .suite import build, every_case, every_path, over, tokens_of, values_and_gradients
+from .suite import build, every_case, every_path, full_first, over, tokens_of, values_and_gradients
 from .test_masks import KINDS, mask_over_keys
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -62,7 +62,7 @@ def test_autocast_stays_near_the_float64_result(case, dtype):
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
-@over(FULL)
+@full_first(pytest.mark.slow)
 def test_a_thousand_tokens_do_not_overflow_float16(case):
     """With queries, keys and values of size 1 in a head of 64 channels, whose products would pass 65,504 in a sum."""
     module = build(case, std=0, dtype=torch.float32, width=64, heads=1, grid=(32, 32))

@@ -2,12 +2,15 @@
 
 import random
 
+import pytest
 import torch
 
 from fvit.attention import get, names
 
 from .cases import CASES, FULL
-from .suite import assert_equals_reference, build, every_case, tokens_of
+from .suite import assert_equals_reference, build, every_case, over, tokens_of
+
+OTHER_PREFIXES = (0, 5)
 
 
 def test_every_registered_mechanism_has_a_case():
@@ -18,10 +21,18 @@ def test_every_registered_mechanism_has_a_case():
 @every_case
 def test_equals_its_reference(case):
     """With random shapes: with a prefix token, under a mask, and with all options also with none and with five."""
+    assert_on_random_shapes(case, OTHER_PREFIXES if case in FULL else ())
+
+
+@pytest.mark.slow
+@over(CASES, lambda case: case not in FULL)
+def test_equals_its_reference_with_other_prefixes(case):
+    assert_on_random_shapes(case, OTHER_PREFIXES)
+
+
+def assert_on_random_shapes(case, prefixes):
     takes_prefix = get(case.key).takes_prefix
-    shapes = [(int(takes_prefix), bool(case.masks))]
-    if case in FULL:
-        shapes += [(0, False), (5 * takes_prefix, False)]
+    shapes = [(int(takes_prefix), bool(case.masks)), *((count * takes_prefix, False) for count in prefixes)]
     for prefix, masked in shapes:
         draw = random.Random(f"{case.id} {prefix} {masked}")
         heads = draw.randint(1, 3)

@@ -11,7 +11,7 @@ import torch
 from fvit.attention import get
 
 from .cases import DEFAULTS, FULL
-from .suite import HEADS, WIDTH, build, every_full, over, prefix_of, tokens_of
+from .suite import HEADS, WIDTH, build, every_full, full_first, over, prefix_of, tokens_of
 
 # One of each kind: generated code is torch's to test, and compiling takes half a minute per case.
 COMPILED = ("additive", "softmax", "linear", "performer")
@@ -72,7 +72,7 @@ def test_dtype_is_honoured(case):
 
 
 @pytest.mark.slow
-@every_full
+@full_first(pytest.mark.exhaustive)
 def test_export_agrees_with_eager(case):
     module = build(case, dtype=torch.float32).eval()
     x = tokens_of(module).float()
@@ -81,7 +81,7 @@ def test_export_agrees_with_eager(case):
 
 
 @pytest.mark.slow
-@every_full
+@full_first(pytest.mark.exhaustive)
 def test_the_compiler_captures_it_as_one_graph(case):
     assert_compiled_agrees(case, "eager")
 

@@ -89,6 +89,16 @@ def test_resumed_average_goes_on_with_its_warm_up(compose_config, tmp_path):
     [
         (["callbacks.ema.decay=0.99"], "decay=0.99 averages over 100 steps, more than the 4 of this run"),
         (["callbacks.ema.decay=0.5"], None),
+        pytest.param(
+            ["callbacks.ema.decay=0.5", "+callbacks.ema.update_every_n_steps=3"],
+            "over 6 steps, more than the 4",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["+callbacks.ema.update_starting_at_epoch=1"],
+            "starts after the 4 steps of this run: it averages nothing",
+            marks=pytest.mark.slow,
+        ),
         (["callbacks.ema.decay=0.6", "+callbacks.ema.update_starting_at_step=2"], "more than the 2 of this run"),
         (["+callbacks.ema.update_starting_at_step=9"], "starts after the 4 steps of this run: it averages nothing"),
     ],

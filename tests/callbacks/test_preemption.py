@@ -61,6 +61,13 @@ EMA = "callbacks=[default,ema]"
         (("training", 1, 1), [], "at step 7 (epoch 2)"),
         pytest.param(("training", 1, 0), ["micro_batch_size=8"], "at step 5 (epoch 2)", marks=pytest.mark.slow),
         pytest.param(("training", 1, 3), [], "in the validation after step 8 (epoch 2)", marks=pytest.mark.slow),
+        pytest.param(("validation", 1, 0), [], "in the validation after step 8 (epoch 2)", marks=pytest.mark.slow),
+        pytest.param(
+            ("training", 1, 1),
+            ["+trainer.val_check_interval=2"],
+            "in the validation after step 6 (epoch 2)",
+            marks=pytest.mark.slow,
+        ),
         (("validation", 0, 1), [EMA], "in the validation after step 4 (epoch 1)"),
         pytest.param(
             ("validation", 2, 0),
@@ -70,7 +77,7 @@ EMA = "callbacks=[default,ema]"
         ),
         (("validation", 2, 1), ["data.num_workers=1"], "in the validation after step 12 (epoch 3)"),
     ],
-    ids=["step", "accumulating", "last step", "EMA", "middle validation", "last validation"],
+    ids=["step", "accumulating", "last step", "validation", "before it", "EMA", "middle validation", "last validation"],
 )
 def test_stopped_run_resumes_to_the_same_end(compose_config, tmp_path, moment, options, where):
     torch.use_deterministic_algorithms(True)

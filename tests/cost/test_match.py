@@ -28,7 +28,7 @@ def test_model_meets_its_own_budget_unchanged(metric):
 
 
 @pytest.mark.parametrize("metric", COUNTED)
-@pytest.mark.parametrize("attention", ["additive"])
+@pytest.mark.parametrize("attention", ["additive", pytest.param("identity", marks=pytest.mark.slow)])
 def test_width_is_the_nearest_of_all_from_any_start(attention, metric):
     budget = budget_of({**SMALL, "embed_dim": 96}, metric)
     model = {**SMALL, "attention": {"name": attention}, "global_pool": "avg"}
@@ -49,7 +49,7 @@ def test_depth_is_the_nearest_of_all():
     assert found.model["embed_dim"] == SMALL["embed_dim"]
 
 
-@pytest.mark.parametrize("heads", [3])
+@pytest.mark.parametrize("heads", [3, *(pytest.param(heads, marks=pytest.mark.slow) for heads in (1, 2, 4, 6, 12))])
 def test_number_of_heads_stays_and_their_width_is_even(heads):
     model = {**SMALL, "num_heads": heads, "embed_dim": 48}
     found = match(model, SIZE, CLASSES, COUNTED["params"], 1e6)

@@ -97,6 +97,8 @@ def test_activations_grow_with_the_batch():
     ("error", "status"),
     [
         (ValueError("images of 32 px do not fit\nfurther lines"), "images of 32 px do not fit"),
+        pytest.param(RuntimeError("CUDA error"), "CUDA error", marks=pytest.mark.slow),
+        pytest.param(KeyError("head"), "KeyError: 'head'", marks=pytest.mark.slow),
         (RuntimeError(), "RuntimeError"),
         (AssertionError("Input height (32) doesn't match model (224)."), "AssertionError: Input height"),
         (MemoryError(), "out of memory"),
@@ -104,9 +106,9 @@ def test_activations_grow_with_the_batch():
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
     ],
 )
-@pytest.mark.parametrize("runs", [0, 21])
+@pytest.mark.parametrize("runs", [0, pytest.param(6, marks=pytest.mark.slow), 21])
 def test_failure_is_the_status_of_its_row_and_the_others_are_measured(error, status, runs):
-    """In the first run, or in training."""
+    """In the first run, in timed runs, or in training."""
     found = measured([candidate(), failing(error, runs), candidate("additive")], QUICK)
     assert [row.status == "ok" for row in found] == [True, False, True]
     assert found[1].status.startswith(status)

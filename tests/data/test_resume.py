@@ -40,7 +40,13 @@ def test_epochs_differ_and_runs_do_not(uninterrupted):
 
 @pytest.mark.parametrize(
     ("step", "workers"),
-    [(1, 0), (4, 2), (STEPS, 0), (2 * STEPS + 3, 1)],
+    [
+        *((1, 0), (4, 2), (STEPS, 0), (2 * STEPS + 3, 1)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((STEPS - 1, 0), (STEPS - 1, 1), (STEPS, 2), (STEPS + 1, 0))
+        ),
+    ],
 )
 def test_resume_after_any_step(uninterrupted, step, workers):
     seen, folder = uninterrupted

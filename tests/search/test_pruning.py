@@ -74,7 +74,15 @@ def test_a_promising_run_finishes(pruned_run, record, reported):
 
 
 @pytest.mark.parametrize(
-    "end", ["trainer.max_epochs=1", pytest.param("+trainer.max_steps=4", marks=pytest.mark.slow)], ids=str
+    "end",
+    [
+        "trainer.max_epochs=1",
+        *(
+            pytest.param(end, marks=pytest.mark.slow)
+            for end in ("+trainer.max_steps=4", "+trainer.val_check_interval=4")
+        ),
+    ],
+    ids=str,
 )
 def test_the_last_validation_prunes_nothing(pruned_run, record, reported, end):
     pruned_run(end, "trainer.max_epochs=1", lower=2.0)

@@ -200,9 +200,11 @@ def test_the_pareto_front_is_printed_and_plotted(toy, capfd, trials, tmp_path):
     ("second", "message"),
     [
         (["x=interval(-2,1)"], "its space was"),
+        pytest.param([LINE, "n=1,2"], "its space was", marks=pytest.mark.slow),
+        pytest.param([LINE, "hydra.sweeper.direction=minimize"], 'now {"score": "minimize"}', marks=pytest.mark.slow),
         ([LINE, "hydra.sweeper.objective=other"], 'its objective was {"score": "maximize"}'),
     ],
-    ids=["range", "objective"],
+    ids=["range", "parameter", "direction", "objective"],
 )
 def test_another_search_in_the_same_directory_is_refused(toy, trials, second, message):
     def task(cfg):

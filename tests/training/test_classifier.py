@@ -48,7 +48,7 @@ def test_biases_norms_and_embeddings_have_no_weight_decay(compose_config, layer_
         assert (decay[name] == 0) == (parameter.ndim <= 1 or name in ("pos_embed", "cls_token")), name
 
 
-@pytest.mark.parametrize("sched", ["cosine", "constant"])
+@pytest.mark.parametrize("sched", ["cosine", pytest.param("wsd", marks=pytest.mark.slow), "constant"])
 def test_layer_decay_scales_the_learning_rate_by_depth(compose_config, sched):
     config = compose_config(
         *BARE, "optimizer.layer_decay=0.5", f"scheduler={sched}", "scheduler.warmup_epochs=1", "trainer.max_epochs=3"

@@ -79,7 +79,9 @@ class Watch(Probe):
 # What is trained
 
 
-@pytest.mark.parametrize("preset", ["deit_hard", "blocks"])
+@pytest.mark.parametrize(
+    "preset", [p if p in ("deit_hard", "blocks") else pytest.param(p, marks=pytest.mark.slow) for p in PRESETS]
+)
 def test_student_is_trained_and_teacher_is_not(distilled, preset):
     config = distilled(preset, "augment=deit3")
     start = weights_of(fit(distilled(preset, *STILL)).module.model)
@@ -170,7 +172,7 @@ def test_teacher_does_not_run_while_its_losses_have_no_weight(distilled, monkeyp
         assert probe.losses[step] == pytest.approx(total.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+@pytest.mark.parametrize("precision", [pytest.param("bf16-mixed", marks=pytest.mark.slow), "bf16-true", "64-true"])
 def test_teacher_has_the_students_precision(distilled, precision):
     overrides = ("augment=deit3", "+trainer.limit_train_batches=1", "distillation.soft.weight=1")
     exact = fit(distilled("blocks", *overrides))
@@ -204,7 +206,15 @@ def test_distillation_token_learns_from_the_teacher_and_class_token_from_labels(
 SAVED = (*FAKE, "logger=none", "trainer.max_epochs=2", "+trainer.limit_train_batches=2")
 
 
-@pytest.mark.parametrize(("preset", "callbacks"), [("deit_soft", "[default,ema]"), ("blocks", "default")])
+@pytest.mark.parametrize(
+    ("preset", "callbacks"),
+    [
+        ("deit_soft", "[default,ema]"),
+        ("blocks", "default"),
+        pytest.param("deit_soft", "default", marks=pytest.mark.slow),
+        pytest.param("blocks", "[default,ema]", marks=pytest.mark.slow),
+    ],
+)
 def test_checkpoint_holds_only_the_student(distilled, tmp_path, preset, callbacks, monkeypatch):
     narrow = ("model.embed_dim=12", f"callbacks={callbacks}")
     probe = fit(distilled(preset, *narrow, base=SAVED))
@@ -225,7 +235,7 @@ def test_checkpoint_holds_only_the_student(distilled, tmp_path, preset, callback
     assert metrics["val/loss"] == content["metrics"]["val/loss"]
 
 
-@pytest.mark.parametrize("callbacks", ["[default,ema]"])
+@pytest.mark.parametrize("callbacks", ["default", "[default,ema]"])
 @pytest.mark.slow
 def test_resumed_run_equals_the_uninterrupted_one(distilled, tmp_path, callbacks):
     recipe = (
