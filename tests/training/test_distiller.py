@@ -297,7 +297,7 @@ def test_two_processes_equal_one(distilled, tmp_path):
     one = fit(distilled("blocks", *recipe, *rest, base=SAVED))
     two = distilled("blocks", *recipe, *rest, "hardware=ddp_cpu", f"output_dir={tmp_path / 'two'}", base=SAVED)
     (tmp_path / "two").mkdir()
-    processes.launch("fvit.train", two, tmp_path / "two", processes=2)
+    processes.launch("fvit.train", two, tmp_path / "two", 2)
     content = torch.load(tmp_path / "two" / "checkpoints" / "last.ckpt", weights_only=True)
     for name, weight in one.module.state_dict().items():
         torch.testing.assert_close({**content["state_dict"], **content["matches"]}[name], weight, rtol=0, atol=1e-5)
