@@ -93,7 +93,7 @@ def test_the_command_composes(line):
             assert expand_grid(config["candidates"])
 
 
-def test_the_script_for_slurm_composes_and_goes_on_after_its_signal(monkeypatch):
+def test_the_script_for_slurm_composes_and_resumes_after_its_signal(monkeypatch):
     pages = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("hardware.md", "resume.md")]
     [script] = re.findall(r"^```\n(#!.*?)^```", pages[0], flags=re.MULTILINE | re.DOTALL)
     assert "#SBATCH" not in pages[0].replace(script, "") + pages[1]  # there is but one

@@ -83,7 +83,7 @@ def test_average_of_other_precisions(compose_config, precision):
     assert 0 <= probe.metrics["val_raw/acc1"] <= 1
 
 
-def test_resumed_average_goes_on_with_its_warm_up(compose_config, tmp_path):
+def test_resumed_average_continues_its_warm_up(compose_config, tmp_path):
     recipe = (*DIGITS, "logger=none", "callbacks=[default,ema]", *AVERAGED[2:], "scheduler=constant", "seed=3")
     recipe = (*recipe, "scheduler.warmup_epochs=0", "trainer.max_epochs=2")
     whole = fit(compose_config(*recipe, f"output_dir={tmp_path / 'whole'}")).module
