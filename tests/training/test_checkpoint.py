@@ -117,7 +117,7 @@ def test_compiling_renames_no_weight(compose_config):
 
 
 def test_evaluation_gives_the_recorded_metrics(compose_config, tmp_path):
-    fit(compose_config(*DIGITS, "logger=none", "trainer.max_epochs=3", "+trainer.limit_train_batches=4"))
+    fit(compose_config(*DIGITS, "logger=none", "trainer.max_epochs=2", "+trainer.limit_train_batches=4"))
     for name in ("best", "last"):
         path = tmp_path / "run" / "checkpoints" / f"{name}.ckpt"
         recorded = torch.load(path, weights_only=True)["metrics"]
@@ -175,11 +175,11 @@ def test_longer_run_resumes_on_its_own_schedule(compose_config, tmp_path):
     """As a finished run suggests: ckpt_path=…/last.ckpt trainer.max_epochs=…"""
     rates = ("optimizer.lr=2e-3", "scheduler.min_lr=1e-5")
     fit(compose_config(*SAVED, *rates))
-    longer = (*SAVED, *rates, "trainer.max_epochs=6")
+    longer = (*SAVED, *rates, "trainer.max_epochs=4")
     whole = fit(compose_config(*longer, "callbacks=none"))
     probe = fit(compose_config(*longer, f"ckpt_path={tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}"))
-    assert probe.trainer.global_step == whole.trainer.global_step == 6
-    assert len(probe.rates) == 4
+    assert probe.trainer.global_step == whole.trainer.global_step == 4
+    assert len(probe.rates) == 2
     assert [rate for rate, *_ in probe.rates] == pytest.approx([rate for rate, *_ in whole.rates[2:]])
 
 
