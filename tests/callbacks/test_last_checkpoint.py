@@ -23,7 +23,11 @@ class Saved(Probe):
         (["callbacks.last.every_n_train_steps=3"], [3, 6]),
         pytest.param(["callbacks.last.every_n_train_steps=2"], [2, 4, 6, 8], marks=pytest.mark.slow),
         pytest.param(["callbacks.last.every_n_minutes=60"], [], marks=pytest.mark.slow),
-        (["callbacks.last.every_n_train_steps=2", "+trainer.check_val_every_n_epoch=2"], [2, 6, 8]),
+        pytest.param(
+            ["callbacks.last.every_n_train_steps=2", "+trainer.check_val_every_n_epoch=2"],
+            [2, 6, 8],
+            marks=pytest.mark.slow,
+        ),
         (["callbacks.last.every_n_train_steps=3", "micro_batch_size=4"], [3, 6]),
         (["callbacks.last.every_n_minutes=1e-9"], [1, 2, 3, 4, 5, 6, 7, 8]),
         (["+trainer.val_check_interval=2"], [2, 6]),

@@ -51,7 +51,8 @@ def test_number_of_operators_does_not_depend_on_the_batch_size(compose_config):
     small, large = (
         emulate(
             lambda probe, size=size: fit(
-                compose_config(*RUN, "augment=deit", f"global_batch_size={size}", "+trainer.limit_train_batches=3"), probe
+                compose_config(*RUN, "augment=deit", f"global_batch_size={size}", "+trainer.limit_train_batches=3"),
+                probe,
             )
         )
         for size in (8, 16)
