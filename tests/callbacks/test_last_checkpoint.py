@@ -1,3 +1,6 @@
+import time
+from types import SimpleNamespace
+
 import pytest
 
 from fvit.callbacks.last_checkpoint import LastCheckpoint
@@ -37,6 +40,17 @@ def test_it_is_written_after_each_epoch_and_on_request_more_often(compose_config
     two = ("logger=none", "trainer.max_epochs=2", "~callbacks.best", "+trainer.limit_val_batches=1")
     probe = fit(compose_config(*FAKE, *two, *overrides), Saved())
     assert sorted(probe.steps) == sorted([(4, True), (8, True), *((step, False) for step in within)])
+
+
+def test_minutes_are_counted_since_the_last_checkpoint(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    callback = LastCheckpoint("folder", every_n_minutes=2)
+    trainer = SimpleNamespace(global_step=0, strategy=SimpleNamespace(broadcast=lambda due: due))
+    callback.on_train_start(trainer, None)
+    for seconds, due in ((119, False), (120, True)):
+        now[0] = seconds
+        assert callback._is_due(trainer) is due
 
 
 @pytest.mark.parametrize("option", ["every_n_train_steps", "every_n_minutes"])

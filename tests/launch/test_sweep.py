@@ -173,6 +173,13 @@ def test_a_killed_job_resumes_from_its_checkpoint(main, finished):
     assert [str(Path("swept/1/checkpoints/last.ckpt").resolve())] == RESUMED
 
 
+@pytest.mark.parametrize("status", ["finished", "pruned", "failed", "interrupted", "killed", "running"])
+def test_only_completed_jobs_are_skipped(tmp_path, status):
+    assert sweep.finished_metrics(tmp_path) is None
+    write_metrics(tmp_path, status, {"val/acc1": 0.5})
+    assert (sweep.finished_metrics(tmp_path) == {"val/acc1": 0.5}) == (status in ("finished", "pruned"))
+
+
 def test_jobs_that_were_not_started_are_listed(tmp_path):
     (tmp_path / "0" / ".hydra").mkdir(parents=True)
     (tmp_path / "0" / ".hydra" / "overrides.yaml").write_text("[seed=0]")
