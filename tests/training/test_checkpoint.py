@@ -345,7 +345,7 @@ def test_run_resumes_and_evaluates_from_a_wrapped_checkpoint_with_numbers_of_num
     fit(compose_config(*SAVED))
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     content = torch.load(path, weights_only=True)
-    metrics = {name: np.float32(value) for name, value in {**content["metrics"], "val/f1": 0.5}.items()}
+    metrics = {name: np.float32(value) for name, value in content["metrics"].items()} | {"val/f1": 0.5}
     wrapped = {name.replace("model.", "model._orig_mod.", 1): weight for name, weight in content["state_dict"].items()}
     torch.save({**content, "state_dict": wrapped, "metrics": metrics}, path)
     assert evaluation(path, tmp_path / "eval")["val/loss"] == pytest.approx(content["metrics"]["val/loss"], rel=1e-6)
