@@ -22,6 +22,9 @@ def register() -> None:
     OmegaConf.register_new_resolver("fvit.mechanism", _mechanism, replace=True)
     OmegaConf.register_new_resolver("fvit.settings", _settings, replace=True)
     OmegaConf.register_new_resolver("fvit.job_type", _job_type, replace=True)
+    OmegaConf.register_new_resolver("fvit.unset", _unset, replace=True)
+    # Where nothing is trained there are no initial weights; fvit.train replaces it.
+    OmegaConf.register_new_resolver("fvit.weights", lambda key, default: default, replace=True)
 
 
 def _mechanism(*, _root_: DictConfig) -> str:
@@ -39,6 +42,10 @@ def _settings(*, _root_: DictConfig) -> str:
 def _job_type() -> str:
     """Debug runs are no training runs."""
     return "debug" if HydraConfig.initialized() and HydraConfig.get().runtime.choices.get("debug") else "train"
+
+
+def _unset(key: str, *, _root_: DictConfig) -> bool:
+    return OmegaConf.select(_root_, key) is None
 
 
 def _groups() -> str:

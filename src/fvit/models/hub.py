@@ -1,14 +1,20 @@
-"""Weights on the Hugging Face hub: found in the cache, or refused at once where the hub cannot be reached."""
+"""Where weights lie: known to timm, in a folder, or on the Hugging Face hub, refused at once if that is out of reach."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import timm
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-from timm.models import load_model_config_from_hf, load_model_config_from_path, parse_model_name
-from timm.models._hub import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME, hf_split
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from timm.models import load_model_config_from_hf, parse_model_name
+from timm.models._hub import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME, hf_split, load_model_config_from_path
+
+from fvit.models.spec import as_config
 
 _SECONDS = 5.0  # for the first answer; the hub's own client tries again for more than a minute
 
 
-def source_of(name: str) -> tuple[str, dict, dict]:
+def source_of(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """What a name with a source stands for, ``hf-hub:OWNER/NAME`` or ``local-dir:FOLDER``, or one that timm knows.
 
     Returns:
@@ -57,3 +63,35 @@ def check_reachable(model_id: str, *files: str) -> None:
             f"{repository} is not in the cache ({constants.HF_HUB_CACHE}), and {constants.ENDPOINT} cannot be reached "
             f"({type(error).__name__})"
         ) from error
+
+
+def resolved(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The `model` options of `fvit.training.Classifier`, so that a checkpoint with them needs neither hub nor folder.
+
+    A name with a source becomes that of its architecture, with the arguments that are recorded there; a folder that
+    `fvit-export` wrote for exchanged attention becomes `init_from`.
+    """
+    if ":" not in model["name"]:
+        return dict(model)
+    architecture, config, recorded = source_of(model["name"])
+    arguments = {key: value for key, value in recorded.items() if key not in ("img_size", "num_classes", "in_chans")}
+    if architecture != "exchanged":
+        overlay = {**config, **(model.get("pretrained_cfg_overlay") or {})}
+        found = {**arguments, **model, "name": architecture}
+        return found | ({"pretrained_cfg_overlay": overlay} if model.get("pretrained") else {})
+    attention = arguments.pop("attention", "additive")
+    own = {"attention": as_config(attention), "blocks": arguments.pop("blocks", None)}
+    found = {**arguments, **model, "name": arguments.pop("host", "vit_tiny_patch16_224")}
+    found.pop("host", None)
+    if model.get("attention", {"name": "native"})["name"] == "native":
+        found |= own
+    if model.get("pretrained"):
+        found |= {"pretrained": False, "init_from": str(_weights_file(config))}
+    return found
+
+
+def _weights_file(config: Mapping[str, Any]) -> Path:
+    if config["source"] == "local-dir":
+        return Path(config["file"]) / HF_SAFE_WEIGHTS_NAME
+    repository, revision = hf_split(config["hf_hub_id"])
+    return Path(hf_hub_download(repository, HF_SAFE_WEIGHTS_NAME, revision=revision))
