@@ -1,4 +1,4 @@
-"""Where weights lie: known to timm, in a folder, or on the Hugging Face hub, refused at once if that is out of reach."""
+"""Where weights lie: known to timm, in a folder or on the Hugging Face hub, refused at once if that is out of reach."""
 
 from collections.abc import Mapping
 from pathlib import Path

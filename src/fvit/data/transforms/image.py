@@ -106,18 +106,19 @@ class EvalTransform:
     def __call__(self, data: bytes | np.ndarray, rng: random.Random | None = None) -> Tensor:
         """Map an encoded image to uint8 [H, W, 3]; `rng` is not used."""
         pixels = self.decoder(data)  # in full: a crop decode would shift the resampling grid
-        (height, width), (least_height, least_width) = pixels.shape[:2], self.least
-        # As in torchvision, the longer side is truncated and the crop's corner rounded.
-        if height * least_width > width * least_height:
-            size = int(least_width * height / width), least_width
-        else:
-            size = least_height, int(least_height * width / height)
+        size = self._covering(*pixels.shape[:2])
         pixels = resize(pixels, *size, self.interpolation)
-        (rows, columns), (top, left) = (
-            self.img_size,
-            (round((side - kept) / 2) for side, kept in zip(size, self.img_size, strict=True)),
-        )
+        rows, columns = self.img_size
+        top, left = (round((side - kept) / 2) for side, kept in zip(size, self.img_size, strict=True))
         return pixels[top : top + rows, left : left + columns]
+
+    def _covering(self, height: int, width: int) -> tuple[int, int]:
+        """The size of an image of this shape that just covers `least`: rounded as in torchvision, or in timm."""
+        rows, columns = self.least
+        rounded = int if rows == columns else round
+        if height * columns > width * rows:
+            return rounded(columns * height / width), columns
+        return rows, rounded(rows * width / height)
 
 
 def random_box(
