@@ -1,12 +1,9 @@
 """fvit-train: train a vision transformer with exchangeable attention."""
 
-import functools
-import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
-
+from fvit import data_defaults
 from fvit.config.batch_plan import plan_batches
 from fvit.config.schemas.train import Train
 from fvit.launch import cli, resume
@@ -17,7 +14,7 @@ if TYPE_CHECKING:
     from fvit.data import ImageDataModule
     from fvit.training import Classifier
 
-
+data_defaults.register()
 log = logging.getLogger(__name__)
 
 # The learning rates from which on a recipe is one for random weights: of SGD, and of optimizers with adaptive steps.
@@ -48,7 +45,6 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     from fvit.training.trainer import build_trainer, results
 
     keep_freed_memory()
-    warn_of_recipe(config)
     if config["ckpt_path"] == resume.LAST:
         config = resume.find_checkpoint(config)
     seed_everything(config["seed"], workers=True, verbose=False)
@@ -63,6 +59,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     with RunDir(config, trainer) as run:
         run.log_start(data, cost.metrics())
         if trainer.is_global_zero:
+            warn_of_recipe(config)
             print_plan(config, cost, plan, data, [*budget, *module.facts()])
             print_exchange(config["model"], exchange_rows(module.model))
         # Ranks build the same model, then draw different augmentations and dropout.
@@ -72,24 +69,6 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     if trainer.is_global_zero:
         print_results(config["title"], metrics, run.seconds, run.path, config["trainer"]["max_epochs"])
     return metrics
-
-
-def of_weights(key: str, default: Any, *, _root_: DictConfig) -> Any:
-    """``${fvit.weights:key,default}``: from the data configuration of the weights from which the model starts."""
-    model = OmegaConf.select(_root_, "model")
-    if model is None or OmegaConf.is_missing(model, "name") or not (model.get("pretrained") or model.get("init_from")):
-        return default
-    return _data_config(json.dumps(OmegaConf.to_container(model, resolve=True))).get(key, default)
-
-
-@functools.lru_cache(maxsize=1)
-def _data_config(model: str) -> dict[str, Any]:
-    from fvit.training.initial import weights_data_config
-
-    return weights_data_config(json.loads(model))
-
-
-OmegaConf.register_new_resolver("fvit.weights", of_weights, replace=True)
 
 
 def warn_of_recipe(config: dict[str, Any]) -> None:

@@ -83,8 +83,9 @@ def test_hub_out_of_reach_is_one_line_at_once(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("fvit.models.hub.hf_hub_url", lambda *args, **options: "http://127.0.0.1:9/file")
     start = time.monotonic()
+    with pytest.raises(ConnectionError, match="cannot be reached"):
+        check_reachable("timm/vit_tiny_patch16_224.augreg_in21k")
     for call in (
-        lambda: check_reachable("timm/vit_tiny_patch16_224.augreg_in21k"),
         lambda: data_config("hf-hub:owner/name"),
         lambda: build("vit_tiny_patch16_224.augreg_in21k", 32, 5, pretrained=True, **SHAPE),
     ):

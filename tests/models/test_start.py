@@ -72,9 +72,10 @@ def test_an_attention_of_the_same_kind_is_kept_whole_in_other_blocks(attention):
 
 
 def test_keep_of_which_nothing_can_be_transferred_is_refused():
-    _, weights = trained("linear", "0-1")
+    pooled = dict(class_token=False, global_pool="avg")
+    _, weights = trained("linear", "0-1", **pooled)
     with pytest.raises(ValueError, match=r"keep=\['q'\]: none of these can be transferred"):
-        started((48, 32), "identity", **weights, keep=["q"])
+        started((48, 32), "identity", **weights, **pooled, keep=["q"])
 
 
 @pytest.mark.parametrize("size", [64, (32, 64)])

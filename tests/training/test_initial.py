@@ -5,6 +5,7 @@ import json
 import pytest
 import timm
 import torch
+import yaml
 from timm.models import save_for_hf
 
 from fvit.data import ImageDataModule
@@ -56,10 +57,10 @@ def test_what_is_set_stays(compose_config):
     assert found["std"] == [0.229, 0.224, 0.225]
 
 
-@pytest.mark.parametrize("data", ["digits", "cifar10", "imagenet", "folder", "imagenette"])
-def test_without_weights_each_dataset_has_its_own(compose_config, data):
-    assert preparation(compose_config(f"data={data}"))["img_size"] == (32 if data in ("digits", "cifar10") else 224)
-    assert preparation(compose_config("data=digits"))["mean"] == [0.5, 0.5, 0.5]
+def test_without_weights_each_dataset_has_its_own(compose_config):
+    digits, folder = (preparation(compose_config(f"data={data}")) for data in ("digits", "folder"))
+    assert (digits["img_size"], digits["crop_pct"], digits["mean"]) == (32, 1.0, [0.5, 0.5, 0.5])
+    assert (folder["img_size"], folder["crop_pct"], folder["mean"]) == (224, 0.875, [0.485, 0.456, 0.406])
 
 
 def test_images_are_prepared_as_for_a_folder_an_exported_file_and_a_run(compose_config, folder):
@@ -194,3 +195,13 @@ def test_data_has_the_height_and_width_that_are_asked_for():
     resident = ImageDataModule("digits", [48, 32], 8, resident=True, augment={"transform": {"no_aug": False}})
     crops = next(iter(resident.train_dataloader())).images
     assert resident.resident[True].take(crops).shape == (8, 48, 32, 3)
+
+
+def test_a_run_that_resumes_keeps_the_images_that_it_had(compose_config, folder, tmp_path):
+    """Without the weights from which it started."""
+    started = compose_config(*MODEL, "data=digits", f"model.init_from={folder / 'model.safetensors'}")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(started))
+    again = compose_config(*MODEL, "data=digits", "ckpt_path=last")
+    assert preparation(again) == preparation(started) == {**DATA, "img_size": [48, 32]}
+    assert preparation(compose_config(*MODEL, "data=folder", "ckpt_path=last"))["img_size"] == 224

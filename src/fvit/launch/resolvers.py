@@ -23,7 +23,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("fvit.settings", _settings, replace=True)
     OmegaConf.register_new_resolver("fvit.job_type", _job_type, replace=True)
     OmegaConf.register_new_resolver("fvit.unset", _unset, replace=True)
-    # Where nothing is trained there are no initial weights; fvit.train replaces it.
+    # Where nothing is trained there are no initial weights; `fvit.data_defaults` replaces it for fvit-train.
     OmegaConf.register_new_resolver("fvit.weights", lambda key, default: default, replace=True)
 
 

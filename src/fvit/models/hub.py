@@ -34,13 +34,13 @@ def source_of(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
             tags = ", ".join(sorted(timm.list_pretrained(f"{name.partition('.')[0]}.*")))
             raise ValueError(f"timm has no weights {name}; it has {tags or 'none of this model'}") from error
         return name, config.to_dict() if config else {}, {}
-    if source == "hf-hub":
-        check_reachable(model_id, "config.json")
-    read = load_model_config_from_hf if source == "hf-hub" else load_model_config_from_path
     try:
+        if source == "hf-hub":
+            check_reachable(model_id, "config.json")
+        read = load_model_config_from_hf if source == "hf-hub" else load_model_config_from_path
         config, architecture, arguments = read(model_id)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"model.name={name}: there is no such model ({' '.join(str(error).split())[:200]})") from error
+        raise ValueError(f"there is no model {name}: {' '.join(str(error).split())[:300]}") from error
     return architecture, config, arguments
 
 
@@ -48,7 +48,7 @@ def check_reachable(model_id: str, *files: str) -> None:
     """Check that one of a repository's files is in the cache, or that the hub answers.
 
     Raises:
-        ValueError: neither; the message is one line.
+        ConnectionError: neither; the message is one line.
     """
     repository, revision = hf_split(model_id)
     files = files or (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
@@ -59,7 +59,7 @@ def check_reachable(model_id: str, *files: str) -> None:
     except Exception as error:  # of whichever HTTP client the hub uses
         if getattr(error, "response", None) is not None:
             return  # an answer: what is missing or forbidden, timm's own request will say
-        raise ValueError(
+        raise ConnectionError(
             f"{repository} is not in the cache ({constants.HF_HUB_CACHE}), and {constants.ENDPOINT} cannot be reached "
             f"({type(error).__name__})"
         ) from error
