@@ -1,4 +1,4 @@
-"""``${fvit.weights:KEY,DEFAULT}`` in conf/data/: how the images were prepared for the weights from which a run starts."""
+"""``${fvit.weights:KEY,DEFAULT}`` in conf/data/: how images were prepared for the weights from which a run starts."""
 
 import functools
 import json
@@ -7,18 +7,22 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from fvit.launch.resolvers import node
+
 
 def register() -> None:
     """Make it known to OmegaConf in place of the resolver of `fvit.launch.resolvers`, which knows no weights."""
-    OmegaConf.register_new_resolver("fvit.weights", _of_weights, replace=True)
+    OmegaConf.register_new_resolver(
+        "fvit.weights", lambda key, default, *, _root_: node(_of_weights(key, default, _root_)), replace=True
+    )
 
 
-def _of_weights(key: str, default: Any, *, _root_: DictConfig) -> Any:
+def _of_weights(key: str, default: Any, root: DictConfig) -> Any:
     """As the resumed run had it, else as the weights want it, else as the dataset's configuration has it."""
-    if (path := OmegaConf.select(_root_, "ckpt_path")) is not None:
-        recorded = _recorded(_run_directory(str(path), _root_))
-        return recorded.get(key, default) if recorded.get("name") == OmegaConf.select(_root_, "data.name") else default
-    model = OmegaConf.select(_root_, "model")
+    if (path := OmegaConf.select(root, "ckpt_path")) is not None:
+        recorded = _recorded(_run_directory(str(path), root))
+        return recorded.get(key, default) if recorded.get("name") == OmegaConf.select(root, "data.name") else default
+    model = OmegaConf.select(root, "model")
     if model is None or OmegaConf.is_missing(model, "name") or not (model.get("pretrained") or model.get("init_from")):
         return default
     return _prepared_for(json.dumps(OmegaConf.to_container(model, resolve=True))).get(key, default)

@@ -8,7 +8,7 @@ import torch
 from timm.models import save_for_hf
 
 from fvit.models import build, data_config
-from fvit.models.hub import check_reachable, resolved
+from fvit.models.hub import resolved
 
 from .small import SMALL
 
@@ -83,8 +83,6 @@ def test_hub_out_of_reach_is_one_line_at_once(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("fvit.models.hub.hf_hub_url", lambda *args, **options: "http://127.0.0.1:9/file")
     start = time.monotonic()
-    with pytest.raises(ConnectionError, match="cannot be reached"):
-        check_reachable("timm/vit_tiny_patch16_224.augreg_in21k")
     for call in (
         lambda: data_config("hf-hub:owner/name"),
         lambda: build("vit_tiny_patch16_224.augreg_in21k", 32, 5, pretrained=True, **SHAPE),
@@ -95,10 +93,14 @@ def test_hub_out_of_reach_is_one_line_at_once(monkeypatch, tmp_path):
     assert time.monotonic() - start < 10
 
 
-def test_weights_in_the_cache_need_no_hub(monkeypatch, tmp_path):
+def test_files_in_the_cache_need_no_hub(monkeypatch, folder):
     def fail(*args, **options):
         raise AssertionError("the hub was asked")
 
+    path = folder[0].partition(":")[2]
     monkeypatch.setattr("fvit.models.hub.get_hf_file_metadata", fail)
-    monkeypatch.setattr("fvit.models.hub.try_to_load_from_cache", lambda *args, **options: str(tmp_path))
-    check_reachable("owner/name")
+    monkeypatch.setattr("fvit.models.hub.try_to_load_from_cache", lambda *args, **options: path)
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", lambda repo_id, filename, **options: f"{path}/{filename}")
+    assert data_config("hf-hub:owner/name") == {**DATA, "img_size": 32}
+    images = torch.randn(1, 3, 32, 32)
+    assert torch.equal(build("hf-hub:owner/name", 32, 5, pretrained=True).eval()(images), folder[1](images))

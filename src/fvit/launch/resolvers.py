@@ -2,6 +2,7 @@
 
 import secrets
 import textwrap
+from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -24,7 +25,12 @@ def register() -> None:
     OmegaConf.register_new_resolver("fvit.job_type", _job_type, replace=True)
     OmegaConf.register_new_resolver("fvit.unset", _unset, replace=True)
     # Where nothing is trained there are no initial weights; `fvit.data_defaults` replaces it for fvit-train.
-    OmegaConf.register_new_resolver("fvit.weights", lambda key, default: default, replace=True)
+    OmegaConf.register_new_resolver("fvit.weights", lambda key, default: node(default), replace=True)
+
+
+def node(value: Any) -> Any:
+    """What a resolver may return in place of `value`: a list must be one of OmegaConf's."""
+    return OmegaConf.create(value) if isinstance(value, list) else value
 
 
 def _mechanism(*, _root_: DictConfig) -> str:

@@ -18,7 +18,7 @@ from fvit.attention.base import Size
 from fvit.models.backbones.backbone import Backbone
 from fvit.models.backbones.released import ARGUMENTS
 from fvit.models.exchange import exchange
-from fvit.models.hub import check_reachable, source_of
+from fvit.models.hub import impatient, source_of
 from fvit.models.spec import AttentionSpec, BlockSpec
 from fvit.models.start import Source, start
 from fvit.models.weights import read_file, weights_in
@@ -103,9 +103,7 @@ def _load(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
     if pretrained and (file := overlay.get("file")) is not None and not Path(file).is_dir():
         options["pretrained_cfg_overlay"] = {**overlay, "state_dict": _read_pretrained(name, Path(file))}
     try:
-        if pretrained and config.get("hf_hub_id") and not config.get("file"):
-            check_reachable(config["hf_hub_id"], *filter(None, [config.get("hf_hub_filename")]))
-        with torch.serialization.safe_globals(ARGUMENTS):
+        with torch.serialization.safe_globals(ARGUMENTS), impatient():
             model = timm.create_model(name, pretrained=pretrained, **options)
         if isinstance(getattr(model, "pretrained_cfg", None), dict):
             model.pretrained_cfg.pop("state_dict", None)  # copies of the model would copy it

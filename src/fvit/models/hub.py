@@ -1,13 +1,14 @@
 """Where weights lie: known to timm, in a folder or on the Hugging Face hub, refused at once if that is out of reach."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import timm
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-from timm.models import load_model_config_from_hf, parse_model_name
-from timm.models._hub import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME, hf_split, load_model_config_from_path
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from timm.models import _hub, parse_model_name
+from timm.models._hub import HF_SAFE_WEIGHTS_NAME
 
 from fvit.models.spec import as_config
 
@@ -35,30 +36,44 @@ def source_of(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
             raise ValueError(f"timm has no weights {name}; it has {tags or 'none of this model'}") from error
         return name, config.to_dict() if config else {}, {}
     try:
-        if source == "hf-hub":
-            check_reachable(model_id, "config.json")
-        read = load_model_config_from_hf if source == "hf-hub" else load_model_config_from_path
-        config, architecture, arguments = read(model_id)
+        with impatient():
+            read = _hub.load_model_config_from_hf if source == "hf-hub" else _hub.load_model_config_from_path
+            config, architecture, arguments = read(model_id)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"there is no model {name}: {' '.join(str(error).split())[:300]}") from error
     return architecture, config, arguments
 
 
-def check_reachable(model_id: str, *files: str) -> None:
-    """Check that one of a repository's files is in the cache, or that the hub answers.
+@contextmanager
+def impatient() -> Iterator[None]:
+    """In its body, timm fetches from the hub what is in the cache or on a hub that answers, and tries nothing else.
+
+    timm has no option for it, and the hub's client repeats a first request for more than a minute.
 
     Raises:
-        ConnectionError: neither; the message is one line.
+        ConnectionError: in its body, where a file is neither; the message is one line.
     """
-    repository, revision = hf_split(model_id)
-    files = files or (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
-    if any(isinstance(try_to_load_from_cache(repository, file, revision=revision), str) for file in files):
+    fetch = _hub.hf_hub_download
+
+    def fetch_if_reachable(repo_id: str, filename: str, **options: Any) -> str:
+        _check_reachable(repo_id, filename, options.get("revision"))
+        return fetch(repo_id, filename=filename, **options)
+
+    _hub.hf_hub_download = fetch_if_reachable
+    try:
+        yield
+    finally:
+        _hub.hf_hub_download = fetch
+
+
+def _check_reachable(repository: str, filename: str, revision: str | None) -> None:
+    if isinstance(try_to_load_from_cache(repository, filename, revision=revision), str):
         return
     try:
-        get_hf_file_metadata(hf_hub_url(repository, files[0], revision=revision), timeout=_SECONDS)
+        get_hf_file_metadata(hf_hub_url(repository, filename, revision=revision), timeout=_SECONDS)
     except Exception as error:  # of whichever HTTP client the hub uses
         if getattr(error, "response", None) is not None:
-            return  # an answer: what is missing or forbidden, timm's own request will say
+            return  # an answer: what is missing or forbidden, the client will say
         raise ConnectionError(
             f"{repository} is not in the cache ({constants.HF_HUB_CACHE}), and {constants.ENDPOINT} cannot be reached "
             f"({type(error).__name__})"
@@ -93,5 +108,5 @@ def resolved(model: Mapping[str, Any]) -> dict[str, Any]:
 def _weights_file(config: Mapping[str, Any]) -> Path:
     if config["source"] == "local-dir":
         return Path(config["file"]) / HF_SAFE_WEIGHTS_NAME
-    repository, revision = hf_split(config["hf_hub_id"])
-    return Path(hf_hub_download(repository, HF_SAFE_WEIGHTS_NAME, revision=revision))
+    with impatient():
+        return Path(_hub.download_from_hf(config["hf_hub_id"], HF_SAFE_WEIGHTS_NAME))
