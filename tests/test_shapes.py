@@ -53,7 +53,7 @@ def test_export_takes_the_same_shape(run, form):
 def test_costs_of_shapes(tmp_path):
     given = ("attention=softmax,linear", "model=vit_atto", "res=[[48,32],32]", "what=[params,macs,latency]", "runs=3")
     assert call(tmp_path, "bench", *given, "seconds=0.1", f"output_dir={tmp_path / 'out'}", "quiet=true") == 0
-    rows = list(csv.DictReader((tmp_path / "out" / "bench.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "bench.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["res"] for row in rows] == ["48×32", "48×32", "32", "32"]
     assert [row["tokens"] for row in rows] == ["24", "24", "16", "16"]
     assert all(row["status"] == "ok" for row in rows)
