@@ -17,14 +17,15 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+import fvit
 from fvit.config.errors import RunError, did_you_mean
 from fvit.config.legacy import migrate_checkpoint, model_options
 from fvit.models import attention_spec, build
+from fvit.models.hosts import ignore_rope
 from fvit.models.hub import resolved
-from fvit.models.start import load_weights
 from fvit.models.weights import unwrapped
 from fvit.training.classes import order_pretrained_head
-from fvit.training.initial import initial_weights, start_facts
+from fvit.training.initial import initial_weights, load_all, start_facts
 from fvit.training.losses import build_loss
 from fvit.training.sharding import numbered_by_model, shard
 
@@ -106,10 +107,7 @@ class Classifier(LightningModule):
         parameters = trained if img_size is None else {**trained, "img_size": img_size}
         module = cls(**{name: parameters[name] for name in inspect.signature(cls).parameters if name in parameters})
         module.on_load_checkpoint(content)
-        weights = {name.removeprefix("model."): weight for name, weight in content["state_dict"].items()}
-        transfer = load_weights(module.model, weights, img_size=trained["img_size"])
-        if transfer.initialised or transfer.unused:
-            raise ValueError(f"the weights do not fit images of {parameters['img_size']} px: {transfer}")
+        load_all(module.model, content["state_dict"], trained["img_size"])
         return module
 
     def select(self, outputs: Sequence[int] | None) -> None:
@@ -256,6 +254,7 @@ class Classifier(LightningModule):
         checkpoint["lr_schedulers"] = [{} for _ in checkpoint["lr_schedulers"]]
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         checkpoint["metrics"] = self.earlier_metrics | metrics
+        checkpoint["fvit_version"] = fvit.__version__
         checkpoint["classes"] = getattr(self.trainer.datamodule, "classes", self.classes)
         hyper_parameters = dict(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
         hyper_parameters["model"] = {**hyper_parameters["model"], "pretrained": False, "init_from": None}
@@ -263,6 +262,8 @@ class Classifier(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         migrate_checkpoint(checkpoint)  # before callbacks look for their states
+        if "fvit_version" not in checkpoint:
+            ignore_rope(self.model)
         if "state_dict" in checkpoint:  # a sharded one is read in place
             checkpoint["state_dict"] = unwrapped(checkpoint["state_dict"])
         self.classes = self.classes or checkpoint.get("classes")

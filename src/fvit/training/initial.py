@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from fvit.attention.base import Size
 from fvit.config.legacy import migrate_checkpoint
+from fvit.config.wording import pixels
 from fvit.models import attention_spec, data_config
 from fvit.models.hub import source_of
-from fvit.models.start import Source
+from fvit.models.start import Source, load_weights
 from fvit.models.weights import read_file, unwrapped, weights_in
 from fvit.training.checkpoint import find, is_ours
 from fvit.training.classes import counterparts
@@ -67,6 +69,20 @@ def weights_data_config(model: Mapping[str, Any]) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         pass  # there are no such weights, which building the model reports
     return {}
+
+
+def load_all(model: nn.Module, weights: Mapping[str, Tensor], img_size: int | Size) -> None:
+    """Load the `state_dict` of a checkpoint, whose images had `img_size` pixels, resampled to those of `model`.
+
+    Raises:
+        ValueError: a weight is missing, does not fit, or is one too many.
+    """
+    weights = {name.removeprefix("model."): weight for name, weight in weights.items()}
+    transfer = load_weights(model, weights, img_size=img_size)
+    if transfer.initialised or transfer.unused:
+        raise ValueError(
+            f"the checkpoint's weights, for images of {pixels(img_size)}, do not fit the model: {transfer}"
+        )
 
 
 def start_facts(options: Mapping[str, Any], model: nn.Module) -> list[tuple[str, str]]:
