@@ -14,6 +14,7 @@ from fvit.config.schemas.fields import (
     Count,
     Decoder,
     Fraction,
+    ImgSize,
     Loggers,
     NonNegative,
     Open,
@@ -114,7 +115,7 @@ class Augment(Strict):
 
 class Data(Open):
     name: str
-    img_size: Positive | tuple[Positive, Positive]
+    img_size: ImgSize
     crop_pct: PositiveFraction
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
     mean: tuple[float, float, float]
