@@ -66,8 +66,8 @@ def test_without_weights_each_dataset_has_its_own(compose_config):
 def test_images_are_prepared_as_for_a_folder_an_exported_file_and_a_run(compose_config, folder):
     weights = (f"model.name=local-dir:{folder}", "model.pretrained=true")
     assert preparation(compose_config("model=timm", *weights)) == {**DATA, "img_size": [48, 32]}
-    config = compose_config(*MODEL, f"model.init_from={folder / 'model.safetensors'}")
-    assert preparation(config) == {**DATA, "img_size": [48, 32]}
+    for place in (folder, folder / "model.safetensors"):
+        assert preparation(compose_config(*MODEL, f"model.init_from={place}")) == {**DATA, "img_size": [48, 32]}
 
 
 def test_weights_that_are_nowhere_are_reported_when_the_model_is_built(compose_config, tmp_path):
@@ -174,7 +174,7 @@ def test_exported_file_describes_its_attention(compose_config, folder, tmp_path)
         return Classifier(model=model, img_size=(32, 48), num_classes=5, classes=list("abcde"), **parts).model
 
     for found in (
-        start(init_from=str(tmp_path / "out" / "model.safetensors"), attention={"name": "gated"}),
+        start(init_from=str(tmp_path / "out"), attention={"name": "gated"}),
         start(name=f"local-dir:{tmp_path / 'out'}", pretrained=True),
     ):
         assert not found.weight_transfer.initialised

@@ -28,7 +28,8 @@ def initial_weights(path: str | Path, model: Mapping[str, Any], classes: Sequenc
     """The arguments with which `fvit.models.build` starts from the weights of another run, or of another project.
 
     Args:
-        path: a checkpoint, a run directory (its best one) or a file of weights that `fvit.models.weights` reads.
+        path: a checkpoint, a run directory (its best one), a file of weights that `fvit.models.weights` reads, or a
+            folder of `fvit-export` or timm.
         model: the model arguments of `Classifier`.
         classes: of the dataset; None if they are unknown.
 
@@ -36,7 +37,7 @@ def initial_weights(path: str | Path, model: Mapping[str, Any], classes: Sequenc
         FileNotFoundError: there is no such file.
         ValueError: it cannot be read, or holds no weights.
     """
-    file = find(path, key=_KEY)
+    file = _find(path)
     content = read_file(file)
     if is_ours(content):
         migrate_checkpoint(content)
@@ -64,7 +65,7 @@ def weights_data_config(model: Mapping[str, Any]) -> dict[str, Any]:
         if model.get("pretrained"):
             return data_config(model["name"], model.get("pretrained_cfg_overlay"))
         if model.get("init_from"):
-            file = find(model["init_from"], key=_KEY)
+            file = _find(model["init_from"])
             return _recorded(file, file.stat().st_mtime_ns)
     except (FileNotFoundError, ValueError):
         pass  # there are no such weights, which building the model reports
@@ -105,6 +106,11 @@ def _recorded(file: Path, modified: int) -> dict[str, Any]:
         data = content.get("datamodule_hyper_parameters", {})
         return {key: data[key] for key in ("img_size", "crop_pct", "interpolation", "mean", "std") if key in data}
     return data_config(f"local-dir:{file.parent}") if _exported(file) else {}
+
+
+def _find(path: str | Path) -> Path:
+    exported = Path(path).expanduser() / "model.safetensors"
+    return exported if exported.is_file() else find(path, key=_KEY)
 
 
 def _source(parameters: Mapping[str, Any], model: Mapping[str, Any]) -> Source | None:
