@@ -205,3 +205,18 @@ def test_a_run_that_resumes_keeps_the_images_that_it_had(compose_config, folder,
     again = compose_config(*MODEL, "data=digits", "ckpt_path=last")
     assert preparation(again) == preparation(started) == {**DATA, "img_size": [48, 32]}
     assert preparation(compose_config(*MODEL, "data=folder", "ckpt_path=last"))["img_size"] == 224
+
+
+def test_weights_that_were_trained_without_rotary_positions_stay_without(compose_config):
+    """In checkpoints of earlier versions softmax attention ignored those of EVA."""
+    shape = dict(name="eva02_tiny_patch14_224", patch_size=8, embed_dim=24, depth=2, num_heads=3)
+    parts = {key: compose_config("data=digits")[key] for key in ("optimizer", "scheduler", "loss")}
+    module = Classifier(model={**shape, "attention": {"name": "softmax"}}, img_size=32, num_classes=5, **parts).eval()
+    torch.nn.init.normal_(module.model.blocks[0].attn.mechanism.qkv.weight, std=0.5)
+    images = torch.randn(2, 3, 32, 32)
+    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+    turned = module(images)
+    assert torch.equal(Classifier.restore({**content, "format": 2}).eval()(images), turned)
+    module.model.rope = None
+    assert not torch.equal(module(images), turned)
+    torch.testing.assert_close(Classifier.restore(content).eval()(images), module(images))

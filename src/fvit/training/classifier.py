@@ -17,9 +17,8 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-import fvit
 from fvit.config.errors import RunError, did_you_mean
-from fvit.config.legacy import migrate_checkpoint, model_options
+from fvit.config.legacy import FORMAT, migrate_checkpoint, model_options
 from fvit.models import attention_spec, build
 from fvit.models.hosts import ignore_rope
 from fvit.models.hub import resolved
@@ -254,7 +253,7 @@ class Classifier(LightningModule):
         checkpoint["lr_schedulers"] = [{} for _ in checkpoint["lr_schedulers"]]
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         checkpoint["metrics"] = self.earlier_metrics | metrics
-        checkpoint["fvit_version"] = fvit.__version__
+        checkpoint["format"] = FORMAT
         checkpoint["classes"] = getattr(self.trainer.datamodule, "classes", self.classes)
         hyper_parameters = dict(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
         hyper_parameters["model"] = {**hyper_parameters["model"], "pretrained": False, "init_from": None}
@@ -262,7 +261,7 @@ class Classifier(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         migrate_checkpoint(checkpoint)  # before callbacks look for their states
-        if "fvit_version" not in checkpoint:
+        if checkpoint.get("format", 1) < FORMAT:
             ignore_rope(self.model)
         if "state_dict" in checkpoint:  # a sharded one is read in place
             checkpoint["state_dict"] = unwrapped(checkpoint["state_dict"])
