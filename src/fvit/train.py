@@ -77,8 +77,8 @@ def warn_of_recipe(config: dict[str, Any]) -> None:
     largest = _FROM_SCRATCH["sgd" in optimizer["opt"]]
     if config["model"].get("pretrained") and optimizer["lr"] >= largest and optimizer["layer_decay"] is None:
         log.warning(
-            "optimizer.lr=%g without layer decay is a recipe for random weights and undoes pretrained ones; "
-            "experiment=finetune is one for these",
+            "optimizer.lr=%g without layer decay is a recipe for random weights; experiment=finetune is one for these, "
+            "with small steps that decay towards the input",
             optimizer["lr"],
         )
 
