@@ -122,11 +122,13 @@ def test_every_model_maps_images_to_logits(compose_config, option):
 @pytest.mark.parametrize("option", _options("experiment"))
 def test_every_experiment_builds_at_its_resolution_and_starts_with_its_source(compose_config, option):
     extra = [*_needs(option), "model.init_from=null"] if option in WITH_TEACHER else []
+    if option == "finetune":
+        extra = ["model.name=deit_tiny_patch16_224", "model.pretrained=false"]
     config = compose_config(f"experiment={option}", *extra)
     size = config["data"]["img_size"]
     module = _meta_classifier(config, num_classes=1000)
     assert module(torch.empty(1, 3, size, size, device="meta")).shape == (1, 1000)
-    assert size == (384 if option.endswith("imagenet") else 224 if option.endswith("deit") else 32)
+    assert size == (384 if option.endswith("imagenet") else 224 if option.endswith(("deit", "finetune")) else 32)
     text = (conf_dir() / "experiment" / f"{option}.yaml").read_text()
     head = text.splitlines()[1:4]
     assert [line.split()[1] for line in head] == ["source", "hardware", "expected"]

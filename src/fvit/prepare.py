@@ -82,6 +82,7 @@ def _verify(folder: Path, workers: int) -> None:
 
 
 def _bench(config: dict[str, Any], cores: int) -> None:
+    from fvit.config.wording import pixels
     from fvit.data import sources
     from fvit.data.formats import decode
     from fvit.data.prepare.bench import measure
@@ -98,7 +99,7 @@ def _bench(config: dict[str, Any], cores: int) -> None:
     facts.append(("per image", f"{speed.bytes_per_image / 1e3:.0f} kB"))
     for rate in [config["rate"]] if config["rate"] else (1000, 3000, 10000):
         facts.append((f"{rate:,} images/s", f"{speed.workers_for(rate):,} workers, each on its own core"))
-    print_speed(f"{config['bench']}: training crops of {size} px, decoder {decoder.name}", speed.stages, facts)
+    print_speed(f"{config['bench']}: training crops of {pixels(size)}, decoder {decoder.name}", speed.stages, facts)
 
 
 if __name__ == "__main__":

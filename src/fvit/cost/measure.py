@@ -62,7 +62,7 @@ class Candidate:
     @property
     def label(self) -> str:
         """Model, attention and all conditions."""
-        return f"{self.model} {self.attention} {self.conditions.res} px{self.conditions.manner}"
+        return f"{self.model} {self.attention} {self.conditions.size} px{self.conditions.manner}"
 
 
 @dataclass

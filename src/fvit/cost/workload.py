@@ -1,5 +1,6 @@
 """Models under fixed conditions: device, threads, precision, compilation, and the steps that are measured."""
 
+import math
 import os
 import platform
 import time
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 
+from fvit.attention.base import Size
 from fvit.cost.timing import Step
 
 _CPU = torch.device("cpu")
@@ -26,16 +29,27 @@ class Conditions:
     """How a model is run.
 
     Attributes:
-        res: side of the images in pixels.
+        res: of the images in pixels: the side of squares, or height and width.
         precision: ``float32``, or ``bf16`` by autocast.
         compiled: whether it runs through torch.compile.
         device: where it runs.
     """
 
-    res: int
+    res: int | Size
     precision: str = "float32"
     compiled: bool = False
     device: torch.device = _CPU
+
+    @property
+    def size(self) -> str:
+        """``224``, or ``192×128`` for height and width."""
+        height, width = to_2tuple(self.res)
+        return str(height) if height == width else f"{height}×{width}"
+
+    @property
+    def pixels(self) -> int:
+        """The pixels of one image."""
+        return math.prod(to_2tuple(self.res))
 
     @property
     def manner(self) -> str:
@@ -101,7 +115,7 @@ class Workload:
 
     def _images(self, batch: int) -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        images = torch.randn(batch, 3, self.conditions.res, self.conditions.res, generator=generator)
+        images = torch.randn(batch, 3, *to_2tuple(self.conditions.res), generator=generator)
         return images.to(self.conditions.device)
 
     def _autocast(self) -> Any:

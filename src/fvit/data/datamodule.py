@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import to_2tuple
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -39,7 +40,7 @@ class ImageDataModule(LightningDataModule):
 
     Args:
         name: the source, a key of `fvit.data.SOURCES`; further arguments are its options.
-        img_size: side of the model's input in pixels.
+        img_size: of the model's input in pixels: the side of a square, or height and width.
         batch_size: training images per micro batch and rank.
         accumulate: micro batches per optimizer step.
         eval_batch_size: validation images per batch and rank; 0 means `batch_size`.
@@ -61,7 +62,7 @@ class ImageDataModule(LightningDataModule):
     def __init__(
         self,
         name: str,
-        img_size: int,
+        img_size: int | Sequence[int],
         batch_size: int,
         accumulate: int = 1,
         eval_batch_size: int = 0,
@@ -116,10 +117,10 @@ class ImageDataModule(LightningDataModule):
         if self.batch_transform.mixup is not None:
             self.batch_transform.mixup.global_batch = layout.global_batch
         self._sampler = self._train_sampler(layout)
-        draw, size = self.batch_transform.draw, self.hparams.img_size
+        draw, size = self.batch_transform.draw, to_2tuple(self.hparams.img_size)
         if self.hparams.resident:  # its samples do not have the images' shape
             return self._loader(
-                self._train_set(), self.hparams.batch_size, self._sampler, lambda keys, *_: draw(keys, size, size)
+                self._train_set(), self.hparams.batch_size, self._sampler, lambda keys, *_: draw(keys, *size)
             )
         return self._loader(self._train_set(), self.hparams.batch_size, self._sampler, draw)
 

@@ -29,6 +29,7 @@ def test_one_value_is_a_list_of_one():
         (["what=[latancy]"], "what.0='latancy': input should be 'params', 'macs', 'latency'"),
         (["what=[]"], "what=\\[\\]: list should have at least 1 item"),
         (["res=[-1]"], "res.0=-1"),
+        (["res=[[48]]"], "res.0"),
         (["res=big"], "res"),
         (["precision=[fp8]"], "precision.0='fp8'"),
         (["device=gpu"], "device='gpu': input should be 'cpu', 'cuda' or 'mps'"),

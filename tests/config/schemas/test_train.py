@@ -27,6 +27,10 @@ def test_defaults_are_the_quickstart(compose_config):
         (["model.match=latency"], "model.match='latency': input should be 'params' or 'macs'"),
         (["model.keep=qkv"], "model.keep='qkv': input should be a valid list"),
         (["+model.trim_last=true"], "model.trim_last was removed in 0.2.0: every model computes all its tokens"),
+        *(
+            ([f"data.img_size={size}"], f"data.img_size={size} must be a number of pixels, 224, or height and width")
+            for size in ("[48]", "0", "big", "[48, 32, 3]", "[48, 0]")
+        ),
         (["+model.img_size=64"], "model.img_size=64: the model follows the data; set data.img_size"),
         (["+model.in_chans=1"], "model.in_chans=1: images always have 3 channels"),
         (["+model.pretrained_cfg_overlay.file=a.pth"], "has no effect without model.pretrained=true"),

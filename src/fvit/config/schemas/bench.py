@@ -30,7 +30,7 @@ class CandidateConfig(Strict):
 
 class Bench(Strict):
     candidates: list[str]
-    res: Annotated[list[Positive], Field(min_length=1)]
+    res: Annotated[list[Positive | tuple[Positive, Positive]], Field(min_length=1)]
     what: Annotated[list[What], Field(min_length=1)]
     precision: Annotated[list[Literal["float32", "bf16"]], Field(min_length=1)]
     compile: Annotated[list[bool], Field(min_length=1)]

@@ -14,6 +14,7 @@ from fvit.config.schemas.fields import (
     Count,
     Decoder,
     Fraction,
+    ImgSize,
     Loggers,
     NonNegative,
     Open,
@@ -32,7 +33,7 @@ class Model(Open):
     pretrained: bool = False
     init_from: str | None = None
     blocks: Any = None
-    keep: Annotated[list[str], Field(default_factory=list)]
+    keep: list[str] | None = None
     attention: dict[str, Any]
     patch_size: Positive | None = None
     embed_dim: Positive | None = None
@@ -114,7 +115,7 @@ class Augment(Strict):
 
 class Data(Open):
     name: str
-    img_size: Positive
+    img_size: ImgSize
     crop_pct: PositiveFraction
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
     mean: tuple[float, float, float]

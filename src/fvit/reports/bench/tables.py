@@ -186,7 +186,7 @@ def _any_has(rows: Sequence["Row"], key: str) -> bool:
 
 
 def _names(row: "Row") -> list[str]:
-    return [row.candidate.model, row.candidate.attention, str(row.candidate.conditions.res)]
+    return [row.candidate.model, row.candidate.attention, row.candidate.conditions.size]
 
 
 def _value(values: dict[str, float], key: str, factor: float) -> str:
