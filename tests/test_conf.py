@@ -270,7 +270,7 @@ def test_hardware_that_is_not_here_takes_a_step_on_the_meta_device(compose_confi
 
 def test_an_in_memory_dataset_has_no_workers_on_any_hardware(compose_config):
     assert compose_config("hardware=ddp")["data"]["num_workers"] == 0
-    assert compose_config("hardware=ddp", "data=folder")["data"]["num_workers"] == 8
+    assert compose_config("hardware=ddp", "data=folder")["data"]["num_workers"] == "auto"
 
 
 def test_torchrun_and_slurm_give_the_number_of_processes(compose_config, monkeypatch):

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "attention": "torch",
     "models": "torch timm numpy safetensors huggingface_hub onnxruntime PIL fvit fvit.attention",
     "data": "torch torchvision timm lightning numpy scipy sklearn PIL simplejpeg isal "
-    "fsspec aiohttp filelock pydantic pyarrow",
+    "fsspec aiohttp filelock pydantic pyarrow fvit.config",
     "cost": "torch timm fvit.attention fvit.models",
     "tinysaver": "torch rich plotly fvit.config fvit.launch fvit.reports",
     "config": "hydra omegaconf pydantic yaml fvit",

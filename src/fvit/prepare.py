@@ -1,12 +1,12 @@
 """fvit-prepare: write a data source to tar shards, verify them, and measure how fast images load."""
 
-import os
 import time
 from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from fvit.config.cores import usable_cores
 from fvit.config.errors import RunError
 from fvit.config.schemas.prepare import Prepare
 from fvit.launch import cli
@@ -19,7 +19,7 @@ def main() -> None:
 
 def prepare(config: dict[str, Any]) -> dict[str, float]:
     """Write to ``config["out"]``, verify ``config["verify"]``, or measure ``config["bench"]``, whichever is set."""
-    workers = config["workers"] if config["workers"] is not None else os.cpu_count() or 1
+    workers = config["workers"] if config["workers"] is not None else usable_cores()
     if config["out"] is not None:
         _write(config, Path(config["out"]).expanduser(), workers)
     elif config["verify"] is not None:

@@ -53,6 +53,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     config, budget = meet_budget(config, data.num_classes)
     module = build_module(config, data)
     cost = count(module.model, config["data"]["img_size"])
+    module.macs = cost.macs
     resumed = checkpoint.find_resumable(config["ckpt_path"], module)
     runtime_flags.set_up(config, module, data)
     trainer = build_trainer(config, plan, len(data.source.train))

@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor
@@ -24,6 +24,7 @@ from fvit.models.hosts import ignore_rope
 from fvit.models.hub import resolved
 from fvit.models.weights import unwrapped
 from fvit.training.classes import order_pretrained_head
+from fvit.training.fused import create_optimizer
 from fvit.training.initial import initial_weights, load_all, start_facts
 from fvit.training.losses import build_loss
 from fvit.training.sharding import numbered_by_model, shard
@@ -196,7 +197,7 @@ class Classifier(LightningModule):
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:  # FSDP
-            shard(self.model, self.device_mesh["data_parallel"])
+            shard(self.model, self.device_mesh["data_parallel"], self.trainer.precision)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """timm's optimizer with no-decay groups, and timm's schedule, stepped every update.
@@ -228,7 +229,7 @@ class Classifier(LightningModule):
     def build_optimizer(self) -> Optimizer:
         options = self.hparams.optimizer
         try:
-            return create_optimizer_v2(self.model, **options)
+            return create_optimizer(self.model, options, self.device)
         except (ValueError, TypeError, AssertionError, ImportError, RuntimeError) as error:  # of timm, torch or apex
             near = did_you_mean(options["opt"], list_optimizers()) if "not found" in str(error) else ""
             raise ValueError(f"optimizer.opt={options['opt']} cannot be built: {error}{near}") from error

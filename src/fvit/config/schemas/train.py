@@ -120,13 +120,23 @@ class Data(Open):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
     mean: tuple[float, float, float]
     std: tuple[PositiveFloat, ...]
-    num_workers: Count
+    num_workers: Count | Literal["auto"]
+    prefetch_factor: Positive | None = None
     eval_batch_size: Count
     pin_memory: bool
     decoder: Decoder
     skip_limit: Count
     resident: bool = False
     augment: Augment
+
+    @model_validator(mode="after")
+    def _has_workers_to_prefetch(self) -> "Data":
+        if self.prefetch_factor is not None and (self.num_workers == 0 or self.resident):
+            raise ValueError(
+                f"data.prefetch_factor={self.prefetch_factor} has no effect without loader processes: set "
+                "data.num_workers as well, or leave it out"
+            )
+        return self
 
 
 class Optimizer(Open):
