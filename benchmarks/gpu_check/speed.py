@@ -10,6 +10,7 @@ from torch import nn
 
 from fvit.attention import get
 from fvit.cost import count
+from fvit.cost.utilisation import matmul_rate, mfu
 from fvit.models import build
 from gpu_check.measure import host_milliseconds, kernels, milliseconds, peak_gib
 from gpu_check.report import Report
@@ -32,19 +33,13 @@ def rates(report: Report) -> None:
     report.measured("copy", tb_per_s=2 * size / milliseconds(lambda: target.copy_(source), device) / 1e9)
     for dtype in (torch.bfloat16, torch.float32):
         name = str(dtype).removeprefix("torch.")
-        report.measured(f"matrix product, {name}", tflops=matmul_rate(device, side, dtype) / 1e12)
+        report.measured(f"matrix product, {name}", tflops=matmul_rate(device, dtype, side) / 1e12)
     pageable = torch.empty(images * 224 * 224 * 3, dtype=torch.uint8)
     report.measured(f"{images} images to the device, pageable", ms=milliseconds(lambda: pageable.to(device), device))
     if report.on_gpu:
         pinned = pageable.pin_memory()
         copy = milliseconds(lambda: pinned.to(device, non_blocking=True), device)
         report.measured(f"{images} images to the device, pinned", ms=copy)
-
-
-def matmul_rate(device: torch.device, side: int, dtype: torch.dtype = torch.bfloat16) -> float:
-    """Floating-point operations per second of a square matrix product."""
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / milliseconds(lambda: a @ b, device) * 1e3
 
 
 def forms(report: Report) -> None:
@@ -61,7 +56,7 @@ def forms(report: Report) -> None:
                 with report.attempt(f"{name}: {key}"):
                     _time_mechanism(report, name, shape, compiled, key)
             with report.attempt(f"{name}: the form that auto takes"):
-                chosen = get("additive")(shape[2], num_heads=shape[3]).cheapest_form(shape[1])
+                chosen = get("additive")(shape[2], num_heads=shape[3]).fastest_form(shape[1], device.type, compiled)
                 if report.tiny:
                     report.measured(f"{name}: auto takes {chosen}")
                 else:
@@ -73,7 +68,7 @@ def forms(report: Report) -> None:
 def models(report: Report) -> None:
     """Training steps of whole models on images that are on the device: no loader, no framework."""
     device, (size, side, images) = report.device, ("tiny", 32, 4) if report.tiny else ("small", 224, 256)
-    rate = matmul_rate(device, 256 if report.tiny else 8192)
+    rate = matmul_rate(device, side=256 if report.tiny else 8192)
     for compiled in (False,) if report.tiny else (False, True):
         for number, attention in enumerate(MODELS[:2] if report.tiny else MODELS):
             what = f"vit_{size} {attention}, {images} images, {'compiled' if compiled else 'eager'}"
@@ -98,10 +93,8 @@ def _time_model(
     peak_gib(device)
     time = milliseconds(step, device, runs=10)
     per_second = 1e3 * images / time
-    # Forward, and twice that backward; a product is two operations.
-    mfu = 3 * 2 * macs * per_second / rate
     host = host_milliseconds(step, device, runs=3)
-    return dict(images_per_s=per_second, ms=time, host_ms=host, mfu=mfu, gib=peak_gib(device))
+    return dict(images_per_s=per_second, ms=time, host_ms=host, mfu=mfu(macs, per_second, rate), gib=peak_gib(device))
 
 
 def make_model(name: str, attention: str, side: int) -> nn.Module:

@@ -48,7 +48,7 @@ CALLS = {
     "gated": 1,
     "linformer": 1,
     "synthesizer": 1,  # of kind dense
-    "differential": 2,
+    "differential": 4,  # two maps, two halves of the values
     "window": 2,  # patches in their windows; prefix tokens
     "neighborhood": 2,  # patches among their neighbours; prefix tokens
     "agent": 2,

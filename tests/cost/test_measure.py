@@ -233,12 +233,12 @@ def test_progress_is_proportional_to_the_rounds(monkeypatch):
     reported = []
     rounds = []
 
-    def noted(steps, runs, seconds, wait, progress):
+    def noted(steps, runs, seconds, device, queued, progress):
         def one_more(share):
             progress(share)
             rounds.append(sum(reported))
 
-        return real(steps, runs, 99.0, wait, one_more)
+        return real(steps, runs, 99.0, device, queued, one_more)
 
     real = measuring.time_in_turns
     monkeypatch.setattr(measuring, "time_in_turns", noted)

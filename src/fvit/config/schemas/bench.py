@@ -11,6 +11,8 @@ from fvit.config.schemas.train import Model
 
 CANDIDATE_KEYS = ("attention", "model")
 What = Literal["params", "macs", "latency", "throughput", "memory", "train"]
+_ON_CUDA = {"precision": ["bf16"], "compile": [False, True], "batch": 128}
+_ELSEWHERE = {"precision": ["float32"], "compile": [False], "batch": 4}
 
 
 class CandidateConfig(Strict):
@@ -45,6 +47,12 @@ class Bench(Strict):
     baseline: str
     output_dir: str
     quiet: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_device(cls, config: dict[str, Any]) -> dict[str, Any]:
+        defaults = _ON_CUDA if config.get("device") == "cuda" else _ELSEWHERE
+        return config | {key: value for key, value in defaults.items() if config.get(key) is None}
 
     @model_validator(mode="before")
     @classmethod
