@@ -56,7 +56,9 @@ def forms(report: Report) -> None:
                 with report.attempt(f"{name}: {key}"):
                     _time_mechanism(report, name, shape, compiled, key)
             with report.attempt(f"{name}: the form that auto takes"):
-                chosen = get("additive")(shape[2], num_heads=shape[3]).fastest_form(shape[1], device.type, compiled)
+                chosen = get("additive")(shape[2], num_heads=shape[3]).fastest_form(
+                    shape[1], report.device.type, compiled
+                )
                 if report.tiny:
                     report.measured(f"{name}: auto takes {chosen}")
                 else:

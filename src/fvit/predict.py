@@ -141,8 +141,8 @@ def draw_maps(
 ) -> "Iterator[InferenceBatch]":
     """Draw the attention maps of each image on its way: FILE.query.png and FILE.key.png, .map.png or .jacobian.png.
 
-    Their paths relative to `folder` are those of the images relative to `root`; `names` are those of the classes. The maps
-    are computed in float32.
+    Their paths relative to `folder` are those of the images relative to `root`; `names` are those of the classes.
+    `precision` is that of the predicted class; maps are computed in float32.
     """
     from fvit.models.maps import attention_maps
     from fvit.models.overlay import draw

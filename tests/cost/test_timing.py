@@ -59,7 +59,7 @@ def test_cuda_is_timed_between_events_and_waited_for_after_a_round_or_a_latency(
 
     steps = {name: lambda name=name: step(name) for name in "ab"}
     timings = time_in_turns(steps, runs=3, device=torch.device("cuda"), queued=queued)
-    assert {name: timing.seconds for name, timing in timings.items()} == {name: (1.0,) * 3 for name in "ab"}
+    assert {name: timing.seconds for name, timing in timings.items()} == dict.fromkeys("ab", (1.0,) * 3)
     warm_up = ["a", "wait"] * 3 + ["b", "wait"] * 3
     assert Event.calls[: len(warm_up)] == warm_up
     first_round = Event.calls[len(warm_up) :][: len(turns.split())]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.tables import Size
+Size = tuple[int, int]
 
 
 def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -44,9 +44,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def kernel_average(
-    q: Tensor, k: Tensor, v: Tensor, rotate: Callable[[Tensor], Tensor] | None = None
-) -> Tensor:
+def kernel_average(q: Tensor, k: Tensor, v: Tensor, rotate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Σ_m (q_n·k_m) v_m / Σ_m q_n·k_m for features ≥ 0, and 0 where all are 0: q, k [B, H, N, m], v [B, H, N, d].
 
     The result has the dtype of `v`. It is computed in the widest dtype of the three, autocast or not, and in float32
@@ -84,7 +82,9 @@ def project_sums(weights: Tensor, x: Tensor, matrix: Tensor, bias: Tensor | None
     Takes fewer MACs than the other order for k < N. The weights need not sum to 1.
     """
     projected = F.linear(weights @ x, matrix)
-    return projected if bias is None else projected + weights.sum(dim=-1, keepdim=True) * bias
+    if bias is not None:
+        projected = projected + (weights.sum(dim=-1, keepdim=True) * bias).to(projected.dtype)
+    return projected
 
 
 def refuse_mask_and_causality(attn_mask: Tensor | None, is_causal: bool) -> None:
@@ -94,7 +94,7 @@ def refuse_mask_and_causality(attn_mask: Tensor | None, is_causal: bool) -> None
 
 
 def token_shares(bias: Tensor | None, x: Tensor) -> Tensor:
-    """The softmax of a bias over keys: 1/N per token of x [..., N, C] without one; [B or 1, 1, N], in the dtype of x."""
+    """The softmax of a bias over keys, 1/N per token of x [..., N, C] without one: [B or 1, 1, N] in the dtype of x."""
     tokens = x.shape[-2]
     return x.new_full((1, 1, tokens), 1 / tokens) if bias is None else bias.softmax(dim=-1).to(x.dtype)
 

@@ -56,9 +56,7 @@ class Rotary(LayoutTables):
         ValueError: `width` is not a multiple of 4; in `forward`, the number of tokens does not match the layout.
     """
 
-    def __init__(
-        self, user: str, width: int, inclusive: bool = True, base: float = 10000.0, **factory: Any
-    ) -> None:
+    def __init__(self, user: str, width: int, inclusive: bool = True, base: float = 10000.0, **factory: Any) -> None:
         super().__init__(**factory)
         if width % 4:
             raise ValueError(

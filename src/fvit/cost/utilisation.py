@@ -1,7 +1,7 @@
 """Model FLOPs utilisation (MFU): the rate of a model's products relative to that of one large matrix product.
 
-Source: Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", arXiv:2204.02311, appendix B; here the ceiling
-is measured, where others take it from a data sheet.
+Source: Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", arXiv:2204.02311, appendix B. The ceiling is
+measured here; others take it from a data sheet.
 """
 
 import torch

@@ -193,6 +193,6 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def _processor() -> str:
     """The kernel's name of the CPU; Python often knows only the architecture."""
-    lines = CPUINFO.read_text().splitlines() if _CPUINFO.is_file() else []
+    lines = _CPUINFO.read_text().splitlines() if _CPUINFO.is_file() else []
     named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return named or platform.processor() or platform.machine()

@@ -21,7 +21,6 @@ from fvit.attention.base import Mechanism
 from fvit.attention.ops import cast_once
 from fvit.attention.registry import register
 
-
 FOLD_FROM = {"eager": 2.0, "compiled": 1.25}
 """The N / D from which ``folded`` is faster than ``factored`` on CUDA, with the paper's two projections.
 

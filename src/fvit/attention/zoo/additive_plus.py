@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.base import Mechanism
-from fvit.attention.ops import cast_once, convolve_patches, depthwise, rows_and_columns
+from fvit.attention.ops import Size, cast_once, convolve_patches, depthwise, rows_and_columns
 from fvit.attention.registry import register
-from fvit.attention.tables import LayoutTables, Size, pooling_cells
+from fvit.attention.tables import LayoutTables, pooling_cells
 
 
 @register("additive_plus")

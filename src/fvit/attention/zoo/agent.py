@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.fixed_length import FixedLength, TokenLayout
-from fvit.attention.ops import divide, rows_and_columns
+from fvit.attention.ops import Size, divide, rows_and_columns
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
-from fvit.attention.tables import LayoutTables, Size, pooling_cells
+from fvit.attention.tables import LayoutTables, pooling_cells
 
 
 @register("agent")

@@ -83,9 +83,11 @@ class NonCausalSSD(Mechanism):
         x = cast_once(x)
         v_bne, k, q = self._convolved(self.vkq(x), factor_bn1).split(self.widths, dim=-1)
         step_bnh = F.softplus(self.step(x)) * self.log_rate.exp()
-        step_bnh = self.attn_drop(step_bnh if factor_bn1 is None else step_bnh * factor_bn1)
+        step_bnh = self.attn_drop(step_bnh if factor_bn1 is None else step_bnh * factor_bn1).to(v_bne.dtype)
         v = v_bne.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        out = associate(q.unsqueeze(1), k.unsqueeze(1), v * step_bnh.mT.unsqueeze(-1)) + v * self.skip[:, None, None]
+        out = associate(q.unsqueeze(1), k.unsqueeze(1), v * step_bnh.mT.unsqueeze(-1)) + v * self.skip[
+            :, None, None
+        ].to(v.dtype)
         out = self.norm(self.merge_heads(out))
         if self.gate is not None:
             out = out * self.gate(x)

@@ -62,8 +62,7 @@ class BiWKV(Mechanism):
         self.refuse_causal(is_causal)
         factor_bn1 = self.mask_factor(attn_mask, x)
         bias_bn1 = None if factor_bn1 is None else self.key_bias(attn_mask, x).mT
-        x = cast_once(x)
-        mixed = [x] * 3
+        mixed = [cast_once(x)] * 3
         if self.mixing is not None:
             step = self._shifted(x if factor_bn1 is None else x * factor_bn1) - x
             mixed = [x + (1 - mu) * step for mu in self.mixing]

@@ -130,7 +130,9 @@ def _time_note(rows: Sequence["Row"], batch: int, baseline: str | None) -> str:
         parts.append("Images/s at the fastest batch size.")
     if _any_has(rows, "train_ms"):
         parts.append(f"Training step: forward, backward and AdamW at batch size {batch}.")
-    if rates := {row.candidate.conditions.precision: row.values["matmul_tflops"] for row in rows if "mfu" in row.values}:
+    if rates := {
+        row.candidate.conditions.precision: row.values["matmul_tflops"] for row in rows if "mfu" in row.values
+    }:
         found = " and ".join(f"{three_digits(rate)} TFLOP/s in {precision}" for precision, rate in rates.items())
         parts.append(f"MFU: FLOPs per second of training, relative to a matrix product's: {found}, measured here.")
     if baseline and any(_any_has(rows, key) for key in _COMPARED):
