@@ -1,7 +1,6 @@
 """How fast the device, the forms of additive attention and whole models are."""
 
 from collections.abc import Callable
-from typing import Any
 
 import timm
 import torch
@@ -43,7 +42,7 @@ def rates(report: Report) -> None:
 
 
 def forms(report: Report) -> None:
-    """The three forms of additive attention and what `form: auto` chooses, beside softmax and linear attention."""
+    """The forms of additive attention, what `form: auto` chooses, softmax and linear attention; the forms of fnet."""
     shapes = [(4, 17, 96, 3)] if report.tiny else SHAPES
     for compiled in (False,) if report.tiny else (False, True):
         for shape in COMPILED_SHAPES if compiled else shapes:
@@ -51,20 +50,28 @@ def forms(report: Report) -> None:
             name = f"{'×'.join(map(str, shape[:3]))} {'compiled' if compiled else 'eager'}"
             for form in FORMS:
                 with report.attempt(f"{name}: additive, {form}"):
-                    times[form] = _time_mechanism(report, name, shape, compiled, "additive", form=form)
+                    times[form] = _time_mechanism(report, name, shape, compiled, "additive", form)
             for key in ("softmax", "linear") if not compiled else ("softmax",):
                 with report.attempt(f"{name}: {key}"):
                     _time_mechanism(report, name, shape, compiled, key)
             with report.attempt(f"{name}: the form that auto takes"):
-                chosen = get("additive")(shape[2], num_heads=shape[3]).fastest_form(
-                    shape[1], report.device.type, compiled
-                )
+                additive = get("additive")(shape[2], num_heads=shape[3])
+                chosen = additive.fastest_form(shape[1], report.device.type, compiled)
                 if report.tiny:
                     report.measured(f"{name}: auto takes {chosen}")
                 else:
                     best = min(times.values())
                     what = f"{name}: auto ({chosen}) is within 5 % of the fastest form"
                     report.claim(what, times[chosen] <= 1.05 * best, ratio=times[chosen] / best)
+    for shape in shapes[:2]:
+        name = f"{'×'.join(map(str, shape[:3]))} eager"
+        with report.attempt(f"{name}: fnet"):
+            products, transform = (
+                _time_mechanism(report, name, shape, False, "fnet", form) for form in ("auto", "textbook")
+            )
+            if not report.tiny:
+                what = f"{name}: fnet's products take at most 1.05 of its Fourier transform"
+                report.claim(what, products <= 1.05 * transform, ratio=products / transform)
 
 
 def models(report: Report) -> None:
@@ -124,12 +131,15 @@ def bare_step(model: nn.Module, images: int, side: int, device: torch.device) ->
 
 
 def _time_mechanism(
-    report: Report, name: str, shape: tuple[int, int, int, int], compiled: bool, key: str, **options: Any
+    report: Report, name: str, shape: tuple[int, int, int, int], compiled: bool, key: str, form: str = "auto"
 ) -> float:
     """Milliseconds of a forward and backward pass behind a LayerNorm, as in a block."""
     device, (images, tokens, dim, heads) = report.device, shape
     torch.compiler.reset()
-    block = nn.Sequential(nn.LayerNorm(dim), get(key)(dim, num_heads=heads, **options)).to(device)
+    mechanism = get(key)(dim, num_heads=heads)
+    mechanism.form = form
+    mechanism.set_layout((1, tokens - 1), 1)
+    block = nn.Sequential(nn.LayerNorm(dim), mechanism).to(device)
     if compiled:
         block.compile(dynamic=False)
     x = torch.randn(images, tokens, dim, device=device, requires_grad=True)
@@ -144,6 +154,5 @@ def _time_mechanism(
 
     peak_gib(device)
     time = milliseconds(step, device)
-    label = ", ".join([key, *options.values()])
-    report.measured(f"{name}: {label}", ms=time, kernels=kernels(step, device), gib=peak_gib(device))
+    report.measured(f"{name}: {key}, {form}", ms=time, kernels=kernels(step, device), gib=peak_gib(device))
     return time

@@ -21,13 +21,6 @@ from fvit.attention.base import Mechanism
 from fvit.attention.ops import cast_once
 from fvit.attention.registry import register
 
-FOLD_FROM = {"eager": 2.0, "compiled": 1.25}
-"""The N / D from which ``folded`` is faster than ``factored`` on CUDA, with the paper's two projections.
-
-A model of the bytes that bf16 autocast moves, no measurement: `make gpu-check` measures the forms, and says where this
-is wrong. ``form=factored`` or ``folded`` overrides it.
-"""
-
 
 def fastformer(attn: "AdditiveAttention", x: Tensor, bias: Tensor | None) -> Tensor:
     """Equations 1 to 6 for tokens x [B, N, C]; `bias` [B or 1, 1, N] masks keys."""
@@ -134,6 +127,13 @@ class AdditiveAttention(Mechanism):
 
 
 # The same function in fewer MACs. Constants added to all logits of a softmax cancel.
+
+FOLD_FROM = {"eager": 2.0, "compiled": 1.25}
+"""The N / D from which ``folded`` is faster than ``factored`` on CUDA, with the paper's two projections.
+
+A model of the bytes that bf16 autocast moves, no measurement: `make gpu-check` measures the forms, and says where this
+is wrong. ``form=factored`` or ``folded`` overrides it.
+"""
 
 
 def factored(attn: AdditiveAttention, x: Tensor, bias: Tensor | None) -> Tensor:
