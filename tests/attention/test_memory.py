@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from fvit.attention import get
 
-from .cases import DEFAULTS
+from .cases import DEFAULTS, FULL
 from .suite import WIDTH, build, every_default, every_full, over, prefix_of, tokens_of
 
 
