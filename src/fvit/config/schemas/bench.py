@@ -50,13 +50,9 @@ class Bench(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_the_device(cls, config: dict[str, Any]) -> dict[str, Any]:
+    def _defaults_of_the_device_and_lists_of_one_value(cls, config: dict[str, Any]) -> dict[str, Any]:
         defaults = _ON_CUDA if config.get("device") == "cuda" else _ELSEWHERE
-        return config | {key: value for key, value in defaults.items() if config.get(key) is None}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_value_is_a_list(cls, config: dict[str, Any]) -> dict[str, Any]:
+        config = config | {key: value for key, value in defaults.items() if config.get(key) is None}
         lists = {key: config[key] for key in ("res", "what", "precision", "compile") if key in config}
         return config | {key: value if isinstance(value, list) else [value] for key, value in lists.items()}
 
