@@ -34,8 +34,8 @@ def test_one_value_is_a_list_of_one():
     ids=str,
 )
 def test_defaults_are_those_of_the_device(overrides, expected):
-    config = check(*overrides)
-    assert (config["precision"], config["compile"], config["batch"]) == expected
+    config = Bench.model_validate(check(*overrides))
+    assert (config.precision, config.compile, config.batch) == expected
 
 
 @pytest.mark.parametrize(
