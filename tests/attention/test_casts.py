@@ -15,7 +15,10 @@ ONCE = (
     *("additive", "additive_plus", "linear", "softmax", "relu", "gated", "relu_linear", "cosformer", "inline", "mala"),
     *("catm", "agent", "mlla", "window", "ttt", "sep_conv", "neighborhood"),
 )
-"""Mechanisms of which nothing else is as wide as float32: all but those that need its precision or range inside."""
+"""Mechanisms that copy nothing else of this size, as their papers define them; others need float32 inside.
+
+A bias with a gradient takes a CPU's attention, but not CUDA's, to kernels that copy.
+"""
 
 
 class Casts(TorchDispatchMode):
@@ -35,7 +38,7 @@ class Casts(TorchDispatchMode):
 
 def casts_of(case):
     module = build(case, **SHAPE)
-    x = tokens_of(module, batch=8).requires_grad_()
+    x = tokens_of(module, batch=32).requires_grad_()
     with CudaAutocast(torch.bfloat16), Casts(x) as casts:
         module(x)
     return casts
@@ -45,7 +48,7 @@ def casts_of(case):
 def test_tokens_are_cast_once(case):
     casts = casts_of(case)
     assert casts.of_tokens <= 1
-    if case.key in ONCE:
+    if case.key in ONCE and case in DEFAULTS:
         assert casts.all == 1
 
 
