@@ -197,10 +197,11 @@ def test_predictions(main, compose_config, tmp_path):
 
 
 def test_bench_measures_a_gpu(main, tmp_path):
-    what = ("attention=additive,softmax", "model=vit_atto", "res=32", "runs=3", "seconds=1")
+    what = ("attention=additive,softmax", "model=vit_atto", "res=32", "runs=3", "seconds=1", "compile=false")
     done = main("bench", *what, f"device={DEVICE}")
     assert done.returncode == 0, done.stderr
     [path] = tmp_path.rglob("bench.json")
     content = json.loads(path.read_text())
     assert content["machine"]["device"] == DEVICE
-    assert all(row["train_peak_mib"] > 0 for row in content["rows"])
+    assert [row["precision"] for row in content["rows"]] == ["bf16"] * 2
+    assert all(row["train_peak_mib"] > 0 and 0 < row["mfu"] < 1 for row in content["rows"])

@@ -10,7 +10,7 @@ from torch import nn
 
 from fvit.attention.base import Size
 from fvit.cost.count import count
-from fvit.cost.timing import synchroniser, time_in_turns
+from fvit.cost.timing import time_in_turns
 from fvit.cost.workload import Conditions, Workload
 from fvit.models import attention_spec, build
 
@@ -132,7 +132,7 @@ def match_latency(
 
     def relative_latency(tried: nn.Module, img_size: int | Size) -> float:
         steps = {"tried": Workload(tried, conditions).forward(1), "other": other}
-        timings = time_in_turns(steps, runs, seconds, synchroniser(conditions.device))
+        timings = time_in_turns(steps, runs, seconds, conditions.device)
         return timings["tried"].median / timings["other"].median
 
     return match(model, conditions.res, num_classes, relative_latency, 1.0, by)

@@ -5,7 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from fvit.attention.base import Size
-from fvit.cost.timing import Step
+from fvit.cost.timing import CPU, Step
 
-_CPU = torch.device("cpu")
 _CPUINFO = Path("/proc/cpuinfo")
 _STAT = Path("/proc/stat")
 # Compiled versions of one function: all models of a class, batch sizes, inference and training.
 _VERSIONS = 1000
+
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+"""Of products, by precision."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Conditions:
     res: int | Size
     precision: str = "float32"
     compiled: bool = False
-    device: torch.device = _CPU
+    device: torch.device = CPU
 
     @property
     def size(self) -> str:
@@ -76,7 +78,7 @@ class Workload:
         images = self._images(batch)
 
         def step() -> None:
-            with torch.inference_mode(), self._autocast():
+            with torch.inference_mode(), autocast(self.conditions.device, self.conditions.precision):
                 self.model.eval()(images)
 
         return step
@@ -86,7 +88,7 @@ class Workload:
         images = self._images(batch)
 
         def step() -> Tensor:
-            with self._autocast():
+            with autocast(self.conditions.device, self.conditions.precision):
                 return self.model.train()(images).float().logsumexp(dim=1).mean()
 
         return step
@@ -118,10 +120,22 @@ class Workload:
         images = torch.randn(batch, 3, *to_2tuple(self.conditions.res), generator=generator)
         return images.to(self.conditions.device)
 
-    def _autocast(self) -> Any:
-        if self.conditions.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.conditions.device.type, dtype=torch.bfloat16)
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The context in which a model has a precision of `DTYPES`: autocast to it, or none for float32."""
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, DTYPES[precision])
+
+
+@contextmanager
+def with_tf32(conditions: Conditions) -> Iterator[None]:
+    """Inside, what remains in float32 of bf16 autocast on CUDA is multiplied in TF32, as in training."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        if conditions.device.type == "cuda":
+            torch.set_float32_matmul_precision("highest" if conditions.precision == "float32" else "high")
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

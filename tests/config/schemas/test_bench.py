@@ -24,6 +24,21 @@ def test_one_value_is_a_list_of_one():
 
 
 @pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], (["float32"], [False], 4)),
+        (["device=mps"], (["float32"], [False], 4)),
+        (["device=cuda"], (["bf16"], [False, True], 128)),
+        (["device=cuda", "precision=float32", "compile=true", "batch=2"], (["float32"], [True], 2)),
+    ],
+    ids=str,
+)
+def test_defaults_are_those_of_the_device(overrides, expected):
+    config = Bench.model_validate(check(*overrides))
+    assert (config.precision, config.compile, config.batch) == expected
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["what=[latancy]"], "what.0='latancy': input should be 'params', 'macs', 'latency'"),
