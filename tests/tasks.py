@@ -26,6 +26,8 @@ def call(folder, task, *arguments):
         except SystemExit as stop:
             return stop.code
         finally:
+            for handler in {*logging.getLogger().handlers} - {*handlers}:
+                handler.close()  # the run's log file
             logging.getLogger().handlers[:] = handlers
     return 0
 

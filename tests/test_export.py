@@ -62,7 +62,7 @@ def test_card_has_recipe_metrics_cost_and_limits(run, tmp_path):
         "# vit_tiny_patch16_224 with additive attention",
         "import fvit.models",
         f'timm.create_model("local-dir:{tmp_path / "out"}", pretrained=True)',
-        "| data | digits, 10 classes, images of 32 px |",
+        "| data | digits, 10 classes, images of 32 × 32 px |",
         "| optimizer | opt adamw, lr 0.004",
         "| weights | averaged over training (EMA) |",
         f"| val/acc1 | {content['metrics']['val/acc1']:.6g} |",

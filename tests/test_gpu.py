@@ -12,9 +12,11 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from fvit.attention import get, names
+from fvit.callbacks.ema import EMA
 from fvit.data import ImageDataModule
 from fvit.data.dataset import Batch
 from fvit.data.inference import find_images, inference_batches
+from fvit.data.transfer import SideStream
 from fvit.data.transforms.batch import BatchTransform
 from tests.data.pictures import photo
 from tests.training.fitting import FAKE, Probe, fit
@@ -115,7 +117,34 @@ def test_run_logs_memory_and_is_on_the_gpu(compose_config, tmp_path):
     assert next(probe.module.parameters()).device.type == DEVICE
     with (tmp_path / "run" / "csv" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert any(float(row["memory/peak_gib"] or 0) > 0 for row in rows)
+    for name in ("memory/peak_gib", "throughput/mfu"):
+        assert any(float(row[name] or 0) > 0 for row in rows), name
+    assert all(0 <= float(row["throughput/data_wait"] or 0) <= 1 for row in rows)
+    assert probe.data.side_stream.arrived is not None
+    assert probe.trainer.optimizers[0].param_groups[0]["fused"] is True
+
+
+def test_average_is_on_the_gpu(compose_config):
+    probe = fit(compose_config(*RUN, "callbacks=[default,ema]"))
+    [ema] = [callback for callback in probe.trainer.callbacks if isinstance(callback, EMA)]
+    assert {weight.device.type for weight in ema._average_model.parameters()} == {DEVICE}
+    assert ema._average_model.n_averaged.device.type == "cpu"
+
+
+def test_copies_overlap_the_computation():
+    """On a device that is at work, a copy ends before what was launched in front of it."""
+    side, pinned = SideStream(torch.device(DEVICE)), torch.empty(2**24, dtype=torch.uint8).pin_memory()
+    work = torch.randn(4096, 4096, device=DEVICE)
+    side(pinned)
+    torch.cuda.synchronize()
+    copied, computed = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    for _ in range(50):
+        work @ work
+    computed.record()
+    side(pinned)
+    copied.record(side._stream)
+    torch.cuda.synchronize()
+    assert copied.elapsed_time(computed) > 0
 
 
 @pytest.mark.parametrize("attention", ["additive", "softmax", "linear"])
@@ -125,8 +154,9 @@ def test_deterministic_runs_have_the_same_bits(compose_config, attention):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_compiled_run_has_the_same_losses(compose_config):
-    eager, compiled = (fit(compose_config(*RUN, f"compile={flag}")).losses for flag in ("false", "true"))
+@pytest.mark.parametrize("mode", ["true", "reduce-overhead"])
+def test_compiled_run_has_the_same_losses(compose_config, mode):
+    eager, compiled = (fit(compose_config(*RUN, f"compile={flag}")).losses for flag in ("false", mode))
     assert compiled == pytest.approx(eager, rel=0.02)
 
 
@@ -167,10 +197,11 @@ def test_predictions(main, compose_config, tmp_path):
 
 
 def test_bench_measures_a_gpu(main, tmp_path):
-    what = ("attention=additive,softmax", "model=vit_atto", "res=32", "runs=3", "seconds=1")
+    what = ("attention=additive,softmax", "model=vit_atto", "res=32", "runs=3", "seconds=1", "compile=false")
     done = main("bench", *what, f"device={DEVICE}")
     assert done.returncode == 0, done.stderr
     [path] = tmp_path.rglob("bench.json")
     content = json.loads(path.read_text())
     assert content["machine"]["device"] == DEVICE
-    assert all(row["train_peak_mib"] > 0 for row in content["rows"])
+    assert [row["precision"] for row in content["rows"]] == ["bf16"] * 2
+    assert all(row["train_peak_mib"] > 0 and 0 < row["mfu"] < 1 for row in content["rows"])

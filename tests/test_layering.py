@@ -14,9 +14,9 @@ ROOT = Path(fvit.__file__).parent
 # `fvit` is the root alone, for its version and place; `fvit.cost` is the folder with all that is in it.
 MAY_IMPORT = {
     "attention": "torch",
-    "models": "torch timm numpy safetensors onnxruntime PIL fvit fvit.attention",
+    "models": "torch timm numpy safetensors huggingface_hub onnxruntime PIL fvit fvit.attention",
     "data": "torch torchvision timm lightning numpy scipy sklearn PIL simplejpeg isal "
-    "fsspec aiohttp filelock pydantic pyarrow",
+    "fsspec aiohttp filelock pydantic pyarrow fvit.config",
     "cost": "torch timm fvit.attention fvit.models",
     "tinysaver": "torch rich plotly fvit.config fvit.launch fvit.reports",
     "config": "hydra omegaconf pydantic yaml fvit",

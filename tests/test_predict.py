@@ -90,6 +90,16 @@ def test_directory_to_csv(run, photos, tmp_path, capsys):
     assert not (tmp_path / "maps").exists()
 
 
+def test_bf16_gives_about_the_same_probabilities(run, photos, tmp_path):
+    found = {}
+    for precision in ("float32", "bf16"):
+        predicted(tmp_path, run, photos, f"precision={precision}", f"out={tmp_path / precision}.json")
+        listed = json.loads((tmp_path / f"{precision}.json").read_text())
+        found[precision] = [one["top"][0]["probability"] for one in listed if "top" in one]
+    assert found["bf16"] == pytest.approx(found["float32"], abs=0.05)
+    assert found["bf16"] != found["float32"]
+
+
 @pytest.mark.parametrize(("pattern", "count"), [("*.png", 6), ("sub/*.jpg", 6), ("**/0*", 10)])
 def test_pattern_to_json(run, photos, tmp_path, pattern, count):
     predicted(tmp_path, run, photos / pattern, f"out={tmp_path / 'out.json'}")

@@ -51,8 +51,8 @@ def metrics(folder):
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(run):
-    """22 steps with crops, RandAugment, mixup, CutMix and erasing, 2 × 2 micro batches per step, and no dropout."""
-    same = (*DIGITS, *AUGMENTED, f"scheduler.min_lr={MIN_LR}")
+    """22 steps with all augmentations, averaged weights, 2 × 2 micro batches per step, and no dropout."""
+    same = (*DIGITS, *AUGMENTED, f"scheduler.min_lr={MIN_LR}", "callbacks=[default,ema]", "callbacks.ema.decay=0.6")
     alone = run("train", "alone", *same)
     losses = column(alone, "train/loss")
     assert len(losses) == 22
@@ -62,17 +62,18 @@ def test_two_processes_learn_what_one_learns(run):
     assert column(together, "lr") == pytest.approx(column(alone, "lr"), rel=1e-9)
     # The column holds the learning rates of the 22 updates; the next one is the minimum of the schedule.
     assert [final_rate(folder) for folder in (alone, together)] == pytest.approx([MIN_LR, MIN_LR], rel=1e-9)
-    for metric in ("train/acc1", "val/loss", "val/acc1"):
+    for metric in ("train/acc1", "val/loss", "val/acc1", "val_raw/acc1"):
         assert metrics(together)[metric] == pytest.approx(metrics(alone)[metric], abs=1e-4), metric
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")  # Lightning: best checkpoint elsewhere
 def test_fsdp_learns_what_one_device_learns_and_either_resumes_from_the_other(run):
-    """With clipped gradients, and activation checkpointing under FSDP."""
+    """With clipped gradients, micro batches of a quarter, and activation checkpointing under FSDP."""
     short = (*DIGITS, "trainer.gradient_clip_val=0.5", "+trainer.limit_train_batches=3")
     alone = run("train", "alone", *short)
-    shards = run("train", "shards", *short, *FSDP)
+    accumulated = ("micro_batch_size=16", "+trainer.limit_train_batches=6")
+    shards = run("train", "shards", *short[:-1], *accumulated, *FSDP)
     assert column(shards, "train/loss") == pytest.approx(column(alone, "train/loss"), abs=2e-5)
     weights = [
         torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for folder in (alone, shards)
@@ -87,6 +88,16 @@ def test_fsdp_learns_what_one_device_learns_and_either_resumes_from_the_other(ru
     shards_after = run("train", "shards-after-alone", *short, *FSDP, f"ckpt_path={alone}", "grad_checkpointing=true")
     assert len(column(alone_after, "train/loss")) == 3
     assert column(shards_after, "train/loss") == pytest.approx(column(alone_after, "train/loss"), abs=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["ddp.static_graph=true", "ddp.gradient_as_bucket_view=false"])
+def test_options_of_ddp_do_not_change_what_is_learnt(run, option):
+    """With accumulation, during which DDP does not reduce gradients."""
+    short = (*DIGITS, "+trainer.limit_train_batches=6", "hardware=ddp_cpu", "micro_batch_size=16")
+    plain, changed = run("train", "plain", *short), run("train", "changed", *short, option)
+    assert len(column(plain, "train/loss")) == 3
+    assert column(changed, "train/loss") == pytest.approx(column(plain, "train/loss"), abs=1e-7)
 
 
 @pytest.mark.slow

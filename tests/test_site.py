@@ -24,7 +24,7 @@ site = load("site")
 SEARCHES = {
     "linformer": "zoo",
     "resume": "resume",
-    "finetune": "your_images",
+    "finetune": "finetuning",
     "freeze": "your_images",
     "mixed precision": "hardware",
     "early stopping": "command_line",

@@ -28,6 +28,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "window, swin": ("window", dict(position_bias=True)),
     "focused, flatten": ("focused", dict(conv=5, norm="token", scale_channels=True, position_keys=True)),
     "inline, deit": ("inline", dict(local=True)),
+    "softmax, rotary": ("softmax", dict(rotary=True)),
 }
 # Largest relative error of outputs and input gradients against float64.
 LIMITS = {"float32": 1e-4, "bf16": 0.06, "fp16": 0.02}

@@ -1,7 +1,6 @@
 """How fast the device, the forms of additive attention and whole models are."""
 
 from collections.abc import Callable
-from typing import Any
 
 import timm
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 
 from fvit.attention import get
 from fvit.cost import count
+from fvit.cost.utilisation import matmul_rate, mfu
 from fvit.models import build
 from gpu_check.measure import host_milliseconds, kernels, milliseconds, peak_gib
 from gpu_check.report import Report
@@ -32,7 +32,7 @@ def rates(report: Report) -> None:
     report.measured("copy", tb_per_s=2 * size / milliseconds(lambda: target.copy_(source), device) / 1e9)
     for dtype in (torch.bfloat16, torch.float32):
         name = str(dtype).removeprefix("torch.")
-        report.measured(f"matrix product, {name}", tflops=matmul_rate(device, side, dtype) / 1e12)
+        report.measured(f"matrix product, {name}", tflops=matmul_rate(device, dtype, side) / 1e12)
     pageable = torch.empty(images * 224 * 224 * 3, dtype=torch.uint8)
     report.measured(f"{images} images to the device, pageable", ms=milliseconds(lambda: pageable.to(device), device))
     if report.on_gpu:
@@ -41,14 +41,8 @@ def rates(report: Report) -> None:
         report.measured(f"{images} images to the device, pinned", ms=copy)
 
 
-def matmul_rate(device: torch.device, side: int, dtype: torch.dtype = torch.bfloat16) -> float:
-    """Floating-point operations per second of a square matrix product."""
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / milliseconds(lambda: a @ b, device) * 1e3
-
-
 def forms(report: Report) -> None:
-    """The three forms of additive attention and what `form: auto` chooses, beside softmax and linear attention."""
+    """The forms of additive attention, what `form: auto` chooses, softmax and linear attention; the forms of fnet."""
     shapes = [(4, 17, 96, 3)] if report.tiny else SHAPES
     for compiled in (False,) if report.tiny else (False, True):
         for shape in COMPILED_SHAPES if compiled else shapes:
@@ -56,24 +50,34 @@ def forms(report: Report) -> None:
             name = f"{'×'.join(map(str, shape[:3]))} {'compiled' if compiled else 'eager'}"
             for form in FORMS:
                 with report.attempt(f"{name}: additive, {form}"):
-                    times[form] = _time_mechanism(report, name, shape, compiled, "additive", form=form)
+                    times[form] = _time_mechanism(report, name, shape, compiled, "additive", form)
             for key in ("softmax", "linear") if not compiled else ("softmax",):
                 with report.attempt(f"{name}: {key}"):
                     _time_mechanism(report, name, shape, compiled, key)
             with report.attempt(f"{name}: the form that auto takes"):
-                chosen = get("additive")(shape[2], num_heads=shape[3]).cheapest_form(shape[1])
+                additive = get("additive")(shape[2], num_heads=shape[3])
+                chosen = additive.fastest_form(shape[1], report.device.type, compiled)
                 if report.tiny:
                     report.measured(f"{name}: auto takes {chosen}")
                 else:
                     best = min(times.values())
                     what = f"{name}: auto ({chosen}) is within 5 % of the fastest form"
                     report.claim(what, times[chosen] <= 1.05 * best, ratio=times[chosen] / best)
+    for shape in shapes[:2]:
+        name = f"{'×'.join(map(str, shape[:3]))} eager"
+        with report.attempt(f"{name}: fnet"):
+            products, transform = (
+                _time_mechanism(report, name, shape, False, "fnet", form) for form in ("auto", "textbook")
+            )
+            if not report.tiny:
+                what = f"{name}: fnet's products take at most 1.05 of its Fourier transform"
+                report.claim(what, products <= 1.05 * transform, ratio=products / transform)
 
 
 def models(report: Report) -> None:
     """Training steps of whole models on images that are on the device: no loader, no framework."""
     device, (size, side, images) = report.device, ("tiny", 32, 4) if report.tiny else ("small", 224, 256)
-    rate = matmul_rate(device, 256 if report.tiny else 8192)
+    rate = matmul_rate(device, side=256 if report.tiny else 8192)
     for compiled in (False,) if report.tiny else (False, True):
         for number, attention in enumerate(MODELS[:2] if report.tiny else MODELS):
             what = f"vit_{size} {attention}, {images} images, {'compiled' if compiled else 'eager'}"
@@ -98,10 +102,8 @@ def _time_model(
     peak_gib(device)
     time = milliseconds(step, device, runs=10)
     per_second = 1e3 * images / time
-    # Forward, and twice that backward; a product is two operations.
-    mfu = 3 * 2 * macs * per_second / rate
     host = host_milliseconds(step, device, runs=3)
-    return dict(images_per_s=per_second, ms=time, host_ms=host, mfu=mfu, gib=peak_gib(device))
+    return dict(images_per_s=per_second, ms=time, host_ms=host, mfu=mfu(macs, per_second, rate), gib=peak_gib(device))
 
 
 def make_model(name: str, attention: str, side: int) -> nn.Module:
@@ -129,12 +131,15 @@ def bare_step(model: nn.Module, images: int, side: int, device: torch.device) ->
 
 
 def _time_mechanism(
-    report: Report, name: str, shape: tuple[int, int, int, int], compiled: bool, key: str, **options: Any
+    report: Report, name: str, shape: tuple[int, int, int, int], compiled: bool, key: str, form: str = "auto"
 ) -> float:
     """Milliseconds of a forward and backward pass behind a LayerNorm, as in a block."""
     device, (images, tokens, dim, heads) = report.device, shape
     torch.compiler.reset()
-    block = nn.Sequential(nn.LayerNorm(dim), get(key)(dim, num_heads=heads, **options)).to(device)
+    mechanism = get(key)(dim, num_heads=heads)
+    mechanism.form = form
+    mechanism.set_layout((1, tokens - 1), 1)
+    block = nn.Sequential(nn.LayerNorm(dim), mechanism).to(device)
     if compiled:
         block.compile(dynamic=False)
     x = torch.randn(images, tokens, dim, device=device, requires_grad=True)
@@ -149,6 +154,5 @@ def _time_mechanism(
 
     peak_gib(device)
     time = milliseconds(step, device)
-    label = ", ".join([key, *options.values()])
-    report.measured(f"{name}: {label}", ms=time, kernels=kernels(step, device), gib=peak_gib(device))
+    report.measured(f"{name}: {key}, {form}", ms=time, kernels=kernels(step, device), gib=peak_gib(device))
     return time

@@ -46,7 +46,7 @@ def export(config: dict[str, Any]) -> dict[str, float]:
         )
         (folder / "README.md").write_text(card(described), encoding="utf-8")
         if not for_timm:  # a directory for timm contains them in config.json
-            inputs = {"img_size": exported.img_size, **exported.preprocessing, "classes": exported.classes}
+            inputs = {"img_size": exported.arguments["img_size"], **exported.preprocessing, "classes": exported.classes}
             (folder / "preprocessing.json").write_text(json.dumps(inputs, indent=2), encoding="utf-8")
     size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
     lines = [

@@ -15,7 +15,7 @@ from fvit.config.schemas.predict import Predict
 from fvit.launch import cli
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from fvit.data.inference import InferenceBatch
     from fvit.reports.predictions import Prediction
@@ -58,7 +58,8 @@ def predict(config: dict[str, Any]) -> dict[str, float]:
     trained = content["datamodule_hyper_parameters"]
     batches = inference_batches(images, trained, config["batch_size"], config["num_workers"], device)
     if config["maps"]:
-        batches = draw_maps(batches, module.model, names, Path(config["output_dir"]), images.root)
+        folder = Path(config["output_dir"])
+        batches = draw_maps(batches, module.model, names, folder, images.root, config["precision"])
     tally, start = Tally(), time.monotonic()
     with ExitStack() as stack:
         outputs = [tally.add]
@@ -70,7 +71,7 @@ def predict(config: dict[str, Any]) -> dict[str, float]:
             advance = stack.enter_context(counting("images", len(images), 0))
             outputs.append(lambda _: advance(1))
         label = folder_labels(images.root, content.get("classes") or [], names)
-        for prediction in classify(module.model, names, batches):
+        for prediction in classify(module.model, names, batches, config["precision"]):
             for output in outputs:
                 output(prediction._replace(label=label(prediction.file)))
         if not tally.predicted:
@@ -81,17 +82,16 @@ def predict(config: dict[str, Any]) -> dict[str, float]:
     return {}
 
 
-def classify(model: "nn.Module", names: list[str], batches: "Iterable[InferenceBatch]") -> "Iterator[Prediction]":
+def classify(
+    model: "nn.Module", names: list[str], batches: "Iterable[InferenceBatch]", precision: str = "float32"
+) -> "Iterator[Prediction]":
     """One prediction per image; images that could not be read follow the others of their batch."""
-    import torch
-
     from fvit.reports.predictions import Prediction
 
     for batch in batches:
         if batch.files:
-            with torch.no_grad():
-                # To the host at once: what follows would copy piece by piece.
-                probabilities = model(batch.images).float().softmax(dim=1).cpu()
+            # To the host at once: what follows would copy piece by piece.
+            probabilities = _probabilities(model, batch.images, precision).cpu()
             if not (finite := probabilities.isfinite().all(dim=1)).all():
                 file = batch.files[int(finite.logical_not().nonzero()[0])]
                 raise RunError(f"the checkpoint's logits of {file} are not finite: training diverged, or it is damaged")
@@ -100,6 +100,17 @@ def classify(model: "nn.Module", names: list[str], batches: "Iterable[InferenceB
                 yield Prediction(file, [(names[index], p) for index, p in zip(classes, row, strict=True)])
         for fault in batch.faults:
             yield Prediction(fault.where, [], fault.reason)
+
+
+def _probabilities(model: "nn.Module", images: "Tensor", precision: str) -> "Tensor":
+    """[B, 3, H, W] -> [B, classes]."""
+    import torch
+
+    from fvit.cost.workload import autocast
+
+    with torch.no_grad(), autocast(images.device, precision):
+        logits = model(images)
+    return logits.float().softmax(dim=1)
 
 
 def folder_labels(root: str | Path, classes: list[str], names: list[str]) -> "Callable[[str], str]":
@@ -121,22 +132,25 @@ def folder_labels(root: str | Path, classes: list[str], names: list[str]) -> "Ca
 
 
 def draw_maps(
-    batches: "Iterable[InferenceBatch]", model: "nn.Module", names: list[str], folder: Path, root: str | Path
+    batches: "Iterable[InferenceBatch]",
+    model: "nn.Module",
+    names: list[str],
+    folder: Path,
+    root: str | Path,
+    precision: str = "float32",
 ) -> "Iterator[InferenceBatch]":
     """Draw the attention maps of each image on its way: FILE.query.png and FILE.key.png, .map.png or .jacobian.png.
 
     Their paths relative to `folder` are those of the images relative to `root`; `names` are those of the classes.
+    `precision` is that of the predicted class; maps are computed in float32.
     """
-    import torch
-
     from fvit.models.maps import attention_maps
     from fvit.models.overlay import draw
 
     for batch in batches:
         for row, file in enumerate(batch.files):
             name = os.path.relpath(file, root)
-            with torch.no_grad():
-                probability, index = model(batch.images[row : row + 1]).float().softmax(dim=1)[0].max(dim=0)
+            probability, index = _probabilities(model, batch.images[row : row + 1], precision)[0].max(dim=0)
             predicted = f"predicted: {names[int(index)]}, {100 * probability:.1f} %"
             kinds: dict[str, list[Any]] = {}
             for one in attention_maps(model, batch.images[row : row + 1]):

@@ -1,12 +1,12 @@
 """fvit-prepare: write a data source to tar shards, verify them, and measure how fast images load."""
 
-import os
 import time
 from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from fvit.config.cores import usable_cores
 from fvit.config.errors import RunError
 from fvit.config.schemas.prepare import Prepare
 from fvit.launch import cli
@@ -19,7 +19,7 @@ def main() -> None:
 
 def prepare(config: dict[str, Any]) -> dict[str, float]:
     """Write to ``config["out"]``, verify ``config["verify"]``, or measure ``config["bench"]``, whichever is set."""
-    workers = config["workers"] if config["workers"] is not None else os.cpu_count() or 1
+    workers = config["workers"] if config["workers"] is not None else usable_cores()
     if config["out"] is not None:
         _write(config, Path(config["out"]).expanduser(), workers)
     elif config["verify"] is not None:
@@ -82,6 +82,7 @@ def _verify(folder: Path, workers: int) -> None:
 
 
 def _bench(config: dict[str, Any], cores: int) -> None:
+    from fvit.config.wording import pixels
     from fvit.data import sources
     from fvit.data.formats import decode
     from fvit.data.prepare.bench import measure
@@ -98,7 +99,7 @@ def _bench(config: dict[str, Any], cores: int) -> None:
     facts.append(("per image", f"{speed.bytes_per_image / 1e3:.0f} kB"))
     for rate in [config["rate"]] if config["rate"] else (1000, 3000, 10000):
         facts.append((f"{rate:,} images/s", f"{speed.workers_for(rate):,} workers, each on its own core"))
-    print_speed(f"{config['bench']}: training crops of {size} px, decoder {decoder.name}", speed.stages, facts)
+    print_speed(f"{config['bench']}: training crops of {pixels(size)}, decoder {decoder.name}", speed.stages, facts)
 
 
 if __name__ == "__main__":

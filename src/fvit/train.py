@@ -1,7 +1,9 @@
 """fvit-train: train a vision transformer with exchangeable attention."""
 
+import logging
 from typing import TYPE_CHECKING, Any
 
+from fvit import data_defaults
 from fvit.config.batch_plan import plan_batches
 from fvit.config.schemas.train import Train
 from fvit.launch import cli, resume
@@ -11,6 +13,12 @@ if TYPE_CHECKING:
     from fvit.config.batch_plan import BatchPlan
     from fvit.data import ImageDataModule
     from fvit.training import Classifier
+
+data_defaults.register()
+log = logging.getLogger(__name__)
+
+# The learning rates from which on a recipe is one for random weights: of SGD, and of optimizers with adaptive steps.
+_FROM_SCRATCH = {True: 5e-2, False: 1e-3}
 
 
 def main() -> None:
@@ -45,12 +53,14 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     config, budget = meet_budget(config, data.num_classes)
     module = build_module(config, data)
     cost = count(module.model, config["data"]["img_size"])
+    module.macs = cost.macs
     resumed = checkpoint.find_resumable(config["ckpt_path"], module)
     runtime_flags.set_up(config, module, data)
     trainer = build_trainer(config, plan, len(data.source.train))
     with RunDir(config, trainer) as run:
         run.log_start(data, cost.metrics())
         if trainer.is_global_zero:
+            warn_of_recipe(config)
             print_plan(config, cost, plan, data, [*budget, *module.facts()])
             print_exchange(config["model"], exchange_rows(module.model))
         # Ranks build the same model, then draw different augmentations and dropout.
@@ -60,6 +70,18 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     if trainer.is_global_zero:
         print_results(config["title"], metrics, run.seconds, run.path, config["trainer"]["max_epochs"])
     return metrics
+
+
+def warn_of_recipe(config: dict[str, Any]) -> None:
+    """Warn if pretrained weights would be trained as if they were random."""
+    optimizer = config["optimizer"]
+    largest = _FROM_SCRATCH["sgd" in optimizer["opt"]]
+    if config["model"].get("pretrained") and optimizer["lr"] >= largest and optimizer["layer_decay"] is None:
+        log.warning(
+            "optimizer.lr=%g without layer decay is a recipe for random weights; experiment=finetune is one for these, "
+            "with small steps that decay towards the input",
+            optimizer["lr"],
+        )
 
 
 def build_data(config: dict[str, Any], plan: "BatchPlan") -> "ImageDataModule":

@@ -143,7 +143,7 @@ def test_compiled_forms_agree():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "options", "cheapest"),
+    ("tokens", "options", "fastest"),
     [
         (23, {}, "factored"),
         (25, {}, "folded"),
@@ -154,13 +154,46 @@ def test_compiled_forms_agree():
         (9, {"value": "separate", "proj": True}, "folded"),
     ],
 )
-def test_auto_selects_the_additive_form_with_the_fewest_macs(tokens, options, cheapest):
+def test_auto_selects_the_additive_form_with_the_fewest_macs_on_a_cpu(tokens, options, fastest):
     module = AdditiveAttention(24, 4, **options)
-    assert module.cheapest_form(tokens) == cheapest
+    assert module.fastest_form(tokens) == fastest
     x = torch.randn(1, tokens, 24)
-    forced = AdditiveAttention(24, 4, **options, form=cheapest)
+    forced = AdditiveAttention(24, 4, **options, form=fastest)
     forced.load_state_dict(module.state_dict())
     assert torch.equal(module(x), forced(x))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "compiled", "options", "fastest"),
+    [
+        (480, True, {}, "factored"),
+        (481, True, {}, "folded"),
+        (768, False, {}, "factored"),
+        (769, False, {}, "folded"),
+        (256, True, {"proj": True}, "factored"),
+        (321, True, {"proj": True}, "folded"),
+        (384, False, {"value": "separate", "proj": True}, "factored"),
+        (385, False, {"value": "separate", "proj": True}, "folded"),
+    ],
+)
+def test_auto_goes_by_the_bytes_on_cuda(tokens, compiled, options, fastest):
+    assert AdditiveAttention(384, 6, **options, device="meta").fastest_form(tokens, "cuda", compiled) == fastest
+
+
+def test_auto_knows_whether_it_is_compiled_and_where_it_runs(monkeypatch):
+    asked = []
+
+    def fastest_form(self, tokens, device, compiled):
+        asked.append((tokens, device, compiled))
+        return "folded"
+
+    monkeypatch.setattr(AdditiveAttention, "fastest_form", fastest_form)
+    module = AdditiveAttention(24, 4)
+    module(torch.randn(1, 25, 24))
+    torch.compiler.reset()
+    torch.compile(module, backend="eager", fullgraph=True)(torch.randn(1, 25, 24))
+    module.to("meta")(torch.randn(1, 25, 24, device="meta"))
+    assert asked == [(25, "cpu", False), (25, "cpu", True), (25, "meta", False)]
 
 
 @pytest.mark.parametrize(("key", "options"), OTHERS, ids=named)

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from fvit.attention import get
 
-from .cases import DEFAULTS
+from .cases import DEFAULTS, FULL
 from .suite import WIDTH, build, every_default, every_full, over, prefix_of, tokens_of
 
 
@@ -48,7 +48,7 @@ CALLS = {
     "gated": 1,
     "linformer": 1,
     "synthesizer": 1,  # of kind dense
-    "differential": 2,
+    "differential": 4,  # two maps, two halves of the values
     "window": 2,  # patches in their windows; prefix tokens
     "neighborhood": 2,  # patches among their neighbours; prefix tokens
     "agent": 2,
@@ -103,3 +103,19 @@ def test_fused_attention_drops_weights_only_in_training(case, monkeypatch):
     rates.clear()
     module.eval()(tokens_of(module))
     assert max(rates) == 0
+
+
+@over(DEFAULTS + FULL, lambda case: case.key in CALLS)
+def test_fused_attention_gets_no_wide_values_and_no_mask_per_image(case, monkeypatch):
+    """Flash attention takes values as wide as keys, and a mask that is the same for all images is not repeated."""
+    real, seen = F.scaled_dot_product_attention, []
+
+    def spy(q, k, v, attn_mask=None, **kwargs):
+        seen.append((v.shape[-1] == k.shape[-1], attn_mask is None or attn_mask.ndim < 4 or len(attn_mask) == 1))
+        return real(q, k, v, attn_mask, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    module = build(case)
+    module(tokens_of(module, batch=3))
+    assert all(equally_wide for equally_wide, _ in seen)
+    assert all(shared for _, shared in seen)

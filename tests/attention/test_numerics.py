@@ -54,14 +54,12 @@ def assert_autocast_stays_near_the_float64_result(case, module, dtype):
     assert max(relative_errors(ours, theirs)) <= case.bfloat16 / (8 if dtype == torch.float16 else 1)
 
 
-@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch's RMSNorm under autocast
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 @every_case
 def test_autocast_stays_near_the_float64_result(case, dtype):
     assert_autocast_stays_near_the_float64_result(case, build(case, std=0.25, dtype=torch.float32), dtype)
 
 
-@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 @full_first(pytest.mark.slow)
 def test_a_thousand_tokens_do_not_overflow_float16(case):
     """With queries, keys and values of size 1 in a head of 64 channels, whose products would pass 65,504 in a sum."""

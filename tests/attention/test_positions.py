@@ -3,12 +3,15 @@ import math
 import pytest
 import torch
 
-from fvit.attention.positions import rotate_patches
+from fvit.attention.positions import Rotary
 
 
 def rotated(x, grid, prefix=0, **options):
     """x [N, d] as the tokens of one head."""
-    return rotate_patches(x[None, None], grid, prefix, **options)[0, 0]
+    rotary = Rotary("test", x.shape[-1], dtype=x.dtype, **options)
+    if grid:
+        rotary.set_layout(grid, prefix)
+    return rotary(x[None, None])[0, 0]
 
 
 def test_pairs_rotate_by_row_and_by_column():

@@ -5,12 +5,23 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning import LightningModule
 from torch import nn
 
 from fvit.callbacks.ema import EMA
 from tests.training.fitting import DIGITS, Probe, fit
 
 AVERAGED = ("logger=none", "callbacks=ema", "+trainer.limit_train_batches=4", "optimizer.lr=1e-2", "augment=none")
+
+
+class Average(LightningModule):
+    """The least that `EMA` needs of a module."""
+
+    num_outputs = 2
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
 
 
 class Both(Probe):
@@ -109,6 +120,20 @@ def test_average_that_is_longer_than_the_run_is_warned_of(caplog, options, messa
             SimpleNamespace(is_global_zero=True, estimated_stepping_batches=4, max_epochs=1), None
         )
     assert message in caplog.text if message else not caplog.text
+
+
+def test_average_is_on_the_device_of_the_model_and_its_counter_on_the_host():
+    """Lightning sets callbacks up before it moves the model."""
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
+    module = Average()
+    ema = EMA()
+    ema.setup(trainer, module, "fit")
+    assert {weight.device.type for weight in module.parameters()} == {"cpu"}
+    assert {weight.device.type for weight in ema._average_model.parameters()} == {"meta"}
+    assert ema._average_model.n_averaged.device.type == "cpu"
+    elsewhere = EMA(device="cpu")
+    elsewhere.setup(trainer, module, "fit")
+    assert {weight.device.type for weight in elsewhere._average_model.parameters()} == {"cpu"}
 
 
 @pytest.mark.parametrize("decay", [1, -0.1, 1.5])

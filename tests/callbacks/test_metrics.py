@@ -14,6 +14,7 @@ from fvit.callbacks import metrics as metrics_module
 from fvit.callbacks.metrics import Metrics
 from fvit.data.transforms.image import TrainTransform
 from fvit.launch.record import read_metrics
+from tests.callbacks.test_data_wait import Gpu
 from tests.cost.test_memory import needs_linux
 from tests.training.fitting import FAKE, fit
 
@@ -49,6 +50,7 @@ class Module:
 
 def trainer(step=1, every=1, total=100, accumulate=1, world_size=1, global_batch=32):
     hparams = SimpleNamespace(batch_size=global_batch // accumulate // world_size)
+    data = SimpleNamespace(hparams=hparams, side_stream=None)
     return SimpleNamespace(
         global_step=step,
         log_every_n_steps=every,
@@ -56,8 +58,9 @@ def trainer(step=1, every=1, total=100, accumulate=1, world_size=1, global_batch
         accumulate_grad_batches=accumulate,
         world_size=world_size,
         is_last_batch=False,
+        precision="bf16-mixed",
         state=SimpleNamespace(fn=TrainerFn.FITTING),
-        datamodule=SimpleNamespace(hparams=hparams),
+        datamodule=data,
         strategy=SimpleNamespace(reduce=lambda values, reduce_op: values),
     )
 
@@ -217,10 +220,13 @@ def test_cpu_has_memory_and_no_utilization(clock):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A stand-in whose memory is used after its peak was reset."""
+    """A stand-in whose memory is used after its peak was reset, and whose queue is always empty."""
     reset = []
+    device = Gpu()
+    monkeypatch.setattr(torch.cuda, "Event", device.event)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 2**30 if reset == [device] else 0)
+    return device
 
 
 def test_gpu_has_memory_and_utilization(clock, gpu, monkeypatch):
@@ -228,6 +234,22 @@ def test_gpu_has_memory_and_utilization(clock, gpu, monkeypatch):
     run = Run(clock, warmup=9, device="cuda")
     run.batch(1)
     assert (run.module.logged["memory/peak_gib"], run.module.logged["gpu/utilization"]) == (3, 87)
+
+
+def test_gpu_has_idle_time_and_the_share_of_its_operations_that_the_model_uses(clock, gpu, monkeypatch):
+    """32 images of 2 GMACs in 0.5 s, of which the GPU was idle for 0.1 s, at 10 TFLOP/s."""
+    asked, tensor = [], torch.tensor
+    monkeypatch.setattr(torch, "tensor", lambda values, device: tensor(values))
+    monkeypatch.setattr(metrics_module, "matmul_rate", lambda *arguments: asked.append(arguments) or 1e13)
+    monkeypatch.setattr(torch.cuda, "utilization", lambda device: 87)
+    monkeypatch.setattr(Module, "macs", 2e9, raising=False)
+    monkeypatch.setattr(Module, "dtype", torch.float32, raising=False)
+    run = Run(clock, device="cuda")
+    gpu.now = 0.1
+    run.batch(0.4, loading=0.1)
+    assert run.module.logged["throughput/data_wait"] == pytest.approx(0.2)
+    assert run.module.logged["throughput/mfu"] == pytest.approx(6 * 2e9 * 32 / 0.5 / 1e13)
+    assert asked == [(torch.device("cuda"), torch.bfloat16)]
 
 
 class NVMLError(Exception):

@@ -100,7 +100,7 @@ def test_latency_is_matched_in_turns_with_the_reference(monkeypatch):
     """With a clock that counts MACs and slows down from call to call."""
     speeds = iter(range(1, 100))
 
-    def turns(steps, runs, seconds, wait):
+    def turns(steps, runs, seconds, device):
         assert list(steps) == ["tried", "other"]
         assert (runs, seconds) == (3, 0.5)
         speed = next(speeds)

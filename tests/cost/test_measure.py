@@ -10,7 +10,7 @@ from fvit.cost import count
 from fvit.cost import measure as measuring
 from fvit.cost.measure import WHAT, Built, Candidate, Row, Settings, measure
 from fvit.cost.timing import Timing
-from fvit.cost.workload import Conditions, Workload
+from fvit.cost.workload import DTYPES, Conditions, Workload
 from fvit.models import build
 
 QUICK = Settings(runs=3, seconds=0.01, batch=2)
@@ -70,6 +70,26 @@ def test_all_figures_are_measured():
     assert row.values["images_per_s_low"] <= row.values["images_per_s"] <= row.values["images_per_s_high"]
     assert row.values["saved_mib"] > 0
     assert row.values["extra"] == 1
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_mfu_is_of_the_training_step_and_a_product_in_the_same_precision(monkeypatch, precision):
+    asked = []
+
+    def rate(device, dtype):
+        asked.append(dtype)
+        return 1e9
+
+    monkeypatch.setattr(measuring, "matmul_rate", rate)
+    rows = measured(
+        [candidate(precision=precision), failing(ValueError("no"))], Settings(["macs", "train"], 3, 0.01, 2)
+    )
+    assert asked == [DTYPES[precision]]
+    [row, failed] = rows
+    flops = 6 * row.values["macs"] * 2 / (1e-3 * row.values["train_ms"])
+    assert row.values["mfu"] == pytest.approx(flops / 1e9)
+    assert row.values["matmul_tflops"] == 1e-3
+    assert "mfu" not in failed.values
 
 
 @pytest.mark.parametrize("what", WHAT)
@@ -233,12 +253,12 @@ def test_progress_is_proportional_to_the_rounds(monkeypatch):
     reported = []
     rounds = []
 
-    def noted(steps, runs, seconds, wait, progress):
+    def noted(steps, runs, seconds, device, queued, progress):
         def one_more(share):
             progress(share)
             rounds.append(sum(reported))
 
-        return real(steps, runs, 99.0, wait, one_more)
+        return real(steps, runs, 99.0, device, queued, one_more)
 
     real = measuring.time_in_turns
     monkeypatch.setattr(measuring, "time_in_turns", noted)

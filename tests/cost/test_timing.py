@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from fvit.cost.timing import Timing, best_batch, synchroniser, time_in_turns
+from fvit.cost.timing import Timing, best_batch, time_in_turns
 
 
 def test_candidates_take_turns_in_alternating_order():
@@ -23,10 +23,47 @@ def test_budget_allows_three_rounds_at_least():
     assert len(calls) == 1 + 3
 
 
-def test_device_is_synchronised_after_each_run():
-    events = []
-    time_in_turns({"a": lambda: events.append("run")}, runs=2, synchronise=lambda: events.append("wait"))
-    assert events == ["run", "wait"] * 3
+def test_device_without_events_is_synchronised_after_each_run(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: calls.append("wait"))
+    time_in_turns({"a": lambda: calls.append("run")}, runs=2, device=torch.device("mps"))
+    assert calls == ["run", "wait"] * 3
+
+
+class Event:
+    """A CUDA event on a device that takes one second per run; `calls` is what the host does."""
+
+    calls, now = [], 0.0
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        self.time = Event.now
+
+    def synchronize(self):
+        Event.calls.append("wait")
+
+    def elapsed_time(self, end):
+        return 1e3 * (end.time - self.time)
+
+
+@pytest.mark.parametrize(("queued", "turns"), [(True, "a b wait wait"), (False, "a wait b wait")])
+def test_cuda_is_timed_between_events_and_waited_for_after_a_round_or_a_latency(monkeypatch, queued, turns):
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(Event, "calls", [])
+
+    def step(name):
+        Event.calls.append(name)
+        Event.now += 1.0
+
+    steps = {name: lambda name=name: step(name) for name in "ab"}
+    timings = time_in_turns(steps, runs=3, device=torch.device("cuda"), queued=queued)
+    assert {name: timing.seconds for name, timing in timings.items()} == dict.fromkeys("ab", (1.0,) * 3)
+    warm_up = ["a", "wait"] * 3 + ["b", "wait"] * 3
+    assert Event.calls[: len(warm_up)] == warm_up
+    first_round = Event.calls[len(warm_up) :][: len(turns.split())]
+    assert " ".join(first_round) == turns
 
 
 def test_interval_contains_the_median_in_95_of_100_cases():
@@ -52,15 +89,6 @@ def test_progress_is_reported_after_each_round():
     shares.clear()
     time_in_turns({"a": lambda: None}, runs=100, budget=0, progress=shares.append)
     assert shares == [1.0] * 3, "the budget is spent"
-
-
-def test_synchroniser_waits_for_a_gpu_and_not_for_a_cpu(monkeypatch):
-    waited = []
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append("cuda"))
-    synchroniser(torch.device("cpu"))()
-    assert waited == []
-    synchroniser(torch.device("cuda"))()
-    assert waited == ["cuda"]
 
 
 def test_batches_that_would_take_too_long_are_not_tried():

@@ -25,16 +25,16 @@ def module(resident, name="digits", **options):
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("size", [8, 32, 47])
+@pytest.mark.parametrize("size", [(8, 8), (32, 32), (47, 47), (20, 33)])
 def test_crops_are_those_of_the_loader(size, interpolation):
     """Enlarged and reduced, at most one of 255 levels apart, and mostly equal."""
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(256, size=(40, 30, 37, 3), dtype=np.uint8))
     width, height = rng.integers(1, 38, 40), rng.integers(1, 31, 40)
     crops = np.stack([rng.integers(38 - width), rng.integers(31 - height), width, height, rng.integers(2, size=40)], 1)
-    found = crop_and_resize(images, torch.from_numpy(crops), size, interpolation)
+    found = crop_and_resize(images, torch.from_numpy(crops), *size, interpolation)
     for pixels, (left, top, w, h, flip), ours in zip(images.numpy(), crops.tolist(), found, strict=True):
-        expected = resize(pixels[top : top + h, left : left + w], size, size, interpolation)
+        expected = resize(pixels[top : top + h, left : left + w], *size, interpolation)
         difference = (ours.int() - (expected.flip(1) if flip else expected).int()).abs()
         assert difference.max() <= 1
         assert difference.float().mean() < 0.02

@@ -10,7 +10,7 @@ from torch import nn
 from fvit.attention import get, names
 from fvit.models import exchange
 from fvit.models.adapters import Adapter, WindowAdapter
-from fvit.models.hosts import shared_positions, sites
+from fvit.models.hosts import ignore_rope, shared_positions, sites
 
 from .small import KINDS, class_name, each_way, every_kind, host_of, images, kinds
 
@@ -25,30 +25,44 @@ def fitting(kind):
 
 @every_kind
 def test_softmax_with_transferred_weights_computes_the_same(kind):
-    """Apart from what softmax attention lacks: rotary embeddings, and CaiT's talking heads."""
+    """Apart from CaiT's talking heads, which softmax attention lacks."""
     model = host_of(kind)
     if kind == "cait":
         for block in model.blocks:
             for talking in (block.attn.proj_l, block.attn.proj_w):
                 nn.init.eye_(talking.weight)
                 nn.init.zeros_(talking.bias)
-    unturned = copy.deepcopy(model)
-    if "rope" in shared_positions(model):
-        unturned.rope = None
-    expected = unturned(images())
-    exchange(model, "softmax", keep=["qkv", "proj"])
+    expected = model(images())
+    exchange(model, "softmax")
     assert expected.std() > 0.05
     torch.testing.assert_close(model(images()), expected, rtol=1e-6, atol=1e-6)
     assert all(not report.initialised for report in model.exchange_report)
+    assert all("rope" not in report.dropped for report in model.exchange_report)
 
 
-@pytest.mark.parametrize("kind", ["eva02", "dinov3", "eva, mixed rope", "naflex, rope"])
-def test_rotary_embedding_is_lost_and_reported(kind):
-    model = host_of(kind)
-    before = model(images())
-    exchange(model, "softmax", keep=["qkv", "proj"])
-    assert not torch.allclose(model(images()), before, atol=1e-3)
+ROTARY = ["eva02", "dinov3", "eva, mixed rope", "naflex, rope"]
+
+
+@pytest.mark.parametrize("kind", ROTARY)
+@pytest.mark.parametrize("attention", ["relu", {"name": "softmax", "talking_heads": True}])
+def test_rotary_positions_are_lost_and_reported_where_queries_cannot_be_turned(kind, attention):
+    model = exchange(host_of(kind), attention)
+    assert model.rope is None
     assert all("rope" in report.dropped for report in model.exchange_report)
+
+
+@pytest.mark.parametrize("kind", ROTARY)
+def test_softmax_may_ignore_rotary_positions(kind):
+    """As in checkpoints of earlier versions, whose weights were trained without."""
+    model = host_of(kind)
+    unturned = copy.deepcopy(model)
+    unturned.rope = None
+    expected = unturned(images())
+    assert not torch.allclose(expected, model(images()), atol=1e-3)
+    exchange(model, "softmax")
+    ignore_rope(model)
+    torch.testing.assert_close(model(images()), expected, rtol=1e-6, atol=1e-6)
+    assert model.rope is None
 
 
 @pytest.mark.parametrize("kind", BIASED)

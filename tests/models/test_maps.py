@@ -73,13 +73,9 @@ def test_timms_own_attention_shows_its_map(kind):
             assert one.weights.sum(dim=(2, 3)).max() <= 1 + 1e-5
 
 
-@pytest.mark.parametrize("kind", ["vit", "beit", "eva", "relpos"])
+@pytest.mark.parametrize("kind", ["vit", "beit", "eva", "dinov3", "relpos"])
 def test_softmax_shows_the_same_maps_as_timms_own_attention(kind):
     own, theirs = (host_of(kind, std=0) for _ in range(2))
-    if kind == "eva":
-        own.rope = theirs.rope = None  # which only timm's attention applies
-        for block in theirs.blocks:
-            block.attn.num_prefix_tokens = 0
     exchange(own, "softmax", keep=["qkv", "proj"])
     for one, other in zip(attention_maps(own, images()), attention_maps(theirs, images()), strict=True):
         torch.testing.assert_close(one.weights, other.weights, rtol=1e-4, atol=1e-5)

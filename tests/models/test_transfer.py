@@ -80,7 +80,7 @@ def test_transfer_does_not_change_how_the_others_are_initialised(attention, weig
 
 def test_beit_and_eva_rescale_the_output_projection_by_depth():
     for kind in ("beit", "eva02"):
-        model = exchange(host_of(kind, embed_dim=192), "softmax")
+        model = exchange(host_of(kind, embed_dim=192), "softmax", keep=[])
         for index, block in enumerate(model.blocks):
             std = block.attn.mechanism.proj.weight.std().item()
             assert std == pytest.approx(0.02 / (2 * (index + 1)) ** 0.5, rel=0.05)
@@ -255,7 +255,7 @@ def test_weights_are_loaded_before_an_exchange_which_may_keep_some():
 
 def test_weights_of_an_exchanged_model_are_loaded_after_the_exchange():
     source = small("additive").state_dict()
-    model = build(**SHAPE, num_classes=10, attention="additive", weights=source, exchanged=True)
+    model = build(**SHAPE, num_classes=10, attention="additive", weights=source)
     assert all(torch.equal(weight, source[name]) for name, weight in model.state_dict().items())
     with pytest.raises(ValueError, match=r"keep=.* has no effect"):
-        build(**SHAPE, num_classes=10, attention="additive", keep=["q"], weights=source, exchanged=True)
+        build(**SHAPE, num_classes=10, attention="additive", keep=["q"], weights=source)

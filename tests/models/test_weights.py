@@ -199,13 +199,13 @@ SHAPE = {"name": "vit_tiny_patch16_224", "img_size": 32, "embed_dim": 24, "depth
 def test_weights_under_a_prefix_are_loaded_also_into_an_exchanged_model(prefix, source, target):
     weights = build(**SHAPE, attention=source).state_dict()
     renamed = {f"{prefix}{name}": weight for name, weight in weights.items()} | {"criterion.weight": torch.ones(3)}
-    model = build(**SHAPE, attention=target, weights=renamed, exchanged=None)
+    model = build(**SHAPE, attention=target, weights=renamed)
     assert same(model.state_dict(), weights)
     assert not model.weight_transfer.initialised
 
 
 def test_attention_of_a_host_is_not_loaded_into_another():
     weights = build(**SHAPE).state_dict()
-    model = build(**SHAPE, attention="linear", weights=weights, exchanged=None)
+    model = build(**SHAPE, attention="linear", weights=weights, keep=[])
     assert torch.equal(model.head.weight, weights["head.weight"])
     assert not torch.equal(model.blocks[0].attn.qkv.weight, weights["blocks.0.attn.qkv.weight"])

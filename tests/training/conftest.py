@@ -1,6 +1,7 @@
 """A softmax run to learn from."""
 
 import pytest
+import torch.distributed as dist
 from hydra import compose, initialize_config_dir
 
 from fvit.config import validation
@@ -11,6 +12,14 @@ from fvit.train import train
 from .fitting import FAKE
 
 TEACHER = (*FAKE, "attention=softmax", "augment=none", "logger=none", "optimizer.lr=1e-2", "seed=1")
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """This process as a world of its own, over gloo."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

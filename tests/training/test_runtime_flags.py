@@ -1,6 +1,7 @@
 """Runtime flags change memory, and neither the loss nor its gradients."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -11,7 +12,8 @@ from fvit.data.transforms.batch import BatchTransform
 from fvit.models import build
 from fvit.training import runtime_flags
 
-OFF = {"tf32": False, "channels_last": False, "grad_checkpointing": False, "compile": False}
+FLAGS = ("tf32", "channels_last", "grad_checkpointing", "fast_norm", "compile")
+OFF = dict.fromkeys(FLAGS, False)
 HOSTS = {
     "vit_tiny_patch16_224": dict(embed_dim=24, depth=3, num_heads=3, proj_drop_rate=0.2),
     "fvit_tiny_patch16_224": dict(embed_dim=24, depth=3, num_heads=3, drop_path_rate=0.5),
@@ -96,10 +98,43 @@ def test_model_without_gradient_checkpointing_is_refused():
             runtime_flags.set_up({**OFF, "grad_checkpointing": True}, Module(model), Data())
 
 
+def test_fast_norm_keeps_norms_of_mixed_precision_in_16_bits():
+    outputs = {}
+    for flag in (False, True):
+        module = Module(build("vit_tiny_patch16_224", 32, 10, embed_dim=24, depth=1, num_heads=3))
+        runtime_flags.set_up({**OFF, "fast_norm": flag}, module, Data())
+        norm = module.model.blocks[0].norm1
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs[flag] = norm(torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(0)))
+    assert [outputs[flag].dtype for flag in (False, True)] == [torch.float32, torch.bfloat16]
+    torch.testing.assert_close(outputs[True].float(), outputs[False], rtol=0.02, atol=0.02)
+
+
+def test_fast_norm_without_norms_of_timm_is_warned_of(caplog):
+    with caplog.at_level(logging.WARNING):
+        runtime_flags.set_up({**OFF, "fast_norm": True}, Module(nn.Linear(2, 2)), Data())
+    assert "fast_norm=true has no effect on Linear" in caplog.text
+
+
+@pytest.mark.parametrize(("flag", "mode"), [(True, "default"), ("max-autotune", "max-autotune")])
+def test_student_and_teacher_are_compiled_in_the_same_mode(monkeypatch, flag, mode):
+    asked = []
+    monkeypatch.setattr(nn.Module, "compile", lambda model, **options: asked.append((model, options)))
+    module = Module(nn.Conv2d(3, 4, 3))
+    teacher = nn.Conv2d(3, 4, 3)
+    module.teacher = SimpleNamespace(model=teacher)
+    runtime_flags.set_up({**OFF, "compile": flag, "channels_last": True}, module, Data())
+    assert asked == [(module.model, {"mode": mode}), (teacher, {"mode": mode})]
+    assert teacher.weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_tf32_is_reset():
+    switches = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]
     runtime_flags.set_up({**OFF, "tf32": True}, Module(nn.Linear(2, 2)), Data())
-    assert torch.get_float32_matmul_precision() == "high"
+    assert [switch.fp32_precision for switch in switches] == ["tf32"] * 3
+    assert torch.get_float32_matmul_precision() == "high", "torch refuses to tell where its switches contradict"
     assert torch.backends.cudnn.allow_tf32
     runtime_flags.set_up(OFF, Module(nn.Linear(2, 2)), Data())
+    assert "tf32" not in [switch.fp32_precision for switch in switches]
     assert torch.get_float32_matmul_precision() == "highest"
     assert not torch.backends.cudnn.allow_tf32

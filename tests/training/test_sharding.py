@@ -1,11 +1,21 @@
-"""Blocks to shard in every kind of host, and the numbering of optimizer states."""
+"""Blocks to shard in every kind of host, what is computed and kept in mixed precision, and optimizer states.
+
+FSDP2 runs here in one process, a world of its own: it gathers, frees and reduces as among many.
+"""
+
+from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp._fully_shard import _fsdp_param_group
 
-import fvit.models  # noqa: F401  (registers names with timm)
-from fvit.training.sharding import blocks, numbered_by_model
+from fvit.cost.memory import saved_for_backward
+from fvit.models import build
+from fvit.training.sharding import blocks, numbered_by_model, shard
+from fvit.training.strategy import ShardedStrategy
 
 COUNTS = {
     "vit_tiny_patch16_224": 12,
@@ -57,3 +67,72 @@ def test_renumbered_state_loads_into_torchs_optimizer():
     second.load_state_dict(state)
     for parameter in model.parameters():
         assert torch.equal(second.state[parameter]["exp_avg"], first.state[parameter]["exp_avg"])
+
+
+@pytest.fixture
+def mesh(process_group):
+    return init_device_mesh("cpu", (1,))
+
+
+def model(**options):
+    torch.manual_seed(0)
+    return build("vit_tiny_patch16_224", 32, 10, embed_dim=96, depth=4, num_heads=3, **options)
+
+
+IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def run(model):
+    with torch.autocast("cpu", torch.bfloat16):
+        return model(IMAGES).float().square().mean()
+
+
+def test_mixed_precision_keeps_no_weights_between_the_passes(mesh):
+    """Autocast alone saves a 16-bit copy of each, in spite of what FSDP frees."""
+    saved = {}
+    for precision in ("32-true", "bf16-mixed"):
+        sharded = model()
+        in_blocks = sum(weight.numel() for block in blocks(sharded) for weight in block.parameters())
+        shard(sharded, mesh, precision)
+        saved[precision] = saved_for_backward(lambda sharded=sharded: run(sharded))
+    assert saved["32-true"] - saved["bf16-mixed"] > 0.95 * 2 * in_blocks
+
+
+def test_mixed_precision_computes_in_16_bits_and_reduces_in_32(mesh, monkeypatch):
+    plain, sharded, reduced = model(), model(), []
+    shard(sharded, mesh, "bf16-mixed")
+    reduce = _fsdp_param_group.foreach_reduce
+
+    def watch(parameters, gradients, group, stream, comm, own, dtype, *rest):
+        reduced.append((gradients[0].dtype, dtype))
+        return reduce(parameters, gradients, group, stream, comm, own, dtype, *rest)
+
+    monkeypatch.setattr(_fsdp_param_group, "foreach_reduce", watch)
+    run(sharded).backward()
+    assert reduced == [(torch.bfloat16, torch.float32)] * 5
+    run(plain).backward()
+    for name, weight in sharded.named_parameters():
+        expected = plain.get_parameter(name).grad
+        assert weight.dtype == weight.grad.dtype == torch.float32
+        assert (weight.grad.full_tensor() - expected).norm() < 0.05 * expected.norm() + 1e-6, name
+
+
+def test_accumulated_gradients_are_reduced_once(mesh, monkeypatch):
+    calls, gradients, reduce = [], [], _fsdp_param_group.foreach_reduce
+    monkeypatch.setattr(_fsdp_param_group, "foreach_reduce", lambda *parts: calls.append(1) or reduce(*parts))
+    for blocked in (False, True):
+        sharded = model()
+        shard(sharded, mesh)
+        strategy = ShardedStrategy(1, timedelta(minutes=1))
+        strategy._lightning_module = SimpleNamespace(model=sharded)
+        calls.clear()
+        if blocked:
+            with strategy.block_backward_sync():
+                sharded(IMAGES[:1]).square().mean().backward()
+            assert calls == []
+        else:
+            sharded(IMAGES[:1]).square().mean().backward()
+        sharded(IMAGES[1:]).square().mean().backward()
+        assert len(calls) == (5 if blocked else 10), "four blocks and the rest"
+        gradients.append([weight.grad.full_tensor() for weight in sharded.parameters()])
+    torch.testing.assert_close(*gradients)

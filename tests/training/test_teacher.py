@@ -139,6 +139,6 @@ def test_weights_that_cannot_be_downloaded(monkeypatch):
 
 def test_another_image_size_is_rejected(teacher_run):
     with pytest.raises(
-        ValueError, match=r"trained on images of 32 px, and the student takes 64; set data\.img_size=32"
+        ValueError, match=r"trained on images of 32 px, and the student takes 64 px; set data\.img_size=32"
     ):
         load_teacher(None, str(teacher_run), 10, 64, HALF)

@@ -1,9 +1,12 @@
 """The Trainer that a configuration describes."""
 
 import pytest
+import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 
 from fvit.config.batch_plan import plan_batches
+from fvit.training import trainer as trainer_module
 from fvit.training.trainer import build_trainer
 
 
@@ -42,6 +45,30 @@ def test_other_intervals_are_refused(build, interval, message):
 def test_interval_may_count_across_epochs(build):
     interval = ("+trainer.val_check_interval=48", "+trainer.check_val_every_n_epoch=null")
     assert build(*interval).val_check_interval == 48
+
+
+@pytest.mark.parametrize(
+    ("overrides", "benchmark"),
+    [
+        ((), True),
+        (("trainer.deterministic=true",), False),
+        (("trainer.benchmark=false",), False),
+        (("hardware=cpu", "tf32=false"), False),
+    ],
+    ids=str,
+)
+def test_cudnn_tries_its_algorithms_on_gpus_unless_that_changes_bits(compose_config, monkeypatch, overrides, benchmark):
+    asked = {}
+
+    class NoTrainer(Trainer):
+        def __init__(self, **options):
+            asked.update(options)
+
+    monkeypatch.setattr(trainer_module, "Trainer", NoTrainer)
+    monkeypatch.setattr(trainer_module, "check_arguments", lambda *arguments: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    build_trainer(compose_config("hardware=gpu", "logger=none", "callbacks=none", *overrides))
+    assert asked["benchmark"] is benchmark
 
 
 @pytest.mark.parametrize(

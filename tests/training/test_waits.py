@@ -39,6 +39,13 @@ def test_accumulation_waits_in_logged_steps_only(compose_config):
     assert waits(device).keys() == {2 * step for step in LOGGED}
 
 
+def test_average_waits_in_logged_steps_only(compose_config):
+    device = emulate(lambda probe: fit(compose_config(*RUN, "callbacks=[default,ema]"), probe))
+    found = waits(device)
+    assert found.keys() == LOGGED, found
+    assert any("foreach_lerp" in operator for operator in device.operators[3]), "the average is on the device"
+
+
 @pytest.mark.parametrize("distillation", [pytest.param("deit_hard", marks=pytest.mark.slow), "features"])
 def test_distillation_waits_in_logged_steps_only(compose_config, teacher_run, distillation):
     teacher = (f"distillation={distillation}", f"distillation.teacher.path={teacher_run}")

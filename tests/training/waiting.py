@@ -14,6 +14,7 @@ from unittest.mock import patch
 import torch
 from lightning import Callback
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -98,6 +99,7 @@ class Steps(Callback):
 def emulate(run):
     """Call `run` with a callback for its trainer, and return the `Device`. Steps are counted in batches, from 1."""
     device, transfer, to = Device(), ImageDataModule.transfer_batch_to_device, torch.Tensor.to
+    average = AveragedModel.__init__
 
     def transferred(data, batch, *further):
         device.step = None  # from pinned memory, this makes nobody wait
@@ -133,11 +135,16 @@ def emulate(run):
 
         return call
 
+    def averaged(made_of, *further, **options):
+        average(made_of, *further, **options)
+        device.put([*made_of.parameters(), *made_of.buffers()])
+
     # What takes no operator on a CPU.
     patches = [patch.object(torch.Tensor, name, watched(name)) for name in ("tolist", "numpy", "cpu", "__array__")]
     patches += [patch.object(torch, name, made(getattr(torch, name))) for name in ("tensor", "as_tensor")]
     patches += [patch.object(torch.Tensor, "to", moved)]
     patches += [patch.object(ImageDataModule, "transfer_batch_to_device", transferred)]
+    patches += [patch.object(AveragedModel, "__init__", averaged)]  # a test of EMA has it on the model's device
     with ExitStack() as stack:
         for one in [*patches, device]:
             stack.enter_context(one)

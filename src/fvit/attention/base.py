@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fvit.attention.fully_masked import zero_fully_masked
 from fvit.attention.ops import Size, rows_and_columns
+from fvit.attention.tables import LayoutTables
 
 HOST_OPTIONS = ("qk_norm", "scale_norm", "proj_bias", "norm_layer")
 """What timm's blocks may pass to their attention in addition to the arguments of `Mechanism`."""
@@ -107,11 +108,11 @@ class Mechanism(nn.Module):
     def set_layout(self, grid_size: Size, num_prefix_tokens: int, block_index: int = 0) -> None:
         """Set the token layout: `num_prefix_tokens` first, then the patches of a grid of (rows, columns), row by row.
 
-        Called once after construction and again whenever the input size changes, also for submodules that are
-        mechanisms themselves. `block_index` counts from 0, for what depends on depth, such as shifted windows.
+        Called once after construction and again whenever the input size changes, also for submodules that follow the
+        layout themselves. `block_index` counts from 0, for what depends on depth, such as shifted windows.
         """
         for part in self.children():
-            if isinstance(part, Mechanism):
+            if isinstance(part, Mechanism | LayoutTables):
                 part.set_layout(grid_size, num_prefix_tokens, block_index)
         self.grid_size = grid_size
         self.num_prefix_tokens = num_prefix_tokens

@@ -111,17 +111,23 @@ class FixedLength(Mechanism):
     def set_extra_state(self, state: Tensor) -> None:
         """Nothing to do: `_load_from_state_dict` has resampled the weights to this module's layout."""
 
+    def fit_weights(self, weights: dict[str, Any], prefix: str) -> None:
+        """Resample in place the weights of this module in a state dict, if they were saved with another layout."""
+        saved = weights.get(f"{prefix}_extra_state")
+        if saved is None or not any(saved.tolist()):
+            return
+        old = TokenLayout(*saved.tolist())
+        if self.layout is None:
+            self.set_layout((old.rows, old.columns), old.prefix, self.block_index)
+        elif old != self.layout:
+            for name in self.token_axes:
+                if (tensor := weights.get(prefix + name)) is not None:
+                    weights[prefix + name] = self.resample(name, tensor, old, self.layout)
+            weights[f"{prefix}_extra_state"] = self.get_extra_state()
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        saved = state_dict.get(f"{prefix}_extra_state")
-        if saved is not None and any(saved.tolist()):
-            old = TokenLayout(*saved.tolist())
-            if self.layout is None:
-                self.set_layout((old.rows, old.columns), old.prefix, self.block_index)
-            elif old != self.layout:
-                # The dict is load_state_dict's own copy, from which the submodules load next.
-                for name in self.token_axes:
-                    if (tensor := state_dict.get(prefix + name)) is not None:
-                        state_dict[prefix + name] = self.resample(name, tensor, old, self.layout)
+        # The dict is load_state_dict's own copy, from which the submodules load next.
+        self.fit_weights(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

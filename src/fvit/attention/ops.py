@@ -21,8 +21,20 @@ def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def unit(x: Tensor, dim: int) -> Tensor:
-    """`x` scaled to length 1 along `dim`; unchanged where its length is 0 or underflows, with a finite gradient."""
-    return divide(x, torch.linalg.vector_norm(x, dim=dim, keepdim=True))
+    """`x` scaled to length 1 along `dim`; unchanged where its length is 0 or underflows, with a finite gradient.
+
+    Autocast computes lengths in float32. Those of float16 may be beyond its range, so only the result is rounded there.
+    """
+    length = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+    return divide(x, length if x.dtype == torch.float16 else length.to(x.dtype)).to(x.dtype)
+
+
+def cast_once(x: Tensor) -> Tensor:
+    """x in the dtype of autocast, so that several products of it share one cast; x itself without autocast."""
+    kind = x.device.type
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return x
+    return x.to(torch.get_autocast_dtype(kind))
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
@@ -32,9 +44,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def kernel_average(
-    q: Tensor, k: Tensor, v: Tensor, rotate: Callable[[Tensor], Tensor] = lambda features: features
-) -> Tensor:
+def kernel_average(q: Tensor, k: Tensor, v: Tensor, rotate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Σ_m (q_n·k_m) v_m / Σ_m q_n·k_m for features ≥ 0, and 0 where all are 0: q, k [B, H, N, m], v [B, H, N, d].
 
     The result has the dtype of `v`. It is computed in the widest dtype of the three, autocast or not, and in float32
@@ -44,14 +54,15 @@ def kernel_average(
         q: features of the queries.
         k: features of the keys.
         v: values.
-        rotate: linear map of the features in the numerator.
+        rotate: linear map of the features in the numerator, if any.
     """
     dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
     dtype = torch.float32 if dtype == torch.float16 else dtype
     # The factor 1/N cancels; with it no sum is larger than its largest term.
     q, k = q.to(dtype), k.to(dtype) / k.shape[-2]
     with without_autocast(q.device):
-        return divide(associate(rotate(q), rotate(k), v.to(dtype)), q @ k.sum(dim=-2).unsqueeze(-1)).to(v.dtype)
+        of_q, of_k = (q, k) if rotate is None else (rotate(q), rotate(k))
+        return divide(associate(of_q, of_k, v.to(dtype)), q @ k.sum(dim=-2).unsqueeze(-1)).to(v.dtype)
 
 
 def associate(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -71,7 +82,9 @@ def project_sums(weights: Tensor, x: Tensor, matrix: Tensor, bias: Tensor | None
     Takes fewer MACs than the other order for k < N. The weights need not sum to 1.
     """
     projected = F.linear(weights @ x, matrix)
-    return projected if bias is None else projected + weights.sum(dim=-1, keepdim=True) * bias
+    if bias is not None:
+        projected = projected + (weights.sum(dim=-1, keepdim=True) * bias).to(projected.dtype)
+    return projected
 
 
 def refuse_mask_and_causality(attn_mask: Tensor | None, is_causal: bool) -> None:
@@ -81,8 +94,9 @@ def refuse_mask_and_causality(attn_mask: Tensor | None, is_causal: bool) -> None
 
 
 def token_shares(bias: Tensor | None, x: Tensor) -> Tensor:
-    """The softmax of a bias over keys: 1/N per token of x [..., N, C] without one; [B or 1, 1, N]."""
-    return (x.new_zeros(1, 1, x.shape[-2]) if bias is None else bias).softmax(dim=-1)
+    """The softmax of a bias over keys, 1/N per token of x [..., N, C] without one: [B or 1, 1, N] in the dtype of x."""
+    tokens = x.shape[-2]
+    return x.new_full((1, 1, tokens), 1 / tokens) if bias is None else bias.softmax(dim=-1).to(x.dtype)
 
 
 def pair_bias(attn_mask: Tensor | None, is_causal: bool, x: Tensor) -> tuple[Tensor | None, Tensor]:

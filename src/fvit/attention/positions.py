@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fvit.attention.fixed_length import FixedLength
 from fvit.attention.ops import Size, rows_and_columns
+from fvit.attention.tables import LayoutTables
 
 
 class PositionEmbedding(FixedLength):
@@ -34,10 +35,8 @@ class PositionEmbedding(FixedLength):
         return x + self.table
 
 
-def rotate_patches(
-    x: Tensor, grid_size: Size | None, num_prefix_tokens: int, inclusive: bool = True, base: float = 10000.0
-) -> Tensor:
-    """Rotary position embedding on a grid: rotate pairs of neighbouring channels of x [B, H, N, d].
+class Rotary(LayoutTables):
+    """Rotary position embedding on a grid: rotates pairs of neighbouring channels of x [B, H, N, d].
 
     Source: Su et al., "RoFormer", arXiv:2104.09864; by row and column as in Fan et al., arXiv:2507.00698 (MALA), and
     Han et al., arXiv:2405.16605 (MILA).
@@ -46,17 +45,37 @@ def rotate_patches(
     the d/4 in each half rotates per row or column by base^(−i / (d/4 − 1)), down to 1/base (`inclusive`, MALA), or by
     base^(−i / (d/4)) (RoFormer, MILA). Prefix tokens are not rotated.
 
+    Args:
+        user: name of the mechanism, for messages.
+        width: number d of channels.
+        inclusive: see above.
+        base: see above.
+        factory: device and dtype of the parameters.
+
     Raises:
-        ValueError: the number of tokens does not match the layout.
+        ValueError: `width` is not a multiple of 4; in `forward`, the number of tokens does not match the layout.
     """
-    rows, columns = rows_and_columns("a rotation of patches", x.shape[-2], grid_size, num_prefix_tokens)
-    # In float32 at least, since bfloat16 cannot represent large positions.
-    factory = dict(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
-    pairs = x.shape[-1] // 4
-    speed = base ** -torch.linspace(0, 1, pairs if inclusive else pairs + 1, **factory)[:pairs]
-    by_row = (torch.arange(rows, **factory)[:, None, None] * speed).expand(rows, columns, -1)
-    by_column = (torch.arange(columns, **factory)[:, None] * speed).expand(rows, columns, -1)
-    angle = F.pad(torch.cat([by_row, by_column], dim=-1).flatten(0, 1), (0, 0, num_prefix_tokens, 0))
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    first, second = x.unflatten(-1, (-1, 2)).unbind(dim=-1)
-    return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
+
+    def __init__(self, user: str, width: int, inclusive: bool = True, base: float = 10000.0, **factory: Any) -> None:
+        super().__init__(**factory)
+        if width % 4:
+            raise ValueError(
+                f"{user}: rotary needs head widths that are multiples of 4, got {width}; use num_heads such that "
+                "dim / num_heads is a multiple of 4, or rotary=False"
+            )
+        self.width, self.inclusive, self.base = width, inclusive, base
+
+    def tables(self, grid_size: Size, num_prefix_tokens: int, **factory: Any) -> dict[str, Tensor]:
+        """Cosine and sine of each token's angles, [N, d/2]."""
+        (rows, columns), pairs = grid_size, self.width // 4
+        speed = self.base ** -torch.linspace(0, 1, pairs if self.inclusive else pairs + 1, **factory)[:pairs]
+        by_row = (torch.arange(rows, **factory)[:, None, None] * speed).expand(rows, columns, -1)
+        by_column = (torch.arange(columns, **factory)[:, None] * speed).expand(rows, columns, -1)
+        angle = F.pad(torch.cat([by_row, by_column], dim=-1).flatten(0, 1), (0, 0, num_prefix_tokens, 0))
+        return {"cos": angle.cos(), "sin": angle.sin()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows_and_columns("a rotation of patches", x.shape[-2], self.grid_size, self.num_prefix_tokens)
+        cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
+        first, second = x.unflatten(-1, (-1, 2)).unbind(dim=-1)
+        return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)

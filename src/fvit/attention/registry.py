@@ -71,7 +71,13 @@ def bind(cls: type[Mechanism], **options: Any) -> type[Mechanism]:
             super().__init__(*args, **{**kwargs, **options})
 
     Bound.__name__, Bound.__qualname__, Bound.__doc__ = cls.__name__, cls.__qualname__, cls.__doc__
+    Bound.unbound = unbound(cls)
     return Bound
+
+
+def unbound(cls: type) -> type:
+    """The class that `bind` was given, for one that it made; any other class itself."""
+    return getattr(cls, "unbound", cls)
 
 
 def _has_type(value: Any, annotation: Any) -> bool:

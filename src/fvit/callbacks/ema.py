@@ -53,9 +53,13 @@ class EMA(WeightAveraging):
         self._swapped = False
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        # Lightning takes the module's device, which is still the CPU.
+        self._device = self._device or trainer.strategy.root_device
         super().setup(trainer, module, stage)
         if self._average_model is not None:
             self._average_model.eval()
+            # On the host, which reads it twice per update: a GPU would have to finish all its work before.
+            self._average_model.n_averaged = torch.zeros((), dtype=torch.long)
             self._raw_acc1 = accuracy(module.num_outputs)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -107,7 +111,8 @@ class EMA(WeightAveraging):
         super().on_validation_epoch_end(trainer, module)
         self._swapped = False
         if self._average_model is not None:
-            module.log("val_raw/acc1", self._raw_acc1.compute(), sync_dist=True)
+            # A metric, not its value, which Lightning would reduce over the ranks once more.
+            module.log("val_raw/acc1", self._raw_acc1, on_epoch=True, metric_attribute="val_raw_acc1")
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "updates": self._updates}

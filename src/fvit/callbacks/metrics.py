@@ -1,7 +1,6 @@
 """Speed, progress, memory and gradient norm of a training run."""
 
 import logging
-import os
 import time
 from typing import Any
 
@@ -11,13 +10,18 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from fvit.callbacks.data_wait import HostWait, Waiting, waiting_for
 from fvit.callbacks.logged_steps import ends_logged_step
+from fvit.config.cores import usable_cores
 from fvit.cost.memory import peak, reset_peak
+from fvit.cost.utilisation import matmul_rate, mfu
 
 log = logging.getLogger(__name__)
 
 _SEEN, _HOURS, _LEFT = "progress/images_seen", "progress/device_hours", "progress/seconds_left"
 _SPEED, _WAIT, _MEMORY = "throughput/images_per_s", "throughput/data_wait", "memory/peak_gib"
+_MFU = "throughput/mfu"
+_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class Metrics(Callback):
@@ -25,7 +29,10 @@ class Metrics(Callback):
 
     * ``throughput/images_per_s``: training images per second. Data wait and checkpoints count, validation does not.
     * ``throughput/data_wait``: the share of a step that passes before its batch is on the device, on the rank that
-      waits longest, because the others wait for it. Steps after a checkpoint are left out.
+      waits longest, because the others wait for it; on CUDA the share in which the GPU is idle by then. Steps after a
+      checkpoint are left out.
+    * ``throughput/mfu``, on CUDA: the operations of the model, three forward passes' worth per step (without those of a
+      teacher), over what matrix products in the run's precision reach on rank 0's GPU, measured at the start.
     * ``progress/images_seen``, ``progress/seconds_left`` (with validation and checkpoints) and
       ``progress/device_hours``: hours since training began times devices, continued from a checkpoint.
     * ``memory/peak_gib`` of the largest process since training began; on CUDA ``gpu/utilization``, the percentage that
@@ -48,7 +55,9 @@ class Metrics(Callback):
         self.min_steps, self.min_seconds = min_steps, min_seconds
         self.batches, self.seconds = 0, 0.0
         self.recent_data_wait = 0.0
+        self._waiting: Waiting = HostWait()
         self._steps, self._waited, self._step_seconds = 0, 0.0, 0.0  # without those that follow a checkpoint
+        self._rate = 0.0  # of matrix products, in operations per second
         self._logged = (0, 0.0, 0.0, 0.0)  # the totals when they were last logged
         self._hours = self._hours_before = 0.0
         self._saved = self._warned = self._has_utilization = False
@@ -76,16 +85,21 @@ class Metrics(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._began = time.perf_counter()
-        reset_peak(module.device)
+        self._waiting = waiting_for(module.device)
         self._has_utilization = module.device.type == "cuda"
+        self._macs = getattr(module, "macs", 0)  # fvit-train counts them
+        if module.device.type == "cuda" and self._macs:
+            self._rate = matmul_rate(module.device, _AUTOCAST.get(trainer.precision, module.dtype))
+        reset_peak(module.device)
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._last, self._saved = time.perf_counter(), False
+        self._begin_step()
         if not self.batches:
             self._warm = self._last
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._arrived = time.perf_counter()
+        stream = trainer.datamodule.side_stream
+        self._waiting.batch_arrived(stream and stream.arrived)
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
         # Gradients are accumulated, averaged over ranks and unscaled by now, but not clipped.
@@ -108,9 +122,9 @@ class Metrics(Callback):
             self.seconds += now - self._last
             if not self._saved:
                 self._steps += 1
-                self._waited += self._arrived - self._last
+                self._waiting.count()
                 self._step_seconds += now - self._last
-        self._last, self._saved = now, False
+        self._begin_step()
         self._count_hours(trainer)
         if ends_logged_step(trainer, batch_idx):
             self._log_step(trainer, module)
@@ -122,7 +136,7 @@ class Metrics(Callback):
             module.log_dict({_SEEN: self._images_seen(trainer), _HOURS: self._hours}, sync_dist=True)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._last, self._saved = time.perf_counter(), False
+        self._begin_step()
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._saved = True
@@ -135,6 +149,7 @@ class Metrics(Callback):
         for name, value in means.items():
             if value is not None:
                 module.log(name, value, logger=False, sync_dist=True)
+        self._waited = self._waiting.seconds()
         largest = {_WAIT: self.data_wait if self._step_seconds else None, _MEMORY: peak(module.device) / 2**30}
         for name, value in largest.items():
             if value is not None:
@@ -146,12 +161,19 @@ class Metrics(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._hours_before = self._hours = state_dict[_HOURS]
 
+    def _begin_step(self) -> None:
+        self._last, self._saved = time.perf_counter(), False
+        self._waiting.step_ended()
+
     def _log_step(self, trainer: Trainer, module: LightningModule) -> None:
+        self._waited = self._waiting.seconds()
         figures = {_SEEN: self._images_seen(trainer), _HOURS: self._hours, _LEFT: self.seconds_left(trainer)}
         batches, seconds, waited, step_seconds = self._logged
         self._logged = (self.batches, self.seconds, self._waited, self._step_seconds)
         if self.batches > batches:
             figures[_SPEED] = self._speed(self.batches - batches, self.seconds - seconds)
+            if self._rate:
+                figures[_MFU] = mfu(self._macs, figures[_SPEED], self._rate * trainer.world_size)
         if self._step_seconds > step_seconds:  # on all ranks or on none, because they count the same steps
             shares = [(self._waited - waited) / (self._step_seconds - step_seconds), self.data_wait]
             shares = trainer.strategy.reduce(torch.tensor(shares, device=module.device), reduce_op="max")
@@ -176,9 +198,9 @@ class Metrics(Callback):
         if share <= self.data_wait_limit or not measured or self._warned:
             return
         self._warned = True
-        workers = trainer.datamodule.hparams.num_workers
+        workers = trainer.datamodule.num_workers
         if workers:
-            where = f"data.num_workers={workers} per device; this machine has {os.cpu_count()} cores"
+            where = f"data.num_workers={workers} per device; {usable_cores()} cores may be used"
         else:
             where = "data.num_workers=0: images are loaded between the steps, not in parallel"
         if trainer.is_global_zero:

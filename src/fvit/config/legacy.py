@@ -18,6 +18,8 @@ CLASSES = {
 }
 # Named in the hydra section of a configuration, whose classes Hydra imports itself.
 _MODULES = {"sweep": "fvit.launch.sweep"}
+FORMAT = 2
+"""Of checkpoints. In the first, which names none, softmax attention ignored the rotary positions of its host."""
 _CALLBACK_STATES = {"DeviceHours": "Metrics"}
 _REMOVED_MODEL_OPTIONS = ("trim_last",)
 

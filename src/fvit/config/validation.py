@@ -107,7 +107,8 @@ def _locate(loc: tuple[int | str, ...], given: Any) -> tuple[list[str], Any]:
     """The keys of `loc` that are in the configuration (pydantic adds the branches of unions), and the value there."""
     path = []
     for part in loc:
-        if not (isinstance(given, dict) and part in given) and not (isinstance(given, list) and isinstance(part, int)):
+        is_item = isinstance(given, list) and isinstance(part, int) and part < len(given)
+        if not (isinstance(given, dict) and part in given) and not is_item:
             continue
         path.append(str(part))
         given = given[part]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -52,9 +53,9 @@ def count(model: nn.Module, input_size: Sequence[int] | int) -> Cost:
 
     Args:
         model: maps images [B, C, H, W].
-        input_size: (C, H, W), or the side of a square RGB image in pixels.
+        input_size: (C, H, W), or of an RGB image in pixels (H, W) or the side of a square.
     """
-    shape = (3, input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+    shape = (3, *to_2tuple(input_size)) if isinstance(input_size, int) or len(input_size) == 2 else tuple(input_size)
     # Detached, because torch's counter fails on views of parameters, which CaiT makes of its class token.
     meta = {name: t.detach().to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
     dtype = next((p.dtype for p in model.parameters()), torch.float32)

@@ -8,23 +8,24 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from fvit.attention.base import Size
 from fvit.cost.count import count
-from fvit.cost.timing import synchroniser, time_in_turns
+from fvit.cost.timing import time_in_turns
 from fvit.cost.workload import Conditions, Workload
 from fvit.models import attention_spec, build
 
-Measure = Callable[[nn.Module, int], float]
+Measure = Callable[[nn.Module, int | Size], float]
 """The cost of a model for images of a size in pixels; increases with width and depth."""
 
 By = Literal["width", "depth"]
 
 
-def params(model: nn.Module, img_size: int) -> float:
+def params(model: nn.Module, img_size: int | Size) -> float:
     """Number of parameters."""
     return count(model, img_size).params
 
 
-def macs(model: nn.Module, img_size: int) -> float:
+def macs(model: nn.Module, img_size: int | Size) -> float:
     """MACs of all products."""
     return count(model, img_size).macs
 
@@ -48,14 +49,19 @@ class Matched:
 
 
 def match(
-    model: Mapping[str, Any], img_size: int, num_classes: int, measure: Measure, budget: float, by: By = "width"
+    model: Mapping[str, Any],
+    img_size: int | Size,
+    num_classes: int,
+    measure: Measure,
+    budget: float,
+    by: By = "width",
 ) -> Matched:
     """The model whose cost is nearest to `budget`, with another width (a multiple of 8 and of 2 · heads) or depth.
 
     Args:
         model: arguments of `fvit.models.build`, with `attention` as in a configuration. The search starts at its
             `embed_dim` or `depth`; the number of heads stays.
-        img_size: side of the images in pixels.
+        img_size: of the images in pixels: the side of squares, or height and width.
         num_classes: number of outputs of the head.
         measure: one of `COUNTED`, which need no weights, or a measurement.
         budget: the target cost, in the unit of `measure`.
@@ -98,7 +104,7 @@ def _check_shape(model: Mapping[str, Any]) -> None:
 def match_count(
     model: Mapping[str, Any],
     reference: Mapping[str, Any],
-    img_size: int,
+    img_size: int | Size,
     num_classes: int,
     metric: Literal["params", "macs"],
     by: By = "width",
@@ -124,9 +130,9 @@ def match_latency(
     """
     other = Workload(make(reference, conditions.res, num_classes), conditions).forward(1)
 
-    def relative_latency(tried: nn.Module, img_size: int) -> float:
+    def relative_latency(tried: nn.Module, img_size: int | Size) -> float:
         steps = {"tried": Workload(tried, conditions).forward(1), "other": other}
-        timings = time_in_turns(steps, runs, seconds, synchroniser(conditions.device))
+        timings = time_in_turns(steps, runs, seconds, conditions.device)
         return timings["tried"].median / timings["other"].median
 
     return match(model, conditions.res, num_classes, relative_latency, 1.0, by)
@@ -175,7 +181,7 @@ def meet_budget(config: dict[str, Any], num_classes: int) -> tuple[dict[str, Any
     return {**config, "model": matched.model}, [("budget", found)]
 
 
-def make(model: Mapping[str, Any], img_size: int, num_classes: int, on_meta: bool = False) -> nn.Module:
+def make(model: Mapping[str, Any], img_size: int | Size, num_classes: int, on_meta: bool = False) -> nn.Module:
     """Build a model from options, without pretrained weights; on the meta device if it is only counted."""
     ignored = ("attention", "num_classes", "pretrained", "init_from", "keep")
     options = {key: value for key, value in model.items() if key not in ignored}

@@ -12,8 +12,9 @@ from torch import nn
 
 from fvit.cost.count import count
 from fvit.cost.memory import bounded, peak_of, ran_out, saved_for_backward
-from fvit.cost.timing import Step, Timing, best_batch, synchroniser, time_in_turns
-from fvit.cost.workload import Conditions, Workload, compiling
+from fvit.cost.timing import Step, Timing, best_batch, time_in_turns
+from fvit.cost.utilisation import matmul_rate, mfu
+from fvit.cost.workload import DTYPES, Conditions, Workload, compiling, with_tf32
 
 Made = TypeVar("Made")
 
@@ -62,7 +63,7 @@ class Candidate:
     @property
     def label(self) -> str:
         """Model, attention and all conditions."""
-        return f"{self.model} {self.attention} {self.conditions.res} px{self.conditions.manner}"
+        return f"{self.model} {self.attention} {self.conditions.size} px{self.conditions.manner}"
 
 
 @dataclass
@@ -128,7 +129,7 @@ def measure(rows: Sequence[Row], settings: Settings, advance: Callable[[int], No
     try:
         with bounded() if on_cpu else nullcontext():
             for conditions, group in groups.items():
-                with compiling() if conditions.compiled else nullcontext():
+                with compiling() if conditions.compiled else nullcontext(), with_tf32(conditions):
                     _measure_together(group, settings, advance)
                 del left[conditions]
     except KeyboardInterrupt:
@@ -183,6 +184,7 @@ def _in_turns(
     step_of: Callable[[Row, Workload], Step],
     settings: Settings,
     progress: Progress,
+    queued: bool = True,
 ) -> None:
     """Time a step of each candidate, and record it as `name`."""
     steps: dict[str, Step] = {}
@@ -190,15 +192,17 @@ def _in_turns(
         step = row.attempt(partial(step_of, row, workload))
         if step is not None:
             steps[str(number)] = partial(row.attempt, step)
-    wait = synchroniser(pairs[0][0].candidate.conditions.device) if pairs else lambda: None
-    timings = time_in_turns(steps, settings.runs, settings.seconds, wait, progress)
+    if not steps:
+        return
+    device = pairs[0][0].candidate.conditions.device
+    timings = time_in_turns(steps, settings.runs, settings.seconds, device, queued, progress)
     for number, (row, _) in enumerate(pairs):
         if row.alive:
             row.time(name, timings[str(number)])
 
 
 def _latency(pairs: Pairs, settings: Settings, progress: Progress) -> None:
-    _in_turns(pairs, "latency_ms", lambda _, workload: workload.forward(1), settings, progress)
+    _in_turns(pairs, "latency_ms", lambda _, workload: workload.forward(1), settings, progress, queued=False)
 
 
 def _throughput(pairs: Pairs, settings: Settings, progress: Progress) -> None:
@@ -223,11 +227,9 @@ def _throughput(pairs: Pairs, settings: Settings, progress: Progress) -> None:
 
 
 def _best_batch(workload: Workload, settings: Settings) -> int:
-    wait = synchroniser(workload.conditions.device)
-
     def seconds(batch: int) -> float:
-        steps = {"": workload.forward(batch)}
-        return time_in_turns(steps, runs=3, budget=settings.seconds / 3, synchronise=wait)[""].median
+        steps, budget = {"": workload.forward(batch)}, settings.seconds / 3
+        return time_in_turns(steps, 3, budget, workload.conditions.device, queued=True)[""].median
 
     # A batch that takes longer than the time for one figure says no more than a smaller one.
     return best_batch(seconds, _BATCHES, longest=settings.seconds)[0]
@@ -251,6 +253,13 @@ def _mebibytes(workload: Workload, batch: int) -> dict[str, float]:
 
 def _train(pairs: Pairs, settings: Settings, progress: Progress) -> None:
     _in_turns(pairs, "train_ms", lambda _, workload: workload.train(settings.batch), settings, progress)
+    counted = [row for row, _ in pairs if row.alive and "macs" in row.values]
+    if counted:
+        conditions = counted[0].candidate.conditions
+        rate = matmul_rate(conditions.device, DTYPES[conditions.precision])
+        for row in counted:
+            images_per_s = 1e3 * settings.batch / row.values["train_ms"]
+            row.values |= {"mfu": mfu(row.values["macs"], images_per_s, rate), "matmul_tflops": rate / 1e12}
 
 
 # `_prepare` counts parameters and MACs.

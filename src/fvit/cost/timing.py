@@ -11,7 +11,10 @@ import torch
 from fvit.cost.memory import ran_out
 
 Step = Callable[[], object]
+Clock = Callable[[Step], Callable[[], float]]
+"""Runs a step, and returns a function that waits for its end and gives its duration in seconds."""
 
+CPU = torch.device("cpu")
 FEWEST = 6
 """The fewest runs whose range contains the true median with a probability of 95 %: for 5 it is 1 - 2 · 0.5^5 = 94 %."""
 
@@ -47,32 +50,39 @@ def time_in_turns(
     steps: Mapping[str, Step],
     runs: int = 20,
     budget: float = math.inf,
-    synchronise: Callable[[], None] = lambda: None,
+    device: torch.device = CPU,
+    queued: bool = False,
     progress: Callable[[float], None] = lambda share: None,
 ) -> dict[str, Timing]:
     """Time each step `runs` times, or fewer if that takes longer than `budget` seconds per step, but at least 3 times.
 
-    Every step runs once to warm up. Each round runs all steps, in an order that is reversed from round to round.
+    Every step runs once to warm up, on CUDA three times. Each round runs all steps, in an order that is reversed from
+    round to round.
 
     Args:
         steps: the candidates by name.
         runs: number of rounds.
         budget: seconds for each candidate, without its warm-up.
-        synchronise: waits until the device is done.
+        device: where the steps run.
+        queued: whether a CUDA device may still be at work when the next step is launched, as in training; otherwise it
+            is idle, and the time is a latency.
         progress: called after each round with the share that is done.
     """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
+    clock = clock_of(device)
     for step in steps.values():
-        step()
-    synchronise()
+        for _ in range(3 if device.type == "cuda" else 1):
+            clock(step)()
     order = list(steps)
     start = time.perf_counter()
     for number in range(1, runs + 1):
+        pending = []
         for name in order:
-            begin = time.perf_counter()
-            steps[name]()
-            synchronise()
-            seconds[name].append(time.perf_counter() - begin)
+            pending.append((name, clock(steps[name])))
+            if not queued or len(pending) == len(order):
+                for finished, reading in pending:
+                    seconds[finished].append(reading())
+                pending.clear()
         order.reverse()
         spent, limit = time.perf_counter() - start, budget * len(steps)
         progress(min(1.0, max(number / runs, spent / limit if limit else 1.0)))
@@ -81,9 +91,33 @@ def time_in_turns(
     return {name: Timing(tuple(found)) for name, found in seconds.items()}
 
 
-def synchroniser(device: torch.device) -> Callable[[], None]:
-    """The function that waits for `device`; on a CPU it does nothing."""
-    return {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, lambda: None)
+def clock_of(device: torch.device) -> Clock:
+    """The clock of `device`: the host's, or on CUDA events, between which the host need not wait."""
+    if device.type == "cuda":
+        return _between_events
+    wait = torch.mps.synchronize if device.type == "mps" else lambda: None
+
+    def on_host(step: Step) -> Callable[[], float]:
+        start = time.perf_counter()
+        step()
+        wait()
+        spent = time.perf_counter() - start
+        return lambda: spent
+
+    return on_host
+
+
+def _between_events(step: Step) -> Callable[[], float]:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    step()
+    end.record()
+
+    def reading() -> float:
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+    return reading
 
 
 def best_batch(

@@ -103,7 +103,7 @@ def _tokens(row: Row) -> int:
 
 
 def _pixels(row: Row) -> int:
-    return row.candidate.conditions.res**2
+    return row.candidate.conditions.pixels
 
 
 def _times(rows: Sequence[Row], name: str, size: Callable[[Row], int]) -> Samples:

@@ -1,24 +1,29 @@
 """Models under fixed conditions: device, threads, precision, compilation, and the steps that are measured."""
 
+import math
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 
-from fvit.cost.timing import Step
+from fvit.attention.base import Size
+from fvit.cost.timing import CPU, Step
 
-_CPU = torch.device("cpu")
 _CPUINFO = Path("/proc/cpuinfo")
 _STAT = Path("/proc/stat")
 # Compiled versions of one function: all models of a class, batch sizes, inference and training.
 _VERSIONS = 1000
+
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+"""Of products, by precision."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +31,27 @@ class Conditions:
     """How a model is run.
 
     Attributes:
-        res: side of the images in pixels.
+        res: of the images in pixels: the side of squares, or height and width.
         precision: ``float32``, or ``bf16`` by autocast.
         compiled: whether it runs through torch.compile.
         device: where it runs.
     """
 
-    res: int
+    res: int | Size
     precision: str = "float32"
     compiled: bool = False
-    device: torch.device = _CPU
+    device: torch.device = CPU
+
+    @property
+    def size(self) -> str:
+        """``224``, or ``192×128`` for height and width."""
+        height, width = to_2tuple(self.res)
+        return str(height) if height == width else f"{height}×{width}"
+
+    @property
+    def pixels(self) -> int:
+        """The pixels of one image."""
+        return math.prod(to_2tuple(self.res))
 
     @property
     def manner(self) -> str:
@@ -62,7 +78,7 @@ class Workload:
         images = self._images(batch)
 
         def step() -> None:
-            with torch.inference_mode(), self._autocast():
+            with torch.inference_mode(), autocast(self.conditions.device, self.conditions.precision):
                 self.model.eval()(images)
 
         return step
@@ -72,7 +88,7 @@ class Workload:
         images = self._images(batch)
 
         def step() -> Tensor:
-            with self._autocast():
+            with autocast(self.conditions.device, self.conditions.precision):
                 return self.model.train()(images).float().logsumexp(dim=1).mean()
 
         return step
@@ -101,13 +117,25 @@ class Workload:
 
     def _images(self, batch: int) -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        images = torch.randn(batch, 3, self.conditions.res, self.conditions.res, generator=generator)
+        images = torch.randn(batch, 3, *to_2tuple(self.conditions.res), generator=generator)
         return images.to(self.conditions.device)
 
-    def _autocast(self) -> Any:
-        if self.conditions.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.conditions.device.type, dtype=torch.bfloat16)
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The context in which a model has a precision of `DTYPES`: autocast to it, or none for float32."""
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, DTYPES[precision])
+
+
+@contextmanager
+def with_tf32(conditions: Conditions) -> Iterator[None]:
+    """Inside, what remains in float32 of bf16 autocast on CUDA is multiplied in TF32, as in training."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        if conditions.device.type == "cuda":
+            torch.set_float32_matmul_precision("highest" if conditions.precision == "float32" else "high")
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import to_2tuple
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -20,9 +21,11 @@ from fvit.data.images import DataError, Images
 from fvit.data.resident import ResidentDataset
 from fvit.data.sampler import BatchLayout, EvalSampler, ShardWindows, Shuffle, TrainSampler, shards_in_order
 from fvit.data.seeding import SampleKey
+from fvit.data.transfer import SideStream
 from fvit.data.transforms.batch import BatchTransform
 from fvit.data.transforms.draws import Draw
 from fvit.data.transforms.image import EvalTransform, TrainTransform
+from fvit.data.workers import PREFETCH_FACTOR, choose_workers, warn_of_shared_memory
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +42,12 @@ class ImageDataModule(LightningDataModule):
 
     Args:
         name: the source, a key of `fvit.data.SOURCES`; further arguments are its options.
-        img_size: side of the model's input in pixels.
+        img_size: of the model's input in pixels: the side of a square, or height and width.
         batch_size: training images per micro batch and rank.
         accumulate: micro batches per optimizer step.
         eval_batch_size: validation images per batch and rank; 0 means `batch_size`.
-        num_workers: loader processes per rank.
+        num_workers: loader processes per rank, or ``auto``; see `fvit.data.workers.choose_workers`.
+        prefetch_factor: batches that each of them prepares in advance; None for torch's default, 2.
         crop_pct: share of the shorter side that validation's centre crop keeps.
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
         mean, std: of the channels, for pixels in [0, 1].
@@ -61,11 +65,11 @@ class ImageDataModule(LightningDataModule):
     def __init__(
         self,
         name: str,
-        img_size: int,
+        img_size: int | Sequence[int],
         batch_size: int,
         accumulate: int = 1,
         eval_batch_size: int = 0,
-        num_workers: int = 0,
+        num_workers: int | str = 0,
         crop_pct: float = 0.875,
         interpolation: str = "bicubic",
         mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
@@ -76,6 +80,7 @@ class ImageDataModule(LightningDataModule):
         seed: int = 0,
         pin_memory: bool = False,
         resident: bool = False,
+        prefetch_factor: int | None = None,
         **source: Any,
     ) -> None:
         super().__init__()
@@ -94,12 +99,18 @@ class ImageDataModule(LightningDataModule):
         self.positions: Tensor | None = None
         self._sampler: TrainSampler | None = None
         self.resident: dict[bool, ResidentDataset] = {}
+        self.side_stream: SideStream | None = None  # on CUDA
         self._last: tuple[int, int] | None = None  # epoch and first position of the latest training batch
         self._resumed: dict[str, Any] = {}
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def num_workers(self) -> int:
+        """Loader processes of this rank."""
+        return 0 if self.hparams.resident else choose_workers(self.hparams.num_workers, self._ranks_per_node())
 
     @property
     def batch_layout(self) -> BatchLayout:
@@ -116,10 +127,10 @@ class ImageDataModule(LightningDataModule):
         if self.batch_transform.mixup is not None:
             self.batch_transform.mixup.global_batch = layout.global_batch
         self._sampler = self._train_sampler(layout)
-        draw, size = self.batch_transform.draw, self.hparams.img_size
+        draw, size = self.batch_transform.draw, to_2tuple(self.hparams.img_size)
         if self.hparams.resident:  # its samples do not have the images' shape
             return self._loader(
-                self._train_set(), self.hparams.batch_size, self._sampler, lambda keys, *_: draw(keys, size, size)
+                self._train_set(), self.hparams.batch_size, self._sampler, lambda keys, *_: draw(keys, *size)
             )
         return self._loader(self._train_set(), self.hparams.batch_size, self._sampler, draw)
 
@@ -145,6 +156,12 @@ class ImageDataModule(LightningDataModule):
         if self.trainer.training:
             self._last = int(batch.epochs[0]), int(batch.positions[0])
         return batch._replace(faults=())
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        if device.type != "cuda":
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        self.side_stream = self.side_stream or SideStream(device)
+        return self.side_stream(batch)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Normalise and augment on the device."""
@@ -195,9 +212,8 @@ class ImageDataModule(LightningDataModule):
 
     def _train_sampler(self, layout: BatchLayout) -> TrainSampler:
         images, resumed, (world, rank) = self.source.train, self._resumed, self._world()
-        num_nodes = self.trainer.num_nodes if self.trainer else 1
-        ranks_per_node = world // num_nodes
-        node, local_rank = divmod(rank, ranks_per_node)
+        num_nodes = world // self._ranks_per_node()
+        node, local_rank = divmod(rank, self._ranks_per_node())
         windows = None
         if resumed.get("windows", images.window) is not None:
             shards, nodes = resumed.get("windows") or (images.window, num_nodes)
@@ -246,6 +262,9 @@ class ImageDataModule(LightningDataModule):
     def _world(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
+    def _ranks_per_node(self) -> int:
+        return self.trainer.world_size // self.trainer.num_nodes if self.trainer else 1
+
     def _loader(
         self,
         dataset: ImageDataset | ResidentDataset,
@@ -253,7 +272,10 @@ class ImageDataModule(LightningDataModule):
         sampler: TrainSampler | EvalSampler,
         draw: Draw | None = None,
     ) -> DataLoader:
-        workers = 0 if self.hparams.resident else self.hparams.num_workers
+        workers, ranks = self.num_workers, self._ranks_per_node()
+        if self._world()[1] % ranks == 0:
+            batch_bytes = batch_size * 3 * self.hparams.img_size**2
+            warn_of_shared_memory(workers, self.hparams.prefetch_factor or PREFETCH_FACTOR, batch_bytes, ranks)
         return DataLoader(
             dataset,
             batch_size,
@@ -261,6 +283,7 @@ class ImageDataModule(LightningDataModule):
             collate_fn=partial(collate, draw=draw),
             num_workers=workers,
             persistent_workers=workers > 0,
+            prefetch_factor=self.hparams.prefetch_factor if workers else None,
             timeout=_WORKER_TIMEOUT if workers else 0,
             pin_memory=self.hparams.pin_memory,
             worker_init_fn=ignore_group_signals,

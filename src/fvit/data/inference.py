@@ -2,7 +2,6 @@
 
 import fnmatch
 import glob
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from http.client import HTTPException
@@ -16,6 +15,7 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from fvit.config.cores import usable_cores
 from fvit.data.dataset import ImageDataset, collate
 from fvit.data.faults import Fault
 from fvit.data.formats import decode
@@ -132,7 +132,7 @@ def inference_batches(
     transform = EvalTransform(decode.choose(), trained["img_size"], trained["crop_pct"], trained["interpolation"])
     normalise = BatchTransform(0, trained["mean"], trained["std"], {}, {}, seed=0)
     if num_workers is None:
-        num_workers = os.cpu_count() or 1 if len(images) > _MIN_BATCHES_FOR_WORKERS * batch_size else 0
+        num_workers = usable_cores() if len(images) > _MIN_BATCHES_FOR_WORKERS * batch_size else 0
     dataset = ImageDataset(images, transform, seed=0, replace=False)
     sampler = EvalSampler(len(images))
     # From pinned memory, a copy to a GPU does not keep the host from its next image.

@@ -75,13 +75,13 @@ class ResidentDataset(Dataset):
         return Sample(crop, int(self.images.labels[key.index]), key)
 
     def take(self, crops: Tensor) -> Tensor:
-        """The pixels of crops [B, 6], uint8 [B, size, size, 3], on the device of `crops`."""
+        """The pixels of crops [B, 6], uint8 [B, H, W, 3] of the transform's size, on the device of `crops`."""
         if self.pixels.device != crops.device:
             self.pixels = self.pixels.to(crops.device)  # once
         images = self.pixels[crops[:, 0]]
         if not self.crops:
             return images
-        return crop_and_resize(images, crops[:, 1:], self.transform.img_size, self.transform.interpolation)
+        return crop_and_resize(images, crops[:, 1:], *self.transform.img_size, self.transform.interpolation)
 
     def _read(self, index: int, one: Transform, shape: torch.Size | None = None) -> Tensor:
         try:
@@ -99,29 +99,29 @@ class ResidentDataset(Dataset):
         return pixels
 
 
-def crop_and_resize(images: Tensor, crops: Tensor, size: int, interpolation: str) -> Tensor:
-    """Resize a crop of each image to a square, with antialiasing, as `fvit.data.transforms.image.resize` does.
+def crop_and_resize(images: Tensor, crops: Tensor, rows: int, columns: int, interpolation: str) -> Tensor:
+    """Resize a crop of each image, with antialiasing, as `fvit.data.transforms.image.resize` does.
 
     Args:
         images: uint8 [B, H, W, 3].
         crops: [B, 5]: left, top, width, height, and whether to flip.
-        size: side of the result.
+        rows, columns: size of the result.
         interpolation: ``bilinear`` or ``bicubic``.
 
     Returns:
-        uint8 [B, size, size, 3].
+        uint8 [B, rows, columns, 3].
     """
     left, top, width, height, flip = crops.unbind(1)
-    columns = _resampling(left, width, images.shape[2], size, interpolation)
-    columns = torch.where(flip.view(-1, 1, 1) > 0, columns.flip(1), columns)
-    rows = _resampling(top, height, images.shape[1], size, interpolation)
+    along_x = _resampling(left, width, images.shape[2], columns, interpolation)
+    along_x = torch.where(flip.view(-1, 1, 1) > 0, along_x.flip(1), along_x)
+    along_y = _resampling(top, height, images.shape[1], rows, interpolation)
     images = images.to(torch.float32)
-    narrow = _to_levels(torch.einsum("bxw,bhwc->bhxc", columns, images))
-    found = _to_levels(torch.einsum("byh,bhxc->byxc", rows, narrow))
-    if images.shape[1] > size:  # as in `resize`
-        short = _to_levels(torch.einsum("byh,bhwc->bywc", rows, images))
-        other = _to_levels(torch.einsum("bxw,bywc->byxc", columns, short))
-        rows_first = (height > size) & (height - size > 2 * (width - size))
+    narrow = _to_levels(torch.einsum("bxw,bhwc->bhxc", along_x, images))
+    found = _to_levels(torch.einsum("byh,bhxc->byxc", along_y, narrow))
+    if images.shape[1] > rows:  # as in `resize`
+        short = _to_levels(torch.einsum("byh,bhwc->bywc", along_y, images))
+        other = _to_levels(torch.einsum("bxw,bywc->byxc", along_x, short))
+        rows_first = (height > rows) & (height - rows > 2 * (width - columns))
         found = torch.where(rows_first.view(-1, 1, 1, 1), other, found)
     return found.to(torch.uint8)
 

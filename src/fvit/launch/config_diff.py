@@ -9,7 +9,7 @@ from fvit.config.overrides import argument
 from fvit.launch.quiet import QUIET
 
 # Names, paths and initial weights do not change how a resumed run trains.
-_IRRELEVANT = {"title", "output_dir", "ckpt_path", "model.init_from", "model.pretrained"}
+_IRRELEVANT = {"title", "output_dir", "ckpt_path", "model.init_from", "model.pretrained", "model.keep"}
 _PATHS = {"dirpath", "save_dir", "id_file", "default_root_dir", "root"}
 
 

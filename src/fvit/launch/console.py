@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fvit.config.overrides import argument, parse
-from fvit.config.wording import count
+from fvit.config.wording import count, pixels
 from fvit.launch.quiet import QUIET, is_quiet
 from fvit.launch.record import overrides_of
 
@@ -76,7 +76,7 @@ def print_plan(
     epochs = count(trainer["max_epochs"], "epoch") if trainer.get("max_epochs") else "? epochs"
     facts = [
         ("model", "  ".join([config["title"], *shape])),
-        ("cost", f"{cost.params / 1e6:.2f} M parameters, {cost.macs / 1e6:.4g} M MACs per image of {size} px"),
+        ("cost", f"{cost.params / 1e6:.2f} M parameters, {cost.macs / 1e6:.4g} M MACs per image of {pixels(size)}"),
         *further,
         (
             "data",

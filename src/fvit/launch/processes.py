@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from fvit.config.atomic import write_text
+from fvit.config.cores import usable_cores
 from fvit.config.errors import RunError, explain
 from fvit.launch import disk, signals, staging
 from fvit.launch.devices import local_devices
@@ -144,7 +145,7 @@ def _environment(count: int) -> dict[str, str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     # As torchrun does: each process would otherwise start a thread per core.
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
     return {
         **os.environ,
         LAUNCHER: str(os.getpid()),

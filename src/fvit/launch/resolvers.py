@@ -2,6 +2,7 @@
 
 import secrets
 import textwrap
+from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,6 +23,14 @@ def register() -> None:
     OmegaConf.register_new_resolver("fvit.mechanism", _mechanism, replace=True)
     OmegaConf.register_new_resolver("fvit.settings", _settings, replace=True)
     OmegaConf.register_new_resolver("fvit.job_type", _job_type, replace=True)
+    OmegaConf.register_new_resolver("fvit.unset", _unset, replace=True)
+    # Where nothing is trained there are no initial weights; `fvit.data_defaults` replaces it for fvit-train.
+    OmegaConf.register_new_resolver("fvit.weights", lambda key, default: node(default), replace=True)
+
+
+def node(value: Any) -> Any:
+    """What a resolver may return in place of `value`: a list must be one of OmegaConf's."""
+    return OmegaConf.create(value) if isinstance(value, list) else value
 
 
 def _mechanism(*, _root_: DictConfig) -> str:
@@ -39,6 +48,10 @@ def _settings(*, _root_: DictConfig) -> str:
 def _job_type() -> str:
     """Debug runs are no training runs."""
     return "debug" if HydraConfig.initialized() and HydraConfig.get().runtime.choices.get("debug") else "train"
+
+
+def _unset(key: str, *, _root_: DictConfig) -> bool:
+    return OmegaConf.select(_root_, key) is None
 
 
 def _groups() -> str:

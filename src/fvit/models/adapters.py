@@ -1,15 +1,18 @@
 """Adapters between a host's block and a mechanism, where blocks call their attention with arguments of their own.
 
-A relative position bias is added to the logits and a window mask hides pairs, if the mechanism can honour them. What it
-cannot honour, `exchange` refuses (masks) or drops and reports (position biases, rotary embeddings).
+A relative position bias is added to the logits, rotary positions turn the queries and keys of softmax attention, and a
+window mask hides pairs, if the mechanism can honour them. What it cannot honour, `exchange` refuses (masks) or drops
+and reports (positions).
 """
 
 import torch
-from timm.layers import RelPosBias, RelPosMlp
+from timm.layers import RelPosBias, RelPosMlp, apply_rot_embed_cat
 from torch import Tensor, nn
 
-from fvit.attention import IdentityMixer, Mechanism
+from fvit.attention import IdentityMixer, Mechanism, SoftmaxAttention
 from fvit.attention.base import Size
+from fvit.attention.ops import refuse_mask_and_causality, softmax_map
+from fvit.attention.registry import unbound
 
 
 class Adapter(nn.Module):
@@ -31,6 +34,11 @@ class Adapter(nn.Module):
         # IdentityMixer takes any mask because it mixes nothing, so a bias would have no effect.
         same_heads = self.mechanism.num_heads == self.mechanism.host_args["num_heads"]
         return self.mechanism.takes_pair_mask and same_heads and not isinstance(self.mechanism, IdentityMixer)
+
+    @property
+    def takes_shared(self) -> bool:
+        """Whether the mechanism uses the positions that the host shares among blocks."""
+        return self.takes_bias
 
     def position_bias(self, shared: Tensor | None = None) -> Tensor | None:
         """The sum of this block's bias and the one shared among blocks, [1, H, N, N] or [H, N, N]."""
@@ -57,14 +65,56 @@ class BiasAdapter(Adapter):
 
 
 class RotaryAdapter(Adapter):
-    """For blocks of EVA, and of NaFlexVit with the same attention; ignores `rope`, which `exchange` reports as lost."""
+    """For blocks of EVA, and of NaFlexVit with the same attention, which pass rotary positions `rope`.
+
+    Softmax attention turns its queries and keys as timm's does; other mechanisms ignore them, which `exchange` reports.
+
+    Attributes:
+        rotate_half: timm's layout of the pairs that are turned: the two halves of a head, or neighbouring channels.
+        ignores_rope: for weights that were trained without.
+    """
 
     takes_bias = False
+    rotate_half = False
+    ignores_rope = False
+
+    @property
+    def takes_shared(self) -> bool:
+        softmax, heads = self.mechanism, self.mechanism.host_args["num_heads"]
+        if self.ignores_rope or unbound(type(softmax)) is not SoftmaxAttention or softmax.num_heads != heads:
+            return False
+        return not softmax.rotary and softmax.mix_logits is None
 
     def forward(
         self, x: Tensor, rope: Tensor | None = None, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
-        return self.mechanism(x, attn_mask=attn_mask, is_causal=is_causal)
+        if rope is None or not self.takes_shared:
+            return self.mechanism(x, attn_mask=attn_mask, is_causal=is_causal)
+        q, k, v = self._turned(x, rope, attn_mask, is_causal)
+        out = self.mechanism.sdpa(q, k, v, attn_mask, is_causal=is_causal)
+        return self.mechanism.output(self.mechanism.add_conv(out, v, attn_mask, is_causal))
+
+    def weights(
+        self, x: Tensor, rope: Tensor | None = None, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> dict[str, Tensor]:
+        """`Mechanism.weights` of what `forward` computes."""
+        if rope is None or not self.takes_shared:
+            return self.mechanism.weights(x, attn_mask=attn_mask, is_causal=is_causal)
+        q, k, _ = self._turned(x, rope, attn_mask, is_causal)
+        return {"map": softmax_map(q, k, attn_mask, is_causal)}
+
+    def _turned(
+        self, x: Tensor, rope: Tensor, attn_mask: Tensor | None, is_causal: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, H, N, d] of softmax attention, the first two turned except for prefix tokens."""
+        refuse_mask_and_causality(attn_mask, is_causal)
+        q, k, v = self.mechanism.heads(x)
+        prefix = self.mechanism.num_prefix_tokens
+        q, k = (
+            torch.cat([t[:, :, :prefix], apply_rot_embed_cat(t[:, :, prefix:], rope, half=self.rotate_half)], dim=2)
+            for t in (q, k)
+        )
+        return q.type_as(v), k.type_as(v), v
 
 
 class WindowAdapter(Adapter):

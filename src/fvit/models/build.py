@@ -10,73 +10,69 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fvit.attention.base import Size
 from fvit.models.backbones.backbone import Backbone
 from fvit.models.backbones.released import ARGUMENTS
 from fvit.models.exchange import exchange
+from fvit.models.hub import impatient, source_of
 from fvit.models.spec import AttentionSpec, BlockSpec
-from fvit.models.transfer import matching_weights, transfer_weights
+from fvit.models.start import Source, start
 from fvit.models.weights import read_file, weights_in
 
 
 def build(
     name: str,
-    img_size: int,
+    img_size: int | Size,
     num_classes: int,
     attention: AttentionSpec | Sequence[AttentionSpec] | None = None,
     blocks: BlockSpec | None = None,
-    keep: Sequence[str] = (),
+    keep: Sequence[str] | None = None,
     pretrained: bool = False,
     weights: Mapping[str, Tensor] | None = None,
-    exchanged: bool | None = False,
+    source: Source | None = None,
     outputs: Sequence[int | None] | None = None,
     **options: Any,
 ) -> nn.Module:
     """A timm model for images of `img_size` pixels, with its attention exchanged if `attention` is given.
 
     Args:
-        name: one of ``timm.list_models()``.
-        img_size: side of the images in pixels.
+        name: one of ``timm.list_models()``, with or without the tag of its weights, ``hf-hub:OWNER/NAME`` or
+            ``local-dir:FOLDER``.
+        img_size: of the images in pixels: the side of squares, or height and width.
         num_classes: number of outputs of the head.
         attention: what `exchange` accepts; None for the model's own attention.
         blocks: the blocks to exchange, as in `exchange`; all if None.
-        keep: projections whose weights are transferred to the new attention, as in `exchange`.
+        keep: projections whose weights are transferred to the new attention, as in `exchange`; None: all that fit, if
+            the model starts from weights.
         pretrained: load timm's weights (downloads them once) before the exchange.
         weights: initial weights, loaded where name and shape match; `model.weight_transfer` holds the outcome.
-        exchanged: whether `weights` come from a model with this attention, and so are loaded after the exchange;
-            otherwise they are loaded before it, like timm's. None: whichever takes more of them.
+        source: the model that had `weights`; None if it is unknown: with the model's own attention or with `attention`,
+            whichever takes more of them. Positions are resampled if its images had another size.
         outputs: whose rows of the head in `weights` each class takes, as in `transfer_weights`.
         options: further arguments of ``timm.create_model``, such as `embed_dim`, `depth`, `drop_path_rate`, or
             ``pretrained_cfg_overlay={"file": path}`` for a file of pretrained weights.
 
     Raises:
         ValueError: unknown model or option, unsupported image size or host, unavailable weights, `blocks` or `keep`
-            without `attention`, or `keep` with `exchanged`.
+            without `attention`, or `keep` with weights of a model that has the same attention.
     """
+    img_size = img_size if isinstance(img_size, int) else tuple(img_size)
     for key, value in (("blocks", blocks), ("keep", keep)):
         if attention is None and value not in (None, [], ()):
             raise ValueError(f"{key}={value!r} has no effect with attention=native; choose an attention to exchange")
-    if keep and exchanged:
-        raise ValueError(
-            f"keep={keep!r} has no effect with weights of a model that has the same attention: all are loaded"
-        )
-    if not timm.is_model(name.split(".")[0]):
+    if ":" not in name and not timm.is_model(name.split(".")[0]):
         raise ValueError(f"unknown model '{name}'{_near(name, timm.list_models())}")
     model = _create(name, img_size, pretrained=pretrained, num_classes=num_classes, **options)
     check_stride(model, name, img_size, options.get("in_chans") or 3)
-    if weights is not None and isinstance(model, Backbone):
-        weights = model.from_released(weights)
-    if weights is not None and not exchanged:
-        model.weight_transfer = transfer_weights(model, weights, outputs)
+    if weights is not None:
+        weights = model.from_released(weights) if isinstance(model, Backbone) else weights
+        return start(model, attention, blocks, keep, weights, source, outputs)
     if attention is not None:
-        exchange(model, attention, blocks, keep)
-    if weights is not None and exchanged is None and attention is not None:
-        exchanged = matching_weights(model, weights) > len(model.weight_transfer.loaded)
-    if weights is not None and exchanged:
-        model.weight_transfer = transfer_weights(model, weights, outputs)
-        model.exchange_report = ()  # its initialised weights have been replaced
+        exchange(model, attention, blocks, keep if pretrained else keep or ())
     return model
 
 
@@ -85,7 +81,7 @@ def _near(name: str, known: Iterable[str]) -> str:
     return f", did you mean {' or '.join(near)}?" if near else ""
 
 
-def _create(name: str, img_size: int, **options: Any) -> nn.Module:
+def _create(name: str, img_size: int | Size, **options: Any) -> nn.Module:
     try:
         model = _load(name, img_size=img_size, **options)
     except TypeError as error:
@@ -103,10 +99,11 @@ def _create(name: str, img_size: int, **options: Any) -> nn.Module:
 
 def _load(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
     overlay = options.get("pretrained_cfg_overlay", {})
-    if pretrained and (file := overlay.get("file")) is not None:
+    config = {**source_of(name)[1], **overlay} if pretrained or ":" in name else {}
+    if pretrained and (file := overlay.get("file")) is not None and not Path(file).is_dir():
         options["pretrained_cfg_overlay"] = {**overlay, "state_dict": _read_pretrained(name, Path(file))}
     try:
-        with torch.serialization.safe_globals(ARGUMENTS):
+        with torch.serialization.safe_globals(ARGUMENTS), impatient():
             model = timm.create_model(name, pretrained=pretrained, **options)
         if isinstance(getattr(model, "pretrained_cfg", None), dict):
             model.pretrained_cfg.pop("state_dict", None)  # copies of the model would copy it
@@ -115,12 +112,10 @@ def _load(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
         # OSError: no network. RuntimeError: no published weights, or another shape. UnpicklingError: not a checkpoint.
         if not pretrained:
             raise
-        config = timm.get_pretrained_cfg(name)
-        origin = f" (released at {config.origin_url})" if config and config.origin_url else ""
+        origin = f" (released at {config['origin_url']})" if config.get("origin_url") else ""
         raise ValueError(
-            f"the pretrained weights of {name} cannot be loaded: {' '.join(str(error).split())[:300]}\n"
-            f"Set model.pretrained=false, or name a file that you have{origin}: "
-            "+model.pretrained_cfg_overlay.file=FILE"
+            f"the pretrained weights of {name} cannot be loaded: {' '.join(str(error).split())[:300]}; set "
+            f"model.pretrained=false, or name a file that you have{origin}: +model.pretrained_cfg_overlay.file=FILE"
         ) from error
 
 
@@ -159,24 +154,33 @@ def _option_error(name: str, options: Mapping[str, Any], error: TypeError) -> Va
     )
 
 
-def _check_patches(model: nn.Module, img_size: int) -> None:
-    patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
-    patch_height, patch_width = patch_size if isinstance(patch_size, tuple) else (patch_size, patch_size)
-    if img_size % patch_height or img_size % patch_width:
+def _check_patches(model: nn.Module, img_size: int | Size) -> None:
+    size, patch = to_2tuple(img_size), to_2tuple(getattr(getattr(model, "patch_embed", None), "patch_size", 1))
+    if any(side % part for side, part in zip(size, patch, strict=True)):
         raise ValueError(
-            f"images of {img_size} px do not divide into patches of {patch_height} px; "
-            f"use data.img_size={max(1, round(img_size / patch_height)) * patch_height}"
+            f"images of {_pixels(size)} px do not divide into patches of {_pixels(patch)} px; "
+            f"use data.img_size={_nearest(size, patch)}"
         )
 
 
-def check_stride(model: nn.Module, name: str, img_size: int, in_chans: int = 3) -> None:
+def _nearest(size: Size, step: Size) -> str:
+    """The multiple of `step` that is nearest to `size`, as ``data.img_size`` takes it."""
+    height, width = (max(1, round(side / part)) * part for side, part in zip(size, step, strict=True))
+    return str(height) if height == width and size[0] == size[1] else f"[{height},{width}]"
+
+
+def _pixels(size: Size) -> str:
+    return str(size[0]) if size[0] == size[1] else f"{size[0]}×{size[1]}"
+
+
+def check_stride(model: nn.Module, name: str, img_size: int | Size, in_chans: int = 3) -> None:
     """Raise ValueError if the model's stride does not divide `img_size` and an image of that size does not pass.
 
     The forward pass runs on the meta device and computes nothing. Most convolutional models round up and pass. Models
     without timm's `feature_info` are not checked.
     """
-    stages = getattr(model, "feature_info", None)
-    if not isinstance(stages, list) or not stages or img_size % stages[-1]["reduction"] == 0:
+    stages, size = getattr(model, "feature_info", None), to_2tuple(img_size)
+    if not isinstance(stages, list) or not stages or all(side % stages[-1]["reduction"] == 0 for side in size):
         return
     stride = stages[-1]["reduction"]
     meta = {key: t.to("meta") for key, t in [*model.named_parameters(), *model.named_buffers()]}
@@ -186,12 +190,11 @@ def check_stride(model: nn.Module, name: str, img_size: int, in_chans: int = 3) 
     model.eval()
     try:
         with torch.no_grad():
-            functional_call(model, meta, (torch.empty(1, in_chans, img_size, img_size, device="meta", dtype=dtype),))
+            functional_call(model, meta, (torch.empty(1, in_chans, *size, device="meta", dtype=dtype),))
     except RuntimeError as error:
-        nearest = max(1, round(img_size / stride)) * stride
         raise ValueError(
-            f"model {name} does not run on images of {img_size} px; use data.img_size={nearest}, or another multiple "
-            f"of its stride of {stride} px"
+            f"model {name} does not run on images of {_pixels(size)} px; use data.img_size="
+            f"{_nearest(size, (stride, stride))}, or another multiple of its stride of {stride} px"
         ) from error
     finally:
         for module in training:

@@ -6,14 +6,23 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import torch
 from torch import nn
 
 from fvit.attention import Mechanism
+from fvit.attention.registry import unbound
 from fvit.models import hosts
 from fvit.models.adapters import Adapter
 from fvit.models.hosts import Site
 from fvit.models.spec import AttentionSpec, BlockSpec, block_indices, expand
-from fvit.models.transfer import available_projections, parameters, requested_projections, transfer_projections
+from fvit.models.transfer import (
+    KEEP,
+    available_projections,
+    parameters,
+    requested_projections,
+    transfer_all,
+    transfer_projections,
+)
 
 
 @dataclass(frozen=True)
@@ -58,14 +67,15 @@ def exchange(
     model: nn.Module,
     attention: AttentionSpec | Sequence[AttentionSpec],
     blocks: BlockSpec | None = None,
-    keep: Sequence[str] = (),
+    keep: Sequence[str] | None = None,
 ) -> nn.Module:
     """Replace the attention of `model` in place.
 
     New parameters are initialised as the host initialises its own, on the same device and in the same dtype, and then
-    take the values of the projections in `keep`. Everything else stays, except position modules that no block uses any
-    more (`rope`, a shared bias), which become None. `model.set_input_size` also updates the mechanisms from now on, and
-    `model.exchange_report` lists what was done to each block.
+    take the values of the projections that the old attention has too, or of those in `keep` alone. Everything else
+    stays, except position modules that no block uses any more (`rope`, a shared bias), which become None.
+    `model.set_input_size` also updates the mechanisms from now on, and `model.exchange_report` lists what was done to
+    each block.
 
     Args:
         model: a timm model, pretrained or not; `fvit.models.hosts` lists the supported ones.
@@ -73,8 +83,8 @@ def exchange(
             (``×`` works as well), ``[{"name": "additive", "logits": "full"}, …]``.
         blocks: the blocks to exchange, ``"4-11"`` or ``[0, 1, "4-11"]``; all if None.
         keep: projections of the old attention whose weights are transferred if the new one has them: ``qkv`` or ``q``,
-            ``k``, ``v``, each with its bias and norm, and ``proj``. A relative position bias is always transferred to
-            a mechanism that can add it.
+            ``k``, ``v``, each with its bias and norm, and ``proj``. None: all of them and, from a mechanism to the same
+            one, everything that fits. A relative position bias is always transferred to a mechanism that can add it.
 
     Returns:
         `model`, whose class is now a subclass of the former one.
@@ -85,15 +95,15 @@ def exchange(
     """
     all_sites = hosts.sites(model)
     chosen = _choose(model, all_sites, blocks)
-    projections = requested_projections(keep)
+    requested_projections(keep or ())
     classes = expand(attention, len(chosen))
     # All mechanisms are built before the first is inserted, so that an error leaves the model unchanged.
     new = {site.index: _build(model, all_sites, site, cls) for site, cls in zip(chosen, classes, strict=True)}
     hosts.check_class_token(model, all_sites, new)
     attns = [(site, hosts.wrap(site.block.attn, new[site.index])) for site in chosen]
-    reports = [_transfer(model, site, attn, projections) for site, attn in attns]
-    if projections:
-        _check_transfer(keep, projections, attns, reports)
+    reports = [_transfer(model, site, attn, keep) for site, attn in attns]
+    if keep:
+        _check_transfer(keep, attns, reports)
     for site, attn in attns:
         site.block.attn = attn
     for name in hosts.shared_positions(model):
@@ -136,15 +146,18 @@ def _build(model: nn.Module, all_sites: list[Site], site: Site, cls: type[Mechan
     return mechanism.train(site.block.attn.training)
 
 
-def _transfer(model: nn.Module, site: Site, attn: nn.Module, projections: Sequence[str]) -> BlockReport:
+def _transfer(model: nn.Module, site: Site, attn: nn.Module, keep: Sequence[str] | None) -> BlockReport:
     """Transfer weights from the attention at `site` to `attn`."""
     old, new = parameters(site.block.attn), parameters(attn)
+    projections = requested_projections(KEEP if keep is None else keep)
     kept = {*transfer_projections(old, new, projections), *(name for name in new if name.startswith("rel_pos."))}
+    if keep is None and _kind(site.block.attn) is _kind(attn):
+        kept |= {*transfer_all(site.block.attn, attn)}
     loses_positions = hosts.uses_shared_positions(site.block.attn) and not hosts.uses_shared_positions(attn)
     return BlockReport(
         block=site.index,
-        old=type(site.mechanism or site.block.attn).__name__,
-        new=type(attn.mechanism if isinstance(attn, Adapter) else attn).__name__,
+        old=_kind(site.block.attn).__name__,
+        new=_kind(attn).__name__,
         kept=tuple(name for name in new if name in kept),
         initialised=tuple(name for name in new if name not in kept),
         dropped=(
@@ -154,15 +167,20 @@ def _transfer(model: nn.Module, site: Site, attn: nn.Module, projections: Sequen
     )
 
 
+def _kind(attn: nn.Module) -> type[nn.Module]:
+    """The class of a mechanism, without bound options, or of one of timm's attentions."""
+    return unbound(type(attn.mechanism if isinstance(attn, Adapter) else attn))
+
+
 def _check_transfer(
     keep: Sequence[str],
-    projections: Sequence[str],
     attns: Sequence[tuple[Site, nn.Module]],
     reports: Sequence[BlockReport],
 ) -> None:
     """Raise ValueError if no requested projection could be transferred in any block."""
     if not attns:
         raise ValueError(f"keep={keep!r} has no effect where no block is exchanged")
+    projections = requested_projections(keep)
     if any(f"{part}.weight" in report.kept for part in projections for report in reports):
         return
     site, attn = attns[0]
@@ -172,6 +190,34 @@ def _check_transfer(
     raise ValueError(
         f"keep={keep!r}: none of these can be transferred; {reports[0].old} has {old}, and {reports[0].new} has {new}"
     )
+
+
+@torch.no_grad()
+def carry_over(old: nn.Module, new: nn.Module, keep: Sequence[str] | None) -> None:
+    """Copy the weights of one host into another that differs from it in its attentions.
+
+    Attentions of the same kind are copied whole, others by projection, as in `exchange`; `new.exchange_report` lists
+    the blocks in which they differ.
+
+    Args:
+        old: the host to copy from.
+        new: one of the same architecture and input size, changed in place.
+        keep: as in `exchange`.
+
+    Raises:
+        ValueError: no projection in `keep` can be transferred in any block.
+    """
+    sites, attns = hosts.sites(old), [site.block.attn for site in hosts.sites(new)]
+    inside = {id(tensor) for attn in attns for tensor in attn.state_dict(keep_vars=True).values()}
+    theirs = old.state_dict()
+    for name, tensor in new.state_dict(keep_vars=True).items():
+        if id(tensor) not in inside and name in theirs and theirs[name].shape == tensor.shape:
+            tensor.copy_(theirs[name])
+    pairs = list(zip(sites, attns, strict=True))
+    reports = [_transfer(new, site, attn, keep) for site, attn in pairs]
+    if keep:
+        _check_transfer(keep, pairs, reports)
+    new.exchange_report = tuple(report for report in reports if report.old != report.new or report.initialised)
 
 
 @functools.cache

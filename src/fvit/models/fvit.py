@@ -37,7 +37,7 @@ class FViT(ExchangedHost, VisionTransformer):
         if "attn_layer" in kwargs:
             raise ValueError("FViT takes attention=… instead of timm's attn_layer=…")
         super().__init__(*args, **kwargs)
-        exchange(self, attention)
+        exchange(self, attention, keep=())
 
 
 def _entrypoint(name: str, **shape: Any) -> Callable[..., FViT]:
@@ -106,7 +106,6 @@ def exchanged(
     """
 
     def make(img_size: int | Sequence[int] = 224, num_classes: int = 1000, **options: Any) -> nn.Module:
-        side = img_size if isinstance(img_size, int) else img_size[0]
-        return build(host, side, num_classes, attention, blocks, **options)
+        return build(host, img_size, num_classes, attention, blocks, **options)
 
     return build_model_with_cfg(make, "exchanged", pretrained, **kwargs)

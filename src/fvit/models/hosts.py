@@ -183,10 +183,13 @@ def read_arguments(site: Site, parameters: Mapping[str, Tensor]) -> tuple[int, d
 
 def wrap(attn: nn.Module, mechanism: Mechanism) -> nn.Module:
     """The replacement of `attn`: `mechanism`, inside an adapter if the host's blocks pass other arguments."""
-    if isinstance(attn, Adapter):
-        return type(attn)(mechanism, attn.rel_pos)
-    adapter = _ADAPTERS.get(type(attn))
-    return mechanism if adapter is None else adapter(mechanism, _position_bias(attn))
+    kind = type(attn) if isinstance(attn, Adapter) else _ADAPTERS.get(type(attn))
+    if kind is None:
+        return mechanism
+    adapter = kind(mechanism, attn.rel_pos if isinstance(attn, Adapter) else _position_bias(attn))
+    if isinstance(adapter, RotaryAdapter):
+        adapter.rotate_half = getattr(attn, "rotate_half", False)
+    return adapter
 
 
 def _position_bias(attn: nn.Module) -> RelPosBias | RelPosMlp | None:
@@ -209,7 +212,16 @@ def shared_positions(model: nn.Module) -> list[str]:
 
 def uses_shared_positions(attn: nn.Module) -> bool:
     """Whether a block's attention uses them; timm's own does."""
-    return attn.takes_bias if isinstance(attn, Adapter) else not isinstance(attn, Mechanism)
+    return attn.takes_shared if isinstance(attn, Adapter) else not isinstance(attn, Mechanism)
+
+
+def ignore_rope(model: nn.Module) -> None:
+    """Let exchanged attention compute without the host's rotary positions, as it did before 0.2."""
+    adapters = [module for module in model.modules() if isinstance(module, RotaryAdapter)]
+    for adapter in adapters:
+        adapter.ignores_rope = True
+    if adapters and not any(uses_shared_positions(site.block.attn) for site in sites(model)):
+        model.rope = None
 
 
 def initialise(model: nn.Module, index: int, mechanism: Mechanism) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fvit.attention import Mechanism
 from fvit.attention.base import Size
 from fvit.attention.saliency import sensitivity
+from fvit.models.adapters import RotaryAdapter
 from fvit.models.hosts import Site, sites
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -116,8 +117,8 @@ def _site_weights(site: Site, call: Call, reads_class_token: bool) -> dict[str, 
 def _mechanism_weights(attn: nn.Module, mechanism: Mechanism, call: Call) -> dict[str, Tensor]:
     """`Mechanism.weights` with the arguments that reach the mechanism, through an adapter if there is one."""
     args, kwargs = call
-    if mechanism is attn:
-        return mechanism.weights(*args, **kwargs)
+    if mechanism is attn or isinstance(attn, RotaryAdapter):
+        return attn.weights(*args, **kwargs)
     found: dict[str, Tensor] = {}
 
     def record(module: Mechanism, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

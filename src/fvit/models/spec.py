@@ -23,6 +23,13 @@ def attention_spec(config: Mapping[str, Any]) -> AttentionSpec | Sequence[Attent
     return dict(config)
 
 
+def as_config(attention: AttentionSpec | Sequence[AttentionSpec] | None) -> dict[str, Any]:
+    """The inverse of `attention_spec`, for specifications of plain names and mappings."""
+    if attention is None or isinstance(attention, str):
+        return {"name": attention or "native"}
+    return dict(attention) if isinstance(attention, Mapping) else {"name": "mixed", "layers": list(attention)}
+
+
 def expand(attention: AttentionSpec | Sequence[AttentionSpec], depth: int) -> list[type[Mechanism]]:
     """One mechanism class per block.
 
@@ -75,3 +82,23 @@ def block_indices(blocks: BlockSpec) -> list[int]:
     if len(set(indices)) < len(indices):
         raise ValueError(f"blocks {indices} names a block twice")
     return indices
+
+
+def same_blocks(one: BlockSpec | None, other: BlockSpec | None) -> bool:
+    """Whether two notations, such as 4-6 and [4, 5, 6], name the same blocks."""
+    return one == other or (one is not None and other is not None and block_indices(one) == block_indices(other))
+
+
+def same_mechanisms(
+    one: AttentionSpec | Sequence[AttentionSpec] | None, other: AttentionSpec | Sequence[AttentionSpec] | None
+) -> bool:
+    """Whether two specifications name the same mechanisms in the same order, whatever their options."""
+    return _names(one) == _names(other)
+
+
+def _names(attention: AttentionSpec | Sequence[AttentionSpec] | None) -> Any:
+    if isinstance(attention, Mapping):
+        return attention.get("name")
+    if isinstance(attention, Sequence) and not isinstance(attention, str):
+        return [_names(item) for item in attention]
+    return attention

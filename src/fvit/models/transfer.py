@@ -1,6 +1,8 @@
 """Weight transfer: from another model by name and shape, and from one attention to another by projection."""
 
+import inspect
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fvit.attention.fixed_length import FixedLength
 from fvit.models.adapters import Adapter
 
 KEEP = {"qkv": ("q", "k", "v"), "q": ("q",), "k": ("k",), "v": ("v",), "proj": ("proj",)}
@@ -54,7 +57,9 @@ def transfer_weights(
 ) -> WeightTransfer:
     """Copy into `model`, in place, every weight whose name and shape match.
 
-    A prefix that nearly all names have, such as Lightning's ``model.``, is ignored.
+    A prefix that nearly all names have, such as Lightning's ``model.``, is ignored. Weights of other projects that timm
+    can convert are converted, and positions of another grid resampled: those of the host by timm, which takes the grid
+    for a square unless its description says otherwise, those of mechanisms from the layout that was saved with them.
 
     Args:
         model: the model.
@@ -66,7 +71,7 @@ def transfer_weights(
         ValueError: no weight matches.
     """
     own = model.state_dict()
-    weights = _without_prefix(weights, own)
+    weights = _fitted(model, weights, own)
     if outputs is not None:
         weights = {**weights, **_heads_by_class(model, weights, outputs)}
     matching = {name: weight for name, weight in weights.items() if name in own and own[name].shape == weight.shape}
@@ -87,7 +92,32 @@ def transfer_weights(
 def matching_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> int:
     """How many weights of `model` `transfer_weights` would replace."""
     own = model.state_dict()
-    weights = _without_prefix(weights, own)
+    return _count(_fitted(model, weights, own), own)
+
+
+def _fitted(model: nn.Module, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`weights` under the names and, where they can be resampled, with the shapes of `model`."""
+    stripped = _without_prefix(weights, own)
+    found = max([stripped, *_converted(model, stripped, own)], key=lambda each: _count(each, own))
+    for name, module in model.named_modules():
+        if isinstance(module, FixedLength):
+            module.fit_weights(found, f"{name}.")
+    return found
+
+
+def _converted(model: nn.Module, weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> Iterable[dict[str, Tensor]]:
+    """`weights` through timm's conversion for checkpoints of the model's family, if it has one and any do not fit."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None or _count(weights, own) == len(own):
+        return
+    options = {"adapt_layer_scale": True} if "adapt_layer_scale" in inspect.signature(convert).parameters else {}
+    try:
+        yield {name: weight for name, weight in convert(weights, model, **options).items() if weight is not None}
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        return  # they are of no kind that it knows: what does not fit is reported as unused
+
+
+def _count(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> int:
     return sum(name in weights and weights[name].shape == weight.shape for name, weight in own.items())
 
 
@@ -201,6 +231,20 @@ def transfer_projections(old: Mapping[str, Tensor], new: Mapping[str, Tensor], w
             new[bias].zero_()
             copied.append(bias)
     return copied
+
+
+@torch.no_grad()
+def transfer_all(old: nn.Module, new: nn.Module) -> list[str]:
+    """Copy all weights and buffers of the same name and shape between attentions of one kind.
+
+    Returns:
+        the names of the parameters that were set, as in `parameters`.
+    """
+    own = new.state_dict()
+    fitting = {name: t for name, t in old.state_dict().items() if name in own and own[name].shape == t.shape}
+    new.load_state_dict(fitting, strict=False)
+    had, has = parameters(old), parameters(new)
+    return [name for name in has if _fits(had, has, name)]
 
 
 def _fits(old: Mapping[str, Tensor], new: Mapping[str, Tensor], name: str) -> bool:

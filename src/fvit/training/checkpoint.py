@@ -1,9 +1,7 @@
 """Finds, reads, checks and writes checkpoints."""
 
-import json
-import logging
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +11,9 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from fvit.config.atomic import PARTIAL, replacing
 from fvit.config.legacy import migrate_checkpoint
-from fvit.models import BlockSpec, block_indices
+from fvit.models.spec import same_blocks
 from fvit.models.weights import describe, read_file, unwrapped, weights_in
-from fvit.training.classes import check_unchanged, counterparts
-
-log = logging.getLogger(__name__)
+from fvit.training.classes import check_unchanged
 
 
 def find(path: str | Path, prefer: Literal["best", "last"] = "best", key: str = "ckpt_path") -> Path:
@@ -50,7 +46,7 @@ def read(path: Path) -> dict[str, Any]:
         ValueError: the file is truncated or damaged, or not an fvit checkpoint.
     """
     content = read_file(path)
-    if not _is_ours(content):
+    if not is_ours(content):
         try:
             weights_in(content, path)
             remedy = f"; a run can start from its weights: model.init_from={path}"
@@ -64,7 +60,7 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _is_ours(content: Any) -> bool:
+def is_ours(content: Any) -> bool:
     """Whether a file's content describes its model, as those of `Classifier` do."""
     if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
         return False
@@ -72,47 +68,6 @@ def _is_ours(content: Any) -> bool:
     if not isinstance(parameters, Mapping) or not {"model", "img_size", "num_classes"} <= set(parameters):
         return False
     return isinstance(parameters["model"], Mapping) and "name" in parameters["model"]
-
-
-def initial_weights(path: str | Path, model: Mapping[str, Any], classes: Sequence[str] | None) -> dict[str, Any]:
-    """The arguments with which `fvit.models.build` starts from the weights of another run, or of another project.
-
-    Args:
-        path: a checkpoint, a run directory (its best one) or a file of weights that `fvit.models.weights` reads.
-        model: the model arguments of `Classifier`.
-        classes: of the dataset; None if they are unknown.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, or holds no weights.
-    """
-    file = find(path, key="model.init_from")
-    content = read_file(file)
-    if not _is_ours(content):
-        weights, _ = weights_in(content, file)
-        names = _exported_classes(file)
-        exchanged = None  # whatever fits
-    else:
-        migrate_checkpoint(content)
-        weights, names = unwrapped(content["state_dict"]), content.get("classes")
-        weights = {name.removeprefix("model."): weights[name] for name in weights if name.startswith("model.")}
-        trained = content["hyper_parameters"]["model"]
-        # Other options of the same mechanism may change shapes; weights that do not fit are left out.
-        exchanged = _mechanisms(trained) == _mechanisms(model) and _same_blocks(
-            trained.get("blocks"), model.get("blocks")
-        )
-    if classes and not names:
-        log.warning(
-            "%s records no names of classes: a head of the same size is taken in the order of its outputs", file
-        )
-    outputs = counterparts(classes, names) if classes and names and list(classes) != list(names) else None
-    return {"weights": weights, "exchanged": exchanged, "outputs": outputs}
-
-
-def _exported_classes(file: Path) -> list[str] | None:
-    """The names of the outputs that `fvit-export` and timm write next to a file of weights."""
-    config = file.with_name("config.json")
-    return json.loads(config.read_text(encoding="utf-8")).get("label_names") if config.is_file() else None
 
 
 def find_resumable(path: str | Path | None, module: LightningModule) -> str | None:
@@ -148,7 +103,7 @@ def check_fits(checkpoint: dict[str, Any], path: Path, module: LightningModule) 
         )
     # Softmax and linear attention, for example, have the same weights.
     trained, asked = (parameters["model"] for parameters in (checkpoint["hyper_parameters"], module.hparams))
-    for key, same in (("attention", operator.eq), ("blocks", _same_blocks)):
+    for key, same in (("attention", operator.eq), ("blocks", same_blocks)):
         if not same(trained.get(key), asked.get(key)):
             raise ValueError(
                 f"{path} was trained with model.{key}={trained.get(key)}, not {asked.get(key)}. "
@@ -175,14 +130,3 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         keep = path.with_name("previous.ckpt") if path.name == "last.ckpt" else None
         with replacing(path, "wb", keep=keep) as file:
             torch.save(checkpoint, file)
-
-
-def _mechanisms(model: Mapping[str, Any]) -> tuple[str, Any]:
-    """The name of the attention, and the list of a mixed one."""
-    attention = model.get("attention", {"name": "native"})
-    return attention["name"], attention.get("layers")
-
-
-def _same_blocks(one: BlockSpec | None, other: BlockSpec | None) -> bool:
-    """Whether two notations, such as 4-6 and [4, 5, 6], name the same blocks."""
-    return one == other or (one is not None and other is not None and block_indices(one) == block_indices(other))

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
+from fvit.models import transfer_weights
+
 log = logging.getLogger(__name__)
 
 # A WordNet ID, alone or in front of its words.
@@ -117,6 +119,16 @@ def pretrained_classes(model: nn.Module) -> list[str] | None:
         return list(names)
     subset = infer_imagenet_subset(model)
     return ImageNetInfo(subset).label_names() if subset else None
+
+
+def order_pretrained_head(model: nn.Module, classes: Sequence[str]) -> None:
+    """Give the outputs of published weights the order of the dataset's classes, if those are the same."""
+    names = pretrained_classes(model)
+    if names is None or model.pretrained_cfg.get("num_classes") != model.num_classes:  # a new head
+        return
+    found = counterparts(classes, names)
+    if None not in found and found != list(range(len(names))):
+        transfer_weights(model, model.state_dict(), found)
 
 
 def abbreviate(names: Iterable[str], most: int = 8) -> str:

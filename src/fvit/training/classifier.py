@@ -9,20 +9,23 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from fvit.config.errors import RunError, did_you_mean
-from fvit.config.legacy import migrate_checkpoint, model_options
-from fvit.models import attention_spec, build, transfer_weights
+from fvit.config.legacy import FORMAT, migrate_checkpoint, model_options
+from fvit.models import attention_spec, build
+from fvit.models.hosts import ignore_rope
+from fvit.models.hub import resolved
 from fvit.models.weights import unwrapped
-from fvit.training.checkpoint import initial_weights
-from fvit.training.classes import counterparts, pretrained_classes
+from fvit.training.classes import order_pretrained_head
+from fvit.training.fused import create_optimizer
+from fvit.training.initial import initial_weights, load_all, start_facts
 from fvit.training.losses import build_loss
 from fvit.training.sharding import numbered_by_model, shard
 
@@ -37,7 +40,7 @@ class Classifier(LightningModule):
             fvit checkpoint or run directory (its best checkpoint), or another file of weights, which are loaded where
             name and shape match, and those of the head where the name of the class matches. If it has another
             attention, that is exchanged, and `keep` says what the new one takes over.
-        img_size: side of the images in pixels.
+        img_size: of the images in pixels: the side of squares, or height and width.
         num_classes: number of classes of the dataset.
         optimizer: arguments of ``timm.optim.create_optimizer_v2``.
         scheduler: arguments of ``timm.scheduler.create_scheduler_v2``; lengths in epochs, stepped every update.
@@ -55,7 +58,7 @@ class Classifier(LightningModule):
     def __init__(
         self,
         model: Mapping[str, Any],
-        img_size: int,
+        img_size: int | Sequence[int],
         num_classes: int,
         optimizer: Mapping[str, Any],
         scheduler: Mapping[str, Any],
@@ -63,7 +66,7 @@ class Classifier(LightningModule):
         classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        model = model_options(model)  # of a checkpoint of version 0.1
+        model = resolved(model_options(model))  # the options of version 0.1 under their new names
         self.save_hyperparameters(ignore="classes", logger=False)
         self.classes = classes
         options = dict(model)
@@ -81,7 +84,7 @@ class Classifier(LightningModule):
             options |= initial_weights(init_from, model, classes)
         self.model = build(img_size=img_size, num_classes=outputs, attention=attention, **options)
         if model.get("pretrained") and classes is not None:
-            _order_pretrained_head(self.model, classes)
+            order_pretrained_head(self.model, classes)
         self.num_outputs = outputs
         self.earlier_metrics: dict[str, float] = {}
         self.loss = build_loss(**loss)
@@ -92,12 +95,19 @@ class Classifier(LightningModule):
         self._compare(outputs)
 
     @classmethod
-    def restore(cls, content: dict[str, Any]) -> Self:
-        """The module of a checkpoint as `fvit.training.checkpoint.read` returns it; a student comes without teacher."""
-        parameters = content["hyper_parameters"]
+    def restore(cls, content: dict[str, Any], img_size: int | Sequence[int] | None = None) -> Self:
+        """The module of a checkpoint as `fvit.training.checkpoint.read` returns it; a student comes without teacher.
+
+        For images of another `img_size` than in training, positions are resampled.
+
+        Raises:
+            ValueError: the model does not run on images of `img_size`.
+        """
+        trained = content["hyper_parameters"]
+        parameters = trained if img_size is None else {**trained, "img_size": img_size}
         module = cls(**{name: parameters[name] for name in inspect.signature(cls).parameters if name in parameters})
         module.on_load_checkpoint(content)
-        module.load_state_dict(content["state_dict"])
+        load_all(module.model, content["state_dict"], trained["img_size"])
         return module
 
     def select(self, outputs: Sequence[int] | None) -> None:
@@ -113,8 +123,7 @@ class Classifier(LightningModule):
 
     def facts(self) -> list[tuple[str, str]]:
         """Names and values for the summary that is printed before training."""
-        init_from = self.hparams.model.get("init_from")
-        return [] if init_from is None else [("start", f"{init_from}: {self.model.weight_transfer}")]
+        return start_facts(self.hparams.model, self.model)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images [B, 3, H, W] to logits [B, outputs]."""
@@ -188,7 +197,7 @@ class Classifier(LightningModule):
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:  # FSDP
-            shard(self.model, self.device_mesh["data_parallel"])
+            shard(self.model, self.device_mesh["data_parallel"], self.trainer.precision)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """timm's optimizer with no-decay groups, and timm's schedule, stepped every update.
@@ -220,7 +229,7 @@ class Classifier(LightningModule):
     def build_optimizer(self) -> Optimizer:
         options = self.hparams.optimizer
         try:
-            return create_optimizer_v2(self.model, **options)
+            return create_optimizer(self.model, options, self.device)
         except (ValueError, TypeError, AssertionError, ImportError, RuntimeError) as error:  # of timm, torch or apex
             near = did_you_mean(options["opt"], list_optimizers()) if "not found" in str(error) else ""
             raise ValueError(f"optimizer.opt={options['opt']} cannot be built: {error}{near}") from error
@@ -245,6 +254,7 @@ class Classifier(LightningModule):
         checkpoint["lr_schedulers"] = [{} for _ in checkpoint["lr_schedulers"]]
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         checkpoint["metrics"] = self.earlier_metrics | metrics
+        checkpoint["format"] = FORMAT
         checkpoint["classes"] = getattr(self.trainer.datamodule, "classes", self.classes)
         hyper_parameters = dict(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
         hyper_parameters["model"] = {**hyper_parameters["model"], "pretrained": False, "init_from": None}
@@ -252,20 +262,12 @@ class Classifier(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         migrate_checkpoint(checkpoint)  # before callbacks look for their states
+        if checkpoint.get("format", 1) < FORMAT:
+            ignore_rope(self.model)
         if "state_dict" in checkpoint:  # a sharded one is read in place
             checkpoint["state_dict"] = unwrapped(checkpoint["state_dict"])
         self.classes = self.classes or checkpoint.get("classes")
         self.earlier_metrics = checkpoint.get("metrics", {})
-
-
-def _order_pretrained_head(model: nn.Module, classes: Sequence[str]) -> None:
-    """Give the outputs of published weights the order of the dataset's classes, if those are the same."""
-    names = pretrained_classes(model)
-    if names is None or model.pretrained_cfg.get("num_classes") != model.num_classes:  # a new head
-        return
-    found = counterparts(classes, names)
-    if None not in found and found != list(range(len(names))):
-        transfer_weights(model, model.state_dict(), found)
 
 
 def accuracy(outputs: int, **options: Any) -> MulticlassAccuracy:

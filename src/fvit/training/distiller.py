@@ -39,7 +39,7 @@ class Distiller(Classifier):
     def __init__(
         self,
         model: Mapping[str, Any],
-        img_size: int,
+        img_size: int | Sequence[int],
         num_classes: int,
         optimizer: Mapping[str, Any],
         scheduler: Mapping[str, Any],

@@ -3,19 +3,26 @@
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.optim import Optimizer
 
 
-def shard(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard a model over `mesh` in place, block by block; parameter names stay."""
+def shard(model: nn.Module, mesh: DeviceMesh, precision: str = "32-true") -> None:
+    """Shard a model over `mesh` in place, block by block; parameter names stay.
+
+    With `precision` ``bf16-mixed`` weights are gathered in bfloat16, half the traffic, and gradients are reduced in
+    float32. Autocast alone would gather float32, and save its own bfloat16 copy of all weights for the backward pass.
+    """
     if isinstance(model, FSDPModule):
         return
+    mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    policy = mixed if precision == "bf16-mixed" else MixedPrecisionPolicy()
     for block in blocks(model):
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:

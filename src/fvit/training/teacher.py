@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 
+from fvit.config.wording import pixels
 from fvit.models import build
 from fvit.training import checkpoint
 from fvit.training.classes import pretrained_classes
@@ -75,7 +77,7 @@ def load_teacher(
     name: str | None,
     path: str | None,
     num_classes: int,
-    img_size: int,
+    img_size: int | Sequence[int],
     normalisation: tuple[Sequence[float], Sequence[float]],
 ) -> Teacher:
     """The teacher of a configuration.
@@ -85,7 +87,7 @@ def load_teacher(
         path: an fvit checkpoint or a run directory (its best checkpoint); with `name`, a file of weights instead of
             timm's own, with as many classes as the student.
         num_classes: number of outputs of the student.
-        img_size: side of the student's images in pixels.
+        img_size: of the student's images in pixels: the side of squares, or height and width.
         normalisation: mean and standard deviation per channel of the student's images.
 
     Raises:
@@ -111,7 +113,9 @@ def load_teacher(
     return Teacher(model, name, normalisation, wanted, None if path else pretrained_classes(model))
 
 
-def _load_checkpoint(path: str, img_size: int, normalisation: tuple[Sequence[float], Sequence[float]]) -> Teacher:
+def _load_checkpoint(
+    path: str, img_size: int | Sequence[int], normalisation: tuple[Sequence[float], Sequence[float]]
+) -> Teacher:
     file = checkpoint.find(path, key=_KEY)
     try:
         content = checkpoint.read(file)
@@ -121,10 +125,10 @@ def _load_checkpoint(path: str, img_size: int, normalisation: tuple[Sequence[flo
             "distillation.teacher.name=…"
         ) from error
     parameters, data = content["hyper_parameters"], content["datamodule_hyper_parameters"]
-    if parameters["img_size"] != img_size:
+    if to_2tuple(parameters["img_size"]) != to_2tuple(img_size):
         raise ValueError(
-            f"{file} was trained on images of {parameters['img_size']} px, and the student takes {img_size}; "
-            f"set data.img_size={parameters['img_size']}, or use another teacher"
+            f"{file} was trained on images of {pixels(parameters['img_size'])}, and the student takes "
+            f"{pixels(img_size)}; set data.img_size={parameters['img_size']}, or use another teacher"
         )
     teacher = Classifier.restore(content)
     accuracy = content.get("metrics", {}).get("val/acc1")

@@ -9,7 +9,6 @@ from hydra.utils import instantiate
 from lightning import Trainer
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
-from lightning.pytorch.strategies import ModelParallelStrategy
 
 from fvit.config.batch_plan import BatchPlan
 from fvit.config.legacy import moved
@@ -18,6 +17,7 @@ from fvit.launch.devices import world_size
 from fvit.launch.ranks import external_rank
 from fvit.launch.run_dir import best_scores
 from fvit.training.checkpoint import AtomicCheckpointIO
+from fvit.training.strategy import build_strategy
 
 # Arguments of Lightning's Trainer that build_trainer sets.
 _RESERVED = (
@@ -30,7 +30,7 @@ def build_trainer(config: dict[str, Any], plan: BatchPlan | None = None, images:
     """The Trainer with the loggers and callbacks of the configuration, in their order.
 
     Args:
-        config: has ``trainer``, ``logger``, ``callbacks`` and ``output_dir``.
+        config: has ``trainer``, ``ddp``, ``logger``, ``callbacks`` and ``output_dir``.
         plan: how batches are split and accumulated; None to evaluate.
         images: number of training images.
 
@@ -44,13 +44,10 @@ def build_trainer(config: dict[str, Any], plan: BatchPlan | None = None, images:
     processes = world_size(options)
     # Else Lightning would take a single SLURM task for the whole world, or the tasks of a job for ranks.
     plugins = options.pop("plugins", [LightningEnvironment()] if external_rank() is None else [])
-    if options["strategy"] == "fsdp":
-        # One checkpoint file with whole weights, as on one device, which any hardware can load.
-        options["strategy"] = ModelParallelStrategy(
-            data_parallel_size=processes,
-            tensor_parallel_size=1,
-            save_distributed_checkpoint=False,
-        )
+    options["strategy"] = build_strategy(options["strategy"], processes, config["ddp"])
+    if options.get("benchmark") is None:
+        # cuDNN's own choice of algorithms varies from run to run.
+        options["benchmark"] = options["accelerator"] == "gpu" and not options.get("deterministic")
     if plan is not None:
         options |= _intervals(options, plan, images)
     loggers, callbacks = (_instantiate(config, group) for group in ("logger", "callbacks"))

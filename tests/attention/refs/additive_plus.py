@@ -34,7 +34,7 @@ def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tenso
 
 def _regions(module: nn.Module, tokens: int) -> list[list[int]]:
     """The tokens of each region: all prefix tokens, and a cell of the grid from a floor to a ceiling."""
-    (rows, columns), prefix, side = module.grid_size, module.num_prefix_tokens, module.side
+    (rows, columns), prefix, side = module.grid_size, module.num_prefix_tokens, module.regions.side
     found = []
     for i in range(side):
         for j in range(side):

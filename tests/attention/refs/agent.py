@@ -45,7 +45,7 @@ def _attend(query: Tensor, keys: list[Tensor], values: list[Tensor], biases: lis
 def _parts(module: nn.Module) -> list[list[int]]:
     """The tokens averaged by each agent: cells of the grid from a floor to a ceiling."""
     (rows, columns), prefix = module.grid_size, module.num_prefix_tokens
-    side = module.side
+    side = module.pool.side
     return [
         [
             prefix + row * columns + column

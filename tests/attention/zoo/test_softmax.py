@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from fvit.attention import SoftmaxAttention
+from fvit.attention.norms import LayerNorm
 
 from ..suite import randomise
 
@@ -34,7 +35,7 @@ def test_equals_timm(options, fused):
 @pytest.mark.parametrize("norm_layer", [nn.RMSNorm, None])
 def test_qk_norm_uses_the_hosts_norm_layer(norm_layer):
     module = SoftmaxAttention(16, 4, qk_norm=True, norm_layer=norm_layer)
-    expected = norm_layer or nn.LayerNorm
+    expected = norm_layer or LayerNorm
     assert type(module.q_norm) is type(module.k_norm) is expected
     assert module.q_norm.normalized_shape == (4,)
 

@@ -24,11 +24,27 @@ def test_one_value_is_a_list_of_one():
 
 
 @pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], (["float32"], [False], 4)),
+        (["device=mps"], (["float32"], [False], 4)),
+        (["device=cuda"], (["bf16"], [False, True], 128)),
+        (["device=cuda", "precision=float32", "compile=true", "batch=2"], (["float32"], [True], 2)),
+    ],
+    ids=str,
+)
+def test_defaults_are_those_of_the_device(overrides, expected):
+    config = Bench.model_validate(check(*overrides))
+    assert (config.precision, config.compile, config.batch) == expected
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["what=[latancy]"], "what.0='latancy': input should be 'params', 'macs', 'latency'"),
         (["what=[]"], "what=\\[\\]: list should have at least 1 item"),
         (["res=[-1]"], "res.0=-1"),
+        (["res=[[48]]"], "res.0"),
         (["res=big"], "res"),
         (["precision=[fp8]"], "precision.0='fp8'"),
         (["device=gpu"], "device='gpu': input should be 'cpu', 'cuda' or 'mps'"),

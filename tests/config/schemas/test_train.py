@@ -27,6 +27,10 @@ def test_defaults_are_the_quickstart(compose_config):
         (["model.match=latency"], "model.match='latency': input should be 'params' or 'macs'"),
         (["model.keep=qkv"], "model.keep='qkv': input should be a valid list"),
         (["+model.trim_last=true"], "model.trim_last was removed in 0.2.0: every model computes all its tokens"),
+        *(
+            ([f"data.img_size={size}"], f"data.img_size={size} must be a number of pixels, 224, or height and width")
+            for size in ("[48]", "0", "big", "[48, 32, 3]", "[48, 0]")
+        ),
         (["+model.img_size=64"], "model.img_size=64: the model follows the data; set data.img_size"),
         (["+model.in_chans=1"], "model.in_chans=1: images always have 3 channels"),
         (["+model.pretrained_cfg_overlay.file=a.pth"], "has no effect without model.pretrained=true"),
@@ -49,6 +53,20 @@ def test_defaults_are_the_quickstart(compose_config):
         (["hardware=torchrun"], "hardware=torchrun is for `torchrun --nproc-per-node=N"),
         (["hardware=slurm"], "Use hardware=ddp to have the processes started for you"),
         (["tf32=true"], "tf32=true has no effect on cpu: set tf32=false"),
+        (
+            ["compile=fast"],
+            "compile='fast': input should be True, False, 'default', 'reduce-overhead' or 'max-autotune'",
+        ),
+        (["compile=reduce-overhead"], "records CUDA graphs, which cpu does not have: set compile=default"),
+        (
+            ["ddp.static_graph=true"],
+            "ddp.static_graph=True has no effect with trainer.strategy=auto: leave it at False",
+        ),
+        (["hardware=fsdp", "ddp.static_graph=true"], "ddp.static_graph=True has no effect with trainer.strategy=fsdp"),
+        (["hardware=ddp_cpu", "ddp.timeout=0"], "ddp.timeout=0: input should be greater than 0"),
+        (["fast_norm=true"], "fast_norm=true has no effect with trainer.precision=32-true"),
+        (["data.prefetch_factor=4"], "data.prefetch_factor=4 has no effect without loader processes"),
+        (["data.num_workers=few"], "data.num_workers='few'"),
         (["data.pin_memory=true"], "data.pin_memory=true has no effect on cpu"),
         (["trainer.precision=16-mixed"], "on a CPU use bf16-mixed"),
         (["hardware=fsdp", "callbacks=[default,ema]"], "callbacks.ema averages unsharded weights"),
@@ -73,6 +91,19 @@ def test_several_mistakes_are_reported_at_once(compose_config):
     with pytest.raises(ConfigError) as caught:
         compose_config("seed=-1", "optimizer.lr=0")
     assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("option", ["true", "default", "max-autotune"])
+def test_options_of_compilation_and_loaders_are_taken(compose_config, option):
+    config = compose_config("data=folder", f"compile={option}", "data.num_workers=auto", "data.prefetch_factor=4")
+    assert config["compile"] == (option if option != "true" else True)
+    assert (config["data"]["num_workers"], config["data"]["prefetch_factor"]) == ("auto", 4)
+    assert compose_config("hardware=gpu", "compile=reduce-overhead", "fast_norm=true")["fast_norm"] is True
+    assert compose_config("hardware=ddp_cpu", "ddp.timeout=2", "ddp.static_graph=true")["ddp"] == {
+        "gradient_as_bucket_view": True,
+        "static_graph": True,
+        "timeout": 2,
+    }
 
 
 @pytest.mark.parametrize("override", ["attention=additiv", "trainer.max_epoch=3"])

@@ -69,7 +69,20 @@ def test_evaluation_matches_torchvision(decoder, name, size, crop_pct, short_sid
 @pytest.mark.parametrize("size", [32, 96, 224, 255, 384])
 def test_shorter_side_of_evaluation_is_that_of_timm(size, crop_pct):
     resized = create_transform(size, crop_pct=crop_pct).transforms[0]
-    assert EvalTransform(Decoder("pil"), size, crop_pct).short_side == resized.size == math.floor(size / crop_pct)
+    assert EvalTransform(Decoder("pil"), size, crop_pct).least[0] == resized.size == math.floor(size / crop_pct)
+
+
+@pytest.mark.parametrize("size", [(96, 64), (64, 96), (40, 200)])
+@pytest.mark.parametrize("name", ["progressive", "progressive 4:4:4"])
+def test_evaluation_with_another_height_than_width_matches_timm(name, size):
+    expected = Compose(create_transform(size, crop_pct=0.9, interpolation="bicubic").transforms[:2])
+    found = EvalTransform(choose("pil"), size, 0.9)(specimen(name))
+    assert_same_picture(found, expected(read_by_pil(specimen(name))))
+
+
+def test_training_crops_have_another_height_than_width():
+    name = next(iter(ZOO))
+    assert TrainTransform(choose("pil"), (96, 64))(specimen(name), random.Random(0)).shape == (96, 64, 3)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

@@ -85,7 +85,7 @@ def test_one_of_several_processes_builds_the_index(tmp_path):
 
 
 def test_many_shards_are_indexed_in_parallel(indexed, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(shards, "usable_cores", lambda: 2)
     used = []
     real = pool.run
     monkeypatch.setattr(pool, "run", lambda *arguments: used.append(arguments[2]) or real(*arguments))

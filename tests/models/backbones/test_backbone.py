@@ -234,7 +234,7 @@ def test_config_composes_to_the_published_model(compose_config, name):
         pretrained=False,
         init_from=None,
         blocks=None,
-        keep=[],
+        keep=None,
         drop_rate=0.0,
         drop_path_rate=0.0,
     )

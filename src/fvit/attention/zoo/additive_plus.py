@@ -25,8 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.base import Mechanism
-from fvit.attention.ops import convolve_patches, depthwise, rows_and_columns
+from fvit.attention.ops import Size, cast_once, convolve_patches, depthwise, rows_and_columns
 from fvit.attention.registry import register
+from fvit.attention.tables import LayoutTables, pooling_cells
 
 
 @register("additive_plus")
@@ -57,9 +58,9 @@ class AdditivePlusAttention(Mechanism):
         **shared: Any,
     ) -> None:
         super().__init__(dim, num_heads, qkv_bias, **shared)
-        self.side = math.isqrt(max(regions, 0))
-        if self.side**2 != regions or not regions:
-            near = f"{self.side**2} or {(self.side + 1) ** 2}" if self.side else "1"
+        side = math.isqrt(max(regions, 0))
+        if side**2 != regions or not regions:
+            near = f"{side**2} or {(side + 1) ** 2}" if side else "1"
             raise ValueError(f"additive_plus: regions={regions} must be a square number, such as {near}")
         for option, given, choices in (
             ("gate", gate, ("residual", "product")),
@@ -72,6 +73,7 @@ class AdditivePlusAttention(Mechanism):
         self.v = nn.Linear(dim, dim, bias=qkv_bias, **self.factory) if value == "separate" else None
         self.query_logit = nn.Parameter(torch.empty(num_heads, self.head_dim, **self.factory))
         self.key_logit = nn.Parameter(torch.empty(num_heads, self.head_dim, **self.factory))
+        self.regions = Regions(side, **self.factory)
         mixes = regions > 1
         self.query_mix = nn.Parameter(torch.empty(num_heads, regions, regions, **self.factory)) if mixes else None
         self.key_mix = nn.Parameter(torch.empty(num_heads, regions, regions, **self.factory)) if mixes else None
@@ -86,12 +88,13 @@ class AdditivePlusAttention(Mechanism):
         for mix in (self.query_mix, self.key_mix):
             if mix is not None:
                 with torch.no_grad():
-                    mix.copy_(_near(self.side).expand_as(mix))
+                    mix.copy_(_near(self.regions.side).expand_as(mix))
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.refuse_causal(is_causal)
         rows_and_columns(type(self).__name__, x.shape[1], self.grid_size, self.num_prefix_tokens)
         bias = self.key_bias(attn_mask, x)
+        x = cast_once(x)
         q, k = self.q(x), self.k(x)
         v = q if self.v is None else self.v(x)
         p = self._context(self.split_heads(q), self.query_logit, self.query_mix, bias) * self.split_heads(k)
@@ -105,28 +108,31 @@ class AdditivePlusAttention(Mechanism):
 
     def _context(self, t: Tensor, logit: Tensor, mix: Tensor | None, bias: Tensor | None) -> Tensor:
         """What each token reads, [B, H, N, d]: tokens t pooled in each region, mixed, and shared out."""
-        members_rn = self._members(t)
         logits = torch.einsum("bhnd,hd->bhn", t, logit) * self.scale
         logits = (logits if bias is None else logits + bias).unsqueeze(2)
-        hidden = (members_rn == 0) if bias is None else (members_rn == 0) | bias.isneginf().unsqueeze(2)
+        hidden = self.regions.members == 0
+        if bias is not None:
+            hidden = hidden | bias.isneginf().unsqueeze(2)
         # Finite, so that a region without visible tokens has no NaN; its weights are 0.
         weights = logits.masked_fill(hidden, torch.finfo(t.dtype).min).softmax(dim=-1).masked_fill(hidden, 0.0)
         pooled = self.attn_drop(weights) @ t
         mixed = pooled if mix is None else mix @ pooled
-        return (members_rn / members_rn.sum(dim=0)).mT @ mixed
+        return self.regions.shares.to(mixed.dtype) @ mixed
 
-    def _members(self, like: Tensor) -> Tensor:
-        """1 where a token is in a region, [R, N]."""
-        rows, columns = (_cells(self.side, size, like) for size in self.grid_size)
+
+class Regions(LayoutTables):
+    """Which tokens are in which of side × side regions: cells of torch's adaptive pooling, and all prefix tokens."""
+
+    def __init__(self, side: int, **factory: Any) -> None:
+        super().__init__(**factory)
+        self.side = side
+
+    def tables(self, grid_size: Size, num_prefix_tokens: int, **factory: Any) -> dict[str, Tensor]:
+        """1 where a token is in a region, [R, N], and each region's share of a token, [N, R]."""
+        rows, columns = (pooling_cells(self.side, size, **factory) for size in grid_size)
         patches = (rows[:, None, :, None] * columns[None, :, None, :]).reshape(self.side**2, -1)
-        return F.pad(patches, (self.num_prefix_tokens, 0), value=1.0)
-
-
-def _cells(cells: int, size: int, like: Tensor) -> Tensor:
-    """Membership [cells, size] of adaptive pooling: positions ⌊i·size/cells⌋ to ⌈(i+1)·size/cells⌉ are in cell i."""
-    index = torch.arange(cells, device=like.device).unsqueeze(1)
-    position = torch.arange(size, device=like.device)
-    return ((position >= index * size // cells) & (position < -(-(index + 1) * size // cells))).to(like.dtype)
+        members = F.pad(patches, (num_prefix_tokens, 0), value=1.0)
+        return {"members": members, "shares": (members / members.sum(dim=0)).mT.contiguous()}
 
 
 def _near(side: int) -> Tensor:

@@ -24,9 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.fixed_length import FixedLength, TokenLayout
-from fvit.attention.ops import divide
+from fvit.attention.ops import Size, divide, rows_and_columns
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
+from fvit.attention.tables import LayoutTables, pooling_cells
 
 
 @register("agent")
@@ -55,7 +56,7 @@ class AgentAttention(Projected):
         if side**2 != num_agents or not side:
             near = f"{side**2} or {(side + 1) ** 2}" if side else "1"
             raise ValueError(f"agent: num_agents={num_agents} must be a square number, such as {near}")
-        self.side = side
+        self.pool = GridPool(side, **self.factory)
         self.position_bias = PositionBias(num_heads, num_agents, **self.factory) if position_bias else None
         self.fixed_length = position_bias
 
@@ -72,22 +73,59 @@ class AgentAttention(Projected):
     def _agents(self, q_bnc: Tensor, factor_bn1: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The agents [B, a, C], and a bias [B or 1, 1, a] that hides those without patches."""
         if factor_bn1 is None:
-            return self._pool(q_bnc), None
-        weights_ba1 = self._pool(factor_bn1)
-        agents_bac = divide(self._pool(q_bnc * factor_bn1), weights_ba1)
+            return self.pool(q_bnc), None
+        weights_ba1 = self.pool(factor_bn1)
+        agents_bac = divide(self.pool(q_bnc * factor_bn1), weights_ba1)
         # Finite, so that the softmax stays finite if no agent is left; half the minimum leaves room for the logits.
         bias_ba1 = torch.zeros_like(weights_ba1).masked_fill(weights_ba1 == 0, torch.finfo(q_bnc.dtype).min / 2)
         return agents_bac, bias_ba1.transpose(1, 2)
-
-    def _pool(self, x: Tensor) -> Tensor:
-        """Means of the patches over √a × √a cells of the grid, [B, N, C] -> [B, a, C]."""
-        return F.adaptive_avg_pool2d(self.to_grid(x), self.side).flatten(2).transpose(1, 2)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, key_bias_b1m: Tensor | None, bias_hnm: Tensor | None) -> Tensor:
         """softmax(QKᵀ/√d + biases) V for q [B, H, n, d] and k, v [B, H, m, d]."""
         key_bias = None if key_bias_b1m is None else key_bias_b1m.unsqueeze(1)
         biases = [bias for bias in (key_bias, bias_hnm) if bias is not None]
         return self.sdpa(q, k, v, sum(biases) if biases else None)
+
+
+class GridPool(LayoutTables):
+    """Means of the patches over √a × √a cells of the grid, as torch's adaptive pooling, [B, N, C] -> [B, a, C].
+
+    By a product along the rows and one along the columns: on CUDA torch's own has no deterministic backward pass.
+    """
+
+    def __init__(self, side: int, **factory: Any) -> None:
+        super().__init__(**factory)
+        self.side = side
+
+    def tables(self, grid_size: Size, num_prefix_tokens: int, **factory: Any) -> dict[str, Tensor]:
+        """The share of each row or column in a cell's mean, [√a, rows] and [√a, columns]."""
+        cells = (pooling_cells(self.side, size, **factory) for size in grid_size)
+        return dict(zip(("rows", "columns"), (t / t.sum(dim=1, keepdim=True) for t in cells), strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = rows_and_columns("a pooling of patches", x.shape[1], self.grid_size, self.num_prefix_tokens)
+        along_rows = self.rows.to(x.dtype) @ x[:, self.num_prefix_tokens :].unflatten(1, (rows, columns)).flatten(2)
+        return (self.columns.to(x.dtype) @ along_rows.unflatten(2, (columns, -1))).flatten(1, 2)
+
+
+class Stretch(LayoutTables):
+    """Maps stretched bilinearly to the grid, [..., side, side] -> [..., rows, columns], as `F.interpolate` does.
+
+    By two products: on CUDA torch's own has no deterministic backward pass.
+    """
+
+    def __init__(self, side: int, **factory: Any) -> None:
+        super().__init__(**factory)
+        self.side = side
+
+    def tables(self, grid_size: Size, num_prefix_tokens: int, **factory: Any) -> dict[str, Tensor]:
+        """The weights of the map's rows and columns, [rows, side] and [side, columns]."""
+        points = torch.eye(self.side, **factory).unsqueeze(0)
+        rows, columns = (F.interpolate(points, size=size, mode="linear").squeeze(0) for size in grid_size)
+        return {"rows": rows.mT.contiguous(), "columns": columns}
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.rows.to(maps.dtype) @ maps @ self.columns.to(maps.dtype)
 
 
 class PositionBias(FixedLength):
@@ -102,6 +140,7 @@ class PositionBias(FixedLength):
         self.rows = nn.Parameter(torch.empty(*shape, 1, **factory))
         self.columns = nn.Parameter(torch.empty(*shape, 1, **factory))
         self.prefix = nn.Parameter(torch.empty(*shape, 1, **factory))
+        self.stretch = Stretch(7, **factory)
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -113,8 +152,7 @@ class PositionBias(FixedLength):
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """B₁ [H, a, N] and B₂ [H, N, a]."""
-        stretched = F.interpolate(self.map.flatten(0, 1), size=self.grid_size, mode="bilinear")
-        grid = stretched.unflatten(0, self.map.shape[:2]) + self.rows.unsqueeze(-1) + self.columns.unsqueeze(-2)
+        grid = self.stretch(self.map) + self.rows.unsqueeze(-1) + self.columns.unsqueeze(-2)
         prefix = self.prefix.expand(*self.prefix.shape[:-1], self.num_prefix_tokens)
         inner_han, outer_han = torch.cat([prefix, grid.flatten(3)], dim=-1)
         return inner_han, outer_han.mT

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fvit.attention.ops import cast_once
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -46,7 +47,8 @@ class CirculantAttention(Projected):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.refuse_causal(is_causal)
-        qkv, factor_bn1 = self.qkv(x), self.mask_factor(attn_mask, x)
+        factor_bn1, x = self.mask_factor(attn_mask, x), cast_once(x)
+        qkv = self.qkv(x)
         visible = self.to_grid(qkv if factor_bn1 is None else qkv * factor_bn1)
         dtype = torch.promote_types(visible.dtype, torch.float32)
         q, k, v = torch.fft.rfft2(visible.to(dtype), norm="ortho").chunk(3, dim=1)

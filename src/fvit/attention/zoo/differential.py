@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fvit.attention.base import Mechanism
+from fvit.attention.norms import RMSNorm
 from fvit.attention.ops import refuse_mask_and_causality, softmax_map
 from fvit.attention.registry import register
 
@@ -60,7 +61,7 @@ class DifferentialAttention(Mechanism):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **self.factory)
         self.lambda_q = nn.Parameter(torch.empty(2, dim // self.maps, **self.factory))
         self.lambda_k = nn.Parameter(torch.empty(2, dim // self.maps, **self.factory))
-        self.norm = nn.RMSNorm(2 * dim // self.maps, eps=1e-5, **self.factory)
+        self.norm = RMSNorm(2 * dim // self.maps, eps=1e-5, **self.factory)
         self.proj = nn.Linear(dim, dim, bias=proj_bias, **self.factory)
         self.init_weights()
 
@@ -79,10 +80,7 @@ class DifferentialAttention(Mechanism):
         refuse_mask_and_causality(attn_mask, is_causal)
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         v = v.unflatten(-1, (self.maps // 2, -1)).transpose(1, 2)
-        first, second = (
-            self.sdpa(*self._q_and_k(q, k, which), v, self._mask_of(attn_mask, which), is_causal=is_causal)
-            for which in (0, 1)
-        )
+        first, second = (self._read(q, k, v, which, attn_mask, is_causal) for which in (0, 1))
         out = self.norm(first - self._lambda() * second) * (1 - self.lambda_init)
         return self.proj_drop(self.proj(self.merge_heads(out)))
 
@@ -93,6 +91,15 @@ class DifferentialAttention(Mechanism):
             softmax_map(*self._q_and_k(q, k, which), self._mask_of(attn_mask, which), is_causal) for which in (0, 1)
         )
         return {"map": first - self._lambda() * second}
+
+    def _read(self, q: Tensor, k: Tensor, v: Tensor, which: int, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
+        """The values under the first or second map of each head, [B, maps / 2, N, 2 · C / maps]."""
+        q, k = self._q_and_k(q, k, which)
+        # Flash attention takes no values wider than keys, so each half has a call of its own. Not with dropout, which
+        # would drop other weights from each.
+        halves = v.chunk(1 if self.training and self.attn_drop.p else 2, dim=-1)
+        mask = self._mask_of(attn_mask, which)
+        return torch.cat([self.sdpa(q, k, half, mask, is_causal=is_causal) for half in halves], dim=-1)
 
     def _lambda(self) -> Tensor:
         lambdas = (self.lambda_q * self.lambda_k).sum(dim=-1).exp()

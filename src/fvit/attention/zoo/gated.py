@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fvit.attention.ops import refuse_mask_and_causality, softmax_map
+from fvit.attention.ops import cast_once, refuse_mask_and_causality, softmax_map
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -33,6 +33,7 @@ class GatedAttention(Projected):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         refuse_mask_and_causality(attn_mask, is_causal)
+        x = cast_once(x)
         q, k, v = self.heads(x)
         out = self.add_conv(self.sdpa(q, k, v, attn_mask, is_causal=is_causal), v, attn_mask, is_causal)
         return self.proj_drop(self.proj(self.merge_heads(out) * self.gate(x).sigmoid()))

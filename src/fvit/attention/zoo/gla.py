@@ -25,7 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.base import Mechanism
-from fvit.attention.ops import convolve_patches, depthwise
+from fvit.attention.norms import RMSNorm
+from fvit.attention.ops import cast_once, convolve_patches, depthwise
 from fvit.attention.registry import register
 
 CHUNK = 16
@@ -59,16 +60,17 @@ class GatedLinearAttention(Mechanism):
         self.decay = nn.Sequential(
             nn.Linear(dim, gate_rank, bias=False, **self.factory), nn.Linear(gate_rank, dim, **self.factory)
         )
-        self.norm = nn.RMSNorm(self.head_dim, eps=1e-5, **self.factory)
+        self.norm = RMSNorm(self.head_dim, eps=1e-5, **self.factory)
         self.conv = depthwise("gla: local", dim, 3 if local else 0, bias=False, **self.factory)
         self.gate = nn.Linear(dim, dim, **self.factory) if local else None
-        self.local_norm = nn.RMSNorm(self.head_dim, eps=1e-5, **self.factory) if local else None
+        self.local_norm = RMSNorm(self.head_dim, eps=1e-5, **self.factory) if local else None
         self.proj = nn.Linear(dim, dim, bias=qkv_bias, **self.factory)
         self.needs_grid = local
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.refuse_causal(is_causal)
         factor_bn1 = self.mask_factor(attn_mask, x)
+        x = cast_once(x)
         if self.conv is not None:
             x = self._convolved(x, factor_bn1)
         q, k, v = (self._heads(t) for t in self.qkv(x).split((self.dim // 2, self.dim // 2, self.dim), dim=-1))

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.fixed_length import FixedLength
+from fvit.attention.norms import LayerNorm
 from fvit.attention.registry import register
 
 
@@ -49,7 +50,7 @@ class GMLP(FixedLength):
         if hidden < 2 or hidden % 2:
             raise ValueError(f"gmlp: mlp_ratio={mlp_ratio} gives {hidden} channels, not two equal halves; use 2 or 6")
         self.uv = nn.Linear(dim, hidden, bias=qkv_bias, **self.factory)
-        self.norm = nn.LayerNorm(hidden // 2, **self.factory)
+        self.norm = LayerNorm(hidden // 2, **self.factory)
         self.spatial = nn.Linear(1, 1, **self.factory)
         self.proj = nn.Linear(hidden // 2, dim, bias=proj_bias, **self.factory)
 

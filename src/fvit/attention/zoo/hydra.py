@@ -30,6 +30,6 @@ class HydraAttention(Projected):
         factor_bn1 = self.mask_factor(attn_mask, x)
         if factor_bn1 is not None:
             k_bnc = k_bnc * factor_bn1
-        global_b1c = (self.attn_drop(k_bnc) * v_bnc).sum(dim=1, keepdim=True)
+        global_b1c = (self.attn_drop(k_bnc) * v_bnc).sum(dim=1, keepdim=True).to(v_bnc.dtype)
         out, v = self.split_heads(q_bnc * global_b1c), self.split_heads(v_bnc)
         return self.output(self.add_conv(out, v, attn_mask))

@@ -21,7 +21,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import associate, convolve_patches, token_shares
+from fvit.attention.ops import associate, cast_once, convolve_patches, token_shares
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -43,8 +43,8 @@ class InLineAttention(Projected):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.refuse_causal(is_causal)
+        bias, x = self.key_bias(attn_mask, x), cast_once(x)
         q, k, v = self.heads(x)
-        bias = self.key_bias(attn_mask, x)
         share_b11n = token_shares(bias, x).unsqueeze(1)
         centred_k = self.attn_drop(k - share_b11n @ k) * share_b11n.transpose(-2, -1)
         out = self.add_conv(share_b11n @ v + associate(q * self.scale, centred_k, v), v, attn_mask)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.fixed_length import FixedLength
-from fvit.attention.ops import project_sums
+from fvit.attention.ops import cast_once, project_sums
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -62,7 +62,7 @@ class LinformerAttention(FixedLength, Projected):
         # The same, with tokens combined before they are projected to keys and values.
         self.refuse_causal(is_causal)
         self.check_length(x)
-        bias = self.key_bias(attn_mask, x)
+        bias, x = self.key_bias(attn_mask, x), cast_once(x)
         factor = 1 if bias is None else bias.exp().expand(x.shape[0], -1, -1)
         q_weight, k_weight, v_weight = self.qkv.weight.chunk(3)
         q_bias, k_bias, v_bias = (None, None, None) if self.qkv.bias is None else self.qkv.bias.chunk(3)

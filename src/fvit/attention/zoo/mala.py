@@ -22,8 +22,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import associate, divide, token_shares
-from fvit.attention.positions import rotate_patches
+from fvit.attention.ops import associate, cast_once, divide, token_shares
+from fvit.attention.positions import Rotary
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -50,19 +50,15 @@ class MALA(Projected):
         **shared: Any,
     ) -> None:
         super().__init__(dim, num_heads, qkv_bias, **shared)
-        if rotary and self.head_dim % 4:
-            raise ValueError(
-                f"mala: rotary needs head widths that are multiples of 4, got {self.head_dim}; use num_heads "
-                "such that dim / num_heads is a multiple of 4, or rotary=False"
-            )
         self.gate = nn.Linear(dim, dim, bias=qkv_bias, **self.factory) if gate else None
-        self.rotary = rotary
+        self.rotary = Rotary("mala", self.head_dim, **self.factory) if rotary else None
         self.needs_grid = self.needs_grid or rotary
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.refuse_causal(is_causal)
+        bias, x = self.key_bias(attn_mask, x), cast_once(x)
         q, k, v = self.heads(x)
-        out = self.mix(q, k, v, self.key_bias(attn_mask, x))
+        out = self.mix(q, k, v, bias)
         out = self.merge_heads(self.add_conv(out, v, attn_mask))
         if self.gate is not None:
             out = out * self.gate(x)
@@ -75,8 +71,7 @@ class MALA(Projected):
         weighted_v = share_b11n.transpose(-2, -1) * v
         # The factor 1/√d cancels in the quotient and applies to the rest.
         z = q @ mean_k.mT
-        if not self.rotary:
+        if self.rotary is None:
             return divide(associate(q, k, weighted_v), z) + associate(q, k - mean_k, weighted_v) * self.scale
-        rotated_q, rotated_k = (rotate_patches(t, self.grid_size, self.num_prefix_tokens) for t in (q, k))
-        scored = associate(rotated_q, rotated_k, weighted_v)
+        scored = associate(self.rotary(q), self.rotary(k), weighted_v)
         return divide(scored, z) + (scored - z * (share_b11n @ v)) * self.scale

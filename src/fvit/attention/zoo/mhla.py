@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fvit.attention.norms import RMSNorm
 from fvit.attention.ops import Size, divide, rows_and_columns
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
@@ -52,8 +53,8 @@ class MHLA(Projected):
             near = f"{self.side**2} or {(self.side + 1) ** 2}" if self.side else "1"
             raise ValueError(f"mhla: num_blocks={num_blocks} must be a square number, such as {near}")
         self.mixing = nn.Parameter(torch.empty(num_blocks, num_blocks, **self.factory))
-        self.q_norm = nn.RMSNorm(dim, **self.factory) if rms_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(dim, **self.factory) if rms_norm else nn.Identity()
+        self.q_norm = RMSNorm(dim, **self.factory) if rms_norm else nn.Identity()
+        self.k_norm = RMSNorm(dim, **self.factory) if rms_norm else nn.Identity()
         self.init_weights()
 
     @torch.no_grad()

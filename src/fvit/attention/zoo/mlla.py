@@ -21,8 +21,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import kernel_average
-from fvit.attention.positions import rotate_patches
+from fvit.attention.ops import cast_once, kernel_average
+from fvit.attention.positions import Rotary
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -47,11 +47,13 @@ class MLLA(Projected):
         super().__init__(dim, num_heads, qkv_bias, **shared)
         if dim % 4:
             raise ValueError(f"mlla: width {dim} must be a multiple of 4, for pairs of channels by row and by column")
+        self.rotary = Rotary("mlla", dim, inclusive=False, **self.factory)
         self.gate = nn.Linear(dim, dim, bias=qkv_bias, **self.factory) if gate else None
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.refuse_causal(is_causal)
         factor_bn1 = self.mask_factor(attn_mask, x)
+        x = cast_once(x)
         q_bnc, k_bnc, v_bnc = self.qkv(x).chunk(3, dim=-1)
         q_bnc, k_bnc = F.elu(q_bnc) + 1, F.elu(k_bnc) + 1
         if factor_bn1 is not None:
@@ -64,6 +66,4 @@ class MLLA(Projected):
 
     def _rotate(self, x_bhnd: Tensor) -> Tensor:
         """R x, over the channels of all heads, [B, H, N, d] -> [B, H, N, d]."""
-        x_b1nc = self.merge_heads(x_bhnd).unsqueeze(1)
-        rotated = rotate_patches(x_b1nc, self.grid_size, self.num_prefix_tokens, inclusive=False)
-        return self.split_heads(rotated.squeeze(1))
+        return self.split_heads(self.rotary(self.merge_heads(x_bhnd)))

@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import divide, kernel_average, unit
-from fvit.attention.positions import rotate_patches
+from fvit.attention.norms import LayerNorm
+from fvit.attention.ops import cast_once, divide, kernel_average, unit
+from fvit.attention.positions import Rotary
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -47,20 +48,16 @@ class NaLa(Projected):
         **shared: Any,
     ) -> None:
         super().__init__(dim, num_heads, qkv_bias, **shared)
-        if rotary and self.head_dim % 4:
-            raise ValueError(
-                f"nala: rotary needs head widths that are multiples of 4, got {self.head_dim}; use num_heads "
-                "such that dim / num_heads is a multiple of 4, or rotary=False"
-            )
-        self.norm = nn.LayerNorm(dim, **self.factory) if gate else None
+        self.norm = LayerNorm(dim, **self.factory) if gate else None
         self.gate = nn.Linear(dim, dim, bias=qkv_bias, **self.factory) if gate else None
-        self.rotary = rotary
+        self.rotary = Rotary("nala", self.head_dim, **self.factory) if rotary else None
         self.needs_grid = self.needs_grid or rotary
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.refuse_causal(is_causal)
+        bias, x = self.key_bias(attn_mask, x), cast_once(x)
         q, k, v = self.heads(x)
-        out = self.merge_heads(self.add_conv(self.mix(q, k, v, self.key_bias(attn_mask, x)), v, attn_mask))
+        out = self.merge_heads(self.add_conv(self.mix(q, k, v, bias), v, attn_mask))
         if self.gate is not None:
             out = self.norm(out) * F.silu(self.gate(x))
         return self.proj_drop(self.proj(out))
@@ -73,12 +70,11 @@ class NaLa(Projected):
         if bias is not None:
             k = k * (bias / 3).exp().unsqueeze(-1)
         psi = self.attn_drop(_split_by_sign(divide(k, k.detach().abs().amax(dim=(-2, -1), keepdim=True))) ** 3)
-        return kernel_average(phi, psi, v, self._rotate if self.rotary else lambda features: features)
+        return kernel_average(phi, psi, v, None if self.rotary is None else self._rotate)
 
     def _rotate(self, x: Tensor) -> Tensor:
         """Each half of the features turned by its position, [B, H, N, 2d]."""
-        halves = (rotate_patches(half, self.grid_size, self.num_prefix_tokens) for half in x.chunk(2, dim=-1))
-        return torch.cat([*halves], dim=-1)
+        return torch.cat([self.rotary(half) for half in x.chunk(2, dim=-1)], dim=-1)
 
 
 def _split_by_sign(x: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.base import Mechanism
-from fvit.attention.ops import associate, convolve_patches, depthwise
+from fvit.attention.norms import LayerNorm
+from fvit.attention.ops import associate, cast_once, convolve_patches, depthwise
 from fvit.attention.registry import register
 
 
@@ -62,7 +63,7 @@ class NonCausalSSD(Mechanism):
         self.log_rate = nn.Parameter(torch.empty(num_heads, **self.factory))
         self.skip = nn.Parameter(torch.empty(num_heads, **self.factory))
         self.conv = depthwise("nc_ssd: conv", sum(self.widths), conv, **self.factory)
-        self.norm = nn.LayerNorm(width, **self.factory)
+        self.norm = LayerNorm(width, **self.factory)
         self.gate = nn.Linear(dim, width, bias=qkv_bias, **self.factory) if gate else None
         self.proj = nn.Linear(width, dim, bias=proj_bias, **self.factory)
         self.needs_grid = conv > 0
@@ -79,11 +80,14 @@ class NonCausalSSD(Mechanism):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.refuse_causal(is_causal)
         factor_bn1 = self.mask_factor(attn_mask, x)
+        x = cast_once(x)
         v_bne, k, q = self._convolved(self.vkq(x), factor_bn1).split(self.widths, dim=-1)
         step_bnh = F.softplus(self.step(x)) * self.log_rate.exp()
-        step_bnh = self.attn_drop(step_bnh if factor_bn1 is None else step_bnh * factor_bn1)
+        step_bnh = self.attn_drop(step_bnh if factor_bn1 is None else step_bnh * factor_bn1).to(v_bne.dtype)
         v = v_bne.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        out = associate(q.unsqueeze(1), k.unsqueeze(1), v * step_bnh.mT.unsqueeze(-1)) + v * self.skip[:, None, None]
+        out = associate(q.unsqueeze(1), k.unsqueeze(1), v * step_bnh.mT.unsqueeze(-1)) + v * self.skip[
+            :, None, None
+        ].to(v.dtype)
         out = self.norm(self.merge_heads(out))
         if self.gate is not None:
             out = out * self.gate(x)

@@ -69,21 +69,24 @@ class NeighborhoodAttention(Projected):
         key_bias = self.key_bias(attn_mask, x)
         first = self.num_prefix_tokens
         index_pw, bias = self._neighbours(q, None if key_bias is None else key_bias[..., first:])
-        # One softmax per patch: patches take the place of images, queries have length 1.
-        near_k, near_v = (t[:, :, first:][:, :, index_pw].transpose(1, 2) for t in (k, v))
-        one_q = q[:, :, first:].transpose(1, 2).unsqueeze(3)
-        out = self.sdpa(*(t.flatten(0, 1) for t in (one_q, near_k, near_v)), bias)
-        out = out.squeeze(2).unflatten(0, (x.shape[0], -1)).transpose(1, 2)
+        # One softmax per patch: patches lie beside heads, queries have length 1.
+        near_k, near_v = (t[:, :, first:][:, :, index_pw].transpose(1, 2).flatten(1, 2) for t in (k, v))
+        one_q = q[:, :, first:].transpose(1, 2).flatten(1, 2).unsqueeze(2)
+        out = self.sdpa(one_q, near_k, near_v, bias)
+        out = out.squeeze(2).unflatten(1, (-1, self.num_heads)).transpose(1, 2)
         if first:
             prefix_bias = None if key_bias is None else key_bias.unsqueeze(1)
             out = torch.cat([self.sdpa(q[:, :, :first], k, v, prefix_bias), out], dim=2)
         return self.output(self.add_conv(out, v, attn_mask))
 
     def _neighbours(self, q: Tensor, key_bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The neighbours of each patch [P, w²], and what to add to their logits, [B · P, H or 1, 1, w²]."""
+        """The neighbours of each patch [P, w²], and what to add to their logits, [B or 1, P · H, 1, w²] or nothing."""
         columns = self.grid_size[1]
         (down_rw, far_rw, real_rw), (right_cw, far_cw, real_cw) = (self._along(size, q) for size in self.grid_size)
         index = (down_rw[:, None, :, None] * columns + right_cw[:, None]).flatten(2).flatten(0, 1)
+        fewest = (size // self.dilation for size in self.grid_size)  # neighbours along an axis, apart from the window
+        if key_bias is None and self.position_bias is None and all(n >= self.window for n in fewest):
+            return index, None
         real = (real_rw[:, None, :, None] & real_cw[:, None]).flatten(2).flatten(0, 1)
         bias = torch.zeros_like(real, dtype=q.dtype).masked_fill(~real, float("-inf"))[:, None]
         if self.position_bias is not None:
@@ -93,7 +96,7 @@ class NeighborhoodAttention(Projected):
         if key_bias is not None:
             # Finite, so that the softmax is finite if all neighbours are hidden; half leaves room for the logits.
             bias = (bias + key_bias[:, 0, index].unsqueeze(2)).clamp(min=torch.finfo(q.dtype).min / 2)
-        return index, bias.expand(q.shape[0], -1, -1, -1).flatten(0, 1).unsqueeze(2)
+        return index, bias.expand(-1, -1, self.num_heads, -1).flatten(1, 2).unsqueeze(2)
 
     def _along(self, size: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Along one axis, each [size, w]: the neighbours, their places in B, and whether they exist."""

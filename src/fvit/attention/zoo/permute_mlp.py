@@ -103,7 +103,7 @@ class PermuteMLP(FixedLength):
         w = self._mix(self.mlp_w, x)
         c = self.mlp_c(x)
         mean_bc = divide(((h + w + c) * presence).sum(dim=(1, 2)), presence.sum(dim=(1, 2)))
-        weights = self.reweight(mean_bc).unflatten(-1, (self.dim, 3)).softmax(dim=-1)[:, None, None]
+        weights = self.reweight(mean_bc).unflatten(-1, (self.dim, 3)).softmax(dim=-1)[:, None, None].to(c.dtype)
         mixed = h * weights[..., 0] + w * weights[..., 1] + c * weights[..., 2]
         return self.proj_drop(self.from_grid(self.proj(mixed).permute(0, 3, 1, 2)))
 

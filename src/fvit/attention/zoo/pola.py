@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import depthwise, kernel_average
+from fvit.attention.ops import cast_once, depthwise, kernel_average
 from fvit.attention.positions import PositionEmbedding
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
@@ -80,17 +80,17 @@ class PoLA(Projected):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.refuse_causal(is_causal)
+        bias, dtype = self.key_bias(attn_mask, x), torch.promote_types(x.dtype, torch.float32)
+        x = cast_once(x)
         q_bnc, k_bnc, v_bnc = self.qkv(x).chunk(3, dim=-1)
         if self.positions is not None:
             k_bnc = self.positions(k_bnc)
         # Powers and averages in float32 at least: their gradients would be wrong in bfloat16.
-        dtype = torch.promote_types(x.dtype, torch.float32)
         q_bnc, k_bnc = q_bnc.to(dtype), k_bnc.to(dtype)
         if self.channel_scale is not None:
             scale = F.softplus(self.channel_scale.to(dtype))
             q_bnc, k_bnc = q_bnc / scale, k_bnc / scale
         q, k, v = (self.split_heads(t) for t in (q_bnc, k_bnc, v_bnc))
-        bias = self.key_bias(attn_mask, x)
         presence = None if bias is None else bias.exp().unsqueeze(-1)
         q, k = self._features(q, k, presence)
         k = self.attn_drop(k)

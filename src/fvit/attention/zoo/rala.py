@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import kernel_average, token_shares
-from fvit.attention.positions import rotate_patches
+from fvit.attention.ops import cast_once, kernel_average, token_shares
+from fvit.attention.positions import Rotary
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -38,19 +38,15 @@ class RALA(Projected):
         self, dim: int, num_heads: int = 8, qkv_bias: bool = True, *, rotary: bool = False, **shared: Any
     ) -> None:
         super().__init__(dim, num_heads, qkv_bias, **shared)
-        if rotary and self.head_dim % 4:
-            raise ValueError(
-                f"rala: rotary needs head widths that are multiples of 4, got {self.head_dim}; use num_heads "
-                "such that dim / num_heads is a multiple of 4, or rotary=False"
-            )
         self.gate = nn.Linear(dim, dim, bias=qkv_bias, **self.factory)
-        self.rotary = rotary
+        self.rotary = Rotary("rala", self.head_dim, **self.factory) if rotary else None
         self.needs_grid = self.needs_grid or rotary
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.refuse_causal(is_causal)
+        bias, x = self.key_bias(attn_mask, x), cast_once(x)
         q, k, v = self.heads(x)
-        out = self.add_conv(self.mix(q, k, v, self.key_bias(attn_mask, x)), v, attn_mask)
+        out = self.add_conv(self.mix(q, k, v, bias), v, attn_mask)
         return self.proj_drop(self.proj(self.merge_heads(out) * self.gate(x)))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -62,7 +58,4 @@ class RALA(Projected):
         if bias is not None:
             logits_bhn = logits_bhn + bias
         k = self.attn_drop(k * logits_bhn.softmax(dim=-1).to(k.dtype).unsqueeze(-1))
-        return kernel_average(q, k, v, self._rotate if self.rotary else lambda features: features)
-
-    def _rotate(self, x: Tensor) -> Tensor:
-        return rotate_patches(x, self.grid_size, self.num_prefix_tokens)
+        return kernel_average(q, k, v, self.rotary)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.base import Mechanism
-from fvit.attention.ops import project_sums
+from fvit.attention.ops import cast_once, project_sums
 from fvit.attention.registry import register
 
 
@@ -33,7 +33,7 @@ class SeparableAttention(Mechanism):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.refuse_causal(is_causal)
-        bias = self.key_bias(attn_mask, x)
+        bias, x = self.key_bias(attn_mask, x), cast_once(x)
         logits_b1n = self.logit(x).transpose(-2, -1)
         scores_b1n = self.attn_drop((logits_b1n if bias is None else logits_b1n + bias).softmax(dim=-1))
         if self.form == "textbook":

@@ -18,8 +18,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fvit.attention.norms import LayerNorm
 from fvit.attention.ops import pair_bias, refuse_mask_and_causality, softmax_map
-from fvit.attention.positions import rotate_patches
+from fvit.attention.positions import Rotary
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -64,12 +65,7 @@ class SoftmaxAttention(Projected):
         )
         if kv_heads is not None and (kv_heads < 1 or num_heads % kv_heads):
             raise ValueError(f"softmax: kv_heads={kv_heads} must divide num_heads={num_heads}")
-        if rotary and self.head_dim % 4:
-            raise ValueError(
-                f"softmax: rotary needs head widths that are multiples of 4, got {self.head_dim}; use num_heads "
-                "such that dim / num_heads is a multiple of 4, or rotary=False"
-            )
-        norm = norm_layer or nn.LayerNorm
+        norm = norm_layer or LayerNorm
         self.kv_heads = num_heads if kv_heads is None else kv_heads
         if self.kv_heads < num_heads:
             self.qkv = nn.Linear(dim, dim + 2 * self.kv_heads * self.head_dim, bias=qkv_bias, **self.factory)
@@ -78,7 +74,7 @@ class SoftmaxAttention(Projected):
         self.proj = self._modules.pop("proj")  # last, as in timm's checkpoints
         self.mix_logits = nn.Linear(num_heads, num_heads, bias=False, **self.factory) if talking_heads else None
         self.mix_weights = nn.Linear(num_heads, num_heads, bias=False, **self.factory) if talking_heads else None
-        self.rotary = rotary
+        self.rotary = Rotary("softmax", self.head_dim, inclusive=False, base=100, **self.factory) if rotary else None
         self.needs_grid = self.needs_grid or rotary
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
@@ -99,10 +95,8 @@ class SoftmaxAttention(Projected):
         qkv = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         q, k, v = qkv.split((self.num_heads, self.kv_heads, self.kv_heads), dim=1)
         q, k = self.q_norm(q), self.k_norm(k)
-        if self.rotary:
-            q, k = (
-                rotate_patches(t, self.grid_size, self.num_prefix_tokens, inclusive=False, base=100) for t in (q, k)
-            )
+        if self.rotary is not None:
+            q, k = self.rotary(q), self.rotary(k)
         if self.kv_heads < self.num_heads:
             k, v = (t.repeat_interleave(self.num_heads // self.kv_heads, dim=1) for t in (k, v))
         return q, k, v

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fvit.attention.base import Mechanism
-from fvit.attention.ops import unit
+from fvit.attention.ops import cast_once, unit
 from fvit.attention.registry import register
 
 
@@ -59,6 +59,7 @@ class SwiftFormerAttention(Mechanism):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.refuse_causal(is_causal)
         bias = self.key_bias(attn_mask, x)
+        x = cast_once(x)
         q_bnc, k_bnc = unit(self.q(x), dim=-1), unit(self.k(x), dim=-1)
         logits_b1n = (q_bnc @ self.query_logit).unsqueeze(1) * self.scale
         if self.norm == "softmax":

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.fixed_length import FixedLength, TokenLayout
+from fvit.attention.ops import cast_once
 from fvit.attention.registry import register
 
 KINDS = {
@@ -89,6 +90,7 @@ class SynthesizerAttention(FixedLength):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.refuse_causal(is_causal)
+        x = cast_once(x)
         v = self.split_heads(self.v(x))
         out = self._attend(x, v, attn_mask) if self.kind == "dense" else self.attn_drop(self._map(x, attn_mask)) @ v
         return self.proj_drop(self.proj(self.merge_heads(out)))

@@ -50,4 +50,5 @@ class TSSA(Mechanism):
         shares_bhn = membership_bhn if bias is None else membership_bhn * bias.exp()
         shares_bhn = divide(shares_bhn, shares_bhn.sum(dim=-1, keepdim=True))
         damping_bh1d = self.attn_drop(1 / (1 + shares_bhn.unsqueeze(-2) @ w.square()))
-        return self.proj_drop(self.proj(-self.merge_heads(w * membership_bhn.unsqueeze(-1) * damping_bh1d)))
+        out = w * membership_bhn.unsqueeze(-1).to(w.dtype) * damping_bh1d.to(w.dtype)
+        return self.proj_drop(self.proj(-self.merge_heads(out)))

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvit.attention.ops import divide, token_shares
+from fvit.attention.ops import cast_once, divide, token_shares
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -59,11 +59,13 @@ class TestTimeTraining(Projected):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.refuse_causal(is_causal)
+        bias, factor_bn1 = self.key_bias(attn_mask, x), self.mask_factor(attn_mask, x)
+        x = cast_once(x)
         q, k, v = self.heads(x)
-        out = self.add_conv(self.mix(q, k, v, self.key_bias(attn_mask, x)), v, attn_mask)
+        out = self.add_conv(self.mix(q, k, v, bias), v, attn_mask)
         out = self.proj(self.merge_heads(out))
         if self.kernel is not None:
-            out = out + self.conv_proj(self._convolve(x, self.mask_factor(attn_mask, x)))
+            out = out + self.conv_proj(self._convolve(x, factor_bn1))
         return self.proj_drop(out)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:

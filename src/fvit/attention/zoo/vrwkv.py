@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.base import Mechanism
-from fvit.attention.ops import divide
+from fvit.attention.ops import cast_once, divide
 from fvit.attention.registry import register
 
 
@@ -61,12 +61,12 @@ class BiWKV(Mechanism):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.refuse_causal(is_causal)
         factor_bn1 = self.mask_factor(attn_mask, x)
-        mixed = [x] * 3
+        bias_bn1 = None if factor_bn1 is None else self.key_bias(attn_mask, x).mT
+        mixed = [cast_once(x)] * 3
         if self.mixing is not None:
             step = self._shifted(x if factor_bn1 is None else x * factor_bn1) - x
             mixed = [x + (1 - mu) * step for mu in self.mixing]
         r, k, v = (layer(t) for layer, t in zip((self.r, self.k, self.v), mixed, strict=True))
-        bias_bn1 = None if factor_bn1 is None else self.key_bias(attn_mask, x).mT
         return self.proj_drop(self.proj(r.sigmoid() * self._average(k, v, bias_bn1)))
 
     def _average(self, k: Tensor, v: Tensor, bias_bn1: Tensor | None) -> Tensor:

@@ -20,6 +20,7 @@ are meant to show what local attention achieves.
 Cost: O(N·w²·D) besides the four projections, and O(N·D) per prefix token.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -65,8 +66,9 @@ class WindowAttention(Projected):
         key_bias = self.key_bias(attn_mask, x)
         key_bias_b11n = None if key_bias is None else key_bias.unsqueeze(1)
         first = self.num_prefix_tokens
+        # Windows lie beside heads, so that a mask between patches is the same for all images and need not be repeated.
         windows = (self._partition(t[:, :, first:]) for t in (q, k, v))
-        out = self._merge(self.sdpa(*windows, self._window_bias(key_bias_b11n, q)), x.shape[0])
+        out = self._merge(self.sdpa(*windows, self._window_bias(key_bias_b11n, q)))
         if first:
             out = torch.cat([self.sdpa(q[:, :, :first], k, v, key_bias_b11n), out], dim=2)
         return self.output(self.add_conv(out, v, attn_mask))
@@ -82,37 +84,37 @@ class WindowAttention(Projected):
         return self.window, -(-size // self.window), self.window // 2 * (self.block_index % 2)
 
     def _partition(self, x: Tensor) -> Tensor:
-        """Patches grouped by window, padded with 0, [B, c, rows · columns, e] -> [B · windows, c, side · side, e]."""
+        """Patches grouped by window, padded with 0, [B, c, rows · columns, e] -> [B, windows · c, side · side, e]."""
         sides, counts, shifts = self._geometry()
         missing = [side * count - size for side, count, size in zip(sides, counts, self.grid_size, strict=True)]
         grid = F.pad(x.unflatten(2, self.grid_size), (0, 0, 0, missing[1], 0, missing[0]))
         grid = grid.roll((-shifts[0], -shifts[1]), (2, 3))
         windows = grid.unflatten(3, (counts[1], sides[1])).unflatten(2, (counts[0], sides[0]))
-        return windows.permute(0, 2, 4, 1, 3, 5, 6).flatten(0, 2).flatten(2, 3)
+        return windows.permute(0, 2, 4, 1, 3, 5, 6).flatten(1, 3).flatten(2, 3)
 
-    def _merge(self, x: Tensor, batch: int) -> Tensor:
-        """The inverse of `_partition`, [B · windows, c, side · side, e] -> [B, c, rows · columns, e]."""
+    def _merge(self, x: Tensor) -> Tensor:
+        """The inverse of `_partition`, [B, windows · c, side · side, e] -> [B, c, rows · columns, e]."""
         sides, counts, shifts = self._geometry()
-        windows = x.unflatten(2, sides).unflatten(0, (batch, *counts))
+        windows = x.unflatten(2, sides).unflatten(1, (*counts, -1))
         grid = windows.permute(0, 3, 1, 4, 2, 5, 6).flatten(4, 5).flatten(2, 3).roll(shifts, (2, 3))
         return grid[:, :, : self.grid_size[0], : self.grid_size[1]].flatten(2, 3)
 
     def _window_bias(self, key_bias_b11n: Tensor | None, q: Tensor) -> Tensor | None:
-        """B plus masks, to add to the logits within windows; broadcasts to [B · windows, H, side², side²]."""
+        """B plus masks, to add to the logits within windows, [B or 1, windows · H, side², side²]."""
         sides, counts, shifts = self._geometry()
         bias = None if self.position_bias is None else self._relative_bias(sides)
         padded = any(side * count > size for side, count, size in zip(sides, counts, self.grid_size, strict=True))
         if key_bias_b11n is None and not padded and not any(shifts):
-            return bias
+            return None if bias is None else bias.repeat(1, math.prod(counts), 1, 1)
         masks = self._masks_between_regions(shifts, q)
         if key_bias_b11n is not None:
             keys = self._partition(key_bias_b11n[..., self.num_prefix_tokens :].transpose(2, 3)).transpose(2, 3)
-            masks = masks.repeat(keys.shape[0] // masks.shape[0], 1, 1, 1) + keys
-        bias = masks if bias is None else masks + bias
+            masks = masks + keys
+        # [B or 1, windows, 1, …] and [1, 1, H, …]
+        bias = bias.unsqueeze(1) if bias is not None else masks.new_zeros(1, 1, self.num_heads, 1, 1)
+        bias = (masks.unsqueeze(2) + bias).flatten(1, 2)
         # Finite, so that the softmax of a fully hidden window is finite; half the minimum leaves room for the logits.
-        bias = bias.to(q.dtype).clamp(min=torch.finfo(q.dtype).min / 2)
-        images = q.shape[0] * counts[0] * counts[1] // bias.shape[0]
-        return bias.expand(images, *bias.shape).flatten(0, 1)
+        return bias.to(q.dtype).clamp(min=torch.finfo(q.dtype).min / 2)
 
     def _relative_bias(self, sides: Size) -> Tensor:
         """B for all pairs of patches in a window, [1, H, side², side²]."""
@@ -122,7 +124,7 @@ class WindowAttention(Projected):
         return pairs.flatten(3).flatten(1, 2).unsqueeze(0)
 
     def _masks_between_regions(self, shifts: Size, x: Tensor) -> Tensor:
-        """0 between cells of a window that are contiguous on the grid, else -inf, [windows, 1, side², side²]."""
+        """0 between cells of a window that are contiguous on the grid, else -inf, [1, windows, side², side²]."""
         rows, columns = (
             torch.where(torch.arange(size, device=x.device) < shift, 1.0, 2.0)
             for size, shift in zip(self.grid_size, shifts, strict=True)

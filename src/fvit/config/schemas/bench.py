@@ -11,6 +11,8 @@ from fvit.config.schemas.train import Model
 
 CANDIDATE_KEYS = ("attention", "model")
 What = Literal["params", "macs", "latency", "throughput", "memory", "train"]
+_ON_CUDA = {"precision": ["bf16"], "compile": [False, True], "batch": 128}
+_ELSEWHERE = {"precision": ["float32"], "compile": [False], "batch": 4}
 
 
 class CandidateConfig(Strict):
@@ -30,7 +32,7 @@ class CandidateConfig(Strict):
 
 class Bench(Strict):
     candidates: list[str]
-    res: Annotated[list[Positive], Field(min_length=1)]
+    res: Annotated[list[Positive | tuple[Positive, Positive]], Field(min_length=1)]
     what: Annotated[list[What], Field(min_length=1)]
     precision: Annotated[list[Literal["float32", "bf16"]], Field(min_length=1)]
     compile: Annotated[list[bool], Field(min_length=1)]
@@ -48,7 +50,9 @@ class Bench(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_value_is_a_list(cls, config: dict[str, Any]) -> dict[str, Any]:
+    def _defaults_of_the_device_and_lists_of_one_value(cls, config: dict[str, Any]) -> dict[str, Any]:
+        defaults = _ON_CUDA if config.get("device") == "cuda" else _ELSEWHERE
+        config = config | {key: value for key, value in defaults.items() if config.get(key) is None}
         lists = {key: config[key] for key in ("res", "what", "precision", "compile") if key in config}
         return config | {key: value if isinstance(value, list) else [value] for key, value in lists.items()}
 

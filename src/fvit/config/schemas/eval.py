@@ -1,6 +1,6 @@
 """Schemas of `fvit-eval` and `fvit-cascade`."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import model_validator
 
@@ -12,7 +12,8 @@ class EvalData(Strict):
     name: str | None
     root: str | None
     eval_batch_size: Positive | None
-    num_workers: Count | None
+    num_workers: Count | Literal["auto"] | None
+    prefetch_factor: Positive | None = None
     pin_memory: bool
     crop_pct: PositiveFraction | None
     decoder: Decoder | None

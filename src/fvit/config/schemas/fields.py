@@ -1,6 +1,6 @@
 """Field types shared by several schemas."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -13,6 +13,13 @@ def _project(name: str) -> str:
     return name
 
 
+def _img_size(size: Any) -> Any:
+    sides = size if isinstance(size, list | tuple) else [size]
+    if len(sides) != 1 + isinstance(size, list | tuple) or not all(type(side) is int and side > 0 for side in sides):
+        raise ValueError(f"data.img_size={size} must be a number of pixels, 224, or height and width, [256,192]")
+    return size
+
+
 Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -21,6 +28,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
+ImgSize = Annotated[Any, AfterValidator(_img_size)]
 Decoder = Literal["auto", "turbo", "simplejpeg", "pil"]
 WandbProject = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_project)]
 

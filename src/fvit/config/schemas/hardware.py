@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, model_validator
 
-from fvit.config.schemas.fields import NonNegative, Open, Positive, PositiveFraction, Strict
+from fvit.config.schemas.fields import NonNegative, Open, Positive, PositiveFloat, PositiveFraction, Strict
 
 
 class Trainer(Open):
@@ -54,19 +54,49 @@ class Trainer(Open):
         return self
 
 
+class DDP(Strict):
+    gradient_as_bucket_view: bool = True
+    static_graph: bool = False
+    timeout: PositiveFloat = 30
+
+
 class Hardware(Strict):
     """The keys of every command with a `trainer`."""
 
     trainer: Trainer
+    ddp: DDP
     data: BaseModel
-    compile: bool
+    compile: Literal[True, False, "default", "reduce-overhead", "max-autotune"]
     channels_last: bool
     grad_checkpointing: bool
     tf32: bool
+    fast_norm: bool
 
     @model_validator(mode="after")
     def _needs_cuda(self) -> "Hardware":
         for key, value in (("tf32", self.tf32), ("data.pin_memory", getattr(self.data, "pin_memory", False))):
             if value and self.trainer.accelerator != "gpu":
                 raise ValueError(f"{key}=true has no effect on {self.trainer.accelerator}: set {key}=false")
+        if self.compile == "reduce-overhead" and self.trainer.accelerator != "gpu":
+            raise ValueError(
+                f"compile=reduce-overhead records CUDA graphs, which {self.trainer.accelerator} does not have: set "
+                "compile=default"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ddp_and_norms_have_an_effect(self) -> "Hardware":
+        strategy, precision = self.trainer.strategy, self.trainer.precision
+        used = {"auto": set(), "fsdp": {"timeout"}}.get(strategy, set(DDP.model_fields))
+        for key, value in self.ddp:
+            if key not in used and value != (default := DDP.model_fields[key].default):
+                raise ValueError(
+                    f"ddp.{key}={value} has no effect with trainer.strategy={strategy}: leave it at {default}, or use "
+                    "hardware=ddp"
+                )
+        if self.fast_norm and not precision.endswith("mixed"):
+            raise ValueError(
+                f"fast_norm=true has no effect with trainer.precision={precision}: normalisation has the precision of "
+                "its input there; set fast_norm=false"
+            )
         return self

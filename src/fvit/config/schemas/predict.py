@@ -25,4 +25,5 @@ class Predict(Strict):
     batch_size: Positive
     num_workers: Count | None
     device: Literal["cpu", "cuda", "mps"]
+    precision: Literal["float32", "bf16"]
     quiet: bool

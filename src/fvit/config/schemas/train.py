@@ -14,6 +14,7 @@ from fvit.config.schemas.fields import (
     Count,
     Decoder,
     Fraction,
+    ImgSize,
     Loggers,
     NonNegative,
     Open,
@@ -32,7 +33,7 @@ class Model(Open):
     pretrained: bool = False
     init_from: str | None = None
     blocks: Any = None
-    keep: Annotated[list[str], Field(default_factory=list)]
+    keep: list[str] | None = None
     attention: dict[str, Any]
     patch_size: Positive | None = None
     embed_dim: Positive | None = None
@@ -114,18 +115,28 @@ class Augment(Strict):
 
 class Data(Open):
     name: str
-    img_size: Positive
+    img_size: ImgSize
     crop_pct: PositiveFraction
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
     mean: tuple[float, float, float]
     std: tuple[PositiveFloat, ...]
-    num_workers: Count
+    num_workers: Count | Literal["auto"]
+    prefetch_factor: Positive | None = None
     eval_batch_size: Count
     pin_memory: bool
     decoder: Decoder
     skip_limit: Count
     resident: bool = False
     augment: Augment
+
+    @model_validator(mode="after")
+    def _has_workers_to_prefetch(self) -> "Data":
+        if self.prefetch_factor is not None and (self.num_workers == 0 or self.resident):
+            raise ValueError(
+                f"data.prefetch_factor={self.prefetch_factor} has no effect without loader processes: set "
+                "data.num_workers as well, or leave it out"
+            )
+        return self
 
 
 class Optimizer(Open):

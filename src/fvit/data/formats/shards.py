@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import re
 import time
 import zipfile
@@ -16,6 +15,7 @@ import numpy as np
 from filelock import FileLock
 from timm.data import ImageNetInfo
 
+from fvit.config.cores import usable_cores
 from fvit.data import pool
 from fvit.data.images import DataError, Images
 from fvit.data.storage.base import File, LocalStorage, Storage, replacing
@@ -83,7 +83,7 @@ def index_shards(
             todo = [(shard, path) for path, shard in paths.items() if not path.is_file()]
             # Remote shards are fetched one by one, because the cache may not have room for all of them.
             parallel = isinstance(storage, LocalStorage) and len(todo) >= _MIN_FILES_FOR_WORKERS
-            workers = min(os.cpu_count() or 1, _MAX_WORKERS) if parallel else 0
+            workers = min(usable_cores(), _MAX_WORKERS) if parallel else 0
             storage.prefetch([shard for shard, _ in todo])
             pool.run(partial(_index_shard, storage, read_index), todo, workers, _progress(storage.root, len(todo)))
     return [_load_index(path) for path in paths]

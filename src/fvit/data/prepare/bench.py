@@ -3,11 +3,12 @@
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+from timm.layers import to_2tuple
 from torch.utils.data import DataLoader
 
 from fvit.data.dataset import ImageDataset, collate
@@ -38,7 +39,7 @@ class LoaderSpeed:
 def measure(
     images: Images,
     decoder: Decoder,
-    img_size: int,
+    img_size: int | Sequence[int],
     interpolation: str,
     cores: int,
     seconds: float = 25.0,
@@ -63,7 +64,7 @@ def measure(
 
 
 def _measure_stages(
-    images: Images, decoder: Decoder, img_size: int, interpolation: str, seconds: float
+    images: Images, decoder: Decoder, img_size: int | Sequence[int], interpolation: str, seconds: float
 ) -> tuple[dict[str, float], float]:
     """Milliseconds per image for each stage, and mean bytes per image."""
     spent = dict.fromkeys(("reading", "decoding", "resizing", "flipping", "collating", "RandAugment"), 0.0)
@@ -88,7 +89,7 @@ def _measure_stages(
         lap("reading")
         crop = decoder(sample.pixels, partial(random_box, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), rng=rng))
         lap("decoding")
-        pixels = resize(crop, img_size, img_size, interpolation)
+        pixels = resize(crop, *to_2tuple(img_size), interpolation)
         lap("resizing")
         if number % 2:
             pixels = pixels.flip(1)
@@ -106,7 +107,12 @@ def _measure_stages(
 
 
 def _measure_loader(
-    images: Images, decoder: Decoder, img_size: int, interpolation: str, workers: int, seconds: float
+    images: Images,
+    decoder: Decoder,
+    img_size: int | Sequence[int],
+    interpolation: str,
+    workers: int,
+    seconds: float,
 ) -> float:
     """Images/s."""
     transform = TrainTransform(decoder, img_size, interpolation=interpolation)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from timm.data import create_transform
 from timm.data.constants import IMAGENET_DEFAULT_MEAN
+from timm.layers import to_2tuple
 from torch import Tensor
 
 from fvit.data.formats.decode import Box, Decoder
@@ -30,7 +31,7 @@ class TrainTransform:
     """Random resized crop (Szegedy et al., arXiv:1409.4842), flip, then timm's augmentations.
 
     Args:
-        decoder, img_size: the crop is decoded and resized to a square of this side.
+        decoder, img_size: the crop is decoded and resized to a square of this side, or to this height and width.
         scale, ratio: ranges of the crop's share of the image's area, and of its width / height.
         hflip: probability of a horizontal flip.
         color_jitter, auto_augment: as in `timm.data.create_transform`, which ignores jitter with RandAugment.
@@ -41,7 +42,7 @@ class TrainTransform:
     def __init__(
         self,
         decoder: Decoder,
-        img_size: int,
+        img_size: int | Sequence[int],
         scale: Sequence[float] = (0.08, 1.0),
         ratio: Sequence[float] = (3 / 4, 4 / 3),
         hflip: float = 0.5,
@@ -50,7 +51,7 @@ class TrainTransform:
         interpolation: str = "bicubic",
         mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
     ) -> None:
-        self.decoder, self.img_size = decoder, img_size
+        self.decoder, self.img_size = decoder, to_2tuple(img_size)
         self.scale, self.ratio, self.hflip = tuple(scale), tuple(ratio), hflip
         self.interpolation = interpolation
         rand_augment.install()
@@ -61,7 +62,7 @@ class TrainTransform:
             )
         # timm's stages: crop and flip, augmentations, conversion to a tensor.
         _, augmentations, _ = create_transform(
-            img_size,
+            self.img_size,
             is_training=True,
             color_jitter=color_jitter,
             auto_augment=auto_augment,
@@ -74,7 +75,7 @@ class TrainTransform:
     def __call__(self, data: bytes | np.ndarray, rng: random.Random) -> Tensor:
         """Map an encoded image to uint8 [H, W, 3]."""
         crop = self.decoder(data, partial(random_box, scale=self.scale, ratio=self.ratio, rng=rng))
-        pixels = resize(crop, self.img_size, self.img_size, self.interpolation)
+        pixels = resize(crop, *self.img_size, self.interpolation)
         if rng.random() < self.hflip:
             pixels = pixels.flip(1)
         return pixels if self.augmentations is None else self.augment(pixels, rng)
@@ -87,24 +88,37 @@ class TrainTransform:
 
 
 class EvalTransform:
-    """Resize and centre crop, for validation; the crop keeps `crop_pct` of the shorter side."""
+    """Resize and centre crop, for validation; the crop keeps `crop_pct` of the side that is shorter relative to it.
+
+    `img_size` is the side of the crop, if that is a square, or its height and width.
+    """
 
     def __init__(
-        self, decoder: Decoder, img_size: int, crop_pct: float = 0.875, interpolation: str = "bicubic"
+        self,
+        decoder: Decoder,
+        img_size: int | Sequence[int],
+        crop_pct: float = 0.875,
+        interpolation: str = "bicubic",
     ) -> None:
-        self.decoder, self.img_size, self.interpolation = decoder, img_size, interpolation
-        self.short_side = math.floor(img_size / crop_pct)
+        self.decoder, self.img_size, self.interpolation = decoder, to_2tuple(img_size), interpolation
+        self.least = tuple(math.floor(side / crop_pct) for side in self.img_size)
 
     def __call__(self, data: bytes | np.ndarray, rng: random.Random | None = None) -> Tensor:
         """Map an encoded image to uint8 [H, W, 3]; `rng` is not used."""
         pixels = self.decoder(data)  # in full: a crop decode would shift the resampling grid
-        height, width = pixels.shape[:2]
-        # As in torchvision, the longer side is truncated and the crop's corner rounded.
-        long_side = int(self.short_side * max(height, width) / min(height, width))
-        size = (long_side, self.short_side) if height > width else (self.short_side, long_side)
+        size = self._covering(*pixels.shape[:2])
         pixels = resize(pixels, *size, self.interpolation)
-        top, left = (round((side - self.img_size) / 2) for side in size)
-        return pixels[top : top + self.img_size, left : left + self.img_size]
+        rows, columns = self.img_size
+        top, left = (round((side - kept) / 2) for side, kept in zip(size, self.img_size, strict=True))
+        return pixels[top : top + rows, left : left + columns]
+
+    def _covering(self, height: int, width: int) -> tuple[int, int]:
+        """The size of an image of this shape that just covers `least`: rounded as in torchvision, or in timm."""
+        rows, columns = self.least
+        rounded = int if rows == columns else round
+        if height * columns > width * rows:
+            return rounded(columns * height / width), columns
+        return rows, rounded(rows * width / height)
 
 
 def random_box(

@@ -4,18 +4,20 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from timm.layers import to_2tuple
+
 import fvit
 
 _LOADING = {
     "onnx": """import onnxruntime
 session = onnxruntime.InferenceSession("model.onnx")
-(logits,) = session.run(None, {{"images": images}})  # float32 [B, 3, {side}, {side}]""",
+(logits,) = session.run(None, {{"images": images}})  # float32 [B, 3, {rows}, {columns}]""",
     "torch_export": """import torch
 model = torch.export.load("model.pt2").module()
-logits = model(images)  # float32 [B, 3, {side}, {side}]""",
+logits = model(images)  # float32 [B, 3, {rows}, {columns}]""",
     "safetensors": """{fvit}import timm
 model = timm.create_model("local-dir:{folder}", pretrained=True).eval()
-logits = model(images)  # float32 [B, 3, {side}, {side}]""",
+logits = model(images)  # float32 [B, 3, {rows}, {columns}]""",
 }
 _LOADING["timm"] = _LOADING["safetensors"]
 
@@ -48,17 +50,18 @@ def card(export: CardContent) -> str:
     """README.md: how to load the model, its preprocessing, training recipe, metrics and limits."""
     trained, data = export.content["hyper_parameters"], export.content["datamodule_hyper_parameters"]
     model = trained["model"]
-    side, name = data["img_size"], model["name"]
+    (rows, columns), name = to_2tuple(data["img_size"]), model["name"]
     attention = model.get("attention", {"name": "native"})
     loading = _LOADING[export.format].format(
-        side=side,
+        rows=rows,
+        columns=columns,
         folder=export.folder,
         fvit="import fvit.models  # registers the model with timm\n" if export.needs_fvit else "",
     )
     averaged = "averaging_state" in export.content
     metrics = {name: value for name, value in export.content.get("metrics", {}).items() if name.startswith("val/")}
     recipe = {
-        "data": f"{data['name']}, {len(export.classes)} classes, images of {side} px",
+        "data": f"{data['name']}, {len(export.classes)} classes, images of {rows} × {columns} px",
         "augmentation": _short(data.get("augment")),
         "batch": f"{data['batch_size'] * data['accumulate']} images per device",
         "length": f"{export.content['epoch'] + 1} epochs, {export.content['global_step']:,} updates",
@@ -75,8 +78,8 @@ def card(export: CardContent) -> str:
         "",
         f"```python\n{loading}\n```",
         "",
-        f"Resize the shorter side of an image to {side} px divided by `crop_pct`, crop the central {side} × {side} px, "
-        f"scale to [0, 1] and normalise: {_short(preprocessing)}.",
+        f"Resize an image until it just covers {rows} × {columns} px (height × width) divided by `crop_pct`, crop the "
+        f"central {rows} × {columns} px, scale to [0, 1] and normalise: {_short(preprocessing)}.",
         f"Classes in the order of the logits: {_abbreviate(export.classes)}.",
         "",
         "## Model",
@@ -97,7 +100,7 @@ def card(export: CardContent) -> str:
         "",
         f"* Its logits were compared with the checkpoint's on 1, 2 and 5 random images; the largest difference is "
         f"{export.difference:.1e}, relative to the largest logit.",
-        f"* It takes images of {side} × {side} px and assigns each to one of the classes above, whatever it shows.",
+        f"* It takes images of {rows} × {columns} px and assigns each to one of the classes above, whatever it shows.",
         "* Its accuracy on other kinds of images than its training data is unknown, and so are biases in that data.",
         *(["* Loading it runs code of fvit, which must be installed."] if export.needs_fvit else []),
         *(

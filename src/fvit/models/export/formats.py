@@ -114,10 +114,9 @@ def _base_name(exported: ExportModel) -> str:
 def _write_timm_folder(
     exported: ExportModel, model: nn.Module, folder: Path, architecture: str, arguments: dict[str, Any]
 ) -> float:
-    side = exported.img_size
     # Without the source and license of the host's published weights.
     config = {"label_names": exported.classes, "pretrained_cfg": {**_NO_SOURCE, "architecture": architecture}}
-    data = {**exported.preprocessing, "input_size": (3, side, side)}
+    data = {**exported.preprocessing, "input_size": (3, *exported.img_size)}
     save_for_hf(model, folder, config, arguments, safe_serialization=True, data_config=data)
     return exported.check(timm.create_model(f"local-dir:{folder}", pretrained=True).eval())
 

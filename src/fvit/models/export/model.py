@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 
+from fvit.attention.base import Size
 from fvit.models.build import build
 from fvit.models.spec import attention_spec
 
@@ -39,7 +41,7 @@ class ExportModel:
         cls,
         original: nn.Module,
         trained: Mapping[str, Any],
-        img_size: int,
+        img_size: int | Size,
         classes: list[str],
         preprocessing: dict[str, Any],
     ) -> "ExportModel":
@@ -63,14 +65,14 @@ class ExportModel:
         return f"{self.arguments['name']} with {attention or 'native'} attention"
 
     @property
-    def img_size(self) -> int:
-        """Side of the images in pixels."""
-        return self.arguments["img_size"]
+    def img_size(self) -> Size:
+        """Height and width of the images in pixels."""
+        return to_2tuple(self.arguments["img_size"])
 
     def images(self, batch: int) -> Tensor:
         """Random normalised images [batch, 3, H, W], the same in every call."""
         generator = torch.Generator().manual_seed(batch)
-        return torch.randn(batch, 3, self.img_size, self.img_size, generator=generator)
+        return torch.randn(batch, 3, *self.img_size, generator=generator)
 
     @torch.no_grad()
     def check(self, copy: Callable[[Tensor], Tensor]) -> float:

@@ -1,6 +1,7 @@
 """Charts of benchmark results, built from the rows of bench.json and drawn by plotly."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,11 +182,19 @@ def _chart(rows: Sequence[dict[str, Any]], key: str, title: str, unit: str, fact
         by_name.setdefault(row["name"], []).append(row)
     series, ticks = [], {}
     for name, line in by_name.items():
-        line.sort(key=lambda row: row["res"])
-        x = [row["tokens"] if in_tokens else row["res"] for row in line]
+        line.sort(key=lambda row: _side(row["res"]))
+        x = [row["tokens"] if in_tokens else _side(row["res"]) for row in line]
         series.append(_series(name, line, x, key, factor))
-        ticks |= {n: f"{n:,}\n{row['res']} px" if in_tokens else str(n) for n, row in zip(x, line, strict=True)}
+        ticks |= {
+            n: f"{n:,}\n{row['res']} px" if in_tokens else str(row["res"]) for n, row in zip(x, line, strict=True)
+        }
     return Chart(key, title, unit, "tokens" if in_tokens else "image size, px", ticks, series)
+
+
+def _side(res: int | str) -> int:
+    """The side of a square of as many pixels as 224, or 192×128, stands for."""
+    height, *width = map(int, str(res).split("×"))
+    return math.isqrt(height * width[0]) if width else height
 
 
 def _series(name: str, rows: Sequence[dict[str, Any]], x: list[int], key: str, factor: float) -> Series:

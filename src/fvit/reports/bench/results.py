@@ -85,7 +85,7 @@ def _record(row: "Row") -> dict[str, Any]:
         "name": candidate.name,
         "model": candidate.model,
         "attention": candidate.attention,
-        "res": conditions.res,
+        "res": conditions.res if isinstance(conditions.res, int) else conditions.size,
         "precision": conditions.precision,
         "compiled": conditions.compiled,
         "status": row.status,

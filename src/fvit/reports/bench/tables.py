@@ -28,6 +28,7 @@ _TIME_COLUMNS = (
     ("images_per_s", "images/s", 1),
     ("batch", "batch", 1),
     ("train_ms", "training step, ms", 1),
+    ("mfu", "MFU, %", 100),
 )
 # All other values get three significant digits.
 _FORMATS = {"embed_dim": ",.0f", "depth": ".0f", "batch": ",.0f", "match_error": "+.1f"}
@@ -129,6 +130,11 @@ def _time_note(rows: Sequence["Row"], batch: int, baseline: str | None) -> str:
         parts.append("Images/s at the fastest batch size.")
     if _any_has(rows, "train_ms"):
         parts.append(f"Training step: forward, backward and AdamW at batch size {batch}.")
+    if rates := {
+        row.candidate.conditions.precision: row.values["matmul_tflops"] for row in rows if "mfu" in row.values
+    }:
+        found = " and ".join(f"{three_digits(rate)} TFLOP/s in {precision}" for precision, rate in rates.items())
+        parts.append(f"MFU: FLOPs per second of training, relative to a matrix product's: {found}, measured here.")
     if baseline and any(_any_has(rows, key) for key in _COMPARED):
         parts.append(
             f"×: time relative to {baseline} in the same round. ≈ 1: no difference; –: unknown after so few or such "
@@ -186,7 +192,7 @@ def _any_has(rows: Sequence["Row"], key: str) -> bool:
 
 
 def _names(row: "Row") -> list[str]:
-    return [row.candidate.model, row.candidate.attention, str(row.candidate.conditions.res)]
+    return [row.candidate.model, row.candidate.attention, row.candidate.conditions.size]
 
 
 def _value(values: dict[str, float], key: str, factor: float) -> str:

@@ -15,7 +15,7 @@ Settings = dict[str, Any]
 # Names, places, loggers and how images are fetched: they do not affect the outcome.
 _NEUTRAL = ("title", "output_dir", "seed", "logger", "ckpt_path", "quiet", "callbacks", "data.name", "data.root")
 _NEUTRAL += ("data.cache_dir", "data.cache_gib", "data.download", "data.num_workers", "data.pin_memory")
-_NEUTRAL += ("data.eval_batch_size", "data.skip_limit")
+_NEUTRAL += ("data.prefetch_factor", "data.eval_batch_size", "data.skip_limit", "ddp", "trainer.benchmark")
 _NEUTRAL += ("trainer.log_every_n_steps", "trainer.profiler", "trainer.default_root_dir")
 # Groups and keys of a command line that have a place of their own, or are told by the keys that they set.
 _NOT_SETTINGS = {*_NEUTRAL, "attention", "model", "model.name", "model.attention.name", "data"}
