@@ -7,6 +7,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["WANDB_MODE"] = "offline"
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets 80, which would wrap the output that tests read
 
+import gc
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from fvit.config import validation
 from fvit.config.paths import conf_dir
@@ -30,9 +33,39 @@ own_code._INSTALLED += (
 )  # the tests are no user's code, to be kept with each run
 
 
+def pytest_collection_finish():
+    gc.freeze()  # else each collection walks the objects of torch and of all tests, as at the end of each run
+
+
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk():
+    """Files need not survive a power cut; a run writes twenty of them, and waits longer for the disk than it trains."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _conf_is_parsed_once():
+    """Hydra parses the files of conf/ for every configuration, which takes a third of the time to compose it."""
+    parse, parsed = OmegaConf.load, {}
+
+    def load(file):
+        name = os.path.realpath(getattr(file, "name", file))
+        if not name.startswith(f"{conf_dir()}{os.sep}"):
+            return parse(file)
+        if name not in parsed:
+            parsed[name] = pickle.dumps(parse(file))
+        return pickle.loads(parsed[name])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", load)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -165,7 +165,13 @@ def test_every_parameter_gets_a_gradient_from_small_images(compose_config, optio
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("option", SMALLEST)
+@pytest.mark.parametrize(
+    "option",
+    [
+        option if option in ("convmixer", "clip_vit") else pytest.param(option, marks=pytest.mark.exhaustive)
+        for option in SMALLEST
+    ],
+)
 def test_trains_on_digits(compose_config, option):
     size = ["data.img_size=28"] if option == "vip_small7" else []
     config = compose_config(f"model={option}", "debug=fdr", "global_batch_size=8", *size)

@@ -159,6 +159,7 @@ def test_invalid_options_are_a_status(run):
     assert "not divisible by model.num_heads=3; use embed_dim=99" in invalid["status"]
 
 
+@pytest.mark.slow
 def test_an_option_of_another_mechanism_is_a_status(run):
     done = run("attention=additive,softmax", "++model.attention.logits=full", "res=32", "what=params")
     assert done.code == 0
@@ -168,6 +169,7 @@ def test_an_option_of_another_mechanism_is_a_status(run):
     assert "has no option 'logits'" in softmax["status"]
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_is_a_status(run, monkeypatch):
     def forward(subject, batch):
         if "sigmoid" in type(subject.model.blocks[0].attn).__name__.lower():

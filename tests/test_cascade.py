@@ -52,6 +52,13 @@ def large(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """As large, but hardly trained."""
+    short = ("trainer.max_epochs=1", "+trainer.limit_train_batches=1")
+    return trained(tmp_path_factory.mktemp("untrained"), *LARGE, *short)
+
+
+@pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("tiny"), *TINY, *TINY_DATA)
 
@@ -203,34 +210,34 @@ def test_both_checkpoints_must_be_given():
         (b"text", r"\(4 bytes\) is not a checkpoint of torch.save or safetensors but text"),
     ],
 )
-def test_invalid_checkpoint_is_an_error_before_anything_is_written(large, tmp_path, content, message):
+def test_invalid_checkpoint_is_an_error_before_anything_is_written(untrained, tmp_path, content, message):
     if content is not None:
         (tmp_path / "a.ckpt").write_bytes(content)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        evaluated(tmp_path / "out", large, tmp_path / "a.ckpt")
+        evaluated(tmp_path / "out", untrained, tmp_path / "a.ckpt")
     assert not (tmp_path / "out").exists()
 
 
-def test_datasets_must_be_the_same(large, tmp_path):
+def test_datasets_must_be_the_same(untrained, tmp_path):
     other = trained(tmp_path / "other", *FAKE, "logger=none", "+trainer.limit_train_batches=1")
     message = r"the same images .*large=.* has 360 images of 10 classes from digits; tiny=.* has 16 .* from fake"
     with pytest.raises(ValueError, match=message):
-        evaluated(tmp_path / "out", large, other)
-    assert "cascade/acc1" in evaluated(tmp_path / "again", large, other, "data.name=digits")
+        evaluated(tmp_path / "out", untrained, other)
+    assert "cascade/acc1" in evaluated(tmp_path / "again", untrained, other, "data.name=digits")
 
 
-def test_images_seen_by_one_model_only_are_an_error(large, tiny, tmp_path):
+def test_images_seen_by_one_model_only_are_an_error(untrained, tiny, tmp_path):
     """Limited to two batches, the large model sees 128 images and the tiny one 100."""
     with pytest.raises(ValueError, match=r"0 only the first, 28 only the second; set data.eval_batch_size"):
-        evaluated(tmp_path / "out", large, tiny, "+trainer.limit_val_batches=2")
+        evaluated(tmp_path / "out", untrained, tiny, "+trainer.limit_val_batches=2")
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["status"] == "failed"
-    metrics = evaluated(tmp_path / "again", large, tiny, "+trainer.limit_val_batches=2", "data.eval_batch_size=64")
+    metrics = evaluated(tmp_path / "again", untrained, tiny, "+trainer.limit_val_batches=2", "data.eval_batch_size=64")
     assert json.loads((tmp_path / "again" / "cascade.json").read_text())["images"] == 128
     assert metrics["cascade/large/acc1"] == pytest.approx(metrics["val/acc1"], abs=1e-7)
 
 
-def test_warns_if_the_tiny_model_costs_more(large, tiny, tmp_path, caplog):
-    metrics = evaluated(tmp_path, tiny, large)
+def test_warns_if_the_tiny_model_costs_more(untrained, tiny, tmp_path, caplog):
+    metrics = evaluated(tmp_path, tiny, untrained)
     [record] = [record for record in caplog.records if record.name == "fvit.cascade"]
     assert record.levelname == "WARNING"
     assert "M MACs per image, not less than large=" in record.getMessage()

@@ -41,25 +41,30 @@ def trained(tmp_path_factory):
     return folder / "run"
 
 
+MISTAKES = [
+    (["attention=additiv"], "did you mean additive"),
+    (["model=timm", "model.name=convnextv2_ato"], "did you mean convnextv2_atto"),
+    (["trainer.max_epoch=1"], "did you mean trainer.max_epochs"),
+    (["model.embed_dim=100"], "not divisible by model.num_heads=3; use embed_dim=99"),
+    (["data=folder", "data.root=missing"], "data.root=missing is not a folder"),
+    (["ckpt_path=missing.ckpt"], "missing.ckpt does not exist"),
+    (["hardware=ddp_cpu", "trainer.num_nodes=2"], "num_nodes=2 needs torchrun with hardware=torchrun"),
+    (["hydra.run.dir=a_file/run"], "a_file"),
+]
+MORE_MISTAKES = [
+    (["model=timm"], "model.name must be given"),
+    (["+experimnt=x"], "did you mean experiment"),
+    (["data=folder"], "data=folder needs data.root"),
+    (["model.num_classes=5"], "the dataset has 10 classes and the head 5 outputs"),
+    (["distillation=deit_soft"], "distillation needs a teacher: distillation.teacher.path=…"),
+    (["hardware=gpu"], "use hardware=cpu"),
+    (["hardware=ddp_cpu", "global_batch_size=63"], "use global_batch_size=62 or 64"),
+]
+"""Whose messages tests of the validation and of what refuses them compare as well."""
+
+
 @pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["attention=additiv"], "did you mean additive"),
-        (["model=timm", "model.name=convnextv2_ato"], "did you mean convnextv2_atto"),
-        (["model=timm"], "model.name must be given"),
-        (["+experimnt=x"], "did you mean experiment"),
-        (["trainer.max_epoch=1"], "did you mean trainer.max_epochs"),
-        (["model.embed_dim=100"], "not divisible by model.num_heads=3; use embed_dim=99"),
-        (["data=folder", "data.root=missing"], "data.root=missing is not a folder"),
-        (["data=folder"], "data=folder needs data.root"),
-        (["model.num_classes=5"], "the dataset has 10 classes and the head 5 outputs"),
-        (["ckpt_path=missing.ckpt"], "missing.ckpt does not exist"),
-        (["distillation=deit_soft"], "distillation needs a teacher: distillation.teacher.path=…"),
-        (["hardware=gpu"], "use hardware=cpu"),
-        (["hardware=ddp_cpu", "global_batch_size=63"], "use global_batch_size=62 or 64"),
-        (["hardware=ddp_cpu", "trainer.num_nodes=2"], "num_nodes=2 needs torchrun with hardware=torchrun"),
-        (["hydra.run.dir=a_file/run"], "a_file"),
-    ],
+    ("overrides", "message"), [*MISTAKES, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_MISTAKES)]
 )
 def test_a_mistake_ends_in_one_message(main, tmp_path, overrides, message, monkeypatch):
     (tmp_path / "a_file").write_text("")
@@ -98,6 +103,7 @@ def test_help_does_not_import_torch(fvit):
     assert not imported & {"torch", "timm", "lightning", "wandb"}
 
 
+@pytest.mark.slow
 def test_a_wrong_configuration_is_found_before_torch_is_imported(fvit):
     done = fvit("train", "+experimnt=x", PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 1
@@ -108,7 +114,7 @@ def test_a_wrong_configuration_is_found_before_torch_is_imported(fvit):
 @pytest.mark.parametrize(
     "task",
     [
-        pytest.param(path.stem, marks=[] if path.stem in ("train", "predict") else pytest.mark.slow)
+        pytest.param(path.stem, marks=[] if path.stem == "train" else pytest.mark.slow)
         for path in sorted(conf_dir().glob("*.yaml"))
     ],
 )
@@ -137,6 +143,7 @@ def test_the_help_of_training_lists_all_groups_and_settings_that_exist(main, com
     assert compose_config("data=folder", *settings)
 
 
+@pytest.mark.slow
 def test_help_lists_the_groups_of_another_config_directory(main, tmp_path):
     (tmp_path / "mine" / "attention").mkdir(parents=True)
     (tmp_path / "mine" / "attention" / "ours.yaml").write_text("name: softmax")
@@ -282,6 +289,7 @@ def test_a_checkpoint_file_starts_a_new_run(main, tmp_path, trained):
     assert len(runs(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run(main, tmp_path):
     for _ in range(2):
         assert main("train", *SHORT, "augment=deit").returncode == 0
@@ -321,7 +329,9 @@ def test_ctrl_c_ends_all_processes_with_130(tmp_path, hardware):
     assert subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout == b""
 
 
-@pytest.mark.parametrize("preset", ["fdr", "overfit", "profiler"])
+@pytest.mark.parametrize(
+    "preset", ["fdr", *(pytest.param(name, marks=pytest.mark.slow) for name in ("overfit", "profiler"))]
+)
 def test_debug_presets_run(main, tmp_path, preset):
     limits = {"overfit": ["trainer.max_epochs=20"], "profiler": ["+trainer.limit_train_batches=2"]}.get(preset, [])
     done = main("train", *TINY, f"debug={preset}", *limits)

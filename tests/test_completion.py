@@ -67,10 +67,15 @@ def complete(programs, tmp_path):
             {f"attention=additive{rest}" for rest in ("", "_plus", "_fastformer")},
         ),
         ("fvit-train attention=softmax trainer.max_e", {"trainer.max_epochs="}),
-        ("fvit-train optim", {"optimizer=", "optimizer."}),
-        ("fvit-eval ck", {"ckpt_path="}),
-        ("fvit-bench model=vit_t", {"model=vit_tiny"}),
-        ("fvit-report base", {"baseline="}),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("fvit-train optim", {"optimizer=", "optimizer."}),
+                ("fvit-eval ck", {"ckpt_path="}),
+                ("fvit-bench model=vit_t", {"model=vit_tiny"}),
+                ("fvit-report base", {"baseline="}),
+            )
+        ),
     ],
 )
 def test_a_word_is_completed(complete, line, expected, tmp_path):

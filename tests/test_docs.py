@@ -61,14 +61,14 @@ SWEEPS = [line for line in COMMANDS if re.search(r" -m | sweep=(?!optuna|pareto)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", SWEEPS)
-def test_every_job_of_a_sweep_composes(line):
+def test_jobs_of_a_sweep_compose(line):
     program, *overrides = [word for word in shlex.split(line) if word != "-m"]
     task = program.removeprefix("fvit-")
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         jobs = plan(hydra.compose_config(task, overrides, RunMode.MULTIRUN))
         assert len(jobs) > 1
-        for job in jobs:
+        for job in jobs[:: max(1, len(jobs) // 6)]:
             assert validation.check(compose(task, ["output_dir=here", "title=test", *job]), SCHEMAS[task])
 
 
@@ -93,7 +93,7 @@ def test_the_command_composes(line):
             assert expand_grid(config["candidates"])
 
 
-def test_the_script_for_slurm_composes_and_goes_on_after_its_signal(monkeypatch):
+def test_the_script_for_slurm_composes_and_resumes_after_its_signal(monkeypatch):
     pages = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("hardware.md", "resume.md")]
     [script] = re.findall(r"^```\n(#!.*?)^```", pages[0], flags=re.MULTILINE | re.DOTALL)
     assert "#SBATCH" not in pages[0].replace(script, "") + pages[1]  # there is but one

@@ -39,17 +39,19 @@ def test_fvit_alone_loads_nothing_heavy():
     assert not loaded & HEAVY
 
 
+@pytest.mark.slow
 def test_attention_loads_only_torch():
     loaded = loaded_by("import fvit.attention")
     assert "torch" in loaded
     assert not loaded & (HEAVY - {"torch", "numpy"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "imports",
     [
         pytest.param("import timm\nimport fvit", id="fvit after timm"),
-        pytest.param("import fvit.models\nimport timm", id="fvit.models before timm", marks=pytest.mark.slow),
+        pytest.param("import fvit.models\nimport timm", id="fvit.models before timm"),
     ],
 )
 def test_timm_knows_our_names(imports):

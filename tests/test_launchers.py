@@ -119,6 +119,7 @@ def _check_one_was_killed(done, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_killed_isolated_job_does_not_end_the_sweep(sweep, tmp_path):
     _check_one_was_killed(sweep(*_bombed("isolated")), tmp_path / "swept")
 

@@ -95,8 +95,15 @@ def test_its_code_is_kept_by_each_job_of_a_sweep(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hardware", ["cpu", "ddp_cpu"])
-@pytest.mark.parametrize("line", TRAININGS)
+@pytest.mark.parametrize(
+    ("line", "hardware"),
+    [
+        (TRAININGS[0], "ddp_cpu"),
+        *((line, "cpu") for line in TRAININGS[1:]),
+        *(pytest.param(line, "ddp_cpu", marks=pytest.mark.exhaustive) for line in TRAININGS[1:]),
+        pytest.param(TRAININGS[0], "cpu", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_the_command_trains(folder, line, hardware):
     run([sys.executable, *shlex.split(line)[1:], "debug=limit", f"hardware={hardware}"], folder)
     [metrics] = (folder / "logs" / "train" / "runs").glob("*/metrics.json")

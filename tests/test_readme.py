@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,13 +81,21 @@ def test_every_training_command_composes(line, compose_config):
         compose_config(*fixed, *(f"{key}={values[index % len(values)]}" for key, values in sweep.items()))
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder in which one run was started."""
+    folder = tmp_path_factory.mktemp("trained")
+    _run([*_arguments("python -m fvit.train"), "debug=limit"], folder)
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("line", FVIT)
-def test_every_command_runs(line, tmp_path):
+def test_every_command_runs(line, tmp_path, request):
     if "DIR" in line:
         _image_folder(tmp_path / "DIR")
     if "NAME" in line or "fvit-report" in line:
-        _run([*_arguments("python -m fvit.train"), "debug=limit"], tmp_path)
+        shutil.copytree(request.getfixturevalue("trained") / "logs", tmp_path / "logs")
         [run] = (tmp_path / "logs" / "train" / "runs").iterdir()
         line = line.replace("NAME", run.name)
     elif "hardware=ddp " in line:

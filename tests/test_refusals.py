@@ -68,7 +68,17 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("overrides", REFUSED.values(), ids=REFUSED)
+# Where further hooks and loggers are concerned; the others begin and end on the same paths.
+RARE = ("dataloader", "training", "Ctrl-C in set-up", "Ctrl-C in training", "tensorboard", "wandb")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(overrides, marks=[pytest.mark.slow] if name in RARE else [], id=name)
+        for name, overrides in REFUSED.items()
+    ],
+)
 def test_refused_start_changes_nothing(finished, overrides, capfd):
     before = content(finished / "run")
     first = [] if "ckpt_path=null" in overrides else ["ckpt_path=run", "trainer.max_epochs=2"]
@@ -77,6 +87,7 @@ def test_refused_start_changes_nothing(finished, overrides, capfd):
     assert content(finished / "run") == before
 
 
+@pytest.mark.slow
 def test_next_command_works(finished, tmp_path, main):
     call(finished, "train", "ckpt_path=run", "trainer.max_epochs=2", "global_batch_size=5000")
     (tmp_path / "run").symlink_to(finished / "run")

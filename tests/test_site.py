@@ -31,7 +31,10 @@ SEARCHES = {
 }
 
 
-def build(folder):
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The folder of the site."""
+    folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
         cwd=ROOT,
@@ -61,9 +64,8 @@ class Page(HTMLParser):
 
 
 @pytest.mark.slow
-def test_the_site_builds_without_a_warning_and_is_whole(tmp_path):
-    folder = build(tmp_path / "site")
-    pages = {path.relative_to(folder).as_posix(): Page(path) for path in folder.rglob("*.html")}
+def test_the_site_builds_without_a_warning_and_is_whole(built):
+    pages = {path.relative_to(built).as_posix(): Page(path) for path in built.rglob("*.html")}
     written = {path.stem for path in DOCS.glob("*.md")}
     assert {f"{name}.html" for name in (*written, "index", "reference/commands")} <= set(pages)
     assert [url for page in pages.values() for url in page.loads if re.match("(https?:)?//", url)] == []
@@ -76,14 +78,13 @@ def test_the_site_builds_without_a_warning_and_is_whole(tmp_path):
         for name in module.__all__:
             assert re.search(rf"\bfvit\.{package}\.[\w.]*\b{name}\b", anchors), name
     assert "fvit.attention.zoo.xca" in pages["api/attention.html"].anchors  # where the zoo links to
-    assert 'href="api/attention.html#fvit.attention.zoo.xca"' in (folder / "zoo.html").read_text(encoding="utf-8")
-    assert not list(folder.rglob("*.py*"))
+    assert 'href="api/attention.html#fvit.attention.zoo.xca"' in (built / "zoo.html").read_text(encoding="utf-8")
+    assert not list(built.rglob("*.py*"))
 
 
 @pytest.mark.slow
-def test_a_browser_finds_no_fault_and_searches(tmp_path):
-    folder = build(tmp_path / "site")
-    with served(folder) as address, chromium() as browser:
+def test_a_browser_finds_no_fault_and_searches(built):
+    with served(built) as address, chromium() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         complaints = []
         page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))

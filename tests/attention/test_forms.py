@@ -99,7 +99,15 @@ class UnderEachMask(nn.Module):
 
 
 @pytest.mark.slow
-@every_additive
+@pytest.mark.parametrize(
+    ("key", "options"),
+    [
+        pytest.param(
+            *case, id="-".join([case[0], named(case[1])]), marks=[] if index % 5 == 0 else pytest.mark.exhaustive
+        )
+        for index, case in enumerate(OPTIONS)
+    ],
+)
 def test_exported_forms_agree(key, options):
     textbook, *fast = (UnderEachMask(module.eval()) for module in forms_of(key, **options))
     inputs = (tokens_of(textbook.module), *MASKS)

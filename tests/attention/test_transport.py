@@ -10,11 +10,8 @@ import torch
 
 from fvit.attention import get
 
-from .cases import DEFAULTS, FULL
+from .cases import DEFAULTS, FULL, PATHS
 from .suite import HEADS, WIDTH, build, every_full, full_first, over, prefix_of, tokens_of
-
-# One of each kind: generated code is torch's to test, and compiling takes half a minute per case.
-COMPILED = ("additive", "softmax", "linear", "performer")
 
 
 def build_on_meta(case):
@@ -72,8 +69,10 @@ def test_dtype_is_honoured(case):
 
 
 @pytest.mark.slow
-@full_first(pytest.mark.exhaustive)
+@pytest.mark.exhaustive
+@over(PATHS)
 def test_export_agrees_with_eager(case):
+    """CI exports one mechanism of each kind, in tests/models/export."""
     module = build(case, dtype=torch.float32).eval()
     x = tokens_of(module).float()
     exported = torch.export.export(module, (x,)).module()
@@ -96,8 +95,13 @@ def own_compile_cache(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_compile_cache")
-@over(DEFAULTS, lambda case: case.key in COMPILED)
-def test_compiled_code_agrees_with_eager(case):
+@pytest.mark.parametrize(
+    "key",
+    ["softmax", "performer", *(pytest.param(key, marks=pytest.mark.exhaustive) for key in ("additive", "linear"))],
+)
+def test_compiled_code_agrees_with_eager(key):
+    """One of each kind, for compiling takes half a minute; test_forms.py compiles additive attention in CI."""
+    [case] = [case for case in DEFAULTS if case.key == key]
     assert_compiled_agrees(case, "inductor")
 
 

@@ -9,7 +9,7 @@ from lightning import LightningModule
 from torch import nn
 
 from fvit.callbacks.ema import EMA
-from tests.training.fitting import BARE, DIGITS, Probe, fit
+from tests.training.fitting import DIGITS, Probe, fit
 
 AVERAGED = ("logger=none", "callbacks=ema", "+trainer.limit_train_batches=4", "optimizer.lr=1e-2", "augment=none")
 
@@ -39,7 +39,11 @@ class Both(Probe):
 
 @pytest.mark.parametrize(
     ("options", "start"),
-    [((), 0), (("+callbacks.ema.update_starting_at_step=5",), 5), (("+callbacks.ema.update_starting_at_epoch=1",), 4)],
+    [
+        (("+callbacks.ema.update_starting_at_step=5",), 5),
+        pytest.param((), 0, marks=pytest.mark.slow),
+        pytest.param(("+callbacks.ema.update_starting_at_epoch=1",), 4, marks=pytest.mark.slow),
+    ],
 )
 def test_average_follows_the_weights_until_its_start_and_is_then_warmed_up(compose_config, options, start):
     probe = fit(compose_config(*DIGITS, *AVERAGED, "callbacks.ema.decay=0.6", *options, "trainer.max_epochs=2"), Both())
@@ -63,6 +67,7 @@ def test_late_start_validates_the_trained_weights(compose_config):
     assert averaged["val/loss"] == plain["val/loss"]
 
 
+@pytest.mark.slow
 def test_raw_weights_are_validated_as_without_an_average(compose_config):
     averaged = fit(compose_config(*DIGITS, *AVERAGED, "trainer.max_epochs=2")).metrics
     plain = fit(compose_config(*DIGITS, *AVERAGED[:1], "callbacks=none", *AVERAGED[2:], "trainer.max_epochs=2")).metrics
@@ -70,7 +75,9 @@ def test_raw_weights_are_validated_as_without_an_average(compose_config):
     assert averaged["val/loss"] != plain["val/loss"]
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+@pytest.mark.parametrize(
+    "precision", ["bf16-true", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bf16-mixed", "64-true"))]
+)
 def test_average_of_other_precisions(compose_config, precision):
     options = (
         *DIGITS,
@@ -87,7 +94,7 @@ def test_average_of_other_precisions(compose_config, precision):
     assert 0 <= probe.metrics["val_raw/acc1"] <= 1
 
 
-def test_resumed_average_goes_on_with_its_warm_up(compose_config, tmp_path):
+def test_resumed_average_continues_its_warm_up(compose_config, tmp_path):
     recipe = (*DIGITS, "logger=none", "callbacks=[default,ema]", *AVERAGED[2:], "scheduler=constant", "seed=3")
     recipe = (*recipe, "scheduler.warmup_epochs=0", "trainer.max_epochs=2")
     whole = fit(compose_config(*recipe, f"output_dir={tmp_path / 'whole'}")).module
@@ -99,25 +106,19 @@ def test_resumed_average_goes_on_with_its_warm_up(compose_config, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["callbacks.ema.decay=0.99"], "decay=0.99 averages over 100 steps, more than the 4 of this run"),
-        (["callbacks.ema.decay=0.5"], None),
-        pytest.param(
-            ["callbacks.ema.decay=0.5", "+callbacks.ema.update_every_n_steps=3"],
-            "over 6 steps, more than the 4",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            ["+callbacks.ema.update_starting_at_epoch=1"],
-            "starts after the 4 steps of this run: it averages nothing",
-            marks=pytest.mark.slow,
-        ),
-        (["callbacks.ema.decay=0.6", "+callbacks.ema.update_starting_at_step=2"], "more than the 2 of this run"),
-        (["+callbacks.ema.update_starting_at_step=9"], "starts after the 4 steps of this run: it averages nothing"),
+        (dict(decay=0.99), "decay=0.99 averages over 100 steps, more than the 4 of this run"),
+        (dict(decay=0.5), None),
+        (dict(decay=0.5, update_every_n_steps=3), "over 6 steps, more than the 4"),
+        (dict(update_starting_at_epoch=1), "starts after the 4 steps of this run: it averages nothing"),
+        (dict(decay=0.6, update_starting_at_step=2), "more than the 2 of this run"),
+        (dict(update_starting_at_step=9), "starts after the 4 steps of this run: it averages nothing"),
     ],
 )
-def test_average_that_is_longer_than_the_run_is_warned_of(compose_config, caplog, options, message):
+def test_average_that_is_longer_than_the_run_is_warned_of(caplog, options, message):
     with caplog.at_level(logging.WARNING, "fvit.callbacks.ema"):
-        fit(compose_config(*BARE, "callbacks=ema", *options))
+        EMA(**options).on_train_start(
+            SimpleNamespace(is_global_zero=True, estimated_stepping_batches=4, max_epochs=1), None
+        )
     assert message in caplog.text if message else not caplog.text
 
 

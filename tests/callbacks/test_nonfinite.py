@@ -1,10 +1,13 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
+from fvit.callbacks.nonfinite import NonFiniteGuard
 from fvit.config.errors import RunError
 from fvit.launch.record import read_metrics
 from fvit.train import train
@@ -30,6 +33,22 @@ def test_nan_loss_ends_the_run_and_keeps_the_last_checkpoint(compose_config, tmp
     assert saved["epoch"] == 1
     assert all(weight.isfinite().all() for weight in saved["state_dict"].values())
     assert read_metrics(tmp_path / "run")["status"] == "failed"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_first_loss_and_weight_that_are_not_finite_are_found(value):
+    strategy = SimpleNamespace(reduce=lambda tensor, reduce_op: tensor, reduce_boolean_decision=bool)
+    loop = SimpleNamespace(total_batch_idx=9)
+    place = dict(current_epoch=1, global_step=5, checkpoint_callbacks=[], ckpt_path=None)
+    trainer, guard = SimpleNamespace(strategy=strategy, fit_loop=loop, **place), NonFiniteGuard()
+    guard._losses = [torch.tensor(1.0), torch.tensor(value), torch.tensor(2.0)]
+    with pytest.raises(RunError, match=r"the training loss is not finite since batch 8 \(epoch 1\)"):
+        guard.on_train_epoch_end(trainer, nn.Linear(2, 2))
+    module = nn.Linear(2, 2)
+    guard.on_save_checkpoint(trainer, module, {})
+    module.weight.data[1, 0] = value
+    with pytest.raises(RunError, match=r"the weights are not finite after step 5 \(epoch 1\)"):
+        guard.on_save_checkpoint(trainer, module, {})
 
 
 class PoisonGradient(Probe):

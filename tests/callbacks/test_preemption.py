@@ -75,7 +75,12 @@ EMA = "callbacks=[default,ema]"
             "in the validation after step 10 (epoch 3)",
             marks=pytest.mark.slow,
         ),
-        (("validation", 2, 1), ["data.num_workers=1"], "in the validation after step 12 (epoch 3)"),
+        pytest.param(
+            ("validation", 2, 1),
+            ["data.num_workers=1"],
+            "in the validation after step 12 (epoch 3)",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["step", "accumulating", "last step", "validation", "before it", "EMA", "middle validation", "last validation"],
 )

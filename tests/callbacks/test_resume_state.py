@@ -9,7 +9,13 @@ from fvit.callbacks.last_checkpoint import LastCheckpoint
 from tests.stopped import NOISY, curve, differences, last
 from tests.training.fitting import Probe, fit
 
-EPOCH = (*NOISY, "data=digits", "++trainer.limit_train_batches=6", "+trainer.limit_val_batches=2")
+EPOCH = (
+    *NOISY,
+    "data=digits",
+    "global_batch_size=16",
+    "++trainer.limit_train_batches=6",
+    "+trainer.limit_val_batches=2",
+)
 RUN = (*EPOCH, "trainer.max_epochs=4")
 
 
@@ -41,11 +47,11 @@ EVERY = "callbacks.last.every_n_train_steps"
     [
         pytest.param([f"{EVERY}=3"], id="before validation", marks=slow),
         pytest.param(
-            [f"{EVERY}=2", "micro_batch_size=32", "++trainer.limit_train_batches=12"], id="accumulating", marks=slow
+            [f"{EVERY}=2", "micro_batch_size=8", "++trainer.limit_train_batches=12"], id="accumulating", marks=slow
         ),
         pytest.param([f"{EVERY}=2", "+trainer.val_check_interval=3"], id="validation within"),
         pytest.param(
-            ["micro_batch_size=32", "++trainer.limit_train_batches=12", "+trainer.val_check_interval=0.25"],
+            ["micro_batch_size=8", "++trainer.limit_train_batches=12", "+trainer.val_check_interval=0.25"],
             id="validation within, accumulating",
             marks=slow,
         ),
@@ -139,6 +145,7 @@ def test_moved_run_directory_keeps_its_best_score(stopped, tmp_path):
     assert callback.best_model_path == str(tmp_path / "moved" / "checkpoints" / "best.ckpt")
 
 
+@pytest.mark.slow
 def test_dropout_is_seeded_anew_on_another_number_of_processes(stopped, tmp_path, capsys):
     path = stopped("run", "on_train_batch_start", 6) / "checkpoints" / "last.ckpt"
     content = torch.load(path, weights_only=True)

@@ -36,7 +36,7 @@ def test_a_variant_names_what_the_command_line_set(overrides, named):
     assert variant(overrides, TITLE) == ", ".join([TITLE, *named])
 
 
-def test_placeholders_are_not_named_beside_what_they_stand_for():
+def test_placeholders_are_not_named_next_to_what_they_stand_for():
     overrides = ["model=timm", "model.name=resnet18", "attention=own", "model.attention.name=mine:Squared"]
     assert settings(overrides, "resnet18, mine:Squared") == []
 

@@ -45,11 +45,11 @@ def test_any_text_is_read_back(text):
 
 
 def test_a_shell_and_hydra_read_hard_texts_back():
-    words = " ".join(argument("ckpt_path", text) for text in HARD)
+    words = " ".join(argument(f"+text{index}", text) for index, text in enumerate(HARD))
     printed = subprocess.run(["sh", "-c", f"printf '%s\\0' {words}"], capture_output=True, text=True, check=True).stdout
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        composed = [compose("eval", overrides=[word]).ckpt_path for word in printed.split("\0")[:-1]]
-    assert composed == HARD
+        composed = compose("eval", overrides=printed.split("\0")[:-1])
+    assert [composed[f"text{index}"] for index in range(len(HARD))] == HARD
 
 
 @pytest.mark.parametrize(("typed", "key"), [("++a.b=1", "a.b"), ("~a", "a"), ("+g@p=o", "g@p"), ("a='b=c'", "a")])

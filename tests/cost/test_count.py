@@ -165,7 +165,7 @@ def test_layers_count_whichever_module_calls_them():
         (lambda x: torch.einsum("bchw,bchv->bcwv", x, x), 0),
     ],
 )
-def test_layers_are_told_by_operation(work, expected):
+def test_layers_are_recognised_by_operation(work, expected):
     assert count(Function(work), (2, 4, 8)).macs_paper == expected
 
 

@@ -126,7 +126,7 @@ def test_activations_grow_with_the_batch():
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
     ],
 )
-@pytest.mark.parametrize("runs", [0, pytest.param(6, marks=pytest.mark.slow), 21])
+@pytest.mark.parametrize("runs", [*(pytest.param(runs, marks=pytest.mark.slow) for runs in (0, 6)), 21])
 def test_failure_is_the_status_of_its_row_and_the_others_are_measured(error, status, runs):
     """In the first run, in timed runs, or in training."""
     found = measured([candidate(), failing(error, runs), candidate("additive")], QUICK)

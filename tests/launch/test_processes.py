@@ -151,8 +151,15 @@ def test_a_rank_that_fails_before_its_run_begins_says_why_and_records_nothing(fa
     assert not list(tmp_path.glob("rank-*.log"))
 
 
-@pytest.mark.parametrize("end", ["sys.exit(130)", "os.kill(os.getpid(), 2)"], ids=["by itself", "killed"])
-@pytest.mark.parametrize("interrupted", ["0", "1"])
+@pytest.mark.parametrize(
+    ("interrupted", "end"),
+    [
+        pytest.param("0", "sys.exit(130)", id="0, by itself"),
+        pytest.param("1", "os.kill(os.getpid(), 2)", id="1, killed"),
+        pytest.param("0", "os.kill(os.getpid(), 2)", id="0, killed", marks=pytest.mark.slow),
+        pytest.param("1", "sys.exit(130)", id="1, by itself", marks=pytest.mark.slow),
+    ],
+)
 def test_ctrl_c_in_one_rank_alone_is_an_interrupt(fake_task, tmp_path, config, interrupted, end):
     """The others notice only that it is gone, and may record that as a failure."""
     body = BEGIN + (
@@ -192,8 +199,10 @@ processes.run_as_rank(hold, processes.read_resolved(sys.argv))
 
 @pytest.mark.parametrize(
     ("signums", "code"),
-    [([signal.SIGKILL], -signal.SIGKILL), ([signal.SIGTERM, signal.SIGTERM], 143)],
-    ids=["kill -9", "a second signal"],
+    [
+        pytest.param([signal.SIGKILL], -signal.SIGKILL, id="kill -9"),
+        pytest.param([signal.SIGTERM, signal.SIGTERM], 143, id="a second signal", marks=pytest.mark.slow),
+    ],
 )
 def test_ranks_die_with_their_parent(fake_task, tmp_path, signums, code):
     fake_task(LOCK)
@@ -248,7 +257,13 @@ def test_a_signal_is_forwarded_to_all_ranks(fake_task, tmp_path, config):
     assert caught.value.signum == signal.SIGTERM
 
 
-@pytest.mark.parametrize("end", ["sys.exit(143)", "os.kill(os.getpid(), 15)"], ids=["by itself", "killed"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param("sys.exit(143)", id="by itself"),
+        pytest.param("os.kill(os.getpid(), 15)", id="killed", marks=pytest.mark.slow),
+    ],
+)
 def test_a_rank_that_alone_received_a_signal_ends_the_others(fake_task, tmp_path, monkeypatch, end, config):
     monkeypatch.setattr(processes, "_PATIENCE", 1.0)
     body = BEGIN + f"if rank == '1':\n    {end}\n" + OBEY + "time.sleep(60)\n"
@@ -260,8 +275,11 @@ def test_a_rank_that_alone_received_a_signal_ends_the_others(fake_task, tmp_path
 
 @pytest.mark.parametrize(
     ("executor", "signum", "end"),
-    [(None, signal.SIGUSR1, Stopped), ("slurm", signal.SIGUSR2, Stopped), (None, signal.SIGUSR2, RunError)],
-    ids=["SIGUSR1", "submitit's SIGUSR2", "another SIGUSR2"],
+    [
+        pytest.param(None, signal.SIGUSR1, Stopped, id="SIGUSR1", marks=pytest.mark.slow),
+        pytest.param("slurm", signal.SIGUSR2, Stopped, id="submitit's SIGUSR2"),
+        pytest.param(None, signal.SIGUSR2, RunError, id="another SIGUSR2", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_before_a_rank_has_a_handler_is_no_failure(
     fake_task, tmp_path, monkeypatch, executor, signum, end, config

@@ -108,6 +108,7 @@ def test_maps_are_drawn_with_averaged_weights(compose_config, tmp_path, monkeypa
     assert not [name for name in run.summed["summary"] if name.startswith("attention/")]
 
 
+@pytest.mark.slow
 def test_media_can_be_switched_off(compose_config, tmp_path):
     fit(compose_config(*RUN, f"logger.wandb.save_dir={tmp_path}", "logger.wandb.media=0"))
     [run] = runs(tmp_path / "wandb")

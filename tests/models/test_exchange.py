@@ -183,7 +183,7 @@ def test_copies_have_a_layout_of_their_own(make):
 @pytest.mark.parametrize(
     ("options", "prefix"), [(dict(), 1), (dict(reg_tokens=4), 5), (dict(class_token=False, global_pool="avg"), 0)]
 )
-def test_mechanisms_are_told_grid_and_prefix_tokens(make, options, prefix):
+def test_mechanisms_receive_grid_and_prefix_tokens(make, options, prefix):
     model = make(["additive", NeedsGrid, "softmax"] if prefix else NoPrefix, img_size=(32, 48), **options)
     assert [(b.attn.grid_size, b.attn.num_prefix_tokens) for b in model.blocks] == [((4, 6), prefix)] * 3
 
@@ -197,7 +197,7 @@ def test_mechanisms_are_told_grid_and_prefix_tokens(make, options, prefix):
         (dict(img_size=(64, 32), patch_size=(16, 8)), (4, 4)),
     ],
 )
-def test_mechanisms_are_told_the_new_grid_after_set_input_size(make, resize, grid):
+def test_mechanisms_receive_the_new_grid_after_set_input_size(make, resize, grid):
     model = make(["additive", NeedsGrid, "softmax"])
     model.set_input_size(**resize)
     assert [(b.attn.grid_size, b.attn.num_prefix_tokens) for b in model.blocks] == [(grid, 1)] * 3

@@ -15,7 +15,9 @@ POOLING = {
 
 
 @pytest.mark.parametrize("pooling", POOLING)
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit3_small_patch16_224"])
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", pytest.param("deit3_small_patch16_224", marks=pytest.mark.slow)]
+)
 def test_softmax_attention_costs_what_timms_own_costs(name, pooling):
     with torch.device("meta"):
         native, softmax = (build(name, 224, 1000, attention, **POOLING[pooling]) for attention in (None, "softmax"))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fvit.models import build, exchange, transfer_weights
-from fvit.models.transfer import parameters
+from fvit.models.transfer import parameters, transfer_projections
 
 from .small import class_name, host_of, small_host
 
@@ -94,6 +94,24 @@ def test_fix_init_rescales_the_output_projection_or_is_rejected():
     assert stds == pytest.approx([0.02 / 2**0.5, 0.02 / 4**0.5, 0.02 / 6**0.5], rel=0.05)
     with pytest.raises(ValueError, match=f"{class_name('additive')} lacks; build it with fix_init=False"):
         exchange(small_host(fix_init=True), "additive")
+
+
+def test_a_bias_that_only_the_new_attention_has_is_set_to_zero():
+    old, new = {"q.weight": torch.ones(2, 2)}, {"q.weight": torch.zeros(2, 2), "q.bias": torch.ones(2)}
+    assert transfer_projections(old, new, ["q"]) == ["q.weight", "q.bias"]
+    assert new["q.weight"].all()
+    assert not new["q.bias"].any()
+
+
+def test_rows_of_the_head_follow_the_outputs():
+    model = small_host()
+    own = model.head.bias.detach().clone() + 7
+    model.head.bias.data.copy_(own)
+    given = torch.arange(4.0)
+    weights = {"head.weight": given[:, None].repeat(1, model.num_features), "head.bias": given}
+    assert transfer_weights(model, weights, [3, None, 0, 1, None]).classes == 3
+    assert model.head.bias.tolist() == [3, own[1], 0, 1, own[4]]
+    assert model.head.weight[[0, 2, 3], 0].tolist() == [3, 0, 1]
 
 
 def test_biases_that_the_host_lacks_are_zero():

@@ -88,7 +88,7 @@ def test_weights_are_found(tmp_path, content, key):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_weights_beside_other_objects_are_read(tmp_path, further):
+def test_weights_next_to_other_objects_are_read(tmp_path, further):
     content = {"hyper_parameters": {"further": further}, "state_dict": WEIGHTS}
     assert same(loaded(tmp_path / "a.ckpt", content)["state_dict"], WEIGHTS)
 
@@ -129,7 +129,7 @@ class Harmful:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_code_beside_weights_is_not_executed(tmp_path, zipped):
+def test_code_next_to_weights_is_not_executed(tmp_path, zipped):
     content = {"state_dict": WEIGHTS, "config": Harmful(tmp_path / "executed")}
     with pytest.raises(
         ValueError, match=r"a\.pt cannot be read: it contains objects of \w+\.mkdir, which are not loaded"

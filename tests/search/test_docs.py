@@ -37,7 +37,7 @@ def _options(hydra, overrides):
     return Options.model_validate(plain["hydra"]["sweeper"]), config.hydra.mode
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize("line", [COMMANDS[0], *(pytest.param(line, marks=pytest.mark.slow) for line in COMMANDS[1:])])
 def test_a_search_can_start(line):
     _, *overrides = shlex.split(line)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

@@ -93,7 +93,7 @@ def test_a_failed_job_is_a_failed_trial_and_the_study_continues(toy, trials, cap
     assert "trial 2 failed: score is nan" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("n_jobs", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_metrics_json_decides_the_state_of_a_trial(toy, trials, tmp_path, n_jobs):
     """Jobs that run in other processes return nothing."""
 
@@ -202,7 +202,9 @@ def test_the_pareto_front_is_printed_and_plotted(toy, capfd, trials, tmp_path):
         (["x=interval(-2,1)"], "its space was"),
         pytest.param([LINE, "n=1,2"], "its space was", marks=pytest.mark.slow),
         pytest.param([LINE, "hydra.sweeper.direction=minimize"], 'now {"score": "minimize"}', marks=pytest.mark.slow),
-        ([LINE, "hydra.sweeper.objective=other"], 'its objective was {"score": "maximize"}'),
+        pytest.param(
+            [LINE, "hydra.sweeper.objective=other"], 'its objective was {"score": "maximize"}', marks=pytest.mark.slow
+        ),
     ],
     ids=["range", "parameter", "direction", "objective"],
 )

@@ -110,7 +110,7 @@ def test_batch_statistics_of_the_teacher_stay(compose_config, tmp_path):
 # The loss
 
 
-@pytest.mark.parametrize("augment", ["none", "deit3"])
+@pytest.mark.parametrize("augment", [pytest.param("none", marks=pytest.mark.slow), "deit3"])
 def test_loss_is_the_weighted_sum(distilled, augment):
     weights = [
         f"distillation.{name}.weight={weight}" for name, weight in {"task": 0.25, "soft": 2, "hard": 0.5}.items()
@@ -172,7 +172,9 @@ def test_teacher_does_not_run_while_its_losses_have_no_weight(distilled, monkeyp
         assert probe.losses[step] == pytest.approx(total.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("precision", [pytest.param("bf16-mixed", marks=pytest.mark.slow), "bf16-true", "64-true"])
+@pytest.mark.parametrize(
+    "precision", ["bf16-true", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bf16-mixed", "64-true"))]
+)
 def test_teacher_has_the_students_precision(distilled, precision):
     overrides = ("augment=deit3", "+trainer.limit_train_batches=1", "distillation.soft.weight=1")
     exact = fit(distilled("blocks", *overrides))
@@ -304,6 +306,7 @@ def test_two_processes_equal_one(distilled, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 # Of torch.compile itself, on its first use.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_compiled_student_has_the_losses_of_an_eager_one(distilled):

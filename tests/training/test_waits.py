@@ -33,6 +33,7 @@ def test_host_waits_in_logged_steps_only(compose_config, monkeypatch, augment):
         assert place in lines, "what waits in logged steps is noticed"
 
 
+@pytest.mark.slow
 def test_accumulation_waits_in_logged_steps_only(compose_config):
     device = emulate(lambda probe: fit(compose_config(*RUN, "micro_batch_size=8"), probe))
     assert waits(device).keys() == {2 * step for step in LOGGED}
@@ -55,7 +56,12 @@ def test_distillation_waits_in_logged_steps_only(compose_config, teacher_run, di
 
 def test_number_of_operators_does_not_depend_on_the_batch_size(compose_config):
     small, large = (
-        emulate(lambda probe, size=size: fit(compose_config(*RUN, "augment=deit", f"global_batch_size={size}"), probe))
+        emulate(
+            lambda probe, size=size: fit(
+                compose_config(*RUN, "augment=deit", f"global_batch_size={size}", "+trainer.limit_train_batches=3"),
+                probe,
+            )
+        )
         for size in (8, 16)
     )
     assert small.operators[3] == large.operators[3]

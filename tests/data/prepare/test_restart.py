@@ -39,7 +39,7 @@ def _killed(out, workers, after):
     prepared(out, Source(Slow(23), Slow(7, 1000), CLASSES), workers, progress=progress)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_preparation_resumes_and_gives_the_same_bytes(tmp_path, workers):
     process = multiprocessing.get_context("fork").Process(target=_killed, args=(tmp_path / "out", workers, 17))
     process.start()

@@ -95,7 +95,7 @@ def test_ground_truth_in_the_devkit(tree):
     assert found(source.val, CLASSES) == [("bee", GREY["bee"])]
 
 
-def test_flat_validation_beside_remains_of_an_archive(tree):
+def test_flat_validation_next_to_remains_of_an_archive(tree):
     root = tree(val=())
     write(root / "val" / "one.png", GREY["bee"])
     write(root / "val" / "__MACOSX" / "one.png", 0)

@@ -119,7 +119,7 @@ def test_missing_keys_are_not_retried(bucket, monkeypatch, tmp_path):
         there.files([".tar"])
 
 
-@pytest.mark.parametrize("fault", ["cut", "stalled"])
+@pytest.mark.parametrize("fault", ["cut", pytest.param("stalled", marks=pytest.mark.slow)])
 def test_transient_fault_is_retried(fault, bucket, server):
     server.contents["/bucket/data/train-0.tar"] = SHARD
     server.faults["/bucket/data/train-0.tar"] = [fault, None]

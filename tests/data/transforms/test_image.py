@@ -88,10 +88,19 @@ def test_central_crop_matches_torchvision(width, height, ratio):
 
 def test_half_of_the_images_are_flipped():
     ramp = np.tile(np.arange(32, dtype=np.uint8), (32, 1))
-    flip = train_transform(scale=(1, 1), ratio=(1, 1))
-    flipped = [bool(flip(ramp, random.Random(seed))[0, 0, 0]) for seed in range(1000)]
-    assert 450 < sum(flipped) < 550
-    assert not any(train_transform(scale=(1, 1), ratio=(1, 1), hflip=0)(ramp, random.Random(7))[0, 0])
+
+    def flipped(images, **options):
+        flip = train_transform(scale=(1, 1), ratio=(1, 1), **options)
+        return sum(bool(flip(ramp, random.Random(seed))[0, 0, 0]) for seed in range(images))
+
+    assert 450 < flipped(1000) < 550
+    assert (flipped(20, hflip=0.0), flipped(20, hflip=1.0)) == (0, 20)
+
+
+def test_corner_of_the_central_crop_is_rounded():
+    """As in torchvision: half of the three rows too many is 2."""
+    rows = np.tile(np.arange(35, dtype=np.uint8)[:, None], (1, 32))
+    assert EvalTransform(Decoder("pil"), 32, crop_pct=1.0)(rows)[0, 0, 0] == 2
 
 
 # Resizing

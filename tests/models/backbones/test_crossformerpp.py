@@ -43,6 +43,7 @@ def test_parameters_are_as_published(size, printed, exact):
     assert round(parameters / 1e6, 1) == printed
 
 
+@pytest.mark.slow
 def test_macs_of_attention_are_two_per_channel_and_pair_of_tokens_including_padding():
     cost = count(on_meta(), 224)
     pairs = [(56 * 56 * 16, 64), (64 * 64 * 16, 64), (28 * 28 * 16, 128), (32 * 32 * 16, 128)]

@@ -83,7 +83,9 @@ def test_every_name_and_shape_of_the_authors_has_its_counterpart(name):
     assert loaded == {new: tuple(tensor.shape) for new, tensor in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", ["casvit_xs", *(pytest.param(name, marks=pytest.mark.slow) for name in SMALL if name != "casvit_xs")]
+)
 def test_a_training_checkpoint_of_the_authors_loads_from_a_file(name, tmp_path, monkeypatch):
     weights, model, images = authors_weights(name)
     module, node = settings()

@@ -92,7 +92,7 @@ def _marks(name):
 @pytest.mark.parametrize(
     ("form", "attention"),
     [
-        ("onnx", "additive"),
+        pytest.param("onnx", "additive", marks=pytest.mark.slow),
         pytest.param("torch_export", "window", marks=pytest.mark.slow),
         *(pytest.param("torch_export", name, marks=pytest.mark.slow) for name in ("additive", "focused")),
         *(pytest.param("onnx", name, marks=_marks(name)) for name in names() if name != "additive"),
