@@ -40,8 +40,8 @@ def test_shared_memory_that_is_large_enough_is_not(shared, caplog, count, batch)
     assert not caplog.text
 
 
-def data_module(world=1, rank=0, num_nodes=1, **options):
-    data = ImageDataModule("fake", img_size=64, batch_size=128, num_images=2048, **options)
+def data_module(world=1, rank=0, num_nodes=1, img_size=64, **options):
+    data = ImageDataModule("fake", img_size=img_size, batch_size=128, num_images=2048, **options)
     data.trainer = SimpleNamespace(world_size=world, global_rank=rank, num_nodes=num_nodes, overfit_batches=0)
     return data
 
@@ -62,4 +62,6 @@ def test_each_machine_is_warned_of_once(shared, caplog, rank, warns):
     """128 images of 64 px on 2 × 32 workers that prepare 2 batches each: 192 MiB."""
     with caplog.at_level(logging.WARNING):
         data_module(num_workers=32, world=4, rank=rank, num_nodes=2).train_dataloader()
-    assert ("0.19 GiB" in caplog.text) == warns
+        assert ("0.19 GiB" in caplog.text) == warns
+        data_module(num_workers=32, world=4, rank=rank, num_nodes=2, img_size=[64, 128]).train_dataloader()
+    assert ("0.38 GiB" in caplog.text) == warns

@@ -1,6 +1,7 @@
 """The LightningDataModule: a data source, its transforms, and loaders that are exact on any number of ranks."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -274,7 +275,7 @@ class ImageDataModule(LightningDataModule):
     ) -> DataLoader:
         workers, ranks = self.num_workers, self._ranks_per_node()
         if self._world()[1] % ranks == 0:
-            batch_bytes = batch_size * 3 * self.hparams.img_size**2
+            batch_bytes = batch_size * 3 * math.prod(to_2tuple(self.hparams.img_size))
             warn_of_shared_memory(workers, self.hparams.prefetch_factor or PREFETCH_FACTOR, batch_bytes, ranks)
         return DataLoader(
             dataset,
