@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fvit.attention import get
+from fvit.attention.zoo import differential
 
 from .cases import DEFAULTS, FULL
 from .suite import WIDTH, build, every_default, every_full, over, prefix_of, tokens_of
@@ -48,7 +49,7 @@ CALLS = {
     "gated": 1,
     "linformer": 1,
     "synthesizer": 1,  # of kind dense
-    "differential": 4,  # two maps, two halves of the values
+    "differential": 2,
     "window": 2,  # patches in their windows; prefix tokens
     "neighborhood": 2,  # patches among their neighbours; prefix tokens
     "agent": 2,
@@ -115,6 +116,7 @@ def test_fused_attention_gets_no_wide_values_and_no_mask_per_image(case, monkeyp
         return real(q, k, v, attn_mask, **kwargs)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    monkeypatch.setattr(differential, "FLASH", ("cpu",))
     module = build(case)
     module(tokens_of(module, batch=3))
     assert all(equally_wide for equally_wide, _ in seen)

@@ -5,6 +5,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from fvit.attention import DifferentialAttention
+from fvit.attention.zoo import differential
 from fvit.models import exchange
 
 from ..suite import randomise
@@ -50,6 +51,22 @@ def test_equal_maps_cancel_if_lambda_is_one():
         module.lambda_k[0, 0] = torch.tensor(1.5, dtype=torch.float64).log()
     out = module(torch.randn(1, 5, 8, dtype=torch.float64))
     torch.testing.assert_close(out, module.proj.bias.expand_as(out), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("heads", [3, 4])
+def test_halves_of_the_values_for_flash_attention_give_the_same(heads, monkeypatch):
+    module = randomise(DifferentialAttention(24, heads, attn_drop=0.5, dtype=torch.float64), std=0.3)
+    x = torch.randn(2, 5, 24, dtype=torch.float64)
+    mask = torch.rand(2, module.maps, 5, 5) > 0.2
+    expected = module.eval()(x), module(x, attn_mask=mask), module(x, is_causal=True)
+    torch.manual_seed(0)
+    dropped = module.train()(x)
+    monkeypatch.setattr(differential, "FLASH", ("cpu",))
+    found = module.eval()(x), module(x, attn_mask=mask), module(x, is_causal=True)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    torch.manual_seed(0)
+    assert torch.equal(module.train()(x), dropped), "dropout is that of whole maps"
 
 
 def test_a_mask_per_head_is_a_mask_per_map():

@@ -24,6 +24,9 @@ from fvit.attention.norms import RMSNorm
 from fvit.attention.ops import refuse_mask_and_causality, softmax_map
 from fvit.attention.registry import register
 
+FLASH = ("cuda",)
+"""Devices with flash attention."""
+
 
 @register("differential")
 class DifferentialAttention(Mechanism):
@@ -95,9 +98,10 @@ class DifferentialAttention(Mechanism):
     def _read(self, q: Tensor, k: Tensor, v: Tensor, which: int, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
         """The values under the first or second map of each head, [B, maps / 2, N, 2 · C / maps]."""
         q, k = self._q_and_k(q, k, which)
-        # Flash attention takes no values wider than keys, so each half has a call of its own. Not with dropout, which
-        # would drop other weights from each.
-        halves = v.chunk(1 if self.training and self.attn_drop.p else 2, dim=-1)
+        # Each half has a call of its own where flash attention takes no values wider than keys; the products of queries
+        # and keys are then computed twice. Not with dropout, which would drop other weights from each.
+        whole = v.device.type not in FLASH or (self.training and self.attn_drop.p)
+        halves = v.chunk(1 if whole else 2, dim=-1)
         mask = self._mask_of(attn_mask, which)
         return torch.cat([self.sdpa(q, k, half, mask, is_causal=is_causal) for half in halves], dim=-1)
 
