@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -24,6 +23,7 @@ from fvit.data.sampler import BatchLayout, EvalSampler, ShardWindows, Shuffle, T
 from fvit.data.seeding import SampleKey
 from fvit.data.transforms.batch import BatchTransform
 from fvit.data.transforms.draws import Draw
+from fvit.data.transforms.five_crop import FiveCrop
 from fvit.data.transforms.image import EvalTransform, TrainTransform
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ class ImageDataModule(LightningDataModule):
     """Batches of images from one source.
 
     In training, each rank takes its share of a shuffle that depends on (seed, epoch) alone, in whole optimizer steps.
-    In validation and test, each image is seen exactly once over all ranks. Checkpoints contain the position within the epoch: a
-    resumed run sees the same images, with the same augmentations, as if it had not been interrupted.
+    In validation and test, each image is seen exactly once over all ranks. Checkpoints contain the position within the
+    epoch: a resumed run sees the same images, with the same augmentations, as if it had not been interrupted.
 
     Args:
         name: the source, a key of `fvit.data.SOURCES`; further arguments are its options.
@@ -55,6 +55,7 @@ class ImageDataModule(LightningDataModule):
         decoder: see `fvit.data.formats.decode.choose`.
         skip_limit: number of damaged images per epoch and rank that are skipped.
         resident: keep all images on the device, and crop and flip there; for small images of one size.
+        eval_crops: 5 evaluates four corners and the centre, below each other in one image (`FiveCrop`); 1 the centre.
 
     Attributes:
         positions: int64 [B], of the current batch in the epoch; in validation, the images' indices, ascending.
@@ -79,6 +80,7 @@ class ImageDataModule(LightningDataModule):
         seed: int = 0,
         pin_memory: bool = False,
         resident: bool = False,
+        eval_crops: int = 1,
         **source: Any,
     ) -> None:
         super().__init__()
@@ -104,7 +106,7 @@ class ImageDataModule(LightningDataModule):
     def records(self) -> str:
         """A digest of which images are held out of training, where no folder says it; else empty."""
         text = "".join(self.source.records.values())
-        return hashlib.sha256(os.fsencode(text)).hexdigest() if text else ""
+        return hashlib.sha256(text.encode()).hexdigest() if text else ""
 
     @property
     def num_classes(self) -> int:
@@ -260,7 +262,8 @@ class ImageDataModule(LightningDataModule):
 
     def _eval_set(self, split: str) -> ImageDataset:
         hp = self.hparams
-        transform = EvalTransform(self.decoder, hp.img_size, hp.crop_pct, hp.interpolation)
+        kind = FiveCrop if hp.eval_crops == 5 else EvalTransform
+        transform = kind(self.decoder, hp.img_size, hp.crop_pct, hp.interpolation)
         return ImageDataset(self.source.splits[split], transform, hp.seed, replace=False)
 
     def _keep(self, split: str, images: Images, transform: Transform) -> ResidentDataset:

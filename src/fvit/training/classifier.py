@@ -157,7 +157,7 @@ class Classifier(LightningModule):
         return self._evaluate(batch, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
-        """As `validation_step`, for ``test/…``; loggers receive these with the results of the run."""
+        """As `validation_step`, for ``test/…``."""
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], split: str) -> Tensor | None:
@@ -167,7 +167,7 @@ class Classifier(LightningModule):
             logits = logits if self.outputs is None else logits[:, self.outputs]
             self.val_metrics.count(logits, labels)
         metrics = {f"{split}/{name}": metric for name, metric in self.val_metrics.items()}
-        self.log_dict(metrics, on_epoch=True, logger=split == "val")
+        self.log_dict(metrics, on_epoch=True)
         return logits
 
     def on_validation_batch_end(self, outputs: Tensor | None, batch: Any, batch_idx: int) -> None:

@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from hydra.utils import instantiate
-from lightning import Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -72,6 +72,14 @@ def build_trainer(config: dict[str, Any], plan: BatchPlan | None = None, images:
 def results(trainer: Trainer) -> dict[str, float]:
     """The last value of each metric, and the scores of the best checkpoints."""
     return {name: value.item() for name, value in trainer.callback_metrics.items()} | best_scores(trainer)
+
+
+def test(trainer: Trainer, module: LightningModule, data: LightningDataModule) -> dict[str, float]:
+    """The metrics of the test split after training; none without one, or of a run that was pruned."""
+    if data.source.test is None or any(getattr(callback, "pruned", False) for callback in trainer.callbacks):
+        return {}
+    [metrics] = trainer.test(module, data, verbose=False)
+    return metrics
 
 
 def _instantiate(config: dict[str, Any], group: str) -> list[Any]:

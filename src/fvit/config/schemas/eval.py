@@ -1,16 +1,28 @@
 """Schemas of `fvit-eval` and `fvit-cascade`."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import model_validator
 
-from fvit.config.schemas.fields import Count, Decoder, Loggers, Positive, PositiveFraction, Strict
+from fvit.config.schemas.fields import (
+    Augmentation,
+    Count,
+    Decoder,
+    Loggers,
+    OneModel,
+    Positive,
+    PositiveFraction,
+    Strict,
+)
 from fvit.config.schemas.hardware import Hardware
 
 
 class EvalData(Strict):
     name: str | None
     root: str | None
+    val_split: PositiveFraction | None
+    test_split: PositiveFraction | None
+    split_seed: Count | None
     eval_batch_size: Positive | None
     num_workers: Count | None
     pin_memory: bool
@@ -34,8 +46,9 @@ class Evaluation(Hardware):
         return self
 
 
-class Eval(Evaluation):
-    ckpt_path: str
+class Eval(OneModel, Evaluation):
+    split: Literal["val", "test"]
+    tta: Augmentation | None
     tiny: str | None
 
 

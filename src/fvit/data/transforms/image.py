@@ -97,14 +97,18 @@ class EvalTransform:
 
     def __call__(self, data: bytes | np.ndarray, rng: random.Random | None = None) -> Tensor:
         """Map an encoded image to uint8 [H, W, 3]; `rng` is not used."""
+        pixels = self.resized(data)
+        top, left = (round((side - self.img_size) / 2) for side in pixels.shape[:2])
+        return pixels[top : top + self.img_size, left : left + self.img_size]
+
+    def resized(self, data: bytes | np.ndarray) -> Tensor:
+        """The whole image, uint8 [height, width, 3]."""
         pixels = self.decoder(data)  # in full: a crop decode would shift the resampling grid
         height, width = pixels.shape[:2]
         # As in torchvision, the longer side is truncated and the crop's corner rounded.
         long_side = int(self.short_side * max(height, width) / min(height, width))
         size = (long_side, self.short_side) if height > width else (self.short_side, long_side)
-        pixels = resize(pixels, *size, self.interpolation)
-        top, left = (round((side - self.img_size) / 2) for side in size)
-        return pixels[top : top + self.img_size, left : left + self.img_size]
+        return resize(pixels, *size, self.interpolation)
 
 
 def random_box(
