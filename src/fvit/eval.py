@@ -23,7 +23,7 @@ def main() -> None:
 
 
 def evaluate(config: dict[str, Any]) -> dict[str, float]:
-    """Evaluate the checkpoint ``ckpt_path`` or the pretrained ``model``; returns val/loss, val/acc1 and so on."""
+    """Evaluate the checkpoint ``ckpt_path`` or the ``pretrained`` model; returns val/loss, val/acc1 and so on."""
     # Imported here, because --help, completion and a wrong override must not wait for torch.
     from fvit.callbacks.scores import EvalScores
     from fvit.cost import count
@@ -39,7 +39,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     if config["tiny"] is not None:
         large, tiny = argument("large", config["ckpt_path"]), argument("tiny", config["tiny"])
         raise ConfigError(f"fvit-eval evaluates one checkpoint; a cascade of two: fvit-cascade {large} {tiny}")
-    trained = open_trained(config["ckpt_path"], config["model"])
+    trained = open_trained(config["ckpt_path"], config["pretrained"], config["data"]["img_size"])
     trainer = build_trainer(config)
     crops, flip = VIEWS.get(config["tta"], (1, False))
     module, data = trained.module, load(trained, {**config["data"], "eval_crops": crops})
@@ -62,13 +62,14 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     return metrics
 
 
-def load(trained: "Trained", asked: dict[str, Any]) -> "ImageDataModule":
+def load(trained: "Trained", asked: dict[str, Any], match_classes: bool = True) -> "ImageDataModule":
     """The dataset on which a model is evaluated; the model's outputs for its classes are selected.
 
     Args:
         trained: the model.
         asked: arguments of the DataModule that replace those of training, unless None; another source (``name``) also
             replaces the source's own arguments.
+        match_classes: False selects no outputs, for an evaluation that does not use them.
 
     Raises:
         ValueError: the source does not take an argument, or has a class that the model does not know.
@@ -87,7 +88,10 @@ def load(trained: "Trained", asked: dict[str, Any]) -> "ImageDataModule":
     for key in ("root", "val_split", "test_split", "split_seed"):
         if key in changes and key not in own:
             raise ValueError(f"data.{key} has no effect with data.name={name}; set data.name=folder as well")
-    options = {**trained.data, **changes, "name": name}
+    if changes.get("val_split") == 1:
+        changes.setdefault("test_split", 0)
+    unsplit = {key: None for key in ("val_split", "test_split") if changes.get(key) == 0}
+    options = {**trained.data, **changes, **unsplit, "name": name}
     data = ImageDataModule(**{key: options[key] for key in options if key in own or key not in known})
     if trained.held_out and data.records != trained.held_out and "val_split" not in changes:
         log.warning(
@@ -95,10 +99,10 @@ def load(trained: "Trained", asked: dict[str, Any]) -> "ImageDataModule":
             "this is another folder; the model may have been trained on some of them. data.val_split=1 evaluates all",
             data.hparams.root,
         )
-    module = trained.module
-    module.select(
-        select_outputs(data.classes, module.classes, module.hparams.num_classes, module.num_outputs, trained.owner)
-    )
+    if match_classes:
+        module = trained.module
+        known = module.classes, module.hparams.num_classes, module.num_outputs
+        module.select(select_outputs(data.classes, *known, trained.owner))
     return data
 
 

@@ -56,7 +56,7 @@ def predict(config: dict[str, Any]) -> dict[str, float]:
     if out is not None and out.is_dir():
         raise ConfigError(f"out={config['out']} is a directory; name a file")
     device = open_device(config["device"])
-    trained = open_trained(config["ckpt_path"], config["model"])
+    trained = open_trained(config["ckpt_path"], config["pretrained"])
     images = find_images(config["images"])
     module = trained.module.to(device).eval()
     names = display_names(module.classes, module.num_outputs)

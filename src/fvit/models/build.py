@@ -62,7 +62,7 @@ def build(
         raise ValueError(
             f"keep={keep!r} has no effect with weights of a model that has the same attention: all are loaded"
         )
-    if not timm.is_model(name.split(".")[0]):
+    if ":" not in name and not timm.is_model(name.split(".")[0]):
         raise ValueError(f"unknown model '{name}'{_near(name, timm.list_models())}")
     model = _create(name, img_size, pretrained=pretrained, num_classes=num_classes, **options)
     check_stride(model, name, img_size, options.get("in_chans") or 3)

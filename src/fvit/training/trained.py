@@ -28,38 +28,51 @@ class Trained(NamedTuple):
     held_out: str
 
 
-def open_trained(ckpt_path: str | None, model: str | None) -> Trained:
-    """The model of a checkpoint or run directory, or the pretrained `model`; one of them is None."""
-    return from_timm(model) if ckpt_path is None else from_checkpoint(checkpoint.find(ckpt_path))
+def open_trained(
+    ckpt_path: str | None, pretrained: str | None, img_size: int | None = None, headless: bool = False
+) -> Trained:
+    """The model of a checkpoint or run directory, or a model with published weights; one of them is None.
+
+    Args:
+        ckpt_path, pretrained: see `from_checkpoint` and `from_timm`.
+        img_size: side of the images in pixels; None for that of training.
+        headless: accept published weights without a classifier.
+    """
+    if ckpt_path is None:
+        return from_timm(pretrained, img_size, headless)
+    return from_checkpoint(checkpoint.find(ckpt_path), img_size)
 
 
-def from_checkpoint(path: Path) -> Trained:
+def from_checkpoint(path: Path, img_size: int | None = None) -> Trained:
     """The model of a checkpoint of fvit.
 
     Raises:
-        ValueError: the file is damaged, or no checkpoint of fvit.
+        ValueError: the file is damaged, or no checkpoint of fvit, or of a model for images of another size.
     """
     content = checkpoint.read(path)
-    module = Classifier.restore(content)
-    held_out = content.get("ImageDataModule", {}).get("records", "")
     data = content["datamodule_hyper_parameters"]
-    return Trained(module, str(path), data, content.get("metrics", {}), held_out)
+    if img_size not in (None, data["img_size"]):
+        raise ValueError(f"{path} takes images of {data['img_size']} px, not of data.img_size={img_size}")
+    held_out = content.get("ImageDataModule", {}).get("records", "")
+    return Trained(Classifier.restore(content), str(path), data, content.get("metrics", {}), held_out)
 
 
-def from_timm(name: str, img_size: int | None = None) -> Trained:
+def from_timm(name: str, img_size: int | None = None, headless: bool = False) -> Trained:
     """A model with published weights.
 
     Args:
         name: one of timm's, with or without a tag, ``hf-hub:OWNER/NAME`` or ``local-dir:FOLDER``.
         img_size: side of the images in pixels; None for that of the weights.
+        headless: accept weights without a classifier; the model gets one that is not trained, for two classes.
 
     Raises:
         ValueError: there is no such model, it cannot be fetched, or it has no classifier.
     """
     data = {"batch_size": 64, **data_config(name)}
     outputs = source_of(name)[1].get("num_classes") or 0
-    if outputs < 2:
+    if outputs < 2 and not headless:
         raise ValueError(f"{name} has no classifier: finetune it, fvit-train model=timm model.name={name} …")
+    outputs = max(outputs, 2)
     if img_size is not None:
         data["img_size"] = img_size
     module = Classifier(

@@ -8,6 +8,7 @@ from fvit.config.schemas.fields import (
     Augmentation,
     Count,
     Decoder,
+    Fraction,
     Loggers,
     OneModel,
     Positive,
@@ -20,8 +21,8 @@ from fvit.config.schemas.hardware import Hardware
 class EvalData(Strict):
     name: str | None
     root: str | None
-    val_split: PositiveFraction | None
-    test_split: PositiveFraction | None
+    val_split: Fraction | None
+    test_split: Fraction | None
     split_seed: Count | None
     eval_batch_size: Positive | None
     num_workers: Count | None
@@ -46,7 +47,12 @@ class Evaluation(Hardware):
         return self
 
 
+class SizedData(EvalData):
+    img_size: Positive | None
+
+
 class Eval(OneModel, Evaluation):
+    data: SizedData
     split: Literal["val", "test"]
     tta: Augmentation | None
     tiny: str | None

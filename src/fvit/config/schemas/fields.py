@@ -42,16 +42,18 @@ class OneModel(Strict):
     """Either a checkpoint or a model with published weights."""
 
     ckpt_path: Text | None
-    model: Text | None
+    pretrained: Text | None
 
     @model_validator(mode="after")
     def _is_given(self) -> "OneModel":
-        if self.ckpt_path is None and self.model is None:
+        if self.ckpt_path is None and self.pretrained is None:
             raise ValueError(
-                "ckpt_path must be given: ckpt_path=… (a checkpoint or run directory), or model=… (of timm)"
+                "ckpt_path must be given: ckpt_path=… (a checkpoint or run directory), or pretrained=… (of timm)"
             )
-        if self.ckpt_path is not None and self.model is not None:
-            raise ValueError(f"model={self.model} has no effect with ckpt_path={self.ckpt_path}: leave one of them out")
+        if self.ckpt_path is not None and self.pretrained is not None:
+            raise ValueError(
+                f"pretrained={self.pretrained} has no effect with ckpt_path={self.ckpt_path}: leave one of them out"
+            )
         return self
 
 

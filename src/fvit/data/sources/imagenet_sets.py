@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 
@@ -21,24 +22,24 @@ from fvit.data.sources.imagenet import imagenet
 _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
-def imagenet_v2(root: str | None = None) -> Source:
+def imagenet_v2(root: str | Path | None = None) -> Source:
     """ImageNetV2 (Recht et al., arXiv:1902.10811): folders 0 … 999, the classes in the order of their WordNet IDs."""
     classes = _synsets("imagenet")
     # Sorted as text, as torchvision's ImageFolder would do, folder 10 came before 2.
     return _test_set("imagenet_v2", root, {str(index): name for index, name in enumerate(classes)})
 
 
-def imagenet_a(root: str | None = None) -> Source:
+def imagenet_a(root: str | Path | None = None) -> Source:
     """ImageNet-A (Hendrycks et al., arXiv:1907.07174): natural adversarial examples of 200 classes."""
     return _test_set("imagenet_a", root, {name: name for name in _synsets("imagenet_a")})
 
 
-def imagenet_r(root: str | None = None) -> Source:
+def imagenet_r(root: str | Path | None = None) -> Source:
     """ImageNet-R (Hendrycks et al., arXiv:2006.16241): renditions of 200 classes."""
     return _test_set("imagenet_r", root, {name: name for name in _synsets("imagenet_r")})
 
 
-def imagenet_sketch(root: str | None = None) -> Source:
+def imagenet_sketch(root: str | Path | None = None) -> Source:
     """ImageNet-Sketch (Wang et al., arXiv:1905.13549): sketches of all 1,000 classes."""
     return _test_set("imagenet_sketch", root, {name: name for name in _synsets("imagenet")})
 
@@ -64,7 +65,7 @@ def imagenet_real(root: str | None = None, cache_dir: str | None = None) -> Sour
     return replace(source, real=[[order[label] for label in labels[number]] for number in numbers])
 
 
-def _test_set(name: str, root: str | None, classes: Mapping[str, str]) -> Source:
+def _test_set(name: str, root: str | Path | None, classes: Mapping[str, str]) -> Source:
     """A source of validation images alone, with a class by name of its folder."""
     if root is None:
         raise DataError(f"data.name={name} needs data.root: the folder that contains {', '.join([*classes][:3])}, …")
@@ -73,8 +74,8 @@ def _test_set(name: str, root: str | None, classes: Mapping[str, str]) -> Source
     for problem, names in (("lacks", classes.keys() - found), ("has besides", found - classes.keys())):
         if names:
             raise DataError(
-                f"data.root={path} is not {name}, whose images are in {len(classes)} folders, {', '.join([*classes][:2])}"
-                f" and so on: it {problem} {some(sorted(names))}"
+                f"data.root={path} is not {name}, which has {len(classes)} folders, {', '.join([*classes][:2])} and so "
+                f"on: it {problem} {some(sorted(names))}"
             )
     images: FileImages = list_tree(path, list(classes))
     return Source(Subset(images, np.zeros(0, dtype=np.int64)), images, list(classes.values()))

@@ -13,7 +13,15 @@ from fvit.reports.runs.settings import setting_text
 from fvit.reports.runs.tables import common_text, leaderboard, notes, status_of
 from fvit.reports.web.tables import to_csv
 
-_METRICS = ("val/loss", f"best/{ACCURACY}", TEST, "cost/params", "cost/macs", "throughput/images_per_s", "memory/peak_gib")
+_METRICS = (
+    "val/loss",
+    f"best/{ACCURACY}",
+    TEST,
+    "cost/params",
+    "cost/macs",
+    "throughput/images_per_s",
+    "memory/peak_gib",
+)
 _PRINTED_ROWS = 20
 
 

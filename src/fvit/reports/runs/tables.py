@@ -43,8 +43,8 @@ NOTE = (
     "number of pairs in parentheses. The best epoch is chosen on the set it is measured on, hence optimistic."
 )
 TEST_NOTE = (
-    "Test: images that chose nothing, evaluated once after training, with the weights of the best epoch on the validation "
-    "set; no leaderboard is ranked by it."
+    "Test: images that chose nothing, evaluated once after training, with the weights of the best epoch on the "
+    "validation set; no leaderboard is ranked by it."
 )
 
 
