@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from fvit.config.batch_plan import BatchPlan
 from fvit.config.legacy import moved
 from fvit.config.validation import check_arguments
+from fvit.launch import signals
 from fvit.launch.devices import world_size
 from fvit.launch.ranks import external_rank
 from fvit.launch.run_dir import best_scores
@@ -78,6 +79,7 @@ def test(trainer: Trainer, module: LightningModule, data: LightningDataModule) -
     """The metrics of the test split after training; none without one, or of a run that was pruned."""
     if data.source.test is None or any(getattr(callback, "pruned", False) for callback in trainer.callbacks):
         return {}
+    signals.raise_received()  # one that came after the last step
     [metrics] = trainer.test(module, data, verbose=False)
     return metrics
 

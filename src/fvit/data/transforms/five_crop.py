@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import torch
+from timm.layers import to_2tuple
 from torch import Tensor
 from torchvision.transforms.v2.functional import five_crop
 
@@ -15,5 +16,5 @@ class FiveCrop(EvalTransform):
 
     def __call__(self, data: bytes | np.ndarray, rng: random.Random | None = None) -> Tensor:
         """Map an encoded image to uint8 [5 · H, W, 3], the crops below each other; `rng` is not used."""
-        crops = five_crop(self.resized(data).permute(2, 0, 1), [self.img_size, self.img_size])
+        crops = five_crop(self.resized(data).permute(2, 0, 1), list(to_2tuple(self.img_size)))
         return torch.cat(crops, dim=1).permute(1, 2, 0).contiguous()
