@@ -1,5 +1,6 @@
 """The commands in this process: as functions with a composed configuration, or as command lines."""
 
+import csv
 import importlib
 import logging
 import sys
@@ -53,3 +54,8 @@ def trained(folder, *overrides):
     """Train in `folder`, and return it."""
     train(checked("train", Train, f"output_dir={folder}", "title=test", *overrides))
     return folder
+
+
+def rows_of(path):
+    """The rows of a CSV file, by column."""
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))

@@ -4,20 +4,27 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torchvision.transforms.v2.functional import center_crop, five_crop
 
 from fvit.config.errors import ConfigError
 from fvit.config.schemas.eval import Eval
-from fvit.data.sources import load
+from fvit.config.schemas.export import Export
+from fvit.data.sources import SOURCES, load
+from fvit.data.transforms.image import EvalTransform
 from fvit.eval import evaluate
-from fvit.eval import load as load_pair
-from fvit.training import checkpoint
+from fvit.eval import load as load_data
+from fvit.export import export
+from fvit.training.trained import open_trained
+from fvit.training.views import VIEWS
 from tests.data.pictures import jpeg
-from tests.tasks import checked, trained, with_classes
+from tests.tasks import checked, rows_of, trained, with_classes
 from tests.training.fitting import FAKE
 
 DIGITS = ("data=digits", "attention=softmax", "logger=none", "augment=none", "scheduler.warmup_epochs=0")
@@ -35,10 +42,18 @@ def run(tmp_path_factory):
 
 def test_metrics_are_returned_and_saved(run, tmp_path, capsys):
     metrics = evaluated(tmp_path, f"ckpt_path={run}")
-    assert set(metrics) == {"val/loss", "val/acc1", "val/acc5"}
+    names = ("loss", "acc1", "acc5", "balanced_acc", "macro_f1", "ece")
+    assert set(metrics) == {f"val/{name}" for name in names}
     saved = json.loads((tmp_path / "metrics.json").read_text())
     assert (saved["status"], saved["metrics"]) == ("finished", metrics)
-    assert str(run / "checkpoints" / "best.ckpt") in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert str(run / "checkpoints" / "best.ckpt") in out
+    assert "Weakest classes" in out
+    assert "Most frequent confusions" in out
+    rows = rows_of(tmp_path / "val_classes.csv")
+    assert np.mean([float(row["accuracy"]) for row in rows]) == pytest.approx(metrics["val/balanced_acc"], abs=1e-5)
+    wrong = sum(int(row["images"]) for row in rows_of(tmp_path / "val_confusions.csv"))
+    assert wrong == round(360 * (1 - metrics["val/acc1"]))
 
 
 def test_cascade_has_a_command_of_its_own(run, tmp_path):
@@ -141,8 +156,88 @@ def test_renamed_class_is_refused_and_unrecorded_names_are_not(run, tmp_path, ca
 
 
 def load_checkpoint(run, asked):
-    path = checkpoint.find(run)
-    return load_pair(path, checkpoint.read(path), asked)
+    trained = open_trained(run, None)
+    return trained.module, load_data(trained, asked)
+
+
+@pytest.fixture(scope="module")
+def published(run, tmp_path_factory):
+    """The run's model as a folder for timm, with its classes in another order."""
+    folder = tmp_path_factory.mktemp("published")
+    with_classes(run, folder / "a.ckpt", [DIGITS_IN_ORDER[digit] for digit in MIXED], MIXED)
+    export(checked("export", Export, f"ckpt_path={folder / 'a.ckpt'}", "format=timm", f"out={folder / 'out'}"))
+    return folder / "out"
+
+
+def test_published_weights_are_evaluated_with_their_own_preprocessing(run, published, tmp_path, capsys):
+    expected = evaluated(tmp_path / "out", f"ckpt_path={run}")
+    metrics = evaluated(tmp_path / "again", f"pretrained=local-dir:{published}", "data.name=digits")
+    assert metrics == pytest.approx(expected, rel=1e-5)
+    assert "those of the model in another order; matched by name: 0, 1, 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["pretrained=vit_tiny_patch16_224"], "vit_tiny_patch16_224 has no dataset of its own: set data.name"),
+        (["pretrained=vit_tinny_patch16_224"], "vit_tinny"),
+        (["pretrained=vit_small_patch14_dinov2.lvd142m"], "has no classifier: finetune it, fvit-train model=timm"),
+        (["pretrained=local-dir:/nowhere"], "nowhere"),
+    ],
+)
+def test_models_that_cannot_be_evaluated_are_refused(tmp_path, overrides, message, monkeypatch):
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *arguments, **options: None)
+    with pytest.raises(ValueError, match=message):
+        evaluated(tmp_path / "out", *overrides)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "ckpt_path must be given: ckpt_path=… .*, or pretrained=…"),
+        (["ckpt_path=a", "pretrained=b"], "pretrained=b has no effect with ckpt_path=a: leave one of them out"),
+        (["ckpt_path=a", "tta=3crop"], "tta='3crop': input should be 'flip', '5crop' or '10crop'"),
+    ],
+)
+def test_one_model_is_needed(tmp_path, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        evaluated(tmp_path / "out", *overrides)
+
+
+@pytest.mark.parametrize("tta", ["flip", "5crop", "10crop"])
+def test_views_are_averaged(run, tmp_path, capsys, tta):
+    crops, flip = VIEWS[tta]
+    metrics = evaluated(tmp_path / "out", f"ckpt_path={run}", f"tta={tta}", "data.crop_pct=0.8")
+    assert f"{crops * (1 + flip)} per image, averaged" in capsys.readouterr().out
+    module, data = load_checkpoint(run, {"crop_pct": 0.8})
+    transform = EvalTransform(data.decoder, 16, 0.8)
+    pixels = torch.stack([transform.resized(data.source.val.read(index)) for index in range(360)]).permute(0, 3, 1, 2)
+    crops = five_crop(pixels, [16, 16]) if crops == 5 else [center_crop(pixels, [16, 16])]
+    views = [*crops, *([crop.flip(-1) for crop in crops] if flip else [])]
+    with torch.no_grad():
+        found = torch.stack([module.eval()(view / 127.5 - 1).softmax(1) for view in views]).mean(0)
+    labels = torch.tensor(data.source.val.labels).long()
+    assert metrics["val/acc1"] == pytest.approx((found.argmax(1) == labels).float().mean().item(), abs=1e-6)
+    assert metrics["val/loss"] == pytest.approx(F.nll_loss(found.log(), labels).item(), rel=1e-4)
+
+
+def test_real_labels_are_scored(tmp_path, run, monkeypatch):
+    """Every image with an even index has its predecessor's class as well, and every third one no label."""
+    source = load("digits")
+    real = [
+        [] if index % 3 == 0 else [int(label), int(source.val.labels[index - 1])]
+        for index, label in enumerate(source.val.labels)
+    ]
+    monkeypatch.setitem(SOURCES, "digits", lambda: replace(source, real=real))
+    metrics = evaluated(tmp_path / "out", f"ckpt_path={run}")
+    module, data = load_checkpoint(run, {})
+    images, _ = data.batch_transform(data.val_images(range(360)), False, torch.float32)
+    with torch.no_grad():
+        predicted = module.eval()(images).argmax(1).tolist()
+    right = [label in real[index] for index, label in enumerate(predicted) if real[index]]
+    assert metrics["val/real_acc1"] == pytest.approx(np.mean(right), abs=1e-6)
+    assert metrics["val/real_acc1"] > metrics["val/acc1"]
 
 
 def photos(folder, num_val, damaged=(), classes="37"):

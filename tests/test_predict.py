@@ -14,14 +14,16 @@ import torch
 from PIL import Image
 
 from fvit.config.errors import ConfigError, RunError
+from fvit.config.schemas.export import Export
 from fvit.config.schemas.predict import Predict
 from fvit.data.inference import InferenceBatch, find_images, inference_batches
 from fvit.data.sources import load
+from fvit.export import export
 from fvit.models.maps import attention_maps
 from fvit.predict import draw_maps, predict, quote_images
 from fvit.training import Classifier, checkpoint
 from tests.models.small import attending_to_brightness, bright
-from tests.tasks import checked, trained
+from tests.tasks import checked, rows_of, trained
 from tests.training.fitting import DIGITS
 
 pytestmark = [
@@ -117,16 +119,54 @@ def test_images_in_folders_named_after_classes_give_an_accuracy(run, photos, tmp
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, place)
     right = sum(Path(file).stem.split("_")[1] == str(int(p.argmax())) for file, p in found.items())
+    labels = [Path(file).stem.split("_")[1] for file in found]
+    correct = [str(int(p.argmax())) == label for label, p in zip(labels, found.values(), strict=True)]
+    by_class = [
+        np.mean([yes for yes, label in zip(correct, labels, strict=True) if label == one]) for one in set(labels)
+    ]
+    balanced = np.mean(by_class)
     for images, count in ((digits, 12), (digits / "val" / "*" / "*.*", 12), (digits / "val", 12)):
-        predicted(tmp_path, run, images)
-        expected = f"accuracy  {100 * right / count:.2f} % of {count} images in folders named after classes"
-        assert expected in capsys.readouterr().out
+        predicted(tmp_path, run, images, f"out={tmp_path / 'out.csv'}")
+        rows = rows_of(tmp_path / "out.csv")
+        assert [row["label"] for row in rows] == [Path(row["file"]).stem.split("_")[1] for row in rows]
+        out = capsys.readouterr().out
+        assert f"balanced accuracy  {100 * balanced:.2f} %" in out
+        accuracy = f"accuracy +{100 * right / count:.2f} % of {count} images in folders named after classes"
+        assert re.search(accuracy, out)
+        assert re.search("calibration error +[0-9.]+ %", out)
     (digits / "val").rename(digits / "other")
     shutil.copytree(place.parents[1] / "other" / place.name, digits / "zebra")
     predicted(tmp_path, run, digits)
     assert " of 12 images in folders named after classes" in capsys.readouterr().out
     predicted(tmp_path, run, photos)
     assert "accuracy" not in capsys.readouterr().out
+
+
+def test_published_weights_predict_what_the_checkpoint_does(run, photos, tmp_path):
+    export(checked("export", Export, f"ckpt_path={run}", "format=safetensors", f"out={tmp_path / 'published'}"))
+    for name, model in (("ours", f"ckpt_path={run}"), ("theirs", f"pretrained=local-dir:{tmp_path / 'published'}")):
+        fixed = [f"output_dir={tmp_path}", f"images='{photos}'", f"out={tmp_path / name}.csv"]
+        predict(checked("predict", Predict, *fixed, model))
+    ours, theirs = (rows_of(tmp_path / f"{name}.csv") for name in ("ours", "theirs"))
+    assert [row["class1"] for row in ours] == [row["class1"] for row in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        if not one["error"]:
+            assert float(one["probability1"]) == pytest.approx(float(other["probability1"]), abs=1e-4)
+
+
+def test_views_are_averaged(run, photos, tmp_path):
+    image = sorted(photos.glob("*.png"))[0]
+    predicted(tmp_path, run, image, "tta=flip", f"out={tmp_path / 'out.json'}")
+    module = Classifier.load_from_checkpoint(checkpoint.find(run)).eval()
+    trained = checkpoint.read(checkpoint.find(run))["datamodule_hyper_parameters"]
+    [batch] = inference_batches(find_images(image), trained, 1, 0, torch.device("cpu"))
+    with torch.no_grad():
+        mean = sum(module(images).softmax(dim=1)[0] for images in (batch.images, batch.images.flip(-1))) / 2
+    [found] = json.loads((tmp_path / "out.json").read_text())
+    for one in found["top"]:
+        assert one["probability"] == pytest.approx(mean[int(one["class"])].item(), abs=1e-5)
+    with pytest.raises(ConfigError, match="maps=true draws one view of an image; leave tta=flip out"):
+        predicted(tmp_path, run, image, "tta=flip", "maps=true")
 
 
 def test_maps_of_one_image(run, photos, tmp_path):

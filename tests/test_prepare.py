@@ -145,7 +145,7 @@ def test_damaged_image_can_be_fatal(prepare, tree):
 
 def test_credentials_are_not_in_the_manifest(prepare, tree, monkeypatch):
     real = sources.load
-    monkeypatch.setattr(sources, "load", lambda name, root: real("folder", root=str(tree)))
+    monkeypatch.setattr(sources, "load", lambda name, root, **splits: real("folder", root=str(tree)))
     root = "data.root='https://me:secret@host/set?token=secret'"
     assert prepare("data=folder", root, "out=shards", "workers=0").err == ""
     text = (prepare.folder / "shards/manifest.json").read_text()

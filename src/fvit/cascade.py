@@ -35,21 +35,22 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     from fvit.launch.run_dir import RunDir
     from fvit.tinysaver import cascade, report
     from fvit.training import CollectPredictions, checkpoint, runtime_flags
+    from fvit.training.trained import from_checkpoint
     from fvit.training.trainer import build_trainer
 
     paths = {key: checkpoint.find(config[key], key=key) for key in _MODELS}
-    contents = {key: checkpoint.read(path) for key, path in paths.items()}
+    trained = {key: from_checkpoint(path) for key, path in paths.items()}
     trainer = build_trainer(config)
     [collector] = [callback for callback in trainer.callbacks if isinstance(callback, CollectPredictions)]
-    models = {key: load(paths[key], contents[key], config["data"]) for key in _MODELS}
+    models = {key: (one.module, load(one, config["data"])) for key, one in trained.items()}
     costs = {key: count(module.model, data.hparams.img_size) for key, (module, data) in models.items()}
     check_same_dataset(paths, {key: data for key, (_, data) in models.items()})
     if trainer.is_global_zero:
         warn_if_tiny_costs_more(paths, costs)
     measured, predictions = {}, {}
     with RunDir(config, trainer) as run:
-        large = contents["large"]["hyper_parameters"]["model"]
-        run.log_start(models["large"][1], costs["large"].metrics(), model=large)
+        large, data = models["large"]
+        run.log_start(data, costs["large"].metrics(), model=large.hparams.model)
         for key, (module, data) in models.items():
             runtime_flags.set_up(config, module, data)
             [measured[key]] = trainer.validate(module, data, verbose=False)
@@ -67,7 +68,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
             report.save(pair, paths, run.path)
     if trainer.is_global_zero:
         for key, path in paths.items():
-            print_evaluation(path, measured[key], contents[key].get("metrics", {}), compared(*models[key]))
+            print_evaluation(str(path), measured[key], trained[key].metrics, compared(*models[key]))
         report.print_cascade(pair, run.path)
     return metrics
 

@@ -1,7 +1,7 @@
-"""fvit-eval: evaluate a checkpoint on its validation images."""
+"""fvit-eval: evaluate a checkpoint, or a model with published weights, on validation or test images."""
 
 import inspect
-from pathlib import Path
+import logging
 from typing import TYPE_CHECKING, Any
 
 from fvit.config.errors import ConfigError
@@ -12,6 +12,9 @@ from fvit.launch import cli
 if TYPE_CHECKING:
     from fvit.data import ImageDataModule
     from fvit.training import Classifier
+    from fvit.training.trained import Trained
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -20,67 +23,91 @@ def main() -> None:
 
 
 def evaluate(config: dict[str, Any]) -> dict[str, float]:
-    """Validate the checkpoint at ``config["ckpt_path"]``; returns val/loss, val/acc1 and val/acc5."""
+    """Evaluate the checkpoint ``ckpt_path`` or the ``pretrained`` model; returns val/loss, val/acc1 and so on."""
     # Imported here, because --help, completion and a wrong override must not wait for torch.
+    from fvit.callbacks.scores import EvalScores
     from fvit.cost import count
+    from fvit.data.inference import display_names
     from fvit.launch.console import print_evaluation
     from fvit.launch.run_dir import RunDir
-    from fvit.training import checkpoint, runtime_flags
+    from fvit.reports.scores import print_scores
+    from fvit.training import runtime_flags
+    from fvit.training.trained import open_trained
     from fvit.training.trainer import build_trainer
+    from fvit.training.views import VIEWS, AveragedViews
 
     if config["tiny"] is not None:
         large, tiny = argument("large", config["ckpt_path"]), argument("tiny", config["tiny"])
         raise ConfigError(f"fvit-eval evaluates one checkpoint; a cascade of two: fvit-cascade {large} {tiny}")
-    path = checkpoint.find(config["ckpt_path"])
-    content = checkpoint.read(path)
+    trained = open_trained(config["ckpt_path"], config["pretrained"], config["data"]["img_size"])
     trainer = build_trainer(config)
-    module, data = load(path, content, config["data"])
-    cost = count(module.model, data.hparams.img_size)
+    crops, flip = VIEWS.get(config["tta"], (1, False))
+    module, data = trained.module, load(trained, {**config["data"], "eval_crops": crops})
+    if config["split"] == "test" and data.source.test is None:
+        raise ConfigError(f"split=test: {data.hparams.name} has no test images here; leave it out")
+    cost, facts = count(module.model, data.hparams.img_size), compared(module, data)
+    if config["tta"] is not None:
+        module.model = AveragedViews(module.model, crops, flip)
+        facts.append(("views", f"{crops * (1 + flip)} per image, averaged; the cost of a prediction grows as much"))
     runtime_flags.set_up(config, module, data)
     with RunDir(config, trainer) as run:
-        run.log_start(data, cost.metrics(), model=content["hyper_parameters"]["model"], **dict(compared(module, data)))
-        [metrics] = trainer.validate(module, data, verbose=False)
+        run.log_start(data, cost.metrics(), model=module.hparams.model, **dict(facts))
+        [metrics] = (trainer.test if config["split"] == "test" else trainer.validate)(module, data, verbose=False)
         run.finish(metrics)
     if trainer.is_global_zero:
-        print_evaluation(path, metrics, content.get("metrics", {}), compared(module, data))
+        print_evaluation(trained.owner, metrics, trained.metrics, facts)
+        for callback in trainer.callbacks:
+            if isinstance(callback, EvalScores):
+                print_scores(callback.scores, display_names(data.classes, module.num_outputs))
     return metrics
 
 
-def load(path: Path, content: dict[str, Any], asked: dict[str, Any]) -> "tuple[Classifier, ImageDataModule]":
-    """A checkpoint's model, and the dataset on which it is evaluated.
+def load(trained: "Trained", asked: dict[str, Any], match_classes: bool = True) -> "ImageDataModule":
+    """The dataset on which a model is evaluated; the model's outputs for its classes are selected.
 
     Args:
-        path: the checkpoint.
-        content: what `fvit.training.checkpoint.read` returns for it.
+        trained: the model.
         asked: arguments of the DataModule that replace those of training, unless None; another source (``name``) also
             replaces the source's own arguments.
+        match_classes: False selects no outputs, for an evaluation that does not use them.
 
     Raises:
         ValueError: the source does not take an argument, or has a class that the model does not know.
     """
     from fvit.data import SOURCES, ImageDataModule
-    from fvit.training import Classifier
     from fvit.training.classes import select_outputs
 
-    trained = content["datamodule_hyper_parameters"]
     changes = {key: value for key, value in asked.items() if value is not None}
-    name = changes.get("name", trained["name"])
+    before = trained.data.get("name")
+    name = changes.get("name", before)
+    if name is None:
+        raise ValueError(f"{trained.owner} has no dataset of its own: set data.name=… and data.root=DIR")
     if name not in SOURCES:
         raise ValueError(f"unknown data source '{name}'; known: {', '.join(SOURCES)}")
-    own, before = (inspect.signature(SOURCES[source]).parameters for source in (name, trained["name"]))
-    if "root" in changes and "root" not in own:
-        raise ValueError(f"data.root has no effect with data.name={name}; set data.name=folder as well")
-    options = {**trained, **changes}
-    data = ImageDataModule(**{key: options[key] for key in options if key in own or key not in before})
-    module = Classifier.restore(content)
-    module.select(
-        select_outputs(data.classes, module.classes, module.hparams.num_classes, module.num_outputs, str(path))
-    )
-    return module, data
+    own, known = (inspect.signature(SOURCES[source]).parameters if source else {} for source in (name, before))
+    for key in ("root", "val_split", "test_split", "split_seed"):
+        if key in changes and key not in own:
+            raise ValueError(f"data.{key} has no effect with data.name={name}; set data.name=folder as well")
+    if changes.get("val_split") == 1:
+        changes.setdefault("test_split", 0)
+    unsplit = {key: None for key in ("val_split", "test_split") if changes.get(key) == 0}
+    options = {**trained.data, **changes, **unsplit, "name": name}
+    data = ImageDataModule(**{key: options[key] for key in options if key in own or key not in known})
+    if trained.held_out and data.records != trained.held_out and "val_split" not in changes:
+        log.warning(
+            "%s: other images are held out than in training, because files were added, removed or renamed, or because "
+            "this is another folder; the model may have been trained on some of them. data.val_split=1 evaluates all",
+            data.hparams.root,
+        )
+    if match_classes:
+        module = trained.module
+        known = module.classes, module.hparams.num_classes, module.num_outputs
+        module.select(select_outputs(data.classes, *known, trained.owner))
+    return data
 
 
 def compared(module: "Classifier", data: "ImageDataModule") -> list[tuple[str, str]]:
-    """What the accuracies of a module that `load` returns compare, if not all its outputs as they are."""
+    """What the accuracies of a module compare after `load`, if not all its outputs as they are."""
     from fvit.training.classes import abbreviate
 
     if module.outputs is None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fvit.reports.predictions import Prediction
 
 _RANKS = 5
+_SCORES = {"balanced_acc": "balanced accuracy", "macro_f1": "macro F1", "ece": "calibration error"}
 
 
 def main() -> None:
@@ -39,28 +40,33 @@ def quote_images(arguments: Sequence[str]) -> list[str]:
 def predict(config: dict[str, Any]) -> dict[str, float]:
     """Predict the five most probable classes of each image; write them to ``out``, and maps to ``output_dir``."""
     # Imported here, because --help, completion and a wrong override must not wait for torch.
+    import torch
+
     from fvit.config.atomic import replacing
     from fvit.cost.workload import open_device
     from fvit.data.inference import display_names, find_images, inference_batches
     from fvit.launch.progress import counting
     from fvit.reports.predictions import MAX_ROWS, Tally, writing
-    from fvit.training import Classifier, checkpoint
+    from fvit.reports.scores import print_scores
+    from fvit.training.scores import score
+    from fvit.training.trained import open_trained
+    from fvit.training.views import VIEWS, AveragedViews
 
     out = Path(config["out"]).expanduser() if config["out"] else None
     if out is not None and out.is_dir():
         raise ConfigError(f"out={config['out']} is a directory; name a file")
     device = open_device(config["device"])
-    path = checkpoint.find(config["ckpt_path"])
-    content = checkpoint.read(path)
+    trained = open_trained(config["ckpt_path"], config["pretrained"])
     images = find_images(config["images"])
-    module = Classifier.restore(content).to(device).eval()
-    names = display_names(content.get("classes"), module.num_outputs)
-    trained = content["datamodule_hyper_parameters"]
-    batches = inference_batches(images, trained, config["batch_size"], config["num_workers"], device)
+    module = trained.module.to(device).eval()
+    names = display_names(module.classes, module.num_outputs)
+    crops, flip = VIEWS.get(config["tta"], (1, False))
+    model = AveragedViews(module.model, crops, flip) if config["tta"] else module.model
+    batches = inference_batches(images, trained.data, config["batch_size"], config["num_workers"], device, crops)
     if config["maps"]:
         folder = Path(config["output_dir"])
         batches = draw_maps(batches, module.model, names, folder, images.root, config["precision"])
-    tally, start = Tally(), time.monotonic()
+    tally, start = Tally(names), time.monotonic()
     with ExitStack() as stack:
         outputs = [tally.add]
         if out is not None:
@@ -70,15 +76,21 @@ def predict(config: dict[str, Any]) -> dict[str, float]:
         if len(images) > MAX_ROWS:
             advance = stack.enter_context(counting("images", len(images), 0))
             outputs.append(lambda _: advance(1))
-        label = folder_labels(images.root, content.get("classes") or [], names)
-        for prediction in classify(module.model, names, batches, config["precision"]):
+        label = folder_labels(images.root, module.classes or [], names)
+        for prediction in classify(model, names, batches, config["precision"]):
             for output in outputs:
                 output(prediction._replace(label=label(prediction.file)))
         if not tally.predicted:
             first = tally.failed[0]
             raise RunError(f"none of {len(images):,} images could be read; the first, {first.file}: {first.error}")
+    facts = []
+    if tally.labels:
+        scores = score(*map(torch.tensor, (tally.labels, tally.predictions, tally.confidences)), len(names))
+        facts = [(_SCORES[key], f"{100 * value:.2f} %") for key, value in scores.metrics.items()]
+        if len(images) > MAX_ROWS:
+            print_scores(scores, names)
     saved = {"saved to": config["out"], "maps": config["output_dir"] if config["maps"] else None}
-    tally.print(time.monotonic() - start, [(name, place) for name, place in saved.items() if place])
+    tally.print(time.monotonic() - start, facts + [(name, place) for name, place in saved.items() if place])
     return {}
 
 

@@ -65,6 +65,8 @@ def _write(config: dict[str, Any], out: Path, workers: int) -> None:
         ("train with", f"fvit-train data=imagenet data.root={out}"),
         ("verify with", f"fvit-prepare verify={out}"),
     ]
+    if source.test is not None:
+        facts.append(("left out", f"{len(source.test):,} test images: shards hold two sets"))
     print_facts("Prepared", facts)
 
 

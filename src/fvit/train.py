@@ -42,7 +42,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     from fvit.launch.run_dir import RunDir
     from fvit.models import exchange_rows
     from fvit.training import checkpoint, runtime_flags
-    from fvit.training.trainer import build_trainer, results
+    from fvit.training.trainer import build_trainer, results, test
 
     keep_freed_memory()
     if config["ckpt_path"] == resume.LAST:
@@ -66,7 +66,8 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         # Ranks build the same model, then draw different augmentations and dropout.
         seed_everything(config["seed"] + trainer.global_rank, workers=True, verbose=False)
         trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
-        metrics = run.finish({**module.earlier_metrics, **results(trainer), **cost.metrics()})
+        metrics = {**module.earlier_metrics, **results(trainer), **cost.metrics()}
+        metrics = run.finish({**metrics, **test(trainer, module, data)})
     if trainer.is_global_zero:
         print_results(config["title"], metrics, run.seconds, run.path, config["trainer"]["max_epochs"])
     return metrics

@@ -42,7 +42,9 @@ def test_module_loads(content):
 def test_evaluation_gives_the_recorded_metrics(tmp_path, content):
     metrics = evaluate(checked("eval", Eval, f"ckpt_path={OLD}", f"output_dir={tmp_path}"))
     recorded = {name: content["metrics"][name] for name in ("val/acc1", "val/acc5", "val/loss")}
-    assert metrics == pytest.approx(recorded, rel=1e-6)  # another processor rounds otherwise
+    assert {name: metrics[name] for name in recorded} == pytest.approx(
+        recorded, rel=1e-6
+    )  # another processor rounds otherwise
 
 
 def test_run_resumes_with_all_states_and_without_a_warning(old, content, main, monkeypatch):

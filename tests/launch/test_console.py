@@ -41,6 +41,16 @@ def test_an_exchange_is_not_shown_if_there_were_none(capsys, model, rows):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("tested", [True, False])
+def test_results_have_a_test_only_where_there_is_one(capsys, tmp_path, tested):
+    (tmp_path / "multirun.yaml").touch()
+    metrics = {"val/acc1": 0.5, **({"test/acc1": 0.25} if tested else {})}
+    console.print_results("run", metrics, 3.0, tmp_path / "0")
+    out = capsys.readouterr().out
+    assert ("test acc1" in out, "25.00 %" in out) == (tested, tested)
+    assert "50.00 %" in out
+
+
 def test_a_title_is_not_markup(capsys):
     console.print_facts("Dashboard of vits [red]", [("a", "b")])
     assert capsys.readouterr().out.startswith("Dashboard of vits [red]\n")

@@ -51,7 +51,7 @@ def test_json_is_a_list_and_jsonl_one_object_per_line(form):
 
 
 def shown(predictions, capsys):
-    tally = Tally()
+    tally = Tally(["x", "y"])
     for one in predictions:
         tally.add(one)
     tally.print(2.0, [("saved to", "here.csv")])

@@ -7,7 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class RunStart(Callback):
-    """Begins a run with its first batch, of training or validation.
+    """Begins a run with its first batch, of training, validation or test.
 
     Configuration, checkpoint, data, optimizer and the other callbacks are in order by then. In a directory with the
     record of an earlier start the run begins only when that batch has passed, which shows that memory suffices.
@@ -29,6 +29,12 @@ class RunStart(Callback):
         self.begin_run(after_a_batch=False)
 
     def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        self.begin_run(after_a_batch=True)
+
+    def on_test_batch_start(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        self.begin_run(after_a_batch=False)
+
+    def on_test_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
         self.begin_run(after_a_batch=True)
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:

@@ -22,6 +22,9 @@ class SkippedImages(Callback):
         if not trainer.fit_loop.epoch_progress.current.ready:
             self._report(trainer, "validation")
 
+    def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._report(trainer, "test")
+
     def _report(self, trainer: Trainer, when: str) -> int:
         faults = trainer.datamodule.faults.take()
         if trainer.world_size > 1:

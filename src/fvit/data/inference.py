@@ -26,6 +26,7 @@ from fvit.data.sampler import EvalSampler
 from fvit.data.sources.base import nearest_sibling
 from fvit.data.storage.base import redact
 from fvit.data.transforms.batch import BatchTransform
+from fvit.data.transforms.five_crop import FiveCrop
 from fvit.data.transforms.image import EvalTransform
 
 # With fewer batches than this, starting worker processes takes longer than loading the images.
@@ -123,13 +124,20 @@ def _download(url: str) -> DownloadedImage:
 
 
 def inference_batches(
-    images: Images, trained: Mapping[str, Any], batch_size: int, num_workers: int | None, device: torch.device
+    images: Images,
+    trained: Mapping[str, Any],
+    batch_size: int,
+    num_workers: int | None,
+    device: torch.device,
+    crops: int = 1,
 ) -> Iterator[InferenceBatch]:
     """Load every image once, in order, with one worker per core by default if there are enough images.
 
     `trained` are the DataModule's hyperparameters from the checkpoint: image size, crop, interpolation, normalisation.
+    With five `crops` an image is that of `FiveCrop`.
     """
-    transform = EvalTransform(decode.choose(), trained["img_size"], trained["crop_pct"], trained["interpolation"])
+    kind = FiveCrop if crops == 5 else EvalTransform
+    transform = kind(decode.choose(), trained["img_size"], trained["crop_pct"], trained["interpolation"])
     normalise = BatchTransform(0, trained["mean"], trained["std"], {}, {}, seed=0)
     if num_workers is None:
         num_workers = usable_cores() if len(images) > _MIN_BATCHES_FOR_WORKERS * batch_size else 0

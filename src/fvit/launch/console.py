@@ -26,6 +26,7 @@ console = Console(width=None if _is_terminal else 10_000, highlight=False, emoji
 
 # Widths in characters: the frame between two cells, the narrowest first column, and the narrowest terminal with frames.
 _GAP, _LEAST, _FRAMED = 3, 12, 100
+_NO_VALUE = "–"
 
 
 class Cost(Protocol):
@@ -70,7 +71,8 @@ def print_plan(
         return
     trainer, optimizer, size = config["trainer"], config["optimizer"], config["data"]["img_size"]
     shape = [f"{key}={config['model'][key]}" for key in ("patch_size", "embed_dim", "depth") if key in config["model"]]
-    images = f"{len(data.source.train):,} training and {count(len(data.source.val), 'validation image')}"
+    test = "" if data.source.test is None else f", {len(data.source.test):,} for a test"
+    images = f"{len(data.source.train):,} training and {count(len(data.source.val), 'validation image')}{test}"
     classes = count(data.num_classes, "class", "classes")
     steps, dropped = divmod(len(data.source.train), plan.global_batch)
     epochs = count(trainer["max_epochs"], "epoch") if trainer.get("max_epochs") else "? epochs"
@@ -105,18 +107,19 @@ def print_exchange(model: dict[str, Any], rows: Sequence[Sequence[str]]) -> None
     _print_table(f"Attention exchanged in {origin} {model['name']}", table)
 
 
-HEAD = ("val acc1", "best acc1", "params", "MACs", "images/s", "time")
+HEAD = ("val acc1", "best acc1", "test acc1", "params", "MACs", "images/s", "time")
 
 
 def figures(metrics: dict[str, float], seconds: float) -> list[str]:
     """The columns of `HEAD`."""
 
     def show(name: str, form: str, scale: float = 1.0) -> str:
-        return form.format(metrics[name] * scale) if name in metrics else "–"
+        return form.format(metrics[name] * scale) if name in metrics else _NO_VALUE
 
     return [
         show("val/acc1", "{:.2f} %", 100),
         show("best/val/acc1", "{:.2f} %", 100),
+        show("test/acc1", "{:.2f} %", 100),
         show("cost/params", "{:.2f} M", 1e-6),
         show("cost/macs", "{:.4g} M", 1e-6),
         show("throughput/images_per_s", "{:,.0f}"),
@@ -124,11 +127,19 @@ def figures(metrics: dict[str, float], seconds: float) -> list[str]:
     ]
 
 
+def _print_figures(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table of `figures`, without the test accuracy where no run has one."""
+    test = head.index("test acc1")
+    if all(row[test] == _NO_VALUE for row in rows):
+        head, *rows = ([*row[:test], *row[test + 1 :]] for row in (head, *rows))
+    print_rows(title, head, rows)
+
+
 def print_results(
     name: str, metrics: dict[str, float], seconds: float, folder: Path, epochs: int | None = None
 ) -> None:
     """The results of a run and, unless it is the job of a sweep, the commands to continue with."""
-    print_rows("Results", ("run", *HEAD), [(name, *figures(metrics, seconds))])
+    _print_figures("Results", ("run", *HEAD), [(name, *figures(metrics, seconds))])
     if is_quiet() or (folder.parent / "multirun.yaml").is_file():
         return
     overrides = overrides_of(folder) or []
@@ -164,7 +175,7 @@ def print_sweep(folder: Path, jobs: "Sequence[Job]") -> None:
         rows.append((name, record["status"], *figures(record["metrics"], record["seconds"])))
         if record.get("error"):
             errors.append((f"job {job.number}", record["error"].splitlines()[0]))
-    print_rows(f"Sweep {folder}", ("job", "status", *HEAD), rows)
+    _print_figures(f"Sweep {folder}", ("job", "status", *HEAD), rows)
     if errors:
         print_facts("Errors", errors)
 
@@ -182,14 +193,14 @@ def print_speed(title: str, stages: dict[str, float], facts: Iterable[tuple[str,
 
 
 def print_evaluation(
-    path: Path, metrics: dict[str, float], recorded: dict[str, float], facts: Sequence[tuple[str, str]] = ()
+    owner: str, metrics: dict[str, float], recorded: dict[str, float], facts: Sequence[tuple[str, str]] = ()
 ) -> None:
-    """The metrics of a checkpoint, next to those recorded when it was saved, and `facts` about them."""
+    """The metrics of a checkpoint or model, next to those recorded when it was saved, and `facts` about them."""
     rows = [
-        (name, f"{value:.10g}", f"{recorded[name]:.10g}" if name in recorded else "–")
+        (name, f"{value:.10g}", f"{recorded[name]:.10g}" if name in recorded else _NO_VALUE)
         for name, value in metrics.items()
     ]
-    print_rows(f"{path}", ("metric", "now", "when saved"), rows)
+    print_rows(owner, ("metric", "now", "when saved"), rows)
     if facts:
         print_facts("", facts)
 

@@ -168,6 +168,8 @@ class RunDir:
                 first = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
                 noted = {**first, "resumed": [*first.get("resumed", []), noted]}
         write_text(self.path / "environment.json", json.dumps(noted, indent=2))
+        for name, text in getattr(self._start[0].source, "records", {}).items():
+            write_text(self.path / name, text)
         write_metrics(self.path, "running", self.metrics, self.seconds)
 
     def _write_end(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:

@@ -4,6 +4,8 @@ import csv
 import io
 import itertools
 import json
+import operator
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,14 +37,23 @@ class Prediction(NamedTuple):
 
 
 class Tally:
-    """Counts predictions, and keeps those that are printed."""
+    """Counts predictions, and keeps those that are printed.
 
-    def __init__(self) -> None:
+    Args:
+        names: of the classes.
+
+    Attributes:
+        labels, predictions, confidences: of the images in folders named after classes, in the order of `add`; classes
+            by their place in `names`.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._places = {name: place for place, name in enumerate(names)}
+        self.labels, self.predictions, self.confidences = array("i"), array("i"), array("f")
         self.first: list[Prediction] = []
         self.failed: list[Prediction] = []
         self.classes: Counter[str] = Counter()
         self.confidence = 0.0
-        self.labelled = self.right = 0
 
     @property
     def predicted(self) -> int:
@@ -56,8 +67,10 @@ class Tally:
         name, probability = prediction.top[0]
         self.classes[name] += 1
         self.confidence += probability
-        self.labelled += bool(prediction.label)
-        self.right += prediction.label == name
+        if prediction.label:
+            self.labels.append(self._places[prediction.label])
+            self.predictions.append(self._places[name])
+            self.confidences.append(probability)
         if len(self.first) < MAX_ROWS:
             self.first.append(prediction)
 
@@ -74,10 +87,9 @@ class Tally:
         if len(self.failed) > _LISTED:
             console.print(f"… and {len(self.failed) - _LISTED:,} more")
         speed = f"{self.predicted:,} in {seconds:.1f} s, {self.predicted / seconds:,.0f} images/s"
-        if self.labelled:
-            accuracy = (
-                f"{100 * self.right / self.labelled:.2f} % of {self.labelled:,} images in folders named after classes"
-            )
+        if total := len(self.labels):
+            right = sum(map(operator.eq, self.labels, self.predictions))
+            accuracy = f"{100 * right / total:.2f} % of {total:,} images in folders named after classes"
             facts = [("accuracy", accuracy), *facts]
         print_facts("", [("images", f"{speed}; {len(self.failed):,} skipped"), *facts])
 
@@ -107,11 +119,11 @@ def writing(file: BinaryIO, suffix: str, ranks: int) -> Iterator[Callable[[Predi
     if suffix == ".csv":
         columns = [column for rank in range(1, ranks + 1) for column in (f"class{rank}", f"probability{rank}")]
         table = csv.writer(text, lineterminator="\n")
-        table.writerow(["file", *columns, "error"])
+        table.writerow(["file", *columns, "error", "label"])
 
         def write(one: Prediction) -> None:
             cells = [cell for name, p in one.top for cell in (name, f"{p:.6g}")] or [""] * len(columns)
-            table.writerow([one.file, *cells, one.error])
+            table.writerow([one.file, *cells, one.error, one.label])
 
         yield write
     else:
@@ -125,4 +137,6 @@ def writing(file: BinaryIO, suffix: str, ranks: int) -> Iterator[Callable[[Predi
 
 def _json(one: Prediction) -> str:
     top = [{"class": name, "probability": float(f"{p:.6g}")} for name, p in one.top]
-    return json.dumps({"file": one.file} | ({"error": one.error} if one.error else {"top": top}), ensure_ascii=False)
+    label = {"label": one.label} if one.label else {}
+    found = {"error": one.error} if one.error else {"top": top}
+    return json.dumps({"file": one.file} | label | found, ensure_ascii=False)

@@ -6,13 +6,14 @@ import warnings
 from typing import Any
 
 from hydra.utils import instantiate
-from lightning import Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 
 from fvit.config.batch_plan import BatchPlan
 from fvit.config.legacy import moved
 from fvit.config.validation import check_arguments
+from fvit.launch import signals
 from fvit.launch.devices import world_size
 from fvit.launch.ranks import external_rank
 from fvit.launch.run_dir import best_scores
@@ -69,6 +70,15 @@ def build_trainer(config: dict[str, Any], plan: BatchPlan | None = None, images:
 def results(trainer: Trainer) -> dict[str, float]:
     """The last value of each metric, and the scores of the best checkpoints."""
     return {name: value.item() for name, value in trainer.callback_metrics.items()} | best_scores(trainer)
+
+
+def test(trainer: Trainer, module: LightningModule, data: LightningDataModule) -> dict[str, float]:
+    """The metrics of the test split after training; none without one, or of a run that was pruned."""
+    if data.source.test is None or any(getattr(callback, "pruned", False) for callback in trainer.callbacks):
+        return {}
+    signals.raise_received()  # one that came after the last step
+    [metrics] = trainer.test(module, data, verbose=False)
+    return metrics
 
 
 def _instantiate(config: dict[str, Any], group: str) -> list[Any]:

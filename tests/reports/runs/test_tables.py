@@ -2,7 +2,17 @@ import pytest
 
 from fvit.reports.runs.collect import collect_runs
 from fvit.reports.runs.groups import MeanCI, rank_runs
-from fvit.reports.runs.tables import METRICS, duration, leaderboard, metrics_of, run_table, with_interval
+from fvit.reports.runs.tables import (
+    METRICS,
+    NOTE,
+    TEST_NOTE,
+    duration,
+    leaderboard,
+    metrics_of,
+    notes,
+    run_table,
+    with_interval,
+)
 from tests.reports.runs.folders import write_lived_in, write_lr_run, write_run, write_sweep
 
 
@@ -49,6 +59,18 @@ def test_missing_values_are_dashes(tmp_path):
 def test_empty_columns_are_left_out(tmp_path):
     write_run(tmp_path / "a", metrics={"val/acc1": 0.95})
     assert board(tmp_path).head == ["attention", "model", "seeds", "accuracy, %", "time"]
+
+
+def test_a_test_has_a_column_and_a_note_and_ranks_nothing(tmp_path):
+    write_run(tmp_path / "a", "softmax", metrics={"val/acc1": 0.95, "test/acc1": 0.5})
+    assert notes(rank_runs(collect_runs([tmp_path]), "softmax")) == [NOTE, TEST_NOTE]
+    write_run(tmp_path / "b", "linear", metrics={"val/acc1": 0.9, "test/acc1": 0.8})
+    write_run(tmp_path / "c", "additive", metrics={"val/acc1": 0.8})
+    softmax, linear, additive = lines(board(tmp_path))
+    assert [row["test, %"] for row in (softmax, linear, additive)] == ["50.00", "80.00", "–"]
+    assert [metric.key for metric in metrics_of(rank_runs(collect_runs([tmp_path]), "softmax")[0])] == ["val/acc1"]
+    write_run(tmp_path / "other" / "d", metrics={"val/acc1": 0.9})
+    assert notes(rank_runs(collect_runs([tmp_path / "other"]), "softmax")) == [NOTE]
 
 
 def test_lived_in_logs_have_the_columns_of_any_other(tmp_path):

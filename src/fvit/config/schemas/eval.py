@@ -4,13 +4,26 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from fvit.config.schemas.fields import Count, Decoder, Loggers, Positive, PositiveFraction, Strict
+from fvit.config.schemas.fields import (
+    Augmentation,
+    Count,
+    Decoder,
+    Fraction,
+    Loggers,
+    OneModel,
+    Positive,
+    PositiveFraction,
+    Strict,
+)
 from fvit.config.schemas.hardware import Hardware
 
 
 class EvalData(Strict):
     name: str | None
     root: str | None
+    val_split: Fraction | None
+    test_split: Fraction | None
+    split_seed: Count | None
     eval_batch_size: Positive | None
     num_workers: Count | Literal["auto"] | None
     prefetch_factor: Positive | None = None
@@ -35,8 +48,14 @@ class Evaluation(Hardware):
         return self
 
 
-class Eval(Evaluation):
-    ckpt_path: str
+class SizedData(EvalData):
+    img_size: Positive | None
+
+
+class Eval(OneModel, Evaluation):
+    data: SizedData
+    split: Literal["val", "test"]
+    tta: Augmentation | None
     tiny: str | None
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 _FORBIDDEN = "/\\#?%:"
 
@@ -30,6 +30,7 @@ PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 ImgSize = Annotated[Any, AfterValidator(_img_size)]
 Decoder = Literal["auto", "turbo", "simplejpeg", "pil"]
+Augmentation = Literal["flip", "5crop", "10crop"]
 WandbProject = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_project)]
 
 
@@ -43,6 +44,25 @@ class Open(BaseModel):
     """Accepts further keys, which the function that receives them checks."""
 
     model_config = ConfigDict(extra="allow")
+
+
+class OneModel(Strict):
+    """Either a checkpoint or a model with published weights."""
+
+    ckpt_path: Text | None
+    pretrained: Text | None
+
+    @model_validator(mode="after")
+    def _is_given(self) -> "OneModel":
+        if self.ckpt_path is None and self.pretrained is None:
+            raise ValueError(
+                "ckpt_path must be given: ckpt_path=… (a checkpoint or run directory), or pretrained=… (of timm)"
+            )
+        if self.ckpt_path is not None and self.pretrained is not None:
+            raise ValueError(
+                f"pretrained={self.pretrained} has no effect with ckpt_path={self.ckpt_path}: leave one of them out"
+            )
+        return self
 
 
 class Wandb(Open):

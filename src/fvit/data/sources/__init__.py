@@ -11,6 +11,7 @@ from fvit.data.sources.builtin import digits, fake
 from fvit.data.sources.downloads import cifar10, imagenette
 from fvit.data.sources.folder import folder
 from fvit.data.sources.imagenet import imagenet
+from fvit.data.sources.imagenet_sets import imagenet_a, imagenet_r, imagenet_real, imagenet_sketch, imagenet_v2
 from fvit.data.sources.relations import relations
 
 __all__ = ["SOURCES", "Source", "load"]
@@ -20,6 +21,11 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "folder": folder,
     "fake": fake,
     "imagenet": imagenet,
+    "imagenet_v2": imagenet_v2,
+    "imagenet_a": imagenet_a,
+    "imagenet_r": imagenet_r,
+    "imagenet_sketch": imagenet_sketch,
+    "imagenet_real": imagenet_real,
     "imagenette": imagenette,
     "cifar10": cifar10,
     "relations": relations,

@@ -105,12 +105,15 @@ class EvalTransform:
 
     def __call__(self, data: bytes | np.ndarray, rng: random.Random | None = None) -> Tensor:
         """Map an encoded image to uint8 [H, W, 3]; `rng` is not used."""
-        pixels = self.decoder(data)  # in full: a crop decode would shift the resampling grid
-        size = self._covering(*pixels.shape[:2])
-        pixels = resize(pixels, *size, self.interpolation)
+        pixels = self.resized(data)
         rows, columns = self.img_size
-        top, left = (round((side - kept) / 2) for side, kept in zip(size, self.img_size, strict=True))
+        top, left = (round((side - kept) / 2) for side, kept in zip(pixels.shape[:2], self.img_size, strict=True))
         return pixels[top : top + rows, left : left + columns]
+
+    def resized(self, data: bytes | np.ndarray) -> Tensor:
+        """The whole image, uint8 [height, width, 3]."""
+        pixels = self.decoder(data)  # in full: a crop decode would shift the resampling grid
+        return resize(pixels, *self._covering(*pixels.shape[:2]), self.interpolation)
 
     def _covering(self, height: int, width: int) -> tuple[int, int]:
         """The size of an image of this shape that just covers `least`: rounded as in torchvision, or in timm."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from fvit.reports.runs.curves import METRICS, mean_curves
 from fvit.reports.runs.groups import Ranking
 from fvit.reports.runs.plots import Figure, parallel_plot, pareto_plots, setting_plots, styles
-from fvit.reports.runs.tables import NOTE, common_text, leaderboard, metrics_of
+from fvit.reports.runs.tables import common_text, leaderboard, metrics_of, notes
 from fvit.reports.web.colours import Palette
 from fvit.reports.web.document import plot
 
@@ -86,8 +86,8 @@ def _boards(number: int, ranking: Ranking, baseline: str) -> str:
         parts.append(
             f'<div class="wide tall board" data-board="{name}" data-metric="{metric.key}"{hidden}>{table}</div>'
         )
-    notes = filter(None, [common_text(ranking), NOTE])
-    return "\n".join([*parts, *(f'<p class="note">{html.escape(note)}</p>' for note in notes)])
+    shown = filter(None, [common_text(ranking), *notes([ranking])])
+    return "\n".join([*parts, *(f'<p class="note">{html.escape(note)}</p>' for note in shown)])
 
 
 def _curves(number: int) -> str:

@@ -8,12 +8,20 @@ from pathlib import Path
 from fvit.launch.console import console, print_facts, print_rows
 from fvit.reports.runs.apart import set_apart
 from fvit.reports.runs.collect import Run
-from fvit.reports.runs.groups import ACCURACY, Group, MeanCI, Ranking
+from fvit.reports.runs.groups import ACCURACY, TEST, Group, MeanCI, Ranking
 from fvit.reports.runs.settings import setting_text
-from fvit.reports.runs.tables import NOTE, common_text, leaderboard, status_of
+from fvit.reports.runs.tables import common_text, leaderboard, notes, status_of
 from fvit.reports.web.tables import to_csv
 
-_METRICS = ("val/loss", f"best/{ACCURACY}", "cost/params", "cost/macs", "throughput/images_per_s", "memory/peak_gib")
+_METRICS = (
+    "val/loss",
+    f"best/{ACCURACY}",
+    TEST,
+    "cost/params",
+    "cost/macs",
+    "throughput/images_per_s",
+    "memory/peak_gib",
+)
 _PRINTED_ROWS = 20
 
 
@@ -50,7 +58,7 @@ def markdown(source: str, runs: Sequence[Run], rankings: Sequence[Ranking], base
         board = leaderboard(ranking, baseline).to_markdown()
         parts += filter(None, [f"## {board_title(ranking)}", board, common_text(ranking)])
     if rankings:
-        parts.append(NOTE)
+        parts += notes(rankings)
     for kind, apart in set_apart(runs).items():
         parts.append(f"## {kind.title}")
         for run in apart:

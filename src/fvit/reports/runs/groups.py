@@ -25,7 +25,7 @@ from fvit.reports.runs.settings import (
     source_of,
 )
 
-ACCURACY = "val/acc1"
+ACCURACY, TEST = "val/acc1", "test/acc1"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fvit.reports.runs.collect import Run
-from fvit.reports.runs.groups import ACCURACY, Group, MeanCI, Ranking
+from fvit.reports.runs.groups import ACCURACY, TEST, Group, MeanCI, Ranking
 from fvit.reports.runs.settings import setting_text
 from fvit.reports.web.tables import NO_VALUE, Cell, Table, three_digits
 
@@ -42,6 +42,16 @@ NOTE = (
     "seeds; one seed has no interval. Difference: paired by seed, to the row that differs only in its attention; the "
     "number of pairs in parentheses. The best epoch is chosen on the set it is measured on, hence optimistic."
 )
+TEST_NOTE = (
+    "Test: images that chose nothing, evaluated once after training, with the weights of the best epoch on the "
+    "validation set; no leaderboard is ranked by it."
+)
+
+
+def notes(rankings: Sequence[Ranking]) -> list[str]:
+    """What the columns of the leaderboards mean."""
+    tested = any(group.mean(TEST) for ranking in rankings for group in ranking.groups)
+    return [NOTE, TEST_NOTE] if tested else [NOTE]
 
 
 def metrics_of(ranking: Ranking) -> list[Metric]:
@@ -73,6 +83,7 @@ def leaderboard(ranking: Ranking, baseline: str, metric: Metric = METRICS[0]) ->
         ("seeds", _seeds),
         (metric.heading, lambda group: with_interval(group.mean(metric.key), metric.factor)),
         (f"vs {baseline}{unit}", difference),
+        ("test, %", lambda group: with_interval(group.mean(TEST))),
         ("params, M", mean("cost/params", three_digits, 1e-6)),
         (f"MACs, {letter}", mean("cost/macs", three_digits, scale)),
         ("images/s", mean("throughput/images_per_s", "{:,.0f}".format)),

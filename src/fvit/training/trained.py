@@ -1,0 +1,87 @@
+"""A trained model to evaluate or to predict with: that of a checkpoint, or one of timm's with its published weights."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fvit.models import data_config
+from fvit.models.hub import source_of
+from fvit.training import checkpoint
+from fvit.training.classes import pretrained_classes
+from fvit.training.classifier import Classifier
+
+
+class Trained(NamedTuple):
+    """A trained model.
+
+    Attributes:
+        module: on the CPU; its `classes` are the names of the outputs, or None where they are unknown.
+        owner: the checkpoint or the name, for messages.
+        data: arguments of `fvit.data.ImageDataModule` as in training; those of published weights have no source.
+        metrics: recorded when the checkpoint was saved.
+        held_out: `ImageDataModule.records` of its training.
+    """
+
+    module: Classifier
+    owner: str
+    data: dict[str, Any]
+    metrics: dict[str, float]
+    held_out: str
+
+
+def open_trained(
+    ckpt_path: str | None, pretrained: str | None, img_size: int | None = None, headless: bool = False
+) -> Trained:
+    """The model of a checkpoint or run directory, or a model with published weights; one of them is None.
+
+    Args:
+        ckpt_path, pretrained: see `from_checkpoint` and `from_timm`.
+        img_size: side of the images in pixels; None for that of training.
+        headless: accept published weights without a classifier.
+    """
+    if ckpt_path is None:
+        return from_timm(pretrained, img_size, headless)
+    return from_checkpoint(checkpoint.find(ckpt_path), img_size)
+
+
+def from_checkpoint(path: Path, img_size: int | None = None) -> Trained:
+    """The model of a checkpoint of fvit.
+
+    Raises:
+        ValueError: the file is damaged, or no checkpoint of fvit, or of a model for images of another size.
+    """
+    content = checkpoint.read(path)
+    data = content["datamodule_hyper_parameters"]
+    if img_size not in (None, data["img_size"]):
+        raise ValueError(f"{path} takes images of {data['img_size']} px, not of data.img_size={img_size}")
+    held_out = content.get("ImageDataModule", {}).get("records", "")
+    return Trained(Classifier.restore(content), str(path), data, content.get("metrics", {}), held_out)
+
+
+def from_timm(name: str, img_size: int | None = None, headless: bool = False) -> Trained:
+    """A model with published weights.
+
+    Args:
+        name: one of timm's, with or without a tag, ``hf-hub:OWNER/NAME`` or ``local-dir:FOLDER``.
+        img_size: side of the images in pixels; None for that of the weights.
+        headless: accept weights without a classifier; the model gets one that is not trained, for two classes.
+
+    Raises:
+        ValueError: there is no such model, it cannot be fetched, or it has no classifier.
+    """
+    data = {"batch_size": 64, **data_config(name)}
+    outputs = source_of(name)[1].get("num_classes") or 0
+    if outputs < 2 and not headless:
+        raise ValueError(f"{name} has no classifier: finetune it, fvit-train model=timm model.name={name} …")
+    outputs = max(outputs, 2)
+    if img_size is not None:
+        data["img_size"] = img_size
+    module = Classifier(
+        model={"name": name, "pretrained": True, "num_classes": outputs},
+        img_size=data["img_size"],
+        num_classes=outputs,
+        optimizer={},
+        scheduler={},
+        loss={"name": "cross_entropy", "label_smoothing": 0.0},
+    )
+    module.classes = pretrained_classes(module.model)
+    return Trained(module, name, data, {}, "")
