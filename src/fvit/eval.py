@@ -20,7 +20,7 @@ def main() -> None:
 
 
 def evaluate(config: dict[str, Any]) -> dict[str, float]:
-    """Validate the checkpoint at ``config["ckpt_path"]``; returns val/loss, val/acc1 and val/acc5."""
+    """Validate the checkpoint at ``config["ckpt_path"]``; returns val/loss, val/acc1 and val/acc5, or a probe's."""
     # Imported here, because --help, completion and a wrong override must not wait for torch.
     from fvit.cost import count
     from fvit.launch.console import print_evaluation
@@ -34,19 +34,27 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     path = checkpoint.find(config["ckpt_path"])
     content = checkpoint.read(path)
     trainer = build_trainer(config)
-    module, data = load(path, content, config["data"])
+    module, data = load(path, content, config["data"], match_classes=config["probe"] is None)
     cost = count(module.model, data.hparams.img_size)
     runtime_flags.set_up(config, module, data)
     with RunDir(config, trainer) as run:
         run.log_start(data, cost.metrics(), model=content["hyper_parameters"]["model"], **dict(compared(module, data)))
-        [metrics] = trainer.validate(module, data, verbose=False)
+        if config["probe"] is None:
+            [metrics] = trainer.validate(module, data, verbose=False)
+            facts = compared(module, data)
+        else:
+            from fvit.probe import evaluate_probe  # which loads scikit-learn
+
+            metrics, facts = evaluate_probe(module, data, trainer, config["probe"])
         run.finish(metrics)
     if trainer.is_global_zero:
-        print_evaluation(path, metrics, content.get("metrics", {}), compared(module, data))
+        print_evaluation(path, metrics, content.get("metrics", {}), facts)
     return metrics
 
 
-def load(path: Path, content: dict[str, Any], asked: dict[str, Any]) -> "tuple[Classifier, ImageDataModule]":
+def load(
+    path: Path, content: dict[str, Any], asked: dict[str, Any], match_classes: bool = True
+) -> "tuple[Classifier, ImageDataModule]":
     """A checkpoint's model, and the dataset on which it is evaluated.
 
     Args:
@@ -54,6 +62,7 @@ def load(path: Path, content: dict[str, Any], asked: dict[str, Any]) -> "tuple[C
         content: what `fvit.training.checkpoint.read` returns for it.
         asked: arguments of the DataModule that replace those of training, unless None; another source (``name``) also
             replaces the source's own arguments.
+        match_classes: select the outputs of the dataset's classes; a probe needs none.
 
     Raises:
         ValueError: the source does not take an argument, or has a class that the model does not know.
@@ -73,9 +82,10 @@ def load(path: Path, content: dict[str, Any], asked: dict[str, Any]) -> "tuple[C
     options = {**trained, **changes}
     data = ImageDataModule(**{key: options[key] for key in options if key in own or key not in before})
     module = Classifier.restore(content)
-    module.select(
-        select_outputs(data.classes, module.classes, module.hparams.num_classes, module.num_outputs, str(path))
-    )
+    if match_classes:
+        module.select(
+            select_outputs(data.classes, module.classes, module.hparams.num_classes, module.num_outputs, str(path))
+        )
     return module, data
 
 

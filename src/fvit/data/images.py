@@ -1,5 +1,6 @@
 """The interface of a set of encoded, labelled images."""
 
+import hashlib
 from abc import ABC, abstractmethod
 
 import numpy as np
@@ -38,6 +39,14 @@ class Images(ABC):
     def locate(self, index: int) -> str:
         """Where the image is stored, for messages: its path, or a shard and the member in it."""
         return f"image {index}"
+
+    def digest(self) -> str:
+        """A text that changes with the images and their labels: here of all bytes, which suits images in memory."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.labels))
+        for index in range(len(self)):
+            content = self.read(index)
+            digest.update(content if isinstance(content, bytes) else np.ascontiguousarray(content))
+        return digest.hexdigest()
 
     @property
     def shard_sizes(self) -> np.ndarray | None:

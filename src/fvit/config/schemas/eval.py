@@ -1,11 +1,12 @@
 """Schemas of `fvit-eval` and `fvit-cascade`."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from fvit.config.schemas.fields import Count, Decoder, Loggers, Positive, PositiveFraction, Strict
 from fvit.config.schemas.hardware import Hardware
+from fvit.config.schemas.probe import Knn, Linear
 
 
 class EvalData(Strict):
@@ -37,6 +38,17 @@ class Evaluation(Hardware):
 class Eval(Evaluation):
     ckpt_path: str
     tiny: str | None
+    probe: Annotated[Knn | Linear, Field(discriminator="name")] | None
+
+    @model_validator(mode="after")
+    def _probe_runs_plainly(self) -> "Eval":
+        if self.probe is None:
+            return self
+        if self.trainer.world_size != 1:
+            raise ValueError(f"probe={self.probe.name} runs on one device: use hardware=cpu, or gpu, trainer.devices=1")
+        if self.compile:
+            raise ValueError(f"compile=true has no effect with probe={self.probe.name}: set compile=false")
+        return self
 
 
 class Cascade(Evaluation):
