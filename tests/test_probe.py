@@ -94,7 +94,7 @@ def test_other_images_or_weights_are_not_taken_from_the_cache(run, tmp_path, mon
     evaluated(tmp_path / "c", f"ckpt_path={run}", *other)
     assert len(calls) == 3  # the training images are the same
     content = checkpoint.read(checkpoint.find(run))
-    content["state_dict"]["model.norm.bias"][0] += 1
+    content["state_dict"]["model.patch_embed.proj.bias"][0] += 1
     torch.save(content, tmp_path / "changed.ckpt")
     evaluated(tmp_path / "d", f"ckpt_path={tmp_path / 'changed.ckpt'}", *other)
     assert len(calls) == 5

@@ -68,9 +68,9 @@ def test_layers_of_models_with_stages_are_their_stages(name):
 
 
 def test_backbones_of_fvit_give_the_features_of_their_head():
-    model, batch = build("casvit_xs", 32, 5).eval(), torch.randn(1, 3, 32, 32)
+    model, batch = build("crossformerpp_s", 32, 5).eval(), torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         before_head, _ = outputs(model, model.get_classifier(), batch)
         torch.testing.assert_close(features(model, batch), before_head)
-    with pytest.raises(ValueError, match=r"CasViT gives the features of its head alone: leave probe.layer"):
+    with pytest.raises(ValueError, match=r"CrossFormer gives the features of its head alone: leave probe.layer"):
         features(model, batch, 0)

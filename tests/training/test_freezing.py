@@ -41,7 +41,7 @@ def under(model, *prefixes):
         ),
         ({**VIT, "name": "deit_tiny_distilled_patch16_224"}, "backbone", ("head.", "head_dist.")),
         (dict(name="convnextv2_atto", img_size=32, num_classes=3), "backbone", ("head.fc",)),
-        (dict(name="casvit_xs", img_size=32, num_classes=3), "backbone", ("head.fc",)),
+        (dict(name="casvit_xs", img_size=32, num_classes=3), "backbone", ("head.fc", "head_dist")),
     ],
 )
 def test_part_that_does_not_learn(options, part, learns):

@@ -26,7 +26,7 @@ def test_head_has_its_own_learning_rate_on_the_same_schedule(compose_config, dec
 
 def test_first_update_of_the_head_is_larger_by_the_ratio(compose_config):
     """With SGD, whose step is proportional to the learning rate."""
-    still = (*BARE, "optimizer=sgd", "optimizer.lr=1e-3", "optimizer.momentum=0", "scheduler=constant", "augment=none")
+    still = (*BARE, "optimizer=sgd", "optimizer.lr=1e-3", "scheduler=constant", "augment=none")
 
     def change(*overrides):
         torch.manual_seed(0)
