@@ -116,7 +116,7 @@ def test_damaged_images_are_left_out_and_named(run, tmp_path, caplog):
     [
         (["probe=knn", "probe.layer=1"], "probe.layer=1: VisionTransformer has layers 0 to 0"),
         (["probe=knn", "hardware=ddp_cpu"], "probe=knn runs on one device"),
-        (["probe=linear", "compile=true"], "compile=true has no effect with probe=linear"),
+        (["probe=linear", "compile=true"], "compile has no effect with probe=linear"),
         (["probe=linear", "probe.C=[]"], "probe.*C.* at least 1 item"),
     ],
 )

@@ -47,7 +47,7 @@ class Eval(Evaluation):
         if self.trainer.world_size != 1:
             raise ValueError(f"probe={self.probe.name} runs on one device: use hardware=cpu, or gpu, trainer.devices=1")
         if self.compile:
-            raise ValueError(f"compile=true has no effect with probe={self.probe.name}: set compile=false")
+            raise ValueError(f"compile has no effect with probe={self.probe.name}: leave it out")
         return self
 
 
