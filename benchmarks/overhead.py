@@ -34,7 +34,6 @@ from hydra import compose, initialize_config_dir
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
-from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
@@ -45,6 +44,7 @@ from fvit.config.schemas.train import Train
 from fvit.data import ImageDataModule
 from fvit.train import train
 from fvit.training import build_loss
+from fvit.training.optimization import build_optimizer
 
 WARMUP = 3
 LARGE = ["model=vit_tiny", "data.img_size=224", "data.image_size=256", "global_batch_size=32"]
@@ -176,7 +176,7 @@ def bare_loop(config: dict[str, Any], model: nn.Module, steps: int) -> Iterator[
     """The loop that one writes by hand; it stops after each step."""
     data = ImageDataModule(**config["data"], batch_size=config["global_batch_size"], seed=config["seed"])
     loss = build_loss(**config["loss"])
-    optimizer = create_optimizer_v2(model, **config["optimizer"])
+    optimizer = build_optimizer(model, config["optimizer"])
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     length = dict(num_epochs=1, updates_per_epoch=steps, step_on_epochs=False)
     scheduler, _ = create_scheduler_v2(optimizer, **length, **config["scheduler"])

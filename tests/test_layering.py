@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "tinysaver": "torch rich plotly fvit.config fvit.launch fvit.reports",
     "config": "hydra omegaconf pydantic yaml fvit",
     "launch": "torch lightning hydra omegaconf pydantic rich dotenv filelock fvit fvit.config",
-    "training": "torch timm lightning numpy torchmetrics hydra fvit.attention fvit.models fvit.config fvit.launch",
+    "training": "torch timm lightning torchmetrics sklearn numpy hydra "
+    "fvit.attention fvit.models fvit.config fvit.launch",
     "callbacks": "torch lightning numpy rich fvit.cost fvit.models fvit.training fvit.config fvit.launch",
     "loggers": "torch lightning omegaconf wandb pydantic PIL "
     "fvit.cost fvit.models fvit.training fvit.config fvit.launch",

@@ -162,15 +162,14 @@ def run(config: dict[str, Any]) -> dict[str, float]:
 
 def bare_loop(config: dict[str, Any]) -> float:
     """Images per second of the loop that one writes by hand, without its first steps."""
-    from timm.optim import create_optimizer_v2
-
     from fvit.data import ImageDataModule
     from fvit.train import build_module
+    from fvit.training.optimization import build_optimizer
 
     device = torch.device("cuda" if config["trainer"]["accelerator"] == "gpu" else "cpu")
     data = ImageDataModule(**config["data"], batch_size=config["global_batch_size"], seed=config["seed"])
     module = build_module(config, data)
-    model, optimizer = module.model.to(device).train(), create_optimizer_v2(module.model, **config["optimizer"])
+    model, optimizer = module.model.to(device).train(), build_optimizer(module.model, config["optimizer"])
     for step, (images, labels) in enumerate(_on_device(data, device)):
         if step == 2:
             synchronise(device)

@@ -39,10 +39,13 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     if config["tiny"] is not None:
         large, tiny = argument("large", config["ckpt_path"]), argument("tiny", config["tiny"])
         raise ConfigError(f"fvit-eval evaluates one checkpoint; a cascade of two: fvit-cascade {large} {tiny}")
-    trained = open_trained(config["ckpt_path"], config["pretrained"], config["data"]["img_size"])
+    probe = config["probe"]
+    trained = open_trained(
+        config["ckpt_path"], config["pretrained"], config["data"]["img_size"], headless=probe is not None
+    )
     trainer = build_trainer(config)
     crops, flip = VIEWS.get(config["tta"], (1, False))
-    module, data = trained.module, load(trained, {**config["data"], "eval_crops": crops})
+    module, data = trained.module, load(trained, {**config["data"], "eval_crops": crops}, match_classes=probe is None)
     if config["split"] == "test" and data.source.test is None:
         raise ConfigError(f"split=test: {data.hparams.name} has no test images here; leave it out")
     cost, facts = count(module.model, data.hparams.img_size), compared(module, data)
@@ -52,12 +55,17 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     runtime_flags.set_up(config, module, data)
     with RunDir(config, trainer) as run:
         run.log_start(data, cost.metrics(), model=module.hparams.model, **dict(facts))
-        [metrics] = (trainer.test if config["split"] == "test" else trainer.validate)(module, data, verbose=False)
+        if probe is None:
+            [metrics] = (trainer.test if config["split"] == "test" else trainer.validate)(module, data, verbose=False)
+        else:
+            from fvit.probe import evaluate_probe  # which loads scikit-learn
+
+            metrics, facts = evaluate_probe(module, data, trainer, probe)
         run.finish(metrics)
     if trainer.is_global_zero:
         print_evaluation(trained.owner, metrics, trained.metrics, facts)
         for callback in trainer.callbacks:
-            if isinstance(callback, EvalScores):
+            if probe is None and isinstance(callback, EvalScores):
                 print_scores(callback.scores, display_names(data.classes, module.num_outputs))
     return metrics
 

@@ -2,15 +2,19 @@
 
 import io
 import itertools
+import os
+import shutil
 from collections import Counter
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from fvit.data import ImageDataModule, sources
+from fvit.data.images import Pixels
 
 from .prepare.folders import prepared
 from .remote import FaultyServer
@@ -137,6 +141,32 @@ def assert_exact(world, workers, nodes=1, **options):
     assert counts.keys() <= {(number, number % CLASSES) for number in SPLITS["train"]}
     assert validated == Counter((number, number % CLASSES) for number in SPLITS["val"])
     return seen
+
+
+def test_digest_changes_with_the_files_of_its_split_alone(options, tmp_path):
+    """A copy of the folder, because others read the original."""
+    root = shutil.copytree(options["root"], tmp_path / "root")
+    copied = {**options, "root": str(root)}
+
+    def digests():
+        source = sources.load(**copied)
+        return source.train.digest(), source.val.digest()
+
+    before = digests()
+    assert digests() == before
+    files = [path for path in sorted(root.rglob("*")) if path.is_file() and "val" in str(path.relative_to(root))]
+    for file in files:
+        os.utime(file, ns=(0, 0))
+    after = digests()
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+
+
+def test_digest_of_images_in_memory_is_of_their_pixels():
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    first, again, other = (Pixels(part, np.array([0, 1])).digest() for part in (pixels, pixels.copy(), pixels + 1))
+    assert first == again != other
+    assert Pixels(pixels, np.array([1, 0])).digest() != first
 
 
 @pytest.mark.parametrize("world", [1, 3])

@@ -1,6 +1,8 @@
 """Reports images that could not be read."""
 
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
@@ -31,8 +33,14 @@ class SkippedImages(Callback):
             ranks: list = [None] * trainer.world_size
             dist.all_gather_object(ranks, faults)
             faults = list({fault.where: fault for rank in ranks for fault in rank}.values())
-        if faults and trainer.is_global_zero:
-            lines = [f"  {fault}" for fault in faults[:_SHOWN]]
-            lines += [f"  and {len(faults) - _SHOWN} more"] * (len(faults) > _SHOWN)
-            log.warning("%s: %d images could not be read and were skipped\n%s", when, len(faults), "\n".join(lines))
+        if trainer.is_global_zero:
+            warn_of_skipped(faults, when)
         return len(faults)
+
+
+def warn_of_skipped(faults: Sequence[Any], when: str) -> None:
+    """Log the number of images that could not be read, and the first of them; nothing if there are none."""
+    if faults:
+        lines = [f"  {fault}" for fault in faults[:_SHOWN]]
+        lines += [f"  and {len(faults) - _SHOWN} more"] * (len(faults) > _SHOWN)
+        log.warning("%s: %d images could not be read and were skipped\n%s", when, len(faults), "\n".join(lines))

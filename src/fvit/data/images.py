@@ -1,5 +1,6 @@
 """The interface of a set of encoded, labelled images."""
 
+import hashlib
 from abc import ABC, abstractmethod
 
 import numpy as np
@@ -39,6 +40,14 @@ class Images(ABC):
         """Where the image is stored, for messages: its path, or a shard and the member in it."""
         return f"image {index}"
 
+    def digest(self) -> str:
+        """A text that changes with the images and their labels: here of all bytes, which suits images in memory."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.labels))
+        for index in range(len(self)):
+            content = self.read(index)
+            digest.update(content if isinstance(content, bytes) else np.ascontiguousarray(content))
+        return digest.hexdigest()
+
     @property
     def shard_sizes(self) -> np.ndarray | None:
         """Number of images in each shard, if the images are stored in shards, which are fetched as a whole."""
@@ -76,3 +85,7 @@ class Subset(Images):
 
     def locate(self, index: int) -> str:
         return self.images.locate(self.indices[index])
+
+    def digest(self) -> str:
+        """Of the whole set and the indices."""
+        return hashlib.sha256(self.images.digest().encode() + self.indices.tobytes()).hexdigest()

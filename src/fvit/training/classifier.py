@@ -8,23 +8,22 @@ import torch
 import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from timm.optim import list_optimizers
-from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fvit.config.errors import RunError, did_you_mean
+from fvit.config.errors import RunError
 from fvit.config.legacy import FORMAT, migrate_checkpoint, model_options
 from fvit.models import attention_spec, build
 from fvit.models.hosts import ignore_rope
 from fvit.models.hub import resolved
 from fvit.models.weights import unwrapped
 from fvit.training.classes import order_pretrained_head
-from fvit.training.fused import create_optimizer
+from fvit.training.freezing import Frozen
 from fvit.training.initial import initial_weights, load_all, start_facts
 from fvit.training.losses import build_loss
 from fvit.training.metrics import EvalMetrics, StepMeans, accuracy
+from fvit.training.optimization import build_optimizer, build_scheduler, scheduled_rate
 from fvit.training.sharding import numbered_by_model, shard
 
 
@@ -37,16 +36,16 @@ class Classifier(LightningModule):
         model: arguments of `fvit.models.build`, with `attention` as a mapping that has a `name`; and `init_from`, an
             fvit checkpoint or run directory (its best checkpoint), or another file of weights, which are loaded where
             name and shape match, and those of the head where the name of the class matches. If it has another
-            attention, that is exchanged, and `keep` says what the new one takes over.
+            attention, that is exchanged, and `keep` says what the new one takes over. `freeze` is what `Frozen` takes.
         img_size: of the images in pixels: the side of squares, or height and width.
         num_classes: number of classes of the dataset.
-        optimizer: arguments of ``timm.optim.create_optimizer_v2``.
-        scheduler: arguments of ``timm.scheduler.create_scheduler_v2``; lengths in epochs, stepped every update.
-            ``warmup_epochs=None`` is an eighth of the run, at most 5 epochs.
+        optimizer: arguments of `fvit.training.optimization.build_optimizer`.
+        scheduler: arguments of `fvit.training.optimization.build_scheduler`.
         loss: arguments of `fvit.training.build_loss`.
         classes: names of the dataset's classes; a checkpoint has its own.
 
     Attributes:
+        frozen: the part of the model that does not learn.
         outputs: the outputs that an evaluation compares, int64 [classes of its dataset], or None for all.
 
     Raises:
@@ -77,12 +76,14 @@ class Classifier(LightningModule):
                 f"set model.num_classes={num_classes}, or null to follow the dataset"
             )
         attention = attention_spec(options.pop("attention", {"name": "native"}))
+        freeze = options.pop("freeze", None)
         init_from = options.pop("init_from", None)
         if init_from is not None:
             options |= initial_weights(init_from, model, classes)
         self.model = build(img_size=img_size, num_classes=outputs, attention=attention, **options)
         if model.get("pretrained") and classes is not None:
             order_pretrained_head(self.model, classes)
+        self.frozen = Frozen(self.model, freeze)
         self.num_outputs = outputs
         self.earlier_metrics: dict[str, float] = {}
         self.loss = build_loss(**loss)
@@ -115,7 +116,13 @@ class Classifier(LightningModule):
 
     def facts(self) -> list[tuple[str, str]]:
         """Names and values for the summary that is printed before training."""
-        return start_facts(self.hparams.model, self.model)
+        return [*start_facts(self.hparams.model, self.model), *self.frozen.facts()]
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all modules but the frozen ones, which stay in evaluation mode."""
+        super().train(mode)
+        self.frozen.evaluate()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images [B, 3, H, W] to logits [B, outputs]."""
@@ -133,8 +140,7 @@ class Classifier(LightningModule):
         if self.step_is_logged:
             self.step_means.add({"train/loss": loss})
             if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch:
-                # With layer decay the head's group has the configured learning rate.
-                rate = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
+                rate = scheduled_rate(self.trainer.optimizers[0])
                 self.log_dict({**self.step_means.take(self.trainer.world_size), "lr": rate})
         return loss
 
@@ -198,39 +204,25 @@ class Classifier(LightningModule):
             shard(self.model, self.device_mesh["data_parallel"], self.trainer.precision)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """timm's optimizer with no-decay groups, and timm's schedule, stepped every update.
+        """timm's optimizer and schedule, stepped every update.
 
         Raises:
             ValueError: the run has no length, or the schedule does not fit into it.
         """
         optimizer = self.build_optimizer()
-        options = dict(self.hparams.scheduler)
-        if self.trainer.fast_dev_run:  # too short for a warmup
-            options = {"sched": "constant"}
+        # A fast_dev_run is too short for a warmup.
+        options = {"sched": "constant"} if self.trainer.fast_dev_run else self.hparams.scheduler
         self.trainer.fit_loop.setup_data()  # counts the batches, also where the length is given in steps
         updates = self.trainer.estimated_stepping_batches
         if updates == float("inf"):
             raise ValueError("the schedule needs the length of the run; set trainer.max_epochs or trainer.max_steps")
         per_epoch = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
-        length = {"num_epochs": updates / per_epoch, "updates_per_epoch": per_epoch, "step_on_epochs": False}
-        if options.get("warmup_epochs", 0) is None:
-            options["warmup_epochs"] = min(5, length["num_epochs"] / 8)
-        try:
-            scheduler, _ = create_scheduler_v2(optimizer, **length, **options)
-        except ValueError as error:
-            raise ValueError(
-                f"the schedule does not fit into {updates} updates, {per_epoch} per epoch ({error}); "
-                "change scheduler.warmup_epochs or scheduler.decay_epochs, or train longer"
-            ) from error
+        scheduler = build_scheduler(optimizer, options, updates, per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def build_optimizer(self) -> Optimizer:
-        options = self.hparams.optimizer
-        try:
-            return create_optimizer(self.model, options, self.device)
-        except (ValueError, TypeError, AssertionError, ImportError, RuntimeError) as error:  # of timm, torch or apex
-            near = did_you_mean(options["opt"], list_optimizers()) if "not found" in str(error) else ""
-            raise ValueError(f"optimizer.opt={options['opt']} cannot be built: {error}{near}") from error
+        with self.frozen.requiring_gradients():
+            return build_optimizer(self.model, self.hparams.optimizer)
 
     def on_train_start(self) -> None:
         # A resumed optimizer has the learning rate it ended with, not that of the schedule.
@@ -255,7 +247,8 @@ class Classifier(LightningModule):
         checkpoint["format"] = FORMAT
         checkpoint["classes"] = getattr(self.trainer.datamodule, "classes", self.classes)
         hyper_parameters = dict(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
-        hyper_parameters["model"] = {**hyper_parameters["model"], "pretrained": False, "init_from": None}
+        origin = {"pretrained": False, "init_from": None, "freeze": None}
+        hyper_parameters["model"] = hyper_parameters["model"] | origin
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = hyper_parameters
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

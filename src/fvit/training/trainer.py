@@ -140,6 +140,8 @@ def _silence_lightning() -> None:
     # Runs resume in their own directory, and the number of workers is the user's choice.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message="The '.*' does not have many workers")
+    # Frozen parts compute as in evaluation.
+    warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training")
     # `configure_model` does nothing unless the model is sharded, and averaging is refused then.
     warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model that overrides")
     # The DataModule keeps its position itself, because Lightning sometimes drops a loader's state.

@@ -70,6 +70,7 @@ def test_defaults_are_the_quickstart(compose_config):
         (["data.pin_memory=true"], "data.pin_memory=true has no effect on cpu"),
         (["trainer.precision=16-mixed"], "on a CPU use bf16-mixed"),
         (["hardware=fsdp", "callbacks=[default,ema]"], "callbacks.ema averages unsharded weights"),
+        (["hardware=fsdp", "callbacks=[default,unfreeze]"], "callbacks.unfreeze: sharded weights stay frozen"),
         (["hardware=fsdp", "distillation=deit_soft", "distillation.teacher.path=RUN"], "distillation needs unsharded"),
         (["distillation=deit_soft"], "distillation needs a teacher: distillation.teacher.path=…"),
         (["attention=mixed"], "model.attention.layers must be given"),

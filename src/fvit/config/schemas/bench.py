@@ -24,7 +24,7 @@ class CandidateConfig(Strict):
     def _weights_have_no_effect(self) -> "CandidateConfig":
         if self.model.match:
             raise ValueError(f"model.match is for training; here use match={self.model.match} to=MODEL")
-        for key in ("pretrained", "init_from", "keep"):
+        for key in ("pretrained", "init_from", "keep", "freeze"):
             if value := getattr(self.model, key):
                 raise ValueError(f"model.{key}={value} has no effect on what a model costs; leave it out")
         return self

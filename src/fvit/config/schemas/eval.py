@@ -1,14 +1,15 @@
 """Schemas of `fvit-eval` and `fvit-cascade`."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from fvit.config.schemas.fields import (
     Augmentation,
     Count,
     Decoder,
     Fraction,
+    ImgSize,
     Loggers,
     OneModel,
     Positive,
@@ -16,6 +17,7 @@ from fvit.config.schemas.fields import (
     Strict,
 )
 from fvit.config.schemas.hardware import Hardware
+from fvit.config.schemas.probe import Knn, Linear
 
 
 class EvalData(Strict):
@@ -49,7 +51,7 @@ class Evaluation(Hardware):
 
 
 class SizedData(EvalData):
-    img_size: Positive | None
+    img_size: ImgSize | None
 
 
 class Eval(OneModel, Evaluation):
@@ -57,6 +59,18 @@ class Eval(OneModel, Evaluation):
     split: Literal["val", "test"]
     tta: Augmentation | None
     tiny: str | None
+    probe: Annotated[Knn | Linear, Field(discriminator="name")] | None
+
+    @model_validator(mode="after")
+    def _probe_runs_plainly(self) -> "Eval":
+        if self.probe is None:
+            return self
+        if self.trainer.world_size != 1:
+            raise ValueError(f"probe={self.probe.name} runs on one device: use hardware=cpu, or gpu, trainer.devices=1")
+        for key, value in (("compile", self.compile), ("tta", self.tta), ("split", self.split == "test")):
+            if value:
+                raise ValueError(f"{key} has no effect with probe={self.probe.name}: leave it out")
+        return self
 
 
 class Cascade(Evaluation):

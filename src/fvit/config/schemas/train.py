@@ -32,6 +32,7 @@ class Model(Open):
     num_classes: Positive | None = None
     pretrained: bool = False
     init_from: str | None = None
+    freeze: Any = None
     blocks: Any = None
     keep: list[str] | None = None
     attention: dict[str, Any]
@@ -144,6 +145,7 @@ class Optimizer(Open):
     lr: PositiveFloat
     weight_decay: NonNegative
     layer_decay: PositiveFraction | None
+    head_lr: PositiveFloat | None = None
 
 
 class Scheduler(Strict):
@@ -221,6 +223,10 @@ class Train(Hardware):
             if str(options.get("_target_")).endswith(("EMA", "Averaging")):
                 raise ValueError(
                     f"callbacks.{name} averages unsharded weights: leave it out, or use hardware=ddp instead of fsdp"
+                )
+            if str(options.get("_target_")).endswith(".Unfreeze"):
+                raise ValueError(
+                    f"callbacks.{name}: sharded weights stay frozen for a whole run; use hardware=ddp instead of fsdp"
                 )
         return self
 

@@ -1,5 +1,6 @@
 """Images in individual files."""
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,14 @@ class FileImages(Images):
         if not content:
             raise BadImage(f"{path} is empty")
         return content
+
+    def digest(self) -> str:
+        """Of the paths, sizes and modification times."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.labels))
+        for path in map(os.path.abspath, map(self.locate, range(len(self)))):
+            status = os.stat(path)
+            digest.update(os.fsencode(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n"))
+        return digest.hexdigest()
 
     def locate(self, index: int) -> str:
         name = os.fsdecode(self._names[self._ends[index] : self._ends[index + 1]])

@@ -53,6 +53,11 @@ class ShardedImages(Images):
     def prefetch(self, shards: np.ndarray) -> None:
         self.storage.prefetch([self.shards[shard] for shard in shards])
 
+    def digest(self) -> str:
+        """Of the shards' names, sizes and versions."""
+        shards = [self.storage.root, *([shard.name, shard.size, shard.version] for shard in self.shards)]
+        return hashlib.sha256(json.dumps(shards).encode() + self.labels.tobytes()).hexdigest()
+
     def _find(self, index: int) -> tuple[int, int]:
         """The shard of an image, and the image's position in it."""
         if not 0 <= index < len(self.labels):

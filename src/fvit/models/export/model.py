@@ -47,7 +47,9 @@ class ExportModel:
     ) -> "ExportModel":
         """From a trained model and the `model` arguments of its `fvit.training.Classifier`."""
         # Without the options that say where the initial weights came from.
-        options = {key: value for key, value in trained.items() if key not in ("pretrained", "init_from", "keep")}
+        options = {
+            key: value for key, value in trained.items() if key not in ("pretrained", "init_from", "keep", "freeze")
+        }
         attention = attention_spec(options.pop("attention", {"name": "native"}))
         options |= dict(img_size=img_size, num_classes=len(classes), attention=_cheapest(attention))
         model = build(**options)
