@@ -80,7 +80,7 @@ def print_plan(
         *further,
         (
             "data",
-            f"{config['data']['name']}: {images}, {classes}; decoder {data.decoder.name}",
+            f"{config['data'].get('dataset', config['data']['name'])}: {images}, {classes}; decoder {data.decoder.name}",
         ),
         ("batch", str(plan)),
         ("length", f"{epochs} of {count(steps, 'step')}; {count(dropped, 'image')} dropped per epoch"),

@@ -12,6 +12,7 @@ from fvit.data.sources.downloads import cifar10, imagenette
 from fvit.data.sources.folder import folder
 from fvit.data.sources.imagenet import imagenet
 from fvit.data.sources.relations import relations
+from fvit.data.sources.torch_datasets import own, torchvision_dataset
 
 __all__ = ["SOURCES", "Source", "load"]
 
@@ -23,6 +24,8 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "imagenette": imagenette,
     "cifar10": cifar10,
     "relations": relations,
+    "torchvision": torchvision_dataset,
+    "own": own,
 }
 
 
