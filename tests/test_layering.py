@@ -14,7 +14,7 @@ ROOT = Path(fvit.__file__).parent
 # `fvit` is the root alone, for its version and place; `fvit.cost` is the folder with all that is in it.
 MAY_IMPORT = {
     "attention": "torch",
-    "models": "torch timm numpy safetensors onnxruntime PIL fvit fvit.attention",
+    "models": "torch timm numpy safetensors huggingface_hub onnxruntime PIL fvit fvit.attention",
     "data": "torch torchvision timm lightning numpy scipy sklearn PIL simplejpeg isal "
     "fsspec aiohttp filelock pydantic pyarrow",
     "cost": "torch timm fvit.attention fvit.models",

@@ -5,6 +5,7 @@ from fvit.models.backbones.crossformerpp import CrossFormer
 from fvit.models.backbones.fastervit import FasterViT
 from fvit.models.backbones.vip import VisionPermutator
 from fvit.models.build import build
+from fvit.models.data_config import data_config
 from fvit.models.exchange import BlockReport, exchange, exchange_rows
 from fvit.models.fvit import FViT, exchanged
 from fvit.models.spec import AttentionSpec, BlockSpec, attention_spec, block_indices, expand
@@ -26,6 +27,7 @@ __all__ = [
     "attention_spec",
     "block_indices",
     "build",
+    "data_config",
     "exchange",
     "exchange_rows",
     "exchanged",
