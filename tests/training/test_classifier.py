@@ -10,7 +10,7 @@ from fvit.config.errors import RunError
 from fvit.data.formats.decode import choose
 from fvit.data.transforms.image import EvalTransform
 from fvit.training import Classifier
-from fvit.training.classifier import StepMeans
+from fvit.training.metrics import StepMeans
 
 from ..data.pictures import jpeg
 from .fitting import BARE, DIGITS, FAKE, LENGTH, MODEL, Probe, fit

@@ -8,7 +8,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
-from fvit.training.classifier import accuracy
+from fvit.training.metrics import accuracy
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,8 @@
 """The LightningDataModule: a data source, its transforms, and loaders that are exact on any number of ranks."""
 
+import hashlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -28,13 +30,14 @@ log = logging.getLogger(__name__)
 
 # A worker that delivers nothing for this long counts as dead. Reads have much shorter timeouts of their own.
 _WORKER_TIMEOUT = 1800
+_NAMES = {"val": "validation", "test": "test"}
 
 
 class ImageDataModule(LightningDataModule):
     """Batches of images from one source.
 
     In training, each rank takes its share of a shuffle that depends on (seed, epoch) alone, in whole optimizer steps.
-    In validation, each image is seen exactly once over all ranks. Checkpoints contain the position within the epoch: a
+    In validation and test, each image is seen exactly once over all ranks. Checkpoints contain the position within the epoch: a
     resumed run sees the same images, with the same augmentations, as if it had not been interrupted.
 
     Args:
@@ -55,7 +58,7 @@ class ImageDataModule(LightningDataModule):
 
     Attributes:
         positions: int64 [B], of the current batch in the epoch; in validation, the images' indices, ascending.
-        resident: with `resident`, the images on the device: those for training (True) and for validation (False).
+        resident: with `resident`, the images on the device, by the name of their split.
     """
 
     def __init__(
@@ -93,9 +96,15 @@ class ImageDataModule(LightningDataModule):
         self.faults = FaultLog(skip_limit)
         self.positions: Tensor | None = None
         self._sampler: TrainSampler | None = None
-        self.resident: dict[bool, ResidentDataset] = {}
+        self.resident: dict[str, ResidentDataset] = {}
         self._last: tuple[int, int] | None = None  # epoch and first position of the latest training batch
         self._resumed: dict[str, Any] = {}
+
+    @property
+    def records(self) -> str:
+        """A digest of which images are held out of training, where no folder says it; else empty."""
+        text = "".join(self.source.records.values())
+        return hashlib.sha256(os.fsencode(text)).hexdigest() if text else ""
 
     @property
     def num_classes(self) -> int:
@@ -108,6 +117,8 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         images, layout = self.source.train, self.batch_layout
+        if not len(images):
+            raise ValueError(f"data.name={self.hparams.name} has no training images here: it is for evaluation alone")
         if len(images) < layout.global_batch:
             raise ValueError(
                 f"{len(images)} training images are fewer than one batch of {layout.global_batch}; "
@@ -124,19 +135,26 @@ class ImageDataModule(LightningDataModule):
         return self._loader(self._train_set(), self.hparams.batch_size, self._sampler, draw)
 
     def val_dataloader(self) -> DataLoader:
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """The test images, or those for validation if there are none."""
+        return self._eval_loader("val" if self.source.test is None else "test")
+
+    def _eval_loader(self, split: str) -> DataLoader:
         world, rank = self._world()
-        count = len(self.source.val)
+        dataset = self._eval_set(split)
+        count = len(dataset)
         if count < world:
-            raise ValueError(f"{count} validation images are not enough for {world} ranks")
+            raise ValueError(f"{count} {_NAMES[split]} images are not enough for {world} ranks")
         batch_size = self.hparams.eval_batch_size or self.hparams.batch_size
-        dataset = self._val_set()
         if self.hparams.resident:
-            dataset = self._keep(False, dataset.images, dataset.transform)
+            dataset = self._keep(split, dataset.images, dataset.transform)
         return self._loader(dataset, batch_size, EvalSampler(count, world, rank))
 
     def val_images(self, indices: Sequence[int]) -> Batch:
         """A batch of these validation images, without those that cannot be read."""
-        dataset = self._val_set()
+        dataset = self._eval_set("val")
         return collate([dataset[SampleKey(index, 0, index)] for index in indices])
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -150,7 +168,8 @@ class ImageDataModule(LightningDataModule):
         """Normalise and augment on the device."""
         training = self.trainer.training
         if self.hparams.resident:
-            batch = batch._replace(images=self.resident[training].take(batch.images))
+            split = "train" if training else "test" if self.trainer.testing and self.source.test is not None else "val"
+            batch = batch._replace(images=self.resident[split].take(batch.images))
         return self.batch_transform(batch, training, self.trainer.lightning_module.dtype)
 
     def state_dict(self) -> dict[str, Any]:
@@ -163,6 +182,7 @@ class ImageDataModule(LightningDataModule):
             "epoch": epoch,
             "position": step * layout.global_batch,
             "images": len(self.source.train),
+            "records": self.records,
             "windows": windows and (windows.shards, windows.nodes),
         }
 
@@ -172,6 +192,11 @@ class ImageDataModule(LightningDataModule):
             raise DataError(
                 f"the run was stopped within an epoch of {state['images']:,} training images, but there are now "
                 f"{len(self.source.train):,}: resume it with the data that it started with"
+            )
+        if state.get("records", self.records) != self.records:
+            raise DataError(
+                "other images are held out than when the run started, so that some of them were trained on: resume it "
+                "with the images that it started with, or start a new run"
             )
         self._resumed = state
 
@@ -223,7 +248,7 @@ class ImageDataModule(LightningDataModule):
 
     def _train_set(self) -> ImageDataset | ResidentDataset:
         if self.hparams.resident:
-            return self._keep(True, self.source.train, self._train_transform)
+            return self._keep("train", self.source.train, self._train_transform)
         return ImageDataset(self.source.train, self._train_transform, self.hparams.seed, replace=True)
 
     def _build_train_transform(self) -> TrainTransform | EvalTransform:
@@ -233,15 +258,15 @@ class ImageDataModule(LightningDataModule):
             return EvalTransform(self.decoder, hp.img_size, 1.0, hp.interpolation)
         return TrainTransform(self.decoder, hp.img_size, interpolation=hp.interpolation, mean=hp.mean, **options)
 
-    def _val_set(self) -> ImageDataset:
+    def _eval_set(self, split: str) -> ImageDataset:
         hp = self.hparams
         transform = EvalTransform(self.decoder, hp.img_size, hp.crop_pct, hp.interpolation)
-        return ImageDataset(self.source.val, transform, hp.seed, replace=False)
+        return ImageDataset(self.source.splits[split], transform, hp.seed, replace=False)
 
-    def _keep(self, training: bool, images: Images, transform: Transform) -> ResidentDataset:
-        if training not in self.resident:
-            self.resident[training] = ResidentDataset(images, self.decoder, transform, self.hparams.seed)
-        return self.resident[training]
+    def _keep(self, split: str, images: Images, transform: Transform) -> ResidentDataset:
+        if split not in self.resident:
+            self.resident[split] = ResidentDataset(images, self.decoder, transform, self.hparams.seed)
+        return self.resident[split]
 
     def _world(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)

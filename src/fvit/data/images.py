@@ -62,3 +62,17 @@ class Pixels(Images):
 
     def read(self, index: int) -> np.ndarray:
         return self.pixels[index]
+
+
+class Subset(Images):
+    """Some of the images of a set that is not stored in shards, in the order of `indices`."""
+
+    def __init__(self, images: Images, indices: np.ndarray) -> None:
+        self.images, self.indices = images, indices
+        self.labels = images.labels[indices]
+
+    def read(self, index: int) -> bytes | np.ndarray:
+        return self.images.read(self.indices[index])
+
+    def locate(self, index: int) -> str:
+        return self.images.locate(self.indices[index])

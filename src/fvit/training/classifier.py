@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -14,8 +13,6 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 
 from fvit.config.errors import RunError, did_you_mean
 from fvit.config.legacy import migrate_checkpoint, model_options
@@ -24,6 +21,7 @@ from fvit.models.weights import unwrapped
 from fvit.training.checkpoint import initial_weights
 from fvit.training.classes import counterparts, pretrained_classes
 from fvit.training.losses import build_loss
+from fvit.training.metrics import EvalMetrics, StepMeans, accuracy
 from fvit.training.sharding import numbered_by_model, shard
 
 
@@ -46,7 +44,7 @@ class Classifier(LightningModule):
         classes: names of the dataset's classes; a checkpoint has its own.
 
     Attributes:
-        outputs: the outputs that a validation compares, int64 [classes of its dataset], or None for all.
+        outputs: the outputs that an evaluation compares, int64 [classes of its dataset], or None for all.
 
     Raises:
         ValueError: the head has fewer outputs than the dataset has classes; no weight of `init_from` fits.
@@ -86,10 +84,9 @@ class Classifier(LightningModule):
         self.earlier_metrics: dict[str, float] = {}
         self.loss = build_loss(**loss)
         self.step_means = StepMeans()
-        self._num_validated = 0
         self.train_acc1 = accuracy(outputs)
         self.register_buffer("outputs", None, persistent=False)
-        self._compare(outputs)
+        self.val_metrics = EvalMetrics(outputs)
 
     @classmethod
     def restore(cls, content: dict[str, Any]) -> Self:
@@ -101,15 +98,10 @@ class Classifier(LightningModule):
         return module
 
     def select(self, outputs: Sequence[int] | None) -> None:
-        """Validate with these outputs alone, in the order of the dataset's classes; with all if None."""
+        """Evaluate with these outputs alone, in the order of the dataset's classes; with all if None."""
         if outputs is not None:
             self.outputs = torch.tensor(outputs, device=self.device)
-            self._compare(len(outputs))
-
-    def _compare(self, outputs: int) -> None:
-        """Build the metrics of a validation, for logits of so many outputs."""
-        top5 = accuracy(outputs, top_k=min(5, outputs))
-        self.val_metrics = torch.nn.ModuleDict({"loss": MeanMetric(), "acc1": accuracy(outputs), "acc5": top5})
+            self.val_metrics = EvalMetrics(len(outputs))
 
     def facts(self) -> list[tuple[str, str]]:
         """Names and values for the summary that is printed before training."""
@@ -157,34 +149,40 @@ class Classifier(LightningModule):
         return self.loss(logits, targets), logits
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
-        """Update ``val/loss`` (cross-entropy without smoothing), ``val/acc1`` and ``val/acc5``.
+        """Update ``val/loss``, ``val/acc1`` and ``val/acc5``.
 
         Returns:
             the logits [B, outputs] of the selected outputs, for callbacks; None for a batch without images.
         """
+        return self._evaluate(batch, "val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
+        """As `validation_step`, for ``test/…``; loggers receive these with the results of the run."""
+        return self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], split: str) -> Tensor | None:
         images, labels = batch
         logits = self(images) if len(labels) else None  # all of its images may have been damaged
-        if logits is not None and self.outputs is not None:
-            logits = logits[:, self.outputs]
-        self._num_validated += len(labels)
         if logits is not None:
-            # torchmetrics sums counts over ranks, which is exact for unequal numbers of images.
-            self.val_metrics["loss"].update(F.cross_entropy(logits.float(), labels), weight=len(labels))
-            for name in ("acc1", "acc5"):
-                self.val_metrics[name].update(logits, labels)
-        self.log_dict({f"val/{name}": metric for name, metric in self.val_metrics.items()}, on_epoch=True)
+            logits = logits if self.outputs is None else logits[:, self.outputs]
+            self.val_metrics.count(logits, labels)
+        metrics = {f"{split}/{name}": metric for name, metric in self.val_metrics.items()}
+        self.log_dict(metrics, on_epoch=True, logger=split == "val")
         return logits
 
-    def on_validation_epoch_start(self) -> None:
-        self._num_validated = 0
-
     def on_validation_batch_end(self, outputs: Tensor | None, batch: Any, batch_idx: int) -> None:
-        """Refuse a validation without images, whose accuracy would be 0 %."""
         if batch_idx + 1 == self.trainer.num_val_batches[0]:
-            total = torch.tensor(self._num_validated, device=self.device)
-            if not self.trainer.strategy.reduce(total, reduce_op="sum"):
-                latest = self.trainer.datamodule.faults.latest()
-                raise RunError(f"none of the validation images could be read; the last: {latest}")
+            self._refuse_without_images("validation")
+
+    def on_test_batch_end(self, outputs: Tensor | None, batch: Any, batch_idx: int) -> None:
+        if batch_idx + 1 == self.trainer.num_test_batches[0]:
+            self._refuse_without_images("test")
+
+    def _refuse_without_images(self, split: str) -> None:
+        """Refuse an evaluation without images, whose accuracy would be 0 %."""
+        if not self.trainer.strategy.reduce(self.val_metrics.images, reduce_op="sum"):
+            latest = self.trainer.datamodule.faults.latest()
+            raise RunError(f"none of the {split} images could be read; the last: {latest}")
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:  # FSDP
@@ -266,33 +264,3 @@ def _order_pretrained_head(model: nn.Module, classes: Sequence[str]) -> None:
     found = counterparts(classes, names)
     if None not in found and found != list(range(len(names))):
         transfer_weights(model, model.state_dict(), found)
-
-
-def accuracy(outputs: int, **options: Any) -> MulticlassAccuracy:
-    """The share of images classified correctly; it does not check the labels, because that would make a GPU wait."""
-    return MulticlassAccuracy(outputs, average="micro", validate_args=False, **options)
-
-
-class StepMeans:
-    """Mean losses of an optimizer step over its micro batches and over all ranks.
-
-    All micro batches have equally many images, so the mean of means is the mean over the global batch, which one
-    process would have computed. It takes one collective of a few numbers per step, next to that of the gradients.
-    """
-
-    def __init__(self) -> None:
-        self._values: dict[str, list[Tensor]] = {}
-
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add the losses of one micro batch, scalars."""
-        for name, value in values.items():
-            self._values.setdefault(name, []).append(value.detach())
-
-    def take(self, world_size: int) -> dict[str, Tensor]:
-        """The means since the last call; a collective operation."""
-        values, self._values = self._values, {}
-        means = torch.stack([torch.stack(losses).mean() for losses in values.values()])
-        if world_size > 1:
-            dist.all_reduce(means)
-            means /= world_size
-        return dict(zip(values, means, strict=True))

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fvit.training.classes import counterparts, match
-from fvit.training.classifier import Classifier, accuracy
+from fvit.training.classifier import Classifier
 from fvit.training.distillation import LossWeight, TokenMatch
 from fvit.training.losses import hard_loss, soft_loss
+from fvit.training.metrics import accuracy
 from fvit.training.teacher import load_teacher
 
 

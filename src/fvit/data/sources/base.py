@@ -1,9 +1,11 @@
-"""A data source: two sets of images and their classes."""
+"""A data source: sets of images and their classes."""
 
 import difflib
 import hashlib
 import json
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,25 @@ from fvit.data.images import DataError, Images
 
 @dataclass(frozen=True)
 class Source:
-    """A training set, a validation set, and the class names in label order."""
+    """A training set, a validation set, the class names in label order, and a test set if there is one.
+
+    Training chooses by the validation set, and nothing by the test set. `records` are files for the run directory, by
+    name, that say which image is in which set where no folder says it.
+    """
 
     train: Images
     val: Images
     classes: list[str]
+    test: Images | None = None
+    records: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def splits(self) -> dict[str, Images]:
+        """The sets by name, ``train`` and ``val`` first."""
+        return {"train": self.train, "val": self.val} | ({} if self.test is None else {"test": self.test})
 
     def __post_init__(self) -> None:
-        for images in (self.train, self.val):
+        for images in self.splits.values():
             invalid = (images.labels < 0) | (images.labels >= len(self.classes))
             if invalid.any():
                 first = int(invalid.argmax())
@@ -33,9 +46,12 @@ class Source:
     def fingerprint(self) -> dict[str, Any]:
         """The numbers of images and a digest of their labels, which identify the data without reading it."""
         digest = hashlib.sha256(json.dumps(self.classes).encode())
-        for images in (self.train, self.val):
+        for images in self.splits.values():
             digest.update(np.ascontiguousarray(images.labels, dtype="<i4"))
-        return {"train_images": len(self.train), "val_images": len(self.val), "labels": digest.hexdigest()}
+        for text in self.records.values():
+            digest.update(os.fsencode(text))
+        counts = {f"{name}_images": len(images) for name, images in self.splits.items()}
+        return {**counts, "labels": digest.hexdigest()}
 
 
 def existing_folder(root: str | Path) -> Path:
