@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import nn
 
+from fvit.config.errors import did_you_mean
+
 if TYPE_CHECKING:
     from fvit.data.transforms.picture import PictureTransform
 
@@ -60,7 +62,33 @@ def _load_checkpoint(path: Path) -> Loaded:
     if data is None:
         raise ValueError(f"{file} does not say how its images were prepared: it was not trained on fvit's data")
     module = Classifier.restore(content).eval()
-    transform = PictureTransform(
-        **{key: data[key] for key in ("img_size", "crop_pct", "interpolation", "mean", "std")}
-    )
+    transform = PictureTransform(**{key: data[key] for key in ("img_size", "crop_pct", "interpolation", "mean", "std")})
     return Loaded(module.model, transform, display_names(content.get("classes"), module.num_outputs))
+
+
+def _load_timm(name: str) -> Loaded:
+    import timm
+    from timm.models import parse_model_name
+
+    from fvit.data.inference import display_names
+    from fvit.data.transforms.picture import PictureTransform
+    from fvit.models import data_config
+    from fvit.models.hub import check_reachable, source_of
+    from fvit.training.classes import pretrained_classes
+
+    source, model_id = parse_model_name(name) if ":" in name else (None, name)
+    if source is None and not timm.is_model(name.partition(".")[0]):
+        raise ValueError(
+            f"{name} is neither a file or directory nor a model of timm{did_you_mean(name, timm.list_models())}; a "
+            "model on the Hugging Face hub is called hf-hub:USER/NAME"
+        )
+    config = data_config(name)
+    pretrained = source_of(name)[1]
+    hub_id = model_id if source == "hf-hub" else pretrained.get("hf_hub_id") if source is None else None
+    if hub_id:
+        check_reachable(hub_id)
+    try:
+        model = timm.create_model(name, pretrained=True).eval()
+    except (OSError, RuntimeError) as error:  # no network; no published weights, or weights of another shape
+        raise ValueError(f"{name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    return Loaded(model, PictureTransform(**config), display_names(pretrained_classes(model), model.num_classes))

@@ -72,6 +72,7 @@ def print_plan(
     shape = [f"{key}={config['model'][key]}" for key in ("patch_size", "embed_dim", "depth") if key in config["model"]]
     images = f"{len(data.source.train):,} training and {count(len(data.source.val), 'validation image')}"
     classes = count(data.num_classes, "class", "classes")
+    source = config["data"].get("dataset", config["data"]["name"])
     steps, dropped = divmod(len(data.source.train), plan.global_batch)
     epochs = count(trainer["max_epochs"], "epoch") if trainer.get("max_epochs") else "? epochs"
     facts = [
@@ -80,7 +81,7 @@ def print_plan(
         *further,
         (
             "data",
-            f"{config['data'].get('dataset', config['data']['name'])}: {images}, {classes}; decoder {data.decoder.name}",
+            f"{source}: {images}, {classes}; decoder {data.decoder.name}",
         ),
         ("batch", str(plan)),
         ("length", f"{epochs} of {count(steps, 'step')}; {count(dropped, 'image')} dropped per epoch"),

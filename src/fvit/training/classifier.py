@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fvit.config.errors import RunError, did_you_mean
-from fvit.config.legacy import migrate_checkpoint, model_options
+from fvit.config.legacy import migrate_checkpoint
 from fvit.models import attention_spec, build, transfer_weights
 from fvit.models.weights import unwrapped
+from fvit.training.arguments import LOSS, OPTIMIZER, SCHEDULER, count_classes, module_and_options
 from fvit.training.checkpoint import initial_weights
 from fvit.training.classes import counterparts, pretrained_classes
 from fvit.training.losses import build_loss
@@ -31,12 +32,14 @@ class Classifier(LightningModule):
     Its arguments are plain dicts and numbers, so that checkpoints load with ``weights_only=True``.
 
     Args:
-        model: arguments of `fvit.models.build`, with `attention` as a mapping that has a `name`; and `init_from`, an
-            fvit checkpoint or run directory (its best checkpoint), or another file of weights, which are loaded where
-            name and shape match, and those of the head where the name of the class matches. If it has another
-            attention, that is exchanged, and `keep` says what the new one takes over.
+        model: a module that maps images to logits; its checkpoints have its weights alone, and load with
+            ``Classifier.load_from_checkpoint(path, model=…)``. Or, for checkpoints that can build it, arguments of
+            `fvit.models.build`, with `attention` as a mapping that has a `name`; and `init_from`, an fvit checkpoint
+            or run directory (its best checkpoint), or another file of weights, which are loaded where name and shape
+            match, and those of the head where the name of the class matches. If it has another attention, that is
+            exchanged, and `keep` says what the new one takes over.
         img_size: side of the images in pixels.
-        num_classes: number of classes of the dataset.
+        num_classes: number of classes of the dataset; None means those of `classes` or, without names, of the model.
         optimizer: arguments of ``timm.optim.create_optimizer_v2``.
         scheduler: arguments of ``timm.scheduler.create_scheduler_v2``; lengths in epochs, stepped every update.
             ``warmup_epochs=None`` is an eighth of the run, at most 5 epochs.
@@ -52,16 +55,17 @@ class Classifier(LightningModule):
 
     def __init__(
         self,
-        model: Mapping[str, Any],
-        img_size: int,
-        num_classes: int,
-        optimizer: Mapping[str, Any],
-        scheduler: Mapping[str, Any],
-        loss: Mapping[str, Any],
+        model: Mapping[str, Any] | nn.Module,
+        img_size: int = 224,
+        num_classes: int | None = None,
+        optimizer: Mapping[str, Any] = OPTIMIZER,
+        scheduler: Mapping[str, Any] = SCHEDULER,
+        loss: Mapping[str, Any] = LOSS,
         classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        model = model_options(model)  # of a checkpoint of version 0.1
+        module, model = module_and_options(model)
+        num_classes = count_classes(model, classes) if num_classes is None else num_classes
         self.save_hyperparameters(ignore="classes", logger=False)
         self.classes = classes
         options = dict(model)
@@ -77,7 +81,9 @@ class Classifier(LightningModule):
         init_from = options.pop("init_from", None)
         if init_from is not None:
             options |= initial_weights(init_from, model, classes)
-        self.model = build(img_size=img_size, num_classes=outputs, attention=attention, **options)
+        if module is None:
+            module = build(img_size=img_size, num_classes=outputs, attention=attention, **options)
+        self.model = module
         if model.get("pretrained") and classes is not None:
             _order_pretrained_head(self.model, classes)
         self.num_outputs = outputs
@@ -159,6 +165,12 @@ class Classifier(LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
         """As `validation_step`, for ``test/…``; loggers receive these with the results of the run."""
         return self._evaluate(batch, "test")
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The logits [B, outputs] of the selected outputs; images that could not be read are left out."""
+        images, labels = batch
+        logits = self(images) if len(labels) else images.new_empty(0, self.num_outputs)
+        return logits if self.outputs is None else logits[:, self.outputs]
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], split: str) -> Tensor | None:
         images, labels = batch

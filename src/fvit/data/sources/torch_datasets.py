@@ -2,19 +2,19 @@
 
 import inspect
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torchvision.datasets
 from filelock import FileLock
 from pydantic import ImportString, TypeAdapter, ValidationError
-from torch.utils.data import Subset
 
 from fvit.data.formats.torch_dataset import DatasetImages, class_names
-from fvit.data.images import DataError
+from fvit.data.images import DataError, Images, Subset
 from fvit.data.sources.base import Source
 from fvit.data.sources.downloads import given_up_when_stalled
 
@@ -25,7 +25,7 @@ _SET_BY_FVIT = {"self", "root", "download", "transform", "transforms", "target_t
 
 
 def own(dataset: str | None = None, options: dict[str, Any] | None = None) -> Source:
-    """The datasets for training and for validation that a function of your own returns.
+    """The datasets for training, for validation and, if there is a third, for the test, that your own function returns.
 
     Their items are an image (PIL's, uint8 [H, W, 3] or encoded bytes) and the index of its class; the names of the
     classes are in ``.classes`` of the first.
@@ -35,7 +35,7 @@ def own(dataset: str | None = None, options: dict[str, Any] | None = None) -> So
         options: its arguments.
     """
     if dataset is None:
-        raise ValueError("data=own needs data.dataset: package.module:function, which returns two datasets")
+        raise ValueError("data=own needs data.dataset: package.module:function, which returns two or three datasets")
     try:
         function = TypeAdapter(ImportString).validate_python(dataset)
     except ValidationError as error:
@@ -53,11 +53,11 @@ def own(dataset: str | None = None, options: dict[str, Any] | None = None) -> So
     sets = function(**options)
     if isinstance(sets, Source):
         return sets
-    if not isinstance(sets, tuple | list) or len(sets) != 2:
+    if not isinstance(sets, tuple | list) or len(sets) not in (2, 3):
         raise ValueError(
-            f"{dataset} returned {type(sets).__name__}, but must return two datasets, for training and for validation"
+            f"{dataset} returned a {type(sets).__name__}, but must return two or three datasets: train, val, test"
         )
-    return _source(sets, dataset)
+    return _source(dict(zip(("train", "val", "test"), sets, strict=False)), dataset)
 
 
 def torchvision_dataset(
@@ -67,6 +67,7 @@ def torchvision_dataset(
     options: dict[str, Any] | None = None,
     train: dict[str, Any] | None = None,
     val: dict[str, Any] | None = None,
+    test: dict[str, Any] | None = None,
 ) -> Source:
     """A dataset of torchvision whose items are an image and the index of its class.
 
@@ -76,12 +77,13 @@ def torchvision_dataset(
         download: fetch what is missing, if the class can.
         options: further arguments of the class.
         train: those for the training set alone; None: ``train=True``, or ``split`` with ``train`` or ``trainval``.
-        val: those for the validation set; None: ``train=False``, or ``split`` with ``val``, ``valid`` or ``test``.
-            Without either, a fifth of each class of a dataset that is in one piece is for validation.
+        val: those for the validation set; None: ``train=False``, or ``split`` with ``val``, ``valid`` or ``test``. If
+            the class knows neither, a fifth of each class of images is for validation.
+        test: those for the test set; None: ``split=test``, if the class has that besides ``val``.
     """
     cls = _dataset_class(dataset)
     known = _parameters(cls)
-    for key, given in (("options", options), ("train", train), ("val", val)):
+    for key, given in (("options", options), ("train", train), ("val", val), ("test", test)):
         if unknown := [name for name in given or {} if name not in known or name in _SET_BY_FVIT]:
             takes = ", ".join(name for name in known if name not in _SET_BY_FVIT)
             raise ValueError(f"data.{key}.{unknown[0]} is not an option of {dataset}; its options: {takes or 'none'}")
@@ -98,45 +100,55 @@ def torchvision_dataset(
             lock = FileLock(shared["root"] / f".{dataset}.lock")
     with lock:
         if train is None and val is None and not {"train", "split"} & known.keys():
-            return _divided(_build(cls, shared, [{}]), dataset)
-        sets = []
-        for chosen, usual in ((train, _TRAIN), (val, _VAL)):
+            return _divided(_build(cls, shared, [{}])[0], dataset)
+        sets = {}
+        for name, chosen, usual in (("train", train, _TRAIN), ("val", val, _VAL)):
             candidates = [one for one in usual if one.keys() <= known.keys()] if chosen is None else [chosen]
-            sets.append(_build(cls, shared, candidates))
+            sets[name], taken = _build(cls, shared, candidates)
+        if test is not None or (val is None and taken.get("split") in ("val", "valid")):
+            sets["test"], _ = _build(cls, shared, [test or {"split": "test"}])
     return _source(sets, dataset)
 
 
-def _source(sets: Sequence[Any], name: str) -> Source:
-    images = [DatasetImages(one, f"{name} ({split})") for one, split in zip(sets, ("train", "val"), strict=True)]
-    classes, validated = (class_names(one) for one in sets)
-    if classes and validated and classes != validated:
-        differing = sorted({*classes} ^ {*validated}) or "in another order"
-        raise DataError(f"the classes of {name} differ between training and validation: {differing}")
-    highest = max(int(one.labels.max()) for one in images)
-    return Source(*images, classes=classes or [str(label) for label in range(highest + 1)])
+def _source(sets: Mapping[str, Any], name: str) -> Source:
+    images = {split: DatasetImages(one, f"{name} ({split})") for split, one in sets.items()}
+    known = {split: names for split, one in sets.items() if (names := class_names(one))}
+    classes = known.get("train") or _numbered(images.values())
+    for split, names in known.items():
+        if names != classes:
+            differing = ", ".join(sorted({*names} ^ {*classes})) or "they are in another order"
+            raise DataError(f"the classes of {name} differ between train and {split}: {differing}")
+    return Source(**images, classes=classes)
 
 
 def _divided(whole: Any, name: str) -> Source:
     """Four fifths of each class for training, and the rest for validation; always the same."""
     from sklearn.model_selection import train_test_split
 
-    labels = DatasetImages(whole, name).labels
+    images = DatasetImages(whole, name)
     try:
-        parts = train_test_split(range(len(labels)), test_size=0.2, random_state=0, stratify=labels)
+        parts = train_test_split(np.arange(len(images)), test_size=0.2, random_state=0, stratify=images.labels)
     except ValueError as error:
         raise DataError(
             f"{name} is in one piece that cannot be divided ({error}): set data.train and data.val"
         ) from error
-    return _source([Subset(whole, sorted(part)) for part in parts], name)
+    train, val = (Subset(images, np.sort(part)) for part in parts)
+    return Source(train, val, class_names(whole) or _numbered([images]))
 
 
-def _build(cls: type, shared: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> Any:
-    """The dataset with the first of the candidates that its class accepts."""
+def _numbered(sets: Iterable[Images]) -> list[str]:
+    return [str(label) for label in range(1 + max(int(images.labels.max()) for images in sets))]
+
+
+def _build(
+    cls: type, shared: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]
+) -> tuple[Any, Mapping[str, Any]]:
+    """The dataset with the first of the candidates that its class accepts, and that candidate."""
     name, refused = cls.__name__, "it has no arguments train and split"
     for chosen in candidates:
         try:
             with given_up_when_stalled():
-                return cls(**shared, **chosen)
+                return cls(**shared, **chosen), chosen
         except ValueError as error:
             if len(candidates) == 1 or "Unknown value" not in str(error):  # torchvision's words for a wrong split
                 raise ValueError(f"torchvision's {name} refuses {dict(**shared, **chosen)}: {error}") from error

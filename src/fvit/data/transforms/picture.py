@@ -40,7 +40,7 @@ class PictureTransform:
         elif isinstance(picture, Image.Image):
             picture = np.asarray(to_rgb(picture))
         elif not isinstance(picture, bytes) and getattr(picture, "dtype", None) != np.uint8:
-            raise TypeError(f"a picture is a path, bytes, a PIL image or an array of uint8, not {type(picture).__name__}")
+            raise TypeError(f"a picture is a path, bytes, a PIL image or a uint8 array, and not of {type(picture)}")
         index = torch.zeros(1, dtype=torch.int64)
         images, _ = self._normalise(Batch(self._resize(picture)[None], index, index, index, ()), False, torch.float32)
         return images[0]
