@@ -285,7 +285,7 @@ class ImageDataModule(LightningDataModule):
         workers = 0 if self.hparams.resident else self.hparams.num_workers
         return DataLoader(
             dataset,
-            batch_size,
+            batch_size=batch_size,  # by name, as Lightning needs it to rebuild the loader for predicting
             sampler=sampler,
             collate_fn=partial(collate, draw=draw),
             num_workers=workers,

@@ -2,8 +2,8 @@
 
 import timm
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-from timm.models import load_model_config_from_hf, load_model_config_from_path, parse_model_name
-from timm.models._hub import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME, hf_split
+from timm.models import load_model_config_from_hf, parse_model_name
+from timm.models._hub import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME, hf_split, load_model_config_from_path
 
 _SECONDS = 5.0  # for the first answer; the hub's own client tries again for more than a minute
 

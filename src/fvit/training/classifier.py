@@ -179,7 +179,7 @@ class Classifier(LightningModule):
             logits = logits if self.outputs is None else logits[:, self.outputs]
             self.val_metrics.count(logits, labels)
         metrics = {f"{split}/{name}": metric for name, metric in self.val_metrics.items()}
-        self.log_dict(metrics, on_epoch=True, logger=split == "val")
+        self.log_dict(metrics, on_epoch=True)
         return logits
 
     def on_validation_batch_end(self, outputs: Tensor | None, batch: Any, batch_idx: int) -> None:
