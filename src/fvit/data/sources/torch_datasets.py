@@ -150,7 +150,7 @@ def _build(
             with given_up_when_stalled():
                 return cls(**shared, **chosen), chosen
         except ValueError as error:
-            if len(candidates) == 1 or "Unknown value" not in str(error):  # torchvision's words for a wrong split
+            if len(candidates) == 1 or "for argument split" not in str(error):  # as all of torchvision say it
                 raise ValueError(f"torchvision's {name} refuses {dict(**shared, **chosen)}: {error}") from error
             refused = str(error)
         except TypeError as error:  # an argument is missing, or has another type
