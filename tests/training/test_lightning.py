@@ -60,9 +60,9 @@ def test_a_plain_trainer_fits_tests_and_predicts(tmp_path, make):
 
 def test_predictions_are_of_the_test_images(tmp_path):
     sets = {"train": {"size": 16}, "val": {"size": 8, "random_offset": 1}, "test": {"size": 9, "random_offset": 2}}
-    options = {"image_size": [3, 16, 16], "num_classes": 10}
+    sets["options"] = {"image_size": [3, 16, 16], "num_classes": 10}
     for resident in (False, True):
-        data = ImageDataModule("torchvision", 16, 8, dataset="FakeData", options=options, resident=resident, **sets)
+        data = ImageDataModule("torchvision", 16, 8, dataset="FakeData", crop_pct=1.0, resident=resident, **sets)
         module = Classifier(Net(), num_classes=10).eval()
         first, second = trainer(tmp_path).predict(module, data)
         assert (len(first), len(second)) == (8, 1)

@@ -17,7 +17,8 @@ model = torch.export.load("model.pt2").module()
 logits = model(images)  # float32 [B, 3, {side}, {side}]""",
     "safetensors": """{fvit}import timm
 model = timm.create_model("{source}", pretrained=True).eval()
-logits = model(images)  # float32 [B, 3, {side}, {side}]""",
+logits = model(images)  # float32 [B, 3, {side}, {side}]
+# With fvit: model, transform, classes = fvit.load("{source}")""",
 }
 _LOADING["timm"] = _LOADING["safetensors"]
 
@@ -80,14 +81,6 @@ def card(export: CardContent) -> str:
         f"An image classifier, exported by fvit {fvit.__version__} as `{export.format}`.",
         "",
         f"```python\n{loading}\n```",
-        *(
-            [
-                "",
-                f'With fvit, `fvit.load("{export.source}")` returns the model, the transform of its images and its classes.',
-            ]
-            if export.format in ("safetensors", "timm")
-            else []
-        ),
         "",
         f"Resize the shorter side of an image to {side} px divided by `crop_pct`, crop the central {side} × {side} px, "
         f"scale to [0, 1] and normalise: {_short(preprocessing)}.",

@@ -58,12 +58,10 @@ def push(folder: Path, repository: str, private: bool, message: str) -> Push:
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
     except Exception as error:  # of whichever HTTP client the Hub's has
         status = getattr(getattr(error, "response", None), "status_code", None)
-        said = getattr(error, "server_message", None) or f"{type(error).__name__}: {error}"
-        reason = {401: "it does not accept the token", 403: f"the token may not write to {repository}"}.get(
-            status, said
-        )
+        known = {401: "it does not accept the token", 403: f"the token may not write to {repository}"}
+        reason = known.get(status) or getattr(error, "server_message", None) or f"{type(error).__name__}: {error}"
         raise ValueError(
-            f"{folder} is complete, but {api.endpoint} did not take it: {' '.join(reason.split())[:300]}. Send it later "
-            f"with: hf upload {repository} {folder}"
+            f"{folder} is complete, but {api.endpoint} did not take it: {' '.join(reason.split())[:300]}. "
+            f"Send it later with: hf upload {repository} {folder}"
         ) from error
     return Push(url, pushed=True)
