@@ -111,7 +111,12 @@ def test_sets_can_be_chosen(squares, tmp_path):
             r"^data\.val\.transform is not an option of Squares",
         ),
         ({"dataset": "Squares", "root": "x", "train": {"split": "trn"}}, r"Squares refuses .*Unknown value 'trn'"),
+        (
+            {"dataset": "Squares", "root": "x", "options": {"split": "train"}},
+            r"^data\.options\.split differs between sets: set it in data\.train and data\.val",
+        ),
         ({"dataset": "FER2013", "root": "x"}, r"FER2013 cannot be read from x: .*torchvision cannot download it"),
+        ({"dataset": "EMNIST", "root": "x"}, r"EMNIST cannot be built: .*'split'; set data\.options"),
         ({"dataset": "LFWPeople", "root": "x", "options": {"image_set": "x"}, "download": False}, "LFWPeople refuses"),
     ],
 )

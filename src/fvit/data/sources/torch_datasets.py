@@ -146,12 +146,16 @@ def _build(
     """The dataset with the first of the candidates that its class accepts, and that candidate."""
     name, refused = cls.__name__, "it has no arguments train and split"
     for chosen in candidates:
+        if both := sorted(shared.keys() & chosen.keys()):
+            raise ValueError(
+                f"data.options.{both[0]} differs between sets: set it in data.train and data.val"
+            )
         try:
             with given_up_when_stalled():
                 return cls(**shared, **chosen), chosen
         except ValueError as error:
             if len(candidates) == 1 or "for argument split" not in str(error):  # as all of torchvision say it
-                raise ValueError(f"torchvision's {name} refuses {dict(**shared, **chosen)}: {error}") from error
+                raise ValueError(f"torchvision's {name} refuses {shared | chosen}: {error}") from error
             refused = str(error)
         except TypeError as error:  # an argument is missing, or has another type
             raise ValueError(f"torchvision's {name} cannot be built: {error}; set data.options") from error
