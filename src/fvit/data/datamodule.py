@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -37,8 +36,8 @@ class ImageDataModule(LightningDataModule):
     """Batches of images from one source.
 
     In training, each rank takes its share of a shuffle that depends on (seed, epoch) alone, in whole optimizer steps.
-    In validation and test, each image is seen exactly once over all ranks. Checkpoints contain the position within the epoch: a
-    resumed run sees the same images, with the same augmentations, as if it had not been interrupted.
+    In validation and test, each image is seen exactly once over all ranks. Checkpoints contain the position within the
+    epoch: a resumed run sees the same images, with the same augmentations, as if it had not been interrupted.
 
     Args:
         name: the source, a key of `fvit.data.SOURCES`; further arguments are its options.
@@ -104,7 +103,7 @@ class ImageDataModule(LightningDataModule):
     def records(self) -> str:
         """A digest of which images are held out of training, where no folder says it; else empty."""
         text = "".join(self.source.records.values())
-        return hashlib.sha256(os.fsencode(text)).hexdigest() if text else ""
+        return hashlib.sha256(text.encode()).hexdigest() if text else ""
 
     @property
     def num_classes(self) -> int:

@@ -163,7 +163,7 @@ class Classifier(LightningModule):
         return self._evaluate(batch, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
-        """As `validation_step`, for ``test/…``; loggers receive these with the results of the run."""
+        """As `validation_step`, for ``test/…``."""
         return self._evaluate(batch, "test")
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:

@@ -3,8 +3,7 @@
 import difflib
 import hashlib
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ class Source:
     """A training set, a validation set, the class names in label order, and a test set if there is one.
 
     Training chooses by the validation set, and nothing by the test set. `records` are files for the run directory, by
-    name, that say which image is in which set where no folder says it.
+    name, that say which image is in which set where no folder says it. `real` are further labels of the validation
+    images: any number for each.
     """
 
     train: Images
@@ -27,6 +27,7 @@ class Source:
     classes: list[str]
     test: Images | None = None
     records: Mapping[str, str] = field(default_factory=dict)
+    real: Sequence[Sequence[int]] | None = None
 
     @property
     def splits(self) -> dict[str, Images]:
@@ -49,7 +50,7 @@ class Source:
         for images in self.splits.values():
             digest.update(np.ascontiguousarray(images.labels, dtype="<i4"))
         for text in self.records.values():
-            digest.update(os.fsencode(text))
+            digest.update(text.encode())
         counts = {f"{name}_images": len(images) for name, images in self.splits.items()}
         return {**counts, "labels": digest.hexdigest()}
 

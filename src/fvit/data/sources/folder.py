@@ -41,7 +41,9 @@ def folder(
     shares = {name: share for name, share in (("val", val_split), ("test", test_split)) if share is not None}
     given = {name: root / name for name in _SPLITS if (root / name).is_dir()}
     if both := next((name for name in shares if name in given), None):
-        raise ValueError(f"data.{both}_split={shares[both]:g} has no effect: {given[both]} exists; leave one of them out")
+        raise ValueError(
+            f"data.{both}_split={shares[both]:g} has no effect: {given[both]} exists; leave one of them out"
+        )
     if "val" not in {**given, **shares} or (given and "train" not in given):
         missing = next(name for name in ("train", "val") if name not in given)
         raise FileNotFoundError(

@@ -63,7 +63,8 @@ def held_out(splits: dict[str, Images], root: Path) -> str:
     for name, images in splits.items():
         if name != "train":
             table.writerows([name, os.path.relpath(images.locate(index), root)] for index in range(len(images)))
-    return text.getvalue()
+    # A file name may be no UTF-8.
+    return os.fsencode(text.getvalue()).decode("utf-8", errors="backslashreplace")
 
 
 def _by_label(labels: np.ndarray, count: int) -> list[list[int]]:
