@@ -147,9 +147,7 @@ def _build(
     name, refused = cls.__name__, "it has no arguments train and split"
     for chosen in candidates:
         if both := sorted(shared.keys() & chosen.keys()):
-            raise ValueError(
-                f"data.options.{both[0]} differs between sets: set it in data.train and data.val"
-            )
+            raise ValueError(f"data.options.{both[0]} differs between sets: set it in data.train and data.val")
         try:
             with given_up_when_stalled():
                 return cls(**shared, **chosen), chosen
