@@ -46,7 +46,7 @@ def test_its_own_dataset_is_trained_on(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(tmp_path)
     short = ["trainer.max_epochs=1", "global_batch_size=8", "model.embed_dim=24", "model.depth=1"]
     assert call(tmp_path, "train", *shlex.split(COMMAND), *short, "data.num_workers=0") == 0
-    assert "mine.data:photos: 16 training and 4 validation images, 2 classes" in capsys.readouterr().out
+    assert "mine.data:photos: 17 training and 3 validation images, 2 classes" in capsys.readouterr().out
     [run] = (tmp_path / "logs" / "train" / "runs").iterdir()
     assert (run / "code" / "mine" / "data.py").read_text() == OWN
     assert call(tmp_path, "predict", f"ckpt_path={run}", "images=photos") == 0

@@ -108,6 +108,7 @@ def test_agent_starts_valid_commands(sweep, agent_runs, compose_config, tmp_path
         _check_command(agent_runs(sweep, drawn, FakeProcess).command, sweep, compose_config)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # of its Gaussian process
 def test_wandbs_engine_draws_valid_runs(sweep, engine, agent_runs, compose_config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert engine.schema_violations_from_proposed_config(sweep) == []
