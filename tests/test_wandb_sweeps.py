@@ -1,11 +1,13 @@
 """sweeps/*.yaml: the commands of W&B's agent are valid, and one is run without a server."""
 
+import importlib
 import itertools
 import json
 import math
 import os
 import random
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,17 @@ class FakeProcess:
         self.command = command
 
 
+@pytest.fixture
+def engine():
+    """What draws the runs of a sweep on W&B's servers; the folder sweeps/ of this repository has the same name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is written for pydantic 1
+        found = importlib.import_module("sweeps")
+    if not hasattr(found, "next_run"):
+        pytest.skip("needs W&B's engine, which works with NumPy 2 and forbids it: pip install --no-deps sweeps jsonref")
+    return found
+
+
 def _draws(sweep):
     """Every combination of a grid, or some draws from the distributions."""
     parameters = sweep["parameters"]
@@ -75,20 +88,49 @@ def test_both_kinds_of_sweep_are_covered():
     assert {yaml.safe_load(path.read_text())["method"] for path in FILES} == {"bayes", "grid"}
 
 
+def _check_command(command, sweep, compose_config):
+    """W&B's agent starts a command that composes, with each of the drawn values where it belongs."""
+    assert command[:5] == ["/usr/bin/env", "python", "-m", "fvit.train", "logger=wandb"]
+    overrides = command[5:]
+    assert len(overrides) == len(sweep["parameters"])
+    config = compose_config(*command[4:])
+    assert list(config["logger"]) == ["csv", "wandb"]
+    for override in OverridesParser.create().parse_overrides(overrides):
+        value = config["model"] if override.key_or_group == "attention" else config
+        for part in override.key_or_group.split("."):
+            value = value[part]
+        assert value in (override.value(), {"name": override.value(), **(value if isinstance(value, dict) else {})})
+
+
 def test_agent_starts_valid_commands(sweep, agent_runs, compose_config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for drawn in _draws(sweep)[:3]:
-        command = agent_runs(sweep, drawn, FakeProcess).command
-        assert command[:5] == ["/usr/bin/env", "python", "-m", "fvit.train", "logger=wandb"]
-        overrides = command[5:]
-        assert len(overrides) == len(sweep["parameters"])
-        config = compose_config(*command[4:])
-        assert list(config["logger"]) == ["csv", "wandb"]
-        for override in OverridesParser.create().parse_overrides(overrides):
-            value = config["model"] if override.key_or_group == "attention" else config
-            for part in override.key_or_group.split("."):
-                value = value[part]
-            assert value in (override.value(), {"name": override.value(), **(value if isinstance(value, dict) else {})})
+        _check_command(agent_runs(sweep, drawn, FakeProcess).command, sweep, compose_config)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # of its Gaussian process
+def test_wandbs_engine_draws_valid_runs(sweep, engine, agent_runs, compose_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert engine.schema_violations_from_proposed_config(sweep) == []
+    metric, done = sweep["metric"]["name"], []
+    while len(done) < 30 and (run := engine.next_run(sweep, done, validate=True)) is not None:
+        run.state, run.name = engine.RunState.finished, str(len(done))
+        run.history = [{metric: epoch / 20 / (1 + len(done))} for epoch in range(1, 21)]
+        run.summary_metrics = run.history[-1]
+        done.append(run)
+    drawn = [{name: given["value"] for name, given in run.config.items()} for run in done]
+    if sweep["method"] == "grid":
+        assert sorted(drawn, key=str) == sorted(_draws(sweep), key=str)
+    else:
+        assert len(drawn) == 30, "it does not end by itself"
+        for name, given in sweep["parameters"].items():
+            assert all(given["min"] <= one[name] <= given["max"] for one in drawn)
+    for one in (drawn[0], drawn[-1]):
+        values = {name: getattr(value, "item", lambda value=value: value)() for name, value in one.items()}
+        _check_command(agent_runs(sweep, values, FakeProcess).command, sweep, compose_config)
+    if "early_terminate" in sweep:
+        done[-1].state = engine.RunState.running
+        assert [run.name for run in engine.stop_runs(sweep, done, validate=True)] == ["29"], "the worst of all"
 
 
 def test_metric_is_logged_by_runs(sweep, compose_config):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import fvit
 from fvit.config.schemas.export import Export
 from fvit.launch import cli
 
@@ -22,17 +23,19 @@ def main() -> None:
 
 
 def export(config: dict[str, Any]) -> dict[str, float]:
-    """Write the model, its preprocessing and a model card to a new directory, once its logits are checked."""
+    """Write the model, its preprocessing and a model card to a new directory, once its logits are checked; share it."""
     # Imported here, because --help, completion and a wrong override must not wait for torch.
     from fvit.cost import count
     from fvit.launch.console import print_facts
-    from fvit.models.export import FORMATS, CardContent, card, needs_fvit
+    from fvit.models.export import FORMATS, CardContent, card, check_name, needs_fvit
     from fvit.training import checkpoint
 
     for name in ("onnxscript", "onnx_ir", "timm"):  # their log of each folded node and opened file
         logging.getLogger(name).setLevel(logging.WARNING)
     form, out = config["format"], Path(config["out"]).expanduser()
     check_new(out)
+    if config["push"] is not None:
+        check_name(config["push"])
     path = checkpoint.find(config["ckpt_path"])
     content = checkpoint.read(path)
     exported = load(path, content)
@@ -41,8 +44,9 @@ def export(config: dict[str, Any]) -> dict[str, float]:
     import_fvit = for_timm and needs_fvit(exported, form)
     with new_directory(out) as folder:
         difference = FORMATS[form](exported, folder)
+        source = f"hf-hub:{config['push']}" if config["push"] else f"local-dir:{out}"
         described = CardContent(
-            form, str(out), content, exported.classes, cost.params, cost.macs, difference, import_fvit
+            form, source, content, exported.classes, cost.params, cost.macs, difference, import_fvit
         )
         (folder / "README.md").write_text(card(described), encoding="utf-8")
         if not for_timm:  # a directory for timm contains them in config.json
@@ -58,7 +62,28 @@ def export(config: dict[str, Any]) -> dict[str, float]:
         create = f"timm.create_model('local-dir:{out}', pretrained=True)"
         lines.append(("load it", f"import fvit.models, then {create}" if import_fvit else create))
     print_facts("Exported", lines)
+    if config["push"] is not None:
+        share(out, config["push"], config["private"], str(exported))
     return {}
+
+
+def share(out: Path, repository: str, private: bool, name: str) -> None:
+    """Push a directory to the Hugging Face Hub and print where it is; without a token, what would have been pushed."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    from fvit.launch.console import is_quiet, print_facts
+    from fvit.models.export import push
+
+    if is_quiet():
+        disable_progress_bars()
+    done = push(out, repository, private, f"{name}, exported by fvit {fvit.__version__}")
+    what = f"{'a private' if private else 'a public'} model, if it is new: {', '.join(sorted(os.listdir(out)))}"
+    if done.pushed:
+        loads = [("load it", f"fvit.load('hf-hub:{repository}')")] if (out / "config.json").is_file() else []
+        print_facts("Pushed", [("to", done.url), *loads])
+    else:
+        advice = "no token: set HF_TOKEN, or `hf auth login`"
+        print_facts("Not pushed", [("dry run", advice), ("would go to", done.url), ("as", what)])
 
 
 def check_new(out: Path) -> None:

@@ -136,7 +136,11 @@ def test_loggers_get_the_results_and_are_closed_with_the_status(run, error, stat
 
 @pytest.mark.parametrize(
     ("options", "dataset"),
-    [({"name": "digits"}, ("digits", None)), ({"name": "folder", "root": "/data/birds"}, ("birds", "/data/birds"))],
+    [
+        ({"name": "digits"}, ("digits", None)),
+        ({"name": "folder", "root": "/data/birds"}, ("birds", "/data/birds")),
+        ({"name": "torchvision", "dataset": "EMNIST", "root": "/data"}, ("EMNIST", "/data")),
+    ],
     ids=str,
 )
 def test_loggers_get_configuration_dataset_and_cost(run, options, dataset):

@@ -62,7 +62,7 @@ def migrate_overrides(overrides: Sequence[str]) -> list[str]:
 def migrate_checkpoint(checkpoint: dict[str, Any]) -> None:
     """Rename in place what a checkpoint holds under another name today."""
     parameters = checkpoint.get("hyper_parameters", {})
-    if "model" in parameters:
+    if isinstance(parameters.get("model"), dict):  # not a module that replaces it
         checkpoint["hyper_parameters"] = {**parameters, "model": model_options(parameters["model"])}
     states = checkpoint.get("callbacks", {})
     for old, new in _CALLBACK_STATES.items():

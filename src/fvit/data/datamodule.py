@@ -155,6 +155,9 @@ class ImageDataModule(LightningDataModule):
         """The test images, or those for validation if there are none."""
         return self._eval_loader("val" if self.source.test is None else "test")
 
+    def predict_dataloader(self) -> DataLoader:
+        return self.test_dataloader()
+
     def _eval_loader(self, split: str) -> DataLoader:
         world, rank = self._world()
         dataset = self._eval_set(split)
@@ -188,7 +191,8 @@ class ImageDataModule(LightningDataModule):
         """Normalise and augment on the device."""
         training = self.trainer.training
         if self.hparams.resident:
-            split = "train" if training else "test" if self.trainer.testing and self.source.test is not None else "val"
+            testing = self.source.test is not None and (self.trainer.testing or self.trainer.predicting)
+            split = "train" if training else "test" if testing else "val"
             batch = batch._replace(images=self.resident[split].take(batch.images))
         return self.batch_transform(batch, training, self.trainer.lightning_module.dtype)
 
@@ -307,7 +311,7 @@ class ImageDataModule(LightningDataModule):
             warn_of_shared_memory(workers, self.hparams.prefetch_factor or PREFETCH_FACTOR, batch_bytes, ranks)
         return DataLoader(
             dataset,
-            batch_size,
+            batch_size=batch_size,  # by name, as Lightning needs it to rebuild the loader for predicting
             sampler=sampler,
             collate_fn=partial(collate, draw=draw),
             num_workers=workers,

@@ -74,6 +74,7 @@ def print_plan(
     test = "" if data.source.test is None else f", {len(data.source.test):,} for a test"
     images = f"{len(data.source.train):,} training and {count(len(data.source.val), 'validation image')}{test}"
     classes = count(data.num_classes, "class", "classes")
+    source = config["data"].get("dataset", config["data"]["name"])
     steps, dropped = divmod(len(data.source.train), plan.global_batch)
     epochs = count(trainer["max_epochs"], "epoch") if trainer.get("max_epochs") else "? epochs"
     facts = [
@@ -82,7 +83,7 @@ def print_plan(
         *further,
         (
             "data",
-            f"{config['data']['name']}: {images}, {classes}; decoder {data.decoder.name}",
+            f"{source}: {images}, {classes}; decoder {data.decoder.name}",
         ),
         ("batch", str(plan)),
         ("length", f"{epochs} of {count(steps, 'step')}; {count(dropped, 'image')} dropped per epoch"),

@@ -213,7 +213,9 @@ def _stopped(trainer: Any) -> Stopped | None:
 
 
 def _name_of(data: Any) -> str:
-    """The dataset's name; a folder's is that of its last part."""
+    """The dataset's name; a folder's is that of its last part, a torch dataset's that of its class or function."""
+    if data.name in ("own", "torchvision"):
+        return data.dataset
     return Path(data.root).expanduser().resolve().name if data.name == "folder" else data.name
 
 

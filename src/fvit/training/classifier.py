@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.scheduler.scheduler import Scheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fvit.config.errors import RunError
-from fvit.config.legacy import FORMAT, migrate_checkpoint, model_options
+from fvit.config.legacy import FORMAT, migrate_checkpoint
 from fvit.models import attention_spec, build
 from fvit.models.hosts import ignore_rope
-from fvit.models.hub import resolved
 from fvit.models.weights import unwrapped
+from fvit.training.arguments import LOSS, OPTIMIZER, SCHEDULER, count_classes, module_and_options
 from fvit.training.classes import order_pretrained_head
 from fvit.training.freezing import Frozen
 from fvit.training.initial import initial_weights, load_all, start_facts
@@ -33,12 +33,14 @@ class Classifier(LightningModule):
     Its arguments are plain dicts and numbers, so that checkpoints load with ``weights_only=True``.
 
     Args:
-        model: arguments of `fvit.models.build`, with `attention` as a mapping that has a `name`; and `init_from`, an
-            fvit checkpoint or run directory (its best checkpoint), or another file of weights, which are loaded where
-            name and shape match, and those of the head where the name of the class matches. If it has another
-            attention, that is exchanged, and `keep` says what the new one takes over. `freeze` is what `Frozen` takes.
+        model: a module that maps images to logits; its checkpoints have its weights alone, and load with
+            ``Classifier.load_from_checkpoint(path, model=…)``. Or, for checkpoints that can build it, arguments of
+            `fvit.models.build`, with `attention` as a mapping that has a `name`; and `init_from`, an fvit checkpoint
+            or run directory (its best checkpoint), or another file of weights, which are loaded where name and shape
+            match, and those of the head where the name of the class matches. If it has another attention, that is
+            exchanged, and `keep` says what the new one takes over. `freeze` is what `Frozen` takes.
         img_size: of the images in pixels: the side of squares, or height and width.
-        num_classes: number of classes of the dataset.
+        num_classes: number of classes of the dataset; None means those of `classes` or, without names, of the model.
         optimizer: arguments of `fvit.training.optimization.build_optimizer`.
         scheduler: arguments of `fvit.training.optimization.build_scheduler`.
         loss: arguments of `fvit.training.build_loss`.
@@ -54,16 +56,17 @@ class Classifier(LightningModule):
 
     def __init__(
         self,
-        model: Mapping[str, Any],
-        img_size: int | Sequence[int],
-        num_classes: int,
-        optimizer: Mapping[str, Any],
-        scheduler: Mapping[str, Any],
-        loss: Mapping[str, Any],
+        model: Mapping[str, Any] | nn.Module,
+        img_size: int | Sequence[int] = 224,
+        num_classes: int | None = None,
+        optimizer: Mapping[str, Any] = OPTIMIZER,
+        scheduler: Mapping[str, Any] = SCHEDULER,
+        loss: Mapping[str, Any] = LOSS,
         classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        model = resolved(model_options(model))  # the options of version 0.1 under their new names
+        module, model = module_and_options(model)
+        num_classes = count_classes(model, classes) if num_classes is None else num_classes
         self.save_hyperparameters(ignore="classes", logger=False)
         self.classes = classes
         options = dict(model)
@@ -80,7 +83,9 @@ class Classifier(LightningModule):
         init_from = options.pop("init_from", None)
         if init_from is not None:
             options |= initial_weights(init_from, model, classes)
-        self.model = build(img_size=img_size, num_classes=outputs, attention=attention, **options)
+        if module is None:
+            module = build(img_size=img_size, num_classes=outputs, attention=attention, **options)
+        self.model = module
         if model.get("pretrained") and classes is not None:
             order_pretrained_head(self.model, classes)
         self.frozen = Frozen(self.model, freeze)
@@ -174,6 +179,12 @@ class Classifier(LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
         """As `validation_step`, for ``test/…``."""
         return self._evaluate(batch, "test")
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The logits [B, outputs] of the selected outputs; images that could not be read are left out."""
+        images, labels = batch
+        logits = self(images) if len(labels) else images.new_empty(0, self.num_outputs)
+        return logits if self.outputs is None else logits[:, self.outputs]
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], split: str) -> Tensor | None:
         images, labels = batch

@@ -130,6 +130,13 @@ def test_ones_own_mechanisms_are_named_by_their_class(tmp_path):
     assert [group.label for group in groups_of(tmp_path)] == ["mine:Squared", "mine:Cubed", "linear"]
 
 
+@pytest.mark.parametrize("source", ["torchvision", "own"])
+def test_torch_datasets_are_datasets_of_their_own(tmp_path, source):
+    for name in ("FashionMNIST", "mine:photos"):
+        write_run(tmp_path / name, data__name=source, data__dataset=name)
+    assert sorted(ranking.data for ranking in rankings_of(tmp_path)) == ["FashionMNIST", "mine:photos"]
+
+
 @pytest.mark.parametrize(
     ("roots", "names"),
     [

@@ -9,4 +9,6 @@ class Export(Strict):
     ckpt_path: Text
     format: Literal["onnx", "torch_export", "safetensors", "timm"]
     out: Text
+    push: Text | None
+    private: bool
     quiet: bool

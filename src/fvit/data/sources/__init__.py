@@ -13,6 +13,7 @@ from fvit.data.sources.folder import folder
 from fvit.data.sources.imagenet import imagenet
 from fvit.data.sources.imagenet_sets import imagenet_a, imagenet_r, imagenet_real, imagenet_sketch, imagenet_v2
 from fvit.data.sources.relations import relations
+from fvit.data.sources.torch_datasets import own, torchvision_dataset
 
 __all__ = ["SOURCES", "Source", "load"]
 
@@ -29,6 +30,8 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "imagenette": imagenette,
     "cifar10": cifar10,
     "relations": relations,
+    "torchvision": torchvision_dataset,
+    "own": own,
 }
 
 

@@ -3,6 +3,8 @@
 import socket
 import tarfile
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
@@ -85,19 +87,28 @@ def unpacked(source: str, root: str | None, name: str, url: str, md5: str, downl
 
 
 def _unpack(url: str, md5: str, archive: Path, target: Path) -> None:
-    parent, previous_timeout = archive.parent, socket.getdefaulttimeout()
+    parent = archive.parent
     with tempfile.TemporaryDirectory(dir=parent, prefix=f".{target.name}.") as temporary:
-        socket.setdefaulttimeout(_STALL_SECONDS)
         try:
-            download_and_extract_archive(url, str(parent), temporary, md5=md5)
+            with given_up_when_stalled():
+                download_and_extract_archive(url, str(parent), temporary, md5=md5)
         except (OSError, HTTPException, RuntimeError, tarfile.TarError) as error:  # RuntimeError: a wrong MD5
             raise DataError(
                 f"{url} could not be downloaded and unpacked into {parent}: {error}. "
                 f"Without a network, put the file there as {archive} (MD5 {md5})"
             ) from error
-        finally:
-            socket.setdefaulttimeout(previous_timeout)
         folder = Path(temporary, target.name)
         if not folder.is_dir():
             raise DataError(f"{archive} does not contain the folder {target.name}")
         folder.rename(target)
+
+
+@contextmanager
+def given_up_when_stalled() -> Iterator[None]:
+    """Give a server up that sends nothing for a minute, with a TimeoutError: torchvision sets no limit."""
+    previous = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_STALL_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(previous)

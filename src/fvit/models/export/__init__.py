@@ -2,6 +2,7 @@
 
 from fvit.models.export.card import CardContent, card
 from fvit.models.export.formats import FORMATS, needs_fvit
+from fvit.models.export.hub import check_name, push
 from fvit.models.export.model import ExportModel
 
-__all__ = ["FORMATS", "CardContent", "ExportModel", "card", "needs_fvit"]
+__all__ = ["FORMATS", "CardContent", "ExportModel", "card", "check_name", "needs_fvit", "push"]

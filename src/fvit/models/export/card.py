@@ -8,6 +8,8 @@ from timm.layers import to_2tuple
 
 import fvit
 
+# Where a hub's page looks for how to load a model.
+_LIBRARIES = {"onnx": "onnx", "torch_export": "pytorch", "safetensors": "timm", "timm": "timm"}
 _LOADING = {
     "onnx": """import onnxruntime
 session = onnxruntime.InferenceSession("model.onnx")
@@ -16,8 +18,9 @@ session = onnxruntime.InferenceSession("model.onnx")
 model = torch.export.load("model.pt2").module()
 logits = model(images)  # float32 [B, 3, {rows}, {columns}]""",
     "safetensors": """{fvit}import timm
-model = timm.create_model("local-dir:{folder}", pretrained=True).eval()
-logits = model(images)  # float32 [B, 3, {rows}, {columns}]""",
+model = timm.create_model("{source}", pretrained=True).eval()
+logits = model(images)  # float32 [B, 3, {rows}, {columns}]
+# With fvit: model, transform, classes = fvit.load("{source}")""",
 }
 _LOADING["timm"] = _LOADING["safetensors"]
 
@@ -27,7 +30,7 @@ class CardContent(NamedTuple):
 
     Attributes:
         format: ``onnx``, ``torch_export``, ``safetensors`` or ``timm``.
-        folder: the exported folder.
+        source: timm's name of the model, ``local-dir:FOLDER`` or ``hf-hub:USER/NAME``.
         content: the content of the checkpoint.
         classes: names of the outputs.
         params: number of parameters.
@@ -37,7 +40,7 @@ class CardContent(NamedTuple):
     """
 
     format: str
-    folder: str
+    source: str
     content: Mapping[str, Any]
     classes: Sequence[str]
     params: int
@@ -47,7 +50,7 @@ class CardContent(NamedTuple):
 
 
 def card(export: CardContent) -> str:
-    """README.md: how to load the model, its preprocessing, training recipe, metrics and limits."""
+    """README.md: the hub's metadata, how to load the model, its preprocessing, training recipe, metrics and limits."""
     trained, data = export.content["hyper_parameters"], export.content["datamodule_hyper_parameters"]
     model = trained["model"]
     (rows, columns), name = to_2tuple(data["img_size"]), model["name"]
@@ -55,16 +58,16 @@ def card(export: CardContent) -> str:
     loading = _LOADING[export.format].format(
         rows=rows,
         columns=columns,
-        folder=export.folder,
+        source=export.source,
         fvit="import fvit.models  # registers the model with timm\n" if export.needs_fvit else "",
     )
     averaged = "averaging_state" in export.content
     metrics = {name: value for name, value in export.content.get("metrics", {}).items() if name.startswith("val/")}
     recipe = {
-        "data": f"{data['name']}, {len(export.classes)} classes, images of {rows} × {columns} px",
+        "data": f"{_source_name(data)}, {len(export.classes)} classes, images of {rows} × {columns} px",
         "augmentation": _short(data.get("augment")),
         "batch": f"{data['batch_size'] * data['accumulate']} images per device",
-        "length": f"{export.content['epoch'] + 1} epochs, {export.content['global_step']:,} updates",
+        "length": f"{_count(export.content['epoch'] + 1, 'epoch')}, {_count(export.content['global_step'], 'update')}",
         **{part: _short(trained[part]) for part in ("optimizer", "scheduler", "loss")},
         **({"distillation": _short(trained["distillation"])} if trained.get("distillation") else {}),
         "weights": "averaged over training (EMA)" if averaged else "of the last optimizer step before saving",
@@ -72,6 +75,10 @@ def card(export: CardContent) -> str:
     }
     preprocessing = {key: data[key] for key in ("crop_pct", "interpolation", "mean", "std")}
     lines = [
+        "---",
+        _front_matter(export, f"{name}, {attention['name']}", _source_name(data), metrics),
+        "---",
+        "",
         f"# {name} with {attention['name']} attention",
         "",
         f"An image classifier, exported by fvit {fvit.__version__} as `{export.format}`.",
@@ -110,6 +117,40 @@ def card(export: CardContent) -> str:
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _front_matter(export: CardContent, name: str, dataset: str, metrics: Mapping[str, float]) -> str:
+    """The hub's metadata in YAML. It has no license: whoever shares the model chooses one."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=metric.partition("/")[0],
+            metric_type="accuracy",
+            metric_name=label,
+            metric_value=metrics[metric],
+        )
+        for metric, label in (("val/acc1", "top-1 accuracy"), ("val/acc5", "top-5 accuracy"))
+        if metric in metrics
+    ]
+    return ModelCardData(
+        library_name="fvit" if export.needs_fvit else _LIBRARIES[export.format],
+        pipeline_tag="image-classification",
+        tags=["image-classification", "fvit", *(["timm"] if export.format in ("safetensors", "timm") else [])],
+        **({"model_name": name, "eval_results": results} if results else {}),
+    ).to_yaml()
+
+
+def _source_name(data: Mapping[str, Any]) -> str:
+    """The data source; of torch datasets the class or function."""
+    return data.get("dataset") or data["name"]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _measured(metrics: Mapping[str, float]) -> list[str]:

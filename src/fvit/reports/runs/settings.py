@@ -41,9 +41,11 @@ def model_of(run: Run) -> str:
 
 
 def source_of(run: Run) -> tuple[str, ...]:
-    """The data source; if that is any folder, followed by the parts of its path."""
+    """The data source; if that is any folder, followed by the parts of its path, or by the name of a torch dataset."""
     data = run.config.get("data") or {}
     name = str(data.get("name", "–"))
+    if name in ("own", "torchvision"):
+        return name, str(data.get("dataset"))
     return (name, *Path(str(data.get("root"))).expanduser().resolve().parts) if name == "folder" else (name,)
 
 
