@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "config": "hydra omegaconf pydantic yaml fvit",
     "launch": "torch lightning hydra omegaconf pydantic rich dotenv filelock fvit fvit.config",
     "training": "torch timm lightning torchmetrics hydra fvit.attention fvit.models fvit.config fvit.launch",
-    "callbacks": "torch lightning numpy rich fvit.cost fvit.models fvit.training fvit.config fvit.launch",
+    "callbacks": "torch timm lightning numpy rich fvit.cost fvit.models fvit.training fvit.config fvit.launch",
     "loggers": "torch lightning omegaconf wandb pydantic PIL "
     "fvit.cost fvit.models fvit.training fvit.config fvit.launch",
     "search": "optuna numpy filelock lightning hydra omegaconf plotly fvit.config fvit.launch fvit.reports",
