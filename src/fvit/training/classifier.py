@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.optim import create_optimizer_v2, list_optimizers
-from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,10 +19,12 @@ from torchmetrics.classification import MulticlassAccuracy
 from fvit.config.errors import RunError, did_you_mean
 from fvit.config.legacy import migrate_checkpoint, model_options
 from fvit.models import attention_spec, build, transfer_weights
+from fvit.models.any_size import forward_any_size
 from fvit.models.weights import unwrapped
 from fvit.training.checkpoint import initial_weights
 from fvit.training.classes import counterparts, pretrained_classes
 from fvit.training.losses import build_loss
+from fvit.training.schedule import build_schedule
 from fvit.training.sharding import numbered_by_model, shard
 
 
@@ -117,8 +118,8 @@ class Classifier(LightningModule):
         return [] if init_from is None else [("start", f"{init_from}: {self.model.weight_transfer}")]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images [B, 3, H, W] to logits [B, outputs]."""
-        return self.model(images)
+        """Normalised images [B, 3, H, W], with data.size_schedule smaller ones, to logits [B, outputs]."""
+        return forward_any_size(self.model, images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of one micro batch; logs ``train/loss`` and ``lr`` of the steps that loggers receive."""
@@ -197,24 +198,12 @@ class Classifier(LightningModule):
             ValueError: the run has no length, or the schedule does not fit into it.
         """
         optimizer = self.build_optimizer()
-        options = dict(self.hparams.scheduler)
-        if self.trainer.fast_dev_run:  # too short for a warmup
-            options = {"sched": "constant"}
         self.trainer.fit_loop.setup_data()  # counts the batches, also where the length is given in steps
         updates = self.trainer.estimated_stepping_batches
         if updates == float("inf"):
             raise ValueError("the schedule needs the length of the run; set trainer.max_epochs or trainer.max_steps")
         per_epoch = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
-        length = {"num_epochs": updates / per_epoch, "updates_per_epoch": per_epoch, "step_on_epochs": False}
-        if options.get("warmup_epochs", 0) is None:
-            options["warmup_epochs"] = min(5, length["num_epochs"] / 8)
-        try:
-            scheduler, _ = create_scheduler_v2(optimizer, **length, **options)
-        except ValueError as error:
-            raise ValueError(
-                f"the schedule does not fit into {updates} updates, {per_epoch} per epoch ({error}); "
-                "change scheduler.warmup_epochs or scheduler.decay_epochs, or train longer"
-            ) from error
+        scheduler = self.build_schedule(optimizer, updates, per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def build_optimizer(self) -> Optimizer:
@@ -224,6 +213,11 @@ class Classifier(LightningModule):
         except (ValueError, TypeError, AssertionError, ImportError, RuntimeError) as error:  # of timm, torch or apex
             near = did_you_mean(options["opt"], list_optimizers()) if "not found" in str(error) else ""
             raise ValueError(f"optimizer.opt={options['opt']} cannot be built: {error}{near}") from error
+
+    def build_schedule(self, optimizer: Optimizer, updates: int, per_epoch: int) -> Scheduler:
+        # A fast_dev_run is too short for a warmup.
+        options = {"sched": "constant"} if self.trainer.fast_dev_run else self.hparams.scheduler
+        return build_schedule(optimizer, options, updates, per_epoch)
 
     def on_train_start(self) -> None:
         # A resumed optimizer has the learning rate it ended with, not that of the schedule.

@@ -1,6 +1,7 @@
 """How a model is computed: options that change speed and memory but not results."""
 
 import logging
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,8 @@ def set_up(config: dict[str, Any], module: "LightningModule", data: "LightningDa
     if config["grad_checkpointing"]:
         _checkpoint_gradients(module.model)
     if config["compile"]:
+        # With data.size_schedule torch looks at the gradients of resampled weights, and warns that there are none.
+        warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
         module.model.compile()
 
 
