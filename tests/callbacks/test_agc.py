@@ -20,7 +20,6 @@ class Gradients(Probe):
 
 def test_units_are_clipped_to_their_weights_and_the_head_is_not(compose_config):
     probe = fit(compose_config(*FAKE, *AGC, "callbacks.agc.clip_factor=1e-3"), Gradients())
-    free = fit(compose_config(*FAKE, "logger=none", "trainer.gradient_clip_val=null"), Gradients())
     clipped = 0
     for name, weight, grad in probe.pairs:
         wide = weight.reshape(len(weight), -1) if weight.ndim > 1 else weight.reshape(1, -1)
@@ -32,7 +31,6 @@ def test_units_are_clipped_to_their_weights_and_the_head_is_not(compose_config):
             assert (norms <= limits * 1.001).all(), name
             clipped += int((norms >= limits * 0.999).sum())
     assert clipped > 50
-    assert free.metrics["train/loss"] != probe.metrics["train/loss"]
 
 
 def test_equals_timm_on_a_first_step(compose_config):

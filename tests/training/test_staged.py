@@ -85,10 +85,7 @@ def test_losses_of_a_stage(converted):
 KILLS = (
     ("on_train_batch_start", 2),  # within the first stage
     ("on_train_batch_end", 2),  # at its end
-    ("on_validation_batch_end", 1),
-    ("on_train_batch_start", 1),
-    ("on_train_batch_end", 3),
-    ("on_train_epoch_end", 1),
+    ("on_train_batch_start", 4),  # within the last
 )
 
 
@@ -106,7 +103,7 @@ def test_run_killed_within_and_between_stages_ends_with_the_same_bits(compose_co
             run("killed", KillAt(*moment))
         except Killed:
             kills += 1
-    assert kills >= 4
+    assert kills == 3
     run("killed")
     assert differences(last(tmp_path / "whole"), last(tmp_path / "killed")) == []
     assert curve(tmp_path / "killed") == curve(tmp_path / "whole")

@@ -228,10 +228,12 @@ class Train(Hardware):
             return self
         if self.distillation is not None:
             raise ValueError("distillation needs unsharded weights: use hardware=ddp instead of fsdp")
+        if self.data.size_schedule:
+            raise ValueError("data.size_schedule resamples unsharded weights: use hardware=ddp instead of fsdp")
         for name, options in self.callbacks.items():
-            if str(options.get("_target_")).endswith(("EMA", "Averaging")):
+            if str(options.get("_target_")).endswith(("EMA", "Averaging", "AdaptiveGradientClipping")):
                 raise ValueError(
-                    f"callbacks.{name} averages unsharded weights: leave it out, or use hardware=ddp instead of fsdp"
+                    f"callbacks.{name} needs unsharded weights: leave it out, or use hardware=ddp instead of fsdp"
                 )
         return self
 
