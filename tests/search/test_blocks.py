@@ -97,7 +97,7 @@ def test_a_failed_job_ends_the_search_and_the_same_command_continues(search):
     with pytest.raises(RunError, match=r"job 0 of the sweep did not finish \(failed\).*repeat the command"):
         search(Task("failed"))
     search(Task())
-    with pytest.raises(RunError, match=r"job 1 of sweep was started with model.blocks=\[0\]"):
+    with pytest.raises(RunError, match=r"job 0 of sweep was started with attention=native"):
         search(Task(), "seed=3")
 
 
