@@ -59,6 +59,14 @@ def test_each_stage_trains_its_parameters_at_its_rate(converted):
     assert facts["stage task"] == "50 % of the run, lr 0.001, trains all: task, soft"
 
 
+def test_attention_that_was_not_exchanged_stays_as_it_is(converted):
+    probe = fit(converted("model.blocks=[1]", "trainer.max_epochs=1"), Steps())
+    before, after = probe.weights[:2]
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert moved
+    assert all(name.startswith("blocks.1.attn.") for name in moved)
+
+
 def test_losses_of_a_stage(converted):
     """In the first, the distance of attentions that are given the teacher's tokens, whatever the student's are."""
     probe = fit(converted("distillation.stages.attention.lr=1e-12"), Steps())

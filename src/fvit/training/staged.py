@@ -39,7 +39,10 @@ class StagedDistiller(Distiller):
                 )
         if idle := sorted(on - {name for stage in self._stages for name in stage.losses}):
             raise ValueError(f"distillation.{idle[0]} has a weight, but no stage has {idle[0]} among its losses")
-        self._attention = {id(p) for site in sites(self.model) for p in site.block.attn.parameters()}
+        # Others equal their teacher's, and weight decay alone would move them.
+        new = {report.block for report in getattr(self.model, "exchange_report", ())}
+        attentions = [site.block.attn for site in sites(self.model) if not new or site.index in new]
+        self._attention = {id(parameter) for attention in attentions for parameter in attention.parameters()}
         self.stages: Stages | None = None  # known with the length of the run
 
     def facts(self) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ class Stage:
         name: its key in the configuration.
         length: its share of the run, relative to the other stages.
         lr: peak learning rate; the schedule starts anew in each stage.
-        trains: the parameters that change: those of the blocks' ``attention``, or ``all``.
+        trains: the parameters that change: those of the exchanged ``attention``, or ``all``.
         losses: names of the losses that are on.
     """
 
