@@ -40,7 +40,7 @@ def epoch(overrides: list[str], resident: bool) -> tuple[Step, int]:
     def step() -> None:
         for batch in loader:
             if resident:
-                batch = batch._replace(images=data.resident[True].take(batch.images))
+                batch = batch._replace(images=data.resident["train"].take(batch.images, (data.hparams.img_size,) * 2))
             data.batch_transform(batch, True, torch.float32)
 
     return step, len(loader) * 64

@@ -55,8 +55,8 @@ def test_there_are_some():
     assert len(COMMANDS) > 5
 
 
-# Those of a study have no jobs that are known beforehand.
-SWEEPS = [line for line in COMMANDS if re.search(r" -m | sweep=(?!optuna|pareto)", line)]
+# Those of a search have no jobs that are known beforehand.
+SWEEPS = [line for line in COMMANDS if re.search(r" -m | sweep=(?!optuna|pareto|blocks)", line)]
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "launch": "torch lightning hydra omegaconf pydantic rich dotenv filelock fvit fvit.config",
     "training": "torch timm lightning torchmetrics sklearn numpy hydra "
     "fvit.attention fvit.models fvit.config fvit.launch",
-    "callbacks": "torch lightning numpy rich fvit.cost fvit.models fvit.training fvit.config fvit.launch",
+    "callbacks": "torch timm lightning numpy rich fvit.cost fvit.models fvit.training fvit.config fvit.launch",
     "loggers": "torch lightning omegaconf wandb pydantic PIL "
     "fvit.cost fvit.models fvit.training fvit.config fvit.launch",
     "search": "optuna numpy filelock lightning hydra omegaconf plotly fvit.config fvit.launch fvit.reports",

@@ -41,6 +41,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     from fvit.launch.console import print_exchange, print_plan, print_results
     from fvit.launch.run_dir import RunDir
     from fvit.models import exchange_rows
+    from fvit.models.any_size import check_sizes
     from fvit.training import checkpoint, runtime_flags
     from fvit.training.trainer import build_trainer, results, test
 
@@ -55,13 +56,14 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     cost = count(module.model, config["data"]["img_size"])
     module.macs = cost.macs
     resumed = checkpoint.find_resumable(config["ckpt_path"], module)
+    check_sizes(module.model, config["data"].get("size_schedule") or (), config["grad_checkpointing"])
     runtime_flags.set_up(config, module, data)
     trainer = build_trainer(config, plan, len(data.source.train))
     with RunDir(config, trainer) as run:
         run.log_start(data, cost.metrics())
         if trainer.is_global_zero:
             warn_of_recipe(config)
-            print_plan(config, cost, plan, data, [*budget, *module.facts()])
+            print_plan(config, cost, plan, data, [*budget, *module.facts(), *data.facts()])
             print_exchange(config["model"], exchange_rows(module.model))
         # Ranks build the same model, then draw different augmentations and dropout.
         seed_everything(config["seed"] + trainer.global_rank, workers=True, verbose=False)
@@ -96,14 +98,15 @@ def build_data(config: dict[str, Any], plan: "BatchPlan") -> "ImageDataModule":
 
 def build_module(config: dict[str, Any], data: "ImageDataModule") -> "Classifier":
     """The LightningModule, with a head for the classes of `data`."""
-    from fvit.training import Classifier, Distiller
+    from fvit.training import Classifier, Distiller, StagedDistiller
 
     arguments = {key: config[key] for key in ("model", "optimizer", "scheduler", "loss")}
     arguments |= {"img_size": config["data"]["img_size"], "num_classes": data.num_classes, "classes": data.classes}
     if config["distillation"] is None:
         return Classifier(**arguments)
     normalisation = {key: config["data"][key] for key in ("mean", "std")}
-    return Distiller(**arguments, **normalisation, distillation=config["distillation"])
+    cls = StagedDistiller if config["distillation"].get("stages") else Distiller
+    return cls(**arguments, **normalisation, distillation=config["distillation"])
 
 
 if __name__ == "__main__":

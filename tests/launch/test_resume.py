@@ -240,6 +240,16 @@ def test_a_new_run_does_not_start_among_the_checkpoints_of_another(compose_confi
     assert resume.find_checkpoint(elsewhere)["ckpt_path"] == str(other)
 
 
+def test_a_run_with_initial_weights_resumes_and_a_new_one_has_one_start(compose_config, tmp_path):
+    other = save_checkpoint(tmp_path / "other" / "checkpoints" / "last.ckpt")
+    start = f"model.init_from={other}"
+    with pytest.raises(ValueError, match=r"model\.init_from has no effect with ckpt_path=.*: leave one of them out"):
+        resume.find_checkpoint(compose_config(start, f"ckpt_path={other}"))
+    assert resume.find_checkpoint(compose_config(start, "ckpt_path=last"))["ckpt_path"] is None
+    own = save_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert resume.find_checkpoint(compose_config(start, "ckpt_path=last"))["ckpt_path"] == str(own)
+
+
 def test_changed_settings_are_printed_and_another_model_is_refused(compose_config, tmp_path, capsys):
     fit(compose_config(*FAKE))
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*") if path.is_file()}

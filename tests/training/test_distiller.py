@@ -374,7 +374,6 @@ def test_timm_teacher_has_its_outputs_in_the_order_of_wordnet_ids(monkeypatch):
         (["distillation.soft.start=0.5", "distillation.soft.end=0.5"], "from start=0.5 to end=0.5 has no effect"),
         (["+distillation.soft.tau=1"], "unknown key distillation.soft.tau=1"),
         (["distillation.features.blocks=[0]"], "distillation.features.blocks has no effect with place=final"),
-        (["model.init_from=a", "ckpt_path=b"], "model.init_from has no effect with ckpt_path"),
         (["model.init_from=a", "model.pretrained=true"], "model.init_from has no effect with model.pretrained"),
     ],
 )

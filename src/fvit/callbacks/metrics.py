@@ -53,7 +53,7 @@ class Metrics(Callback):
     ) -> None:
         self.data_wait_limit, self.warmup = data_wait_limit, warmup
         self.min_steps, self.min_seconds = min_steps, min_seconds
-        self.batches, self.seconds = 0, 0.0
+        self.images, self.seconds = 0, 0.0
         self.recent_data_wait = 0.0
         self._waiting: Waiting = HostWait()
         self._steps, self._waited, self._step_seconds = 0, 0.0, 0.0  # without those that follow a checkpoint
@@ -65,7 +65,7 @@ class Metrics(Callback):
     @property
     def images_per_s(self) -> float:
         """Mean over the run so far; 0 before anything was measured."""
-        return self._speed(self.batches, self.seconds)
+        return self.images / self.seconds if self.seconds else 0.0
 
     @property
     def data_wait(self) -> float:
@@ -75,13 +75,14 @@ class Metrics(Callback):
     def seconds_left(self, trainer: Trainer) -> float | None:
         """At the pace of this process; None during warm-up, and where the length of the run is unknown."""
         updates = trainer.estimated_stepping_batches
-        if not self.batches or updates == float("inf"):
+        if not self.images or updates == float("inf"):
             return None
-        per_step = (self._last - self._warm) / self.batches * trainer.accumulate_grad_batches
+        per_step = (self._last - self._warm) / self.images * self._images_per_step
         return max(0.0, (updates - trainer.global_step) * per_step)
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        self._images_per_batch = trainer.datamodule.hparams.batch_size * trainer.world_size
+        images = trainer.datamodule.hparams.batch_size * trainer.world_size
+        self._images_per_step = images * trainer.accumulate_grad_batches  # with data.size_schedule only this stays
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._began = time.perf_counter()
@@ -94,7 +95,7 @@ class Metrics(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._begin_step()
-        if not self.batches:
+        if not self.images:
             self._warm = self._last
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -118,7 +119,7 @@ class Metrics(Callback):
             self.warmup -= 1
             self._warm = now
         else:
-            self.batches += 1
+            self.images += self._images_per_step // trainer.accumulate_grad_batches
             self.seconds += now - self._last
             if not self._saved:
                 self._steps += 1
@@ -168,10 +169,10 @@ class Metrics(Callback):
     def _log_step(self, trainer: Trainer, module: LightningModule) -> None:
         self._waited = self._waiting.seconds()
         figures = {_SEEN: self._images_seen(trainer), _HOURS: self._hours, _LEFT: self.seconds_left(trainer)}
-        batches, seconds, waited, step_seconds = self._logged
-        self._logged = (self.batches, self.seconds, self._waited, self._step_seconds)
-        if self.batches > batches:
-            figures[_SPEED] = self._speed(self.batches - batches, self.seconds - seconds)
+        images, seconds, waited, step_seconds = self._logged
+        self._logged = (self.images, self.seconds, self._waited, self._step_seconds)
+        if self.images > images:
+            figures[_SPEED] = (self.images - images) / (self.seconds - seconds)
             if self._rate:
                 figures[_MFU] = mfu(self._macs, figures[_SPEED], self._rate * trainer.world_size)
         if self._step_seconds > step_seconds:  # on all ranks or on none, because they count the same steps
@@ -185,10 +186,7 @@ class Metrics(Callback):
         module.log(_MEMORY, peak(module.device) / 2**30, sync_dist=True, reduce_fx="max")
 
     def _images_seen(self, trainer: Trainer) -> float:
-        return float(trainer.global_step * self._images_per_batch * trainer.accumulate_grad_batches)
-
-    def _speed(self, batches: int, seconds: float) -> float:
-        return batches * self._images_per_batch / seconds if seconds else 0.0
+        return float(trainer.global_step * self._images_per_step)
 
     def _count_hours(self, trainer: Trainer) -> None:
         self._hours = self._hours_before + (time.perf_counter() - self._began) / 3600 * trainer.world_size

@@ -47,8 +47,7 @@ class RunProgress(ProgressBar):
             console=console,
             expand=True,
         )
-        total = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
-        done = trainer.fit_loop.total_batch_idx
+        total, done = trainer.estimated_stepping_batches, trainer.global_step
         self._task = self._progress.add_task(_epoch(trainer), total=total, completed=done, figures="")
         self._progress.start()
 
@@ -56,11 +55,10 @@ class RunProgress(ProgressBar):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._progress is not None:
-            done = trainer.fit_loop.total_batch_idx + 1
             # Reading the loss after each batch would make a GPU wait.
             is_read = ends_logged_step(trainer, batch_idx)
             figures = {"figures": self._figures(trainer, console.width)} if is_read else {}
-            self._progress.update(self._task, description=_epoch(trainer), completed=done, **figures)
+            self._progress.update(self._task, description=_epoch(trainer), completed=trainer.global_step, **figures)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if not self._enabled or is_quiet() or trainer.state.fn != TrainerFn.FITTING:

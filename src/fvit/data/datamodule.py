@@ -23,6 +23,7 @@ from fvit.data.images import DataError, Images
 from fvit.data.resident import ResidentDataset
 from fvit.data.sampler import BatchLayout, EvalSampler, ShardWindows, Shuffle, TrainSampler, shards_in_order
 from fvit.data.seeding import SampleKey
+from fvit.data.size_schedule import SizedDataset, SizeSchedule
 from fvit.data.transfer import SideStream
 from fvit.data.transforms.batch import BatchTransform
 from fvit.data.transforms.draws import Draw
@@ -47,6 +48,8 @@ class ImageDataModule(LightningDataModule):
     Args:
         name: the source, a key of `fvit.data.SOURCES`; further arguments are its options.
         img_size: of the model's input in pixels: the side of a square, or height and width.
+        size_schedule: sides of the training images over the run, at most `img_size`; see `SizeSchedule`. Validation
+            images always have `img_size`.
         batch_size: training images per micro batch and rank.
         accumulate: micro batches per optimizer step.
         eval_batch_size: validation images per batch and rank; 0 means `batch_size`.
@@ -87,6 +90,7 @@ class ImageDataModule(LightningDataModule):
         resident: bool = False,
         prefetch_factor: int | None = None,
         eval_crops: int = 1,
+        size_schedule: Sequence[int] | None = None,
         **source: Any,
     ) -> None:
         super().__init__()
@@ -95,12 +99,16 @@ class ImageDataModule(LightningDataModule):
         self.source = sources.load(name, **source)
         self.classes = self.source.classes
         self.augment = dict(augment or {})
-        self._train_transform = self._build_train_transform()
+        self._train_transforms = {
+            side: self._build_train_transform(side) for side in size_schedule or [to_2tuple(img_size)]
+        }
         self.batch_transform = BatchTransform(
             len(self.classes), mean, std, self.augment.get("mixup", {}), self.augment.get("erasing", {}), seed
         )
         if self.batch_transform.mixup is not None and batch_size % 2:
             raise ValueError(f"mixup and cutmix pair images and need an even batch on each device, not {batch_size}")
+        if resident and size_schedule and not isinstance(self._train_transforms[size_schedule[0]], TrainTransform):
+            raise ValueError("data.size_schedule resizes crops: with data.resident=true it needs augment=light")
         self.faults = FaultLog(skip_limit)
         self.positions: Tensor | None = None
         self._sampler: TrainSampler | None = None
@@ -129,6 +137,18 @@ class ImageDataModule(LightningDataModule):
         """How an optimizer step is divided among ranks and micro batches."""
         return BatchLayout(self.hparams.batch_size, self.hparams.accumulate, self._world()[0])
 
+    @property
+    def schedule(self) -> SizeSchedule | None:
+        """The sizes of the training images, if they change; without a Trainer, of one epoch each."""
+        if not self.hparams.size_schedule:
+            return None
+        sizes, (size, _) = tuple(self.hparams.size_schedule), to_2tuple(self.hparams.img_size)
+        return SizeSchedule(sizes, size, self.trainer.max_epochs if self.trainer else len(sizes))
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Names and values for the summary that is printed before training."""
+        return [("image sizes", str(self.schedule))] if self.schedule else []
+
     def train_dataloader(self) -> DataLoader:
         images, layout = self.source.train, self.batch_layout
         if not len(images):
@@ -138,15 +158,24 @@ class ImageDataModule(LightningDataModule):
                 f"{len(images)} training images are fewer than one batch of {layout.global_batch}; "
                 f"take global_batch_size={len(images) // layout.world_size * layout.world_size} or less"
             )
-        if self.batch_transform.mixup is not None:
-            self.batch_transform.mixup.global_batch = layout.global_batch
+        if (mixup := self.batch_transform.mixup) is not None:
+            mixup.global_batch = layout.global_batch
+            if mixup.off_epochs and self.trainer:
+                mixup.epochs = self.trainer.max_epochs
+        if self.schedule and self.trainer:
+            # The Trainer asks for a loader in each epoch if their layouts differ.
+            layout = self.schedule.layout(layout, self._next_epoch())
+            self.trainer.accumulate_grad_batches = layout.accumulate
         self._sampler = self._train_sampler(layout)
-        draw, size = self.batch_transform.draw, to_2tuple(self.hparams.img_size)
+        draw = self.batch_transform.draw
         if self.hparams.resident:  # its samples do not have the images' shape
             return self._loader(
-                self._train_set(), self.hparams.batch_size, self._sampler, lambda keys, *_: draw(keys, *size)
+                self._train_set(),
+                layout.batch_size,
+                self._sampler,
+                lambda keys, *_: draw(keys, *self._train_size(keys[0][0])),
             )
-        return self._loader(self._train_set(), self.hparams.batch_size, self._sampler, draw)
+        return self._loader(self._train_set(), layout.batch_size, self._sampler, draw)
 
     def val_dataloader(self) -> DataLoader:
         return self._eval_loader("val")
@@ -193,7 +222,8 @@ class ImageDataModule(LightningDataModule):
         if self.hparams.resident:
             testing = self.source.test is not None and (self.trainer.testing or self.trainer.predicting)
             split = "train" if training else "test" if testing else "val"
-            batch = batch._replace(images=self.resident[split].take(batch.images))
+            size = self._train_size(self._last[0]) if training else to_2tuple(self.hparams.img_size)
+            batch = batch._replace(images=self.resident[split].take(batch.images, size))
         return self.batch_transform(batch, training, self.trainer.lightning_module.dtype)
 
     def state_dict(self) -> dict[str, Any]:
@@ -227,7 +257,8 @@ class ImageDataModule(LightningDataModule):
     @property
     def resumed_batches(self) -> int:
         """Micro batches of the first epoch that were done before this run resumed."""
-        return self._resumed.get("position", 0) // self.batch_layout.global_batch * self.batch_layout.accumulate
+        layout = self.schedule.layout(self.batch_layout, self._resumed.get("epoch", 0))
+        return self._resumed.get("position", 0) // layout.global_batch * layout.accumulate
 
     def _next_step(self, layout: BatchLayout) -> tuple[int, int]:
         """Epoch and step after the last complete one: micro batches of an incomplete step are repeated on resume."""
@@ -242,8 +273,14 @@ class ImageDataModule(LightningDataModule):
         complete = micro_batch == layout.accumulate - 1 and progress.processed == progress.ready
         return epoch, step + complete
 
+    def _next_epoch(self) -> int:
+        """The epoch that a loader is asked for; before the loops are restored, only the checkpoint knows it."""
+        reloads = self.trainer and self.hparams.size_schedule
+        return max(self._resumed.get("epoch", 0), self.trainer.current_epoch if reloads else 0)
+
     def _train_sampler(self, layout: BatchLayout) -> TrainSampler:
         images, resumed, (world, rank) = self.source.train, self._resumed, self._world()
+        epoch = self._next_epoch()
         num_nodes = world // self._ranks_per_node()
         node, local_rank = divmod(rank, self._ranks_per_node())
         windows = None
@@ -263,23 +300,29 @@ class ImageDataModule(LightningDataModule):
             Shuffle(len(images), self.hparams.seed, self.augment.get("num_repeats", 1), windows),
             layout,
             rank=node + num_nodes * local_rank,  # gives each node the positions of its own shards
-            epoch=resumed.get("epoch", 0),
-            step=resumed.get("position", 0) // layout.global_batch,
+            epoch=epoch,
+            step=resumed.get("position", 0) // layout.global_batch if epoch == resumed.get("epoch", 0) else 0,
             frozen=bool(self.trainer and self.trainer.overfit_batches),
             on_epoch=prefetch if local_rank == 0 else None,
         )
 
-    def _train_set(self) -> ImageDataset | ResidentDataset:
+    def _train_set(self) -> ImageDataset | SizedDataset | ResidentDataset:
+        images, transforms = self.source.train, self._train_transforms
         if self.hparams.resident:
-            return self._keep("train", self.source.train, self._train_transform)
-        return ImageDataset(self.source.train, self._train_transform, self.hparams.seed, replace=True)
+            return self._keep("train", images, next(iter(transforms.values())))
+        datasets = {size: ImageDataset(images, t, self.hparams.seed, replace=True) for size, t in transforms.items()}
+        return SizedDataset(self.schedule, datasets) if self.schedule else next(iter(datasets.values()))
 
-    def _build_train_transform(self) -> TrainTransform | EvalTransform:
+    def _train_size(self, epoch: int) -> tuple[int, int]:
+        """Height and width of the training images of an epoch."""
+        return to_2tuple(self.schedule(epoch) if self.schedule else self.hparams.img_size)
+
+    def _build_train_transform(self, size: int | tuple[int, int]) -> TrainTransform | EvalTransform:
         hp = self.hparams
         options = {"no_aug": True, **self.augment.get("transform", {})}
         if options.pop("no_aug"):
-            return EvalTransform(self.decoder, hp.img_size, 1.0, hp.interpolation)
-        return TrainTransform(self.decoder, hp.img_size, interpolation=hp.interpolation, mean=hp.mean, **options)
+            return EvalTransform(self.decoder, size, 1.0, hp.interpolation)
+        return TrainTransform(self.decoder, size, interpolation=hp.interpolation, mean=hp.mean, **options)
 
     def _eval_set(self, split: str) -> ImageDataset:
         hp = self.hparams
@@ -300,7 +343,7 @@ class ImageDataModule(LightningDataModule):
 
     def _loader(
         self,
-        dataset: ImageDataset | ResidentDataset,
+        dataset: ImageDataset | SizedDataset | ResidentDataset,
         batch_size: int,
         sampler: TrainSampler | EvalSampler,
         draw: Draw | None = None,

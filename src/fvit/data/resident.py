@@ -74,14 +74,17 @@ class ResidentDataset(Dataset):
         crop = torch.tensor([key.index, left, top, width, height, flip])
         return Sample(crop, int(self.images.labels[key.index]), key)
 
-    def take(self, crops: Tensor) -> Tensor:
-        """The pixels of crops [B, 6], uint8 [B, H, W, 3] of the transform's size, on the device of `crops`."""
+    def take(self, crops: Tensor, size: tuple[int, int]) -> Tensor:
+        """The pixels of crops [B, 6], uint8 [B, H, W, 3], on the device of `crops`.
+
+        `size` is height and width of the result; without random crops it is that of the transform.
+        """
         if self.pixels.device != crops.device:
             self.pixels = self.pixels.to(crops.device)  # once
         images = self.pixels[crops[:, 0]]
         if not self.crops:
             return images
-        return crop_and_resize(images, crops[:, 1:], *self.transform.img_size, self.transform.interpolation)
+        return crop_and_resize(images, crops[:, 1:], *size, self.transform.interpolation)
 
     def _read(self, index: int, one: Transform, shape: torch.Size | None = None) -> Tensor:
         try:

@@ -97,6 +97,11 @@ def find_checkpoint(config: dict[str, Any]) -> dict[str, Any]:
     found = {**config, "ckpt_path": str(checkpoint)}
     if not is_resumed(found):
         _check_unused(folder)
+        if config["model"].get("init_from") is not None:
+            raise ValueError(
+                f"model.init_from has no effect with ckpt_path={ckpt_path}, whose weights a new run starts with: leave "
+                "one of them out"
+            )
     return found
 
 

@@ -1,1 +1,1 @@
-"""Hyperparameter search with Optuna, of the extra `optuna`: imported only when a search starts."""
+"""Searches whose next jobs depend on the results of earlier ones: Optuna (an optional extra), and over blocks."""

@@ -4,6 +4,7 @@ from fvit.training.classifier import Classifier
 from fvit.training.distiller import Distiller
 from fvit.training.losses import build_loss
 from fvit.training.predictions import CollectPredictions, Predictions
+from fvit.training.staged import StagedDistiller
 
 # Names of version 0.1.
 Answers, CollectAnswers = Predictions, CollectPredictions
@@ -13,5 +14,6 @@ __all__ = [
     "CollectPredictions",
     "Distiller",
     "Predictions",
+    "StagedDistiller",
     "build_loss",
 ]

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from fvit.config.errors import RunError
 from fvit.config.legacy import FORMAT, migrate_checkpoint
 from fvit.models import attention_spec, build
+from fvit.models.any_size import forward_any_size
 from fvit.models.hosts import ignore_rope
 from fvit.models.weights import unwrapped
 from fvit.training.arguments import LOSS, OPTIMIZER, SCHEDULER, count_classes, module_and_options
@@ -130,8 +131,8 @@ class Classifier(LightningModule):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images [B, 3, H, W] to logits [B, outputs]."""
-        return self.model(images)
+        """Normalised images [B, 3, H, W], with data.size_schedule smaller ones, to logits [B, outputs]."""
+        return forward_any_size(self.model, images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of one micro batch; logs ``train/loss`` and ``lr`` of the steps that loggers receive."""
@@ -221,19 +222,22 @@ class Classifier(LightningModule):
             ValueError: the run has no length, or the schedule does not fit into it.
         """
         optimizer = self.build_optimizer()
-        # A fast_dev_run is too short for a warmup.
-        options = {"sched": "constant"} if self.trainer.fast_dev_run else self.hparams.scheduler
         self.trainer.fit_loop.setup_data()  # counts the batches, also where the length is given in steps
         updates = self.trainer.estimated_stepping_batches
         if updates == float("inf"):
             raise ValueError("the schedule needs the length of the run; set trainer.max_epochs or trainer.max_steps")
         per_epoch = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
-        scheduler = build_scheduler(optimizer, options, updates, per_epoch)
+        scheduler = self.build_scheduler(optimizer, updates, per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def build_optimizer(self) -> Optimizer:
         with self.frozen.requiring_gradients():
             return build_optimizer(self.model, self.hparams.optimizer)
+
+    def build_scheduler(self, optimizer: Optimizer, updates: int, per_epoch: int) -> Scheduler:
+        # A fast_dev_run is too short for a warmup.
+        options = {"sched": "constant"} if self.trainer.fast_dev_run else self.hparams.scheduler
+        return build_scheduler(optimizer, options, updates, per_epoch)
 
     def on_train_start(self) -> None:
         # A resumed optimizer has the learning rate it ended with, not that of the schedule.

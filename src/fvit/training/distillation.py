@@ -63,9 +63,12 @@ class TokenMatch(nn.Module):
         place: outputs of ``attention`` in each block, of ``blocks``, or of the ``final`` norm.
         distance: ``mse`` or ``cosine``.
         blocks: the teacher's block for each of the student's; None for the same ones, in models of equal depth.
+        inputs: what the student's attentions are given: the tokens of the ``student``, in its forward pass, or those of
+            the ``teacher``, in a pass of their own. Then blocks do not depend on each other, and only attentions have
+            gradients (LoLCATs, arXiv:2410.10254).
 
     Raises:
-        ValueError: a model has no such tokens, their grids differ, or `blocks` does not fit.
+        ValueError: a model has no such tokens, their grids differ, or `blocks` or `inputs` does not fit.
     """
 
     def __init__(
@@ -75,9 +78,10 @@ class TokenMatch(nn.Module):
         place: Literal["attention", "blocks", "final"],
         distance: Literal["mse", "cosine"],
         blocks: Sequence[int] | None = None,
+        inputs: Literal["student", "teacher"] = "student",
     ) -> None:
         super().__init__()
-        self.distance = distance
+        self.distance, self.inputs = distance, inputs
         ours, theirs = _sites(student, "student"), _sites(teacher, "teacher")
         if place == "final":
             ours, theirs = ours[-1:], theirs[-1:]
@@ -87,11 +91,20 @@ class TokenMatch(nn.Module):
         self.student, self.teacher = Tap(_modules(student, ours, place)), Tap(_modules(teacher, theirs, place))
         self.skips = [_prefixes(one, other) for one, other in pairs]
         widths = [(_width(one), _width(other)) for one, other in pairs]
+        if inputs == "teacher" and any(one != other for one, other in widths + self.skips):
+            raise ValueError(
+                "distillation.attention.inputs=teacher needs a student with the teacher's width and its class and "
+                "register tokens; set inputs=student"
+            )
         self.projectors = nn.ModuleList(nn.Linear(*pair) if pair[0] != pair[1] else nn.Identity() for pair in widths)
 
     def forward(self) -> Tensor:
         """The loss of both models' last forward passes, averaged over places."""
-        places = zip(self.projectors, self.student.outputs, self.teacher.outputs, self.skips, strict=True)
+        outputs = self.student.outputs
+        if self.inputs == "teacher":
+            calls = zip(self.student.modules, self.teacher.inputs, strict=True)
+            outputs = [attention(*args, **options) for attention, (args, options) in calls]
+        places = zip(self.projectors, outputs, self.teacher.outputs, self.skips, strict=True)
         losses = [
             token_loss(projector(student)[:, ours:], teacher[:, theirs:], self.distance)
             for projector, student, teacher, (ours, theirs) in places
@@ -110,22 +123,23 @@ class TokenMatch(nn.Module):
 
 
 class Tap:
-    """Records the outputs of modules while it is open. Its hooks stay, because torch.compile ignores new ones."""
+    """Records calls of modules while it is open. Its hooks stay, because torch.compile ignores new ones."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self.outputs: list[Tensor | None] = [None] * len(modules)
-        self.open = False
+        self.modules = modules
+        self.close()
         for index, module in enumerate(modules):
-            module.register_forward_hook(partial(self._record, index))
+            module.register_forward_hook(partial(self._record, index), with_kwargs=True)
 
     def close(self) -> None:
-        """Stop recording, and release the outputs."""
+        """Stop recording, and release what was recorded."""
         self.open = False
-        self.outputs = [None] * len(self.outputs)
+        self.inputs: list[Any] = [None] * len(self.modules)
+        self.outputs: list[Tensor | None] = [None] * len(self.modules)
 
-    def _record(self, index: int, module: nn.Module, args: Any, output: Tensor) -> None:
+    def _record(self, index: int, module: nn.Module, args: Any, options: dict[str, Any], output: Tensor) -> None:
         if self.open:
-            self.outputs[index] = output
+            self.inputs[index], self.outputs[index] = (args, options), output
 
 
 def _sites(model: nn.Module, role: str) -> list[Site]:

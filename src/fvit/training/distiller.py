@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import torch
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -51,7 +52,7 @@ class Distiller(Classifier):
         classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__(model, img_size, num_classes, optimizer, scheduler, loss, classes)
-        losses = {name: dict(options) for name, options in distillation.items() if name != "teacher"}
+        losses = {name: dict(part) for name, part in distillation.items() if name not in ("teacher", "stages")}
         weights = {name: LossWeight.pop_from(options) for name, options in losses.items()}
         self.weights = {name: weight for name, weight in weights.items() if weight.weight or name == "task"}
         self.teacher = load_teacher(
@@ -108,12 +109,14 @@ class Distiller(Classifier):
 
         The teacher runs only while one of its losses has a weight.
         """
-        progress = self.global_step / self.trainer.estimated_stepping_batches
-        weights = {name: weight(progress) for name, weight in self.weights.items()}
+        weights = self.loss_weights()
+        # Matches of attention given the teacher's inputs do not go through the student.
+        passes = any(w for name, w in weights.items() if not self.matches_given_inputs(name))
         with ExitStack() as stack:
             for match in self.matches.values():
                 stack.enter_context(match)
-            outputs = self(images)
+            with torch.set_grad_enabled(passes):
+                outputs = self(images)
             # Of the class and distillation tokens, or twice of the only head.
             label_logits, teacher_logits = outputs if isinstance(outputs, tuple) else (outputs, outputs)
             losses = {"task": self.loss(label_logits, targets)}
@@ -122,9 +125,18 @@ class Distiller(Classifier):
         if self.step_is_logged:
             self.step_means.add({f"distill/{name}": loss for name, loss in losses.items()})
         # DDP expects gradients of all parameters, also of projectors whose loss has no weight any more.
-        unused = sum(parameter.sum() for parameter in self.matches.parameters())
+        unused = sum(parameter.sum() for parameter in (self.matches if passes else self).parameters())
         total = sum(weights[name] * loss for name, loss in losses.items()) + 0 * unused
         return total, (label_logits + teacher_logits) / 2
+
+    def loss_weights(self) -> dict[str, float]:
+        """The weights of the losses in the current step."""
+        progress = self.global_step / self.trainer.estimated_stepping_batches
+        return {name: weight(progress) for name, weight in self.weights.items()}
+
+    def matches_given_inputs(self, name: str) -> bool:
+        """Whether this loss compares attentions that are given the same inputs."""
+        return name in self.matches and self.matches[name].inputs == "teacher"
 
     def _teacher_losses(self, logits: Tensor, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """The losses against the teacher; logs ``teacher/acc1``, its accuracy on the epoch's training images."""

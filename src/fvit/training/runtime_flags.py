@@ -1,6 +1,7 @@
 """How models are computed: options that change speed and memory, and results by no more than rounding."""
 
 import logging
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +31,8 @@ def set_up(config: dict[str, Any], module: "LightningModule", data: "LightningDa
     if config["grad_checkpointing"]:
         _checkpoint_gradients(module.model)
     if config["compile"]:
+        # With data.size_schedule torch looks at the gradients of resampled weights, and warns that there are none.
+        warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
         for model in models:
             model.compile(mode="default" if config["compile"] is True else config["compile"])
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fvit.config.wording import pixels
 from fvit.models import build
+from fvit.models.any_size import forward_any_size
 from fvit.training import checkpoint
 from fvit.training.classes import pretrained_classes
 from fvit.training.classifier import Classifier
@@ -60,7 +61,7 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """The student's images [B, 3, H, W] to logits [B, outputs]."""
-        logits = self.model(images * self.scale + self.shift)
+        logits = forward_any_size(self.model, images * self.scale + self.shift)
         return logits if self.outputs is None else logits[:, self.outputs]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:

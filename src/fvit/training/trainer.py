@@ -51,6 +51,8 @@ def build_trainer(config: dict[str, Any], plan: BatchPlan | None = None, images:
         options["benchmark"] = options["accelerator"] == "gpu" and not options.get("deterministic")
     if plan is not None:
         options |= _intervals(options, plan, images)
+        if config["data"].get("size_schedule") and plan.accumulate > 1:
+            options |= _reloading(options)
     loggers, callbacks = (_instantiate(config, group) for group in ("logger", "callbacks"))
     return Trainer(
         **options,
@@ -107,6 +109,21 @@ def _intervals(options: dict[str, Any], plan: BatchPlan, images: int) -> dict[st
         "log_every_n_steps": min(options.get("log_every_n_steps") or 50, steps),
         "val_check_interval": _validation_interval(options, plan.accumulate, batches),
     }
+
+
+def _reloading(options: dict[str, Any]) -> dict[str, Any]:
+    """The Trainer's option by which each epoch has micro batches of its own, as small images allow.
+
+    Raises:
+        ValueError: another option counts micro batches.
+    """
+    counting = ("val_check_interval", "limit_train_batches", "overfit_batches")
+    if given := [name for name in counting if options.get(name) not in (None, 0, 1.0)]:
+        raise ValueError(
+            f"trainer.{given[0]}={options[given[0]]} counts micro batches, which data.size_schedule merges where "
+            "images are small: leave it out, or set micro_batch_size=null so that a step is one batch"
+        )
+    return {"reload_dataloaders_every_n_epochs": 1}
 
 
 def _validation_interval(options: dict[str, Any], accumulate: int, batches: int) -> int | float | None:

@@ -1,8 +1,8 @@
 """Schema of the group `distillation`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from fvit.config.schemas.fields import Count, Fraction, NonNegative, PositiveFloat, Strict
 
@@ -40,12 +40,16 @@ class Soft(Weighted):
     temperature: PositiveFloat
 
 
-class AttentionMatch(Weighted):
+class TokenMatch(Weighted):
     distance: Literal["mse", "cosine"]
     blocks: list[Count] | None
 
 
-class FeatureMatch(AttentionMatch):
+class AttentionMatch(TokenMatch):
+    inputs: Literal["student", "teacher"] = "student"
+
+
+class FeatureMatch(TokenMatch):
     place: Literal["final", "blocks"]
 
     @model_validator(mode="after")
@@ -55,6 +59,13 @@ class FeatureMatch(AttentionMatch):
         return self
 
 
+class Stage(Strict):
+    length: PositiveFloat
+    lr: PositiveFloat
+    trains: Literal["attention", "all"]
+    losses: Annotated[list[Literal["task", "soft", "hard", "attention", "features"]], Field(min_length=1)]
+
+
 class Distillation(Strict):
     teacher: Teacher
     task: Weighted
@@ -62,6 +73,7 @@ class Distillation(Strict):
     hard: Weighted
     attention: AttentionMatch
     features: FeatureMatch
+    stages: Annotated[dict[str, Stage], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _has_a_loss(self) -> "Distillation":

@@ -1,4 +1,4 @@
-"""Schema of `hydra.sweeper` for an Optuna study."""
+"""Schemas of `hydra.sweeper`: an Optuna study, and a search over blocks."""
 
 from typing import Annotated, Any, Literal
 
@@ -42,6 +42,13 @@ class Options(Strict):
     def prunes(self) -> bool:
         """Whether the pruner may stop a run."""
         return not str(self.pruner.get("_target_")).endswith(".NopPruner")
+
+
+class Blocks(Strict):
+    """Of `hydra/sweeper=fvit_blocks`."""
+
+    blocks: list[Count] | None
+    params: dict[str, Any]
 
 
 class HydraConf(Strict):

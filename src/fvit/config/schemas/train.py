@@ -105,6 +105,7 @@ class Mixup(Strict):
     prob: Fraction
     switch_prob: Fraction
     mode: Literal["batch", "pair", "elem"]
+    off_epochs: Count = 0
 
 
 class Augment(Strict):
@@ -117,6 +118,7 @@ class Augment(Strict):
 class Data(Open):
     name: str
     img_size: ImgSize
+    size_schedule: Annotated[list[Positive], Field(min_length=1)] | None = None
     crop_pct: PositiveFraction
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
     mean: tuple[float, float, float]
@@ -136,6 +138,17 @@ class Data(Open):
             raise ValueError(
                 f"data.prefetch_factor={self.prefetch_factor} has no effect without loader processes: set "
                 "data.num_workers as well, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_fit_into_memory(self) -> "Data":
+        if self.size_schedule and not isinstance(self.img_size, int):
+            raise ValueError(f"data.size_schedule has sides of squares, and data.img_size={self.img_size} is none")
+        if self.size_schedule and max(self.size_schedule) > self.img_size:
+            raise ValueError(
+                f"data.size_schedule={self.size_schedule} has sizes above data.img_size={self.img_size}, for which "
+                f"batches are sized; set data.img_size={max(self.size_schedule)}"
             )
         return self
 
@@ -199,16 +212,27 @@ class Train(Hardware):
                 f"scheduler.warmup_epochs={self.scheduler.warmup_epochs:g} must be less than "
                 f"trainer.max_epochs={epochs}; leave it out, and the warmup is an eighth of the run"
             )
+        if epochs is None and (self.data.size_schedule or self.data.augment.mixup.off_epochs):
+            key = "size_schedule" if self.data.size_schedule else "augment.mixup.off_epochs"
+            raise ValueError(f"data.{key} divides the epochs of a run: set trainer.max_epochs")
         return self
 
     @model_validator(mode="after")
     def _everything_has_an_effect(self) -> "Train":
-        if self.model.init_from is not None and (self.ckpt_path is not None or self.model.pretrained):
-            other = "ckpt_path" if self.ckpt_path is not None else "model.pretrained"
+        if self.model.init_from is not None and self.model.pretrained:
             raise ValueError(
-                f"model.init_from has no effect with {other}: leave {other} out, or set model.init_from=null"
+                "model.init_from has no effect with model.pretrained: leave model.pretrained out, or set "
+                "model.init_from=null"
+            )
+        teacher = self.distillation is not None and self.distillation.attention
+        if self.data.size_schedule and teacher and teacher.weight and teacher.inputs == "teacher":
+            raise ValueError(
+                "distillation.attention.inputs=teacher compares attentions at data.img_size: set data.size_schedule="
+                "null, or inputs=student"
             )
         mixup = self.data.augment.mixup
+        if mixup.off_epochs and not mixup.mixup_alpha + mixup.cutmix_alpha:
+            raise ValueError("data.augment.mixup.off_epochs has no effect without mixup_alpha or cutmix_alpha")
         if isinstance(self.loss, BinaryCrossEntropy) and self.loss.smoothing and mixup.mixup_alpha + mixup.cutmix_alpha:
             raise ValueError("loss.smoothing has no effect on mixed labels; set it to 0, or turn mixup and cutmix off")
         return self
@@ -219,10 +243,12 @@ class Train(Hardware):
             return self
         if self.distillation is not None:
             raise ValueError("distillation needs unsharded weights: use hardware=ddp instead of fsdp")
+        if self.data.size_schedule:
+            raise ValueError("data.size_schedule resamples unsharded weights: use hardware=ddp instead of fsdp")
         for name, options in self.callbacks.items():
-            if str(options.get("_target_")).endswith(("EMA", "Averaging")):
+            if str(options.get("_target_")).endswith(("EMA", "Averaging", "AdaptiveGradientClipping")):
                 raise ValueError(
-                    f"callbacks.{name} averages unsharded weights: leave it out, or use hardware=ddp instead of fsdp"
+                    f"callbacks.{name} needs unsharded weights: leave it out, or use hardware=ddp instead of fsdp"
                 )
             if str(options.get("_target_")).endswith(".Unfreeze"):
                 raise ValueError(

@@ -79,6 +79,8 @@ class Mixup:
     seed: int
     per_draw: int = 64  # as many images as DeiT's devices process at a time; must not depend on ours
     global_batch: int = 2  # images per optimizer step
+    off_epochs: int = 0  # the last so many of the run's epochs, in which nothing is mixed
+    epochs: int | None = None  # of the run
 
     def __call__(self, keys: Sequence[Key], height: int, width: int) -> MixDraws:
         """The draws for images of this size."""
@@ -108,7 +110,8 @@ class Mixup:
 
     def _draw(self, group: Key, height: int, width: int) -> Blend:
         rng = generator(self.seed, "mix", *group)
-        if rng.random() >= self.prob:
+        is_off = self.epochs is not None and group[0] >= self.epochs - self.off_epochs
+        if rng.random() >= self.prob or is_off:
             return Blend(1.0)
         if not self.mixup_alpha or (self.cutmix_alpha and rng.random() < self.switch_prob):
             weight = rng.betavariate(self.cutmix_alpha, self.cutmix_alpha)
