@@ -52,7 +52,7 @@ def test_batches_are_those_of_the_loader(augment):
         for drawn, expected in zip(ours.draws, theirs.draws, strict=True):
             assert (drawn is None) == (expected is None)
             assert drawn is None or all(map(torch.equal, drawn, expected))
-        pixels = data.resident["train"].take(ours.images, (16, 16))
+        pixels = data.resident["train"].take(ours.images, (data.hparams.img_size,) * 2)
         assert pixels.dtype == torch.uint8
         assert (pixels.int() - theirs.images.int()).abs().max() <= 1
 

@@ -164,7 +164,7 @@ class ImageDataModule(LightningDataModule):
                 mixup.epochs = self.trainer.max_epochs
         if self.schedule and self.trainer:
             # The Trainer asks for a loader in each epoch if their layouts differ.
-            layout = self.schedule.layout(layout, self._next_epoch())
+            layout = self._layout(self._next_epoch())
             self.trainer.accumulate_grad_batches = layout.accumulate
         self._sampler = self._train_sampler(layout)
         draw = self.batch_transform.draw
@@ -257,8 +257,12 @@ class ImageDataModule(LightningDataModule):
     @property
     def resumed_batches(self) -> int:
         """Micro batches of the first epoch that were done before this run resumed."""
-        layout = self.schedule.layout(self.batch_layout, self._resumed.get("epoch", 0))
+        layout = self._layout(self._resumed.get("epoch", 0))
         return self._resumed.get("position", 0) // layout.global_batch * layout.accumulate
+
+    def _layout(self, epoch: int) -> BatchLayout:
+        """How an optimizer step is divided in this epoch."""
+        return self.schedule.layout(self.batch_layout, epoch) if self.schedule else self.batch_layout
 
     def _next_step(self, layout: BatchLayout) -> tuple[int, int]:
         """Epoch and step after the last complete one: micro batches of an incomplete step are repeated on resume."""

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from fvit.attention import Mechanism
 from fvit.attention.base import Size
 from fvit.attention.fixed_length import FixedLength, TokenLayout, resample_tokens
+from fvit.attention.tables import LayoutTables
 
 
 def forward_any_size(model: nn.Module, images: Tensor) -> Tensor:
@@ -103,16 +104,21 @@ def _resampled(model: VisionTransformer, old: Size, new: Size) -> dict[str, Tens
 def _built_for(model: VisionTransformer, size: Size, grid: Size) -> Iterator[None]:
     """Tell the model's parts another size, without the resampling of `set_input_size`, which is for good."""
     patches, mechanisms = model.patch_embed, [part for part in model.modules() if isinstance(part, Mechanism)]
-    full, layouts = patches.img_size, [(part.grid_size, getattr(part, "layout", None)) for part in mechanisms]
+    tables = [part for part in model.modules() if isinstance(part, LayoutTables)]
+    full_grid, full, layouts = patches.grid_size, patches.img_size, [(part.grid_size, getattr(part, "layout", None)) for part in mechanisms]
     patches.set_input_size(size)
     for part, (_, layout) in zip(mechanisms, layouts, strict=True):
         part.grid_size = grid
         if layout is not None:
             part.layout = TokenLayout(*grid, layout.prefix)
+    for part in tables:
+        part.set_layout(grid, part.num_prefix_tokens)
     try:
         yield
     finally:
         patches.set_input_size(full)
+        for part in tables:
+            part.set_layout(full_grid, part.num_prefix_tokens)
         for part, (old, layout) in zip(mechanisms, layouts, strict=True):
             part.grid_size = old
             if layout is not None:
