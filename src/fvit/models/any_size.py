@@ -105,7 +105,8 @@ def _built_for(model: VisionTransformer, size: Size, grid: Size) -> Iterator[Non
     """Tell the model's parts another size, without the resampling of `set_input_size`, which is for good."""
     patches, mechanisms = model.patch_embed, [part for part in model.modules() if isinstance(part, Mechanism)]
     tables = [part for part in model.modules() if isinstance(part, LayoutTables)]
-    full_grid, full, layouts = patches.grid_size, patches.img_size, [(part.grid_size, getattr(part, "layout", None)) for part in mechanisms]
+    full_grid, full = patches.grid_size, patches.img_size
+    layouts = [(part.grid_size, getattr(part, "layout", None)) for part in mechanisms]
     patches.set_input_size(size)
     for part, (_, layout) in zip(mechanisms, layouts, strict=True):
         part.grid_size = grid

@@ -1,5 +1,6 @@
 """A trained model to evaluate or to predict with: that of a checkpoint, or one of timm's with its published weights."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,13 +30,13 @@ class Trained(NamedTuple):
 
 
 def open_trained(
-    ckpt_path: str | None, pretrained: str | None, img_size: int | None = None, headless: bool = False
+    ckpt_path: str | None, pretrained: str | None, img_size: int | Sequence[int] | None = None, headless: bool = False
 ) -> Trained:
     """The model of a checkpoint or run directory, or a model with published weights; one of them is None.
 
     Args:
         ckpt_path, pretrained: see `from_checkpoint` and `from_timm`.
-        img_size: side of the images in pixels; None for that of training.
+        img_size: of the images in pixels, the side or height and width; None for that of training.
         headless: accept published weights without a classifier.
     """
     if ckpt_path is None:
@@ -43,26 +44,28 @@ def open_trained(
     return from_checkpoint(checkpoint.find(ckpt_path), img_size)
 
 
-def from_checkpoint(path: Path, img_size: int | None = None) -> Trained:
+def from_checkpoint(path: Path, img_size: int | Sequence[int] | None = None) -> Trained:
     """The model of a checkpoint of fvit.
 
     Raises:
-        ValueError: the file is damaged, or no checkpoint of fvit, or of a model for images of another size.
+        ValueError: the file is damaged, or no checkpoint of fvit, or of a model that takes no images of this size.
     """
     content = checkpoint.read(path)
-    data = content["datamodule_hyper_parameters"]
-    if img_size not in (None, data["img_size"]):
-        raise ValueError(f"{path} takes images of {data['img_size']} px, not of data.img_size={img_size}")
+    data = content.get("datamodule_hyper_parameters")
+    if data is None:
+        raise ValueError(f"{path} does not say how its images were prepared: it was not trained on fvit's data")
+    if img_size is not None:
+        data = {**data, "img_size": img_size}
     held_out = content.get("ImageDataModule", {}).get("records", "")
-    return Trained(Classifier.restore(content), str(path), data, content.get("metrics", {}), held_out)
+    return Trained(Classifier.restore(content, img_size), str(path), data, content.get("metrics", {}), held_out)
 
 
-def from_timm(name: str, img_size: int | None = None, headless: bool = False) -> Trained:
+def from_timm(name: str, img_size: int | Sequence[int] | None = None, headless: bool = False) -> Trained:
     """A model with published weights.
 
     Args:
         name: one of timm's, with or without a tag, ``hf-hub:OWNER/NAME`` or ``local-dir:FOLDER``.
-        img_size: side of the images in pixels; None for that of the weights.
+        img_size: of the images in pixels, the side or height and width; None for that of the weights.
         headless: accept weights without a classifier; the model gets one that is not trained, for two classes.
 
     Raises:

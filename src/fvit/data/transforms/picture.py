@@ -23,7 +23,12 @@ class PictureTransform:
     """
 
     def __init__(
-        self, img_size: int, crop_pct: float, interpolation: str, mean: Sequence[float], std: Sequence[float]
+        self,
+        img_size: int | Sequence[int],
+        crop_pct: float,
+        interpolation: str,
+        mean: Sequence[float],
+        std: Sequence[float],
     ) -> None:
         self._resize = EvalTransform(decode.choose(), img_size, crop_pct, interpolation)
         self._normalise = BatchTransform(0, mean, std, {}, {}, seed=0)
