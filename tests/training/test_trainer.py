@@ -42,6 +42,14 @@ def test_other_intervals_are_refused(build, interval, message):
         build(f"+trainer.val_check_interval={interval}")
 
 
+def test_static_graph_with_accumulation_is_refused(build):
+    """torch: expect_autograd_hooks_ INTERNAL ASSERT FAILED."""
+    static = ("hardware=ddp_cpu", "ddp.static_graph=true")
+    assert build(*static, micro=64).accumulate_grad_batches == 1
+    with pytest.raises(ValueError, match="accumulated, here over 4 micro batches: leave it out, or raise micro_batch"):
+        build(*static)
+
+
 def test_interval_may_count_across_epochs(build):
     interval = ("+trainer.val_check_interval=48", "+trainer.check_val_every_n_epoch=null")
     assert build(*interval).val_check_interval == 48

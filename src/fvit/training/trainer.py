@@ -37,7 +37,8 @@ def build_trainer(config: dict[str, Any], plan: BatchPlan | None = None, images:
 
     Raises:
         ConfigError: the Trainer, a logger or a callback does not take an option.
-        ValueError: devices are missing, or validations would fall within an optimizer step or never take place.
+        ValueError: devices are missing, a static graph is to accumulate gradients, or validations would fall within an
+            optimizer step or never take place.
     """
     _silence_lightning()
     check_arguments(Trainer, config["trainer"], "trainer", _RESERVED)
@@ -45,6 +46,11 @@ def build_trainer(config: dict[str, Any], plan: BatchPlan | None = None, images:
     processes = world_size(options)
     # Else Lightning would take a single SLURM task for the whole world, or the tasks of a job for ranks.
     plugins = options.pop("plugins", [LightningEnvironment()] if external_rank() is None else [])
+    if plan is not None and plan.accumulate > 1 and config["ddp"]["static_graph"]:
+        raise ValueError(
+            "ddp.static_graph=true fails inside torch where gradients are accumulated, here over "
+            f"{plan.accumulate} micro batches: leave it out, or raise micro_batch_size"
+        )
     options["strategy"] = build_strategy(options["strategy"], processes, config["ddp"])
     if options.get("benchmark") is None:
         # cuDNN's own choice of algorithms varies from run to run.
