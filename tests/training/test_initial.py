@@ -194,7 +194,7 @@ def test_data_has_the_height_and_width_that_are_asked_for():
     assert next(iter(data.val_dataloader())).images.shape == (8, 48, 32, 3)
     resident = ImageDataModule("digits", [48, 32], 8, resident=True, augment={"transform": {"no_aug": False}})
     crops = next(iter(resident.train_dataloader())).images
-    assert resident.resident[True].take(crops).shape == (8, 48, 32, 3)
+    assert resident.resident["train"].take(crops, (48, 32)).shape == (8, 48, 32, 3)
 
 
 def test_a_run_that_resumes_keeps_the_images_that_it_had(compose_config, folder, tmp_path):

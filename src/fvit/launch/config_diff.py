@@ -10,6 +10,7 @@ from fvit.launch.quiet import QUIET
 
 # Names, paths and initial weights do not change how a resumed run trains.
 _IRRELEVANT = {"title", "output_dir", "ckpt_path", "model.init_from", "model.pretrained", "model.keep"}
+_HOW = {"logger", "ddp"}  # what is recorded, and how gradients travel
 _PATHS = {"dirpath", "save_dir", "id_file", "default_root_dir", "root"}
 
 
@@ -57,7 +58,7 @@ def compare(recorded: dict[str, Any], given: dict[str, Any], run: Path) -> list[
 
 def _is_relevant(key: str) -> bool:
     group, _, rest = key.partition(".")
-    return key not in _IRRELEVANT and group != "logger" and rest.rpartition(".")[2] not in _PATHS
+    return key not in _IRRELEVANT and group not in _HOW and rest.rpartition(".")[2] not in _PATHS
 
 
 def _is_fixed(key: str) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from fvit.attention import Mechanism
 from fvit.models.hosts import sites
 from fvit.training.distiller import Distiller
 from fvit.training.optimization import build_scheduler
@@ -41,7 +42,11 @@ class StagedDistiller(Distiller):
             raise ValueError(f"distillation.{idle[0]} has a weight, but no stage has {idle[0]} among its losses")
         # Others equal their teacher's, and weight decay alone would move them.
         new = {report.block for report in getattr(self.model, "exchange_report", ())}
-        attentions = [site.block.attn for site in sites(self.model) if not new or site.index in new]
+        attentions = [
+            site.block.attn
+            for site in sites(self.model)
+            if isinstance(site.block.attn, Mechanism) and (not new or site.index in new)
+        ]
         self._attention = {id(parameter) for attention in attentions for parameter in attention.parameters()}
         self.stages: Stages | None = None  # known with the length of the run
 

@@ -72,7 +72,8 @@ def from_timm(name: str, img_size: int | Sequence[int] | None = None, headless: 
         ValueError: there is no such model, it cannot be fetched, or it has no classifier.
     """
     data = {"batch_size": 64, **data_config(name)}
-    outputs = source_of(name)[1].get("num_classes") or 0
+    config = source_of(name)[1]
+    outputs = config.get("num_classes", 1000)  # timm's default
     if outputs < 2 and not headless:
         raise ValueError(f"{name} has no classifier: finetune it, fvit-train model=timm model.name={name} …")
     outputs = max(outputs, 2)
@@ -86,5 +87,5 @@ def from_timm(name: str, img_size: int | Sequence[int] | None = None, headless: 
         scheduler={},
         loss={"name": "cross_entropy", "label_smoothing": 0.0},
     )
-    module.classes = pretrained_classes(module.model)
+    module.classes = config.get("label_names") or pretrained_classes(module.model)
     return Trained(module, name, data, {}, "")

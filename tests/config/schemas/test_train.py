@@ -34,7 +34,6 @@ def test_defaults_are_the_quickstart(compose_config):
         (["+model.img_size=64"], "model.img_size=64: the model follows the data; set data.img_size"),
         (["+model.in_chans=1"], "model.in_chans=1: images always have 3 channels"),
         (["+model.pretrained_cfg_overlay.file=a.pth"], "has no effect without model.pretrained=true"),
-        (["model.init_from=RUN", "ckpt_path=RUN"], "model.init_from has no effect with ckpt_path"),
         (["model.init_from=RUN", "model.pretrained=true"], "model.init_from has no effect with model.pretrained"),
         (["scheduler.warmup_epochs=70"], "leave it out"),
         (["trainer.max_epochs=null"], "needs another limit; add +trainer.max_steps=N"),

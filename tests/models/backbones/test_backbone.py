@@ -233,6 +233,7 @@ def test_config_composes_to_the_published_model(compose_config, name):
         num_classes=None,
         pretrained=False,
         init_from=None,
+        freeze=None,
         blocks=None,
         keep=None,
         drop_rate=0.0,

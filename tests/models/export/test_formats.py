@@ -116,7 +116,7 @@ def test_graph_gives_the_same_logits_for_any_batch_size(tmp_path, form, attentio
 def test_program_contains_operations_that_depend_on_the_batch_size(tmp_path, options):
     one = export_model(**options)
     if options.get("patch_size") == 4:
-        assert one.model.blocks[0].attn.cheapest_form(65) == "folded"
+        assert one.model.blocks[0].attn.fastest_form(65) == "folded"
     assert FORMATS["torch_export"](one, tmp_path) < 1e-5
 
 
