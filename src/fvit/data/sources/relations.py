@@ -60,14 +60,13 @@ def relations(
 
 
 def _pointer(rng: np.random.Generator, count: int) -> tuple[np.ndarray, ...]:
-    """Digits [count, 10], their cells, their colours [count, 10, 3] and the labels; the first digit is the red one."""
+    """Digits [count, 16], their cells, their colours [count, 16, 3] and the labels."""
+    image = np.arange(count)
+    chosen = rng.integers(10, size=(count, _CELLS))
     red = rng.integers(_SIDE, size=count) * _SIDE + rng.integers(_SIDE - 1, size=count)
-    order = rng.random((count, _CELLS))
-    order[np.arange(count), red], order[np.arange(count), red + 1] = -2, -1
-    chosen = _permutations(rng, count, 10)
-    colours = np.ones((count, 10, 3), dtype=np.float32)
-    colours[:, 0] = COLOURS["red"]
-    return chosen, order.argsort(axis=1)[:, :10], colours, chosen[:, 1]
+    colours = np.ones((count, _CELLS, 3), dtype=np.float32)
+    colours[image, red] = COLOURS["red"]
+    return chosen, np.tile(np.arange(_CELLS), (count, 1)), colours, chosen[image, red + 1]
 
 
 def _lookup(rng: np.random.Generator, count: int) -> tuple[np.ndarray, ...]:
