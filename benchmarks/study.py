@@ -1,11 +1,12 @@
 """What exchange brings: one small ViT, its attention exchanged, each mechanism at its own learning rate, several seeds.
 
     python benchmarks/study.py cifar10 data.root=DIR              # many hours on one core; killed, it goes on
-    python benchmarks/study.py relations                          # a task that only mixing solves
+    python benchmarks/study.py lookup                             # tasks that only mixing of tokens solves
+    python benchmarks/study.py pointer
     python benchmarks/study.py cifar10 --only softmax additive --hours 2 data.root=DIR
 
-Trains `experiment=study_NAME` by `fvit-train -m`: each contender first at three learning rates with a quarter of the
-epochs (relations: all) and a seed of its own, then at the best of them with all epochs and seeds 0, 1, 2 (3 and 4 for some), seed by
+Trains `experiment=study_cifar10` or `study_relations` by `fvit-train -m`: each contender first at three learning rates with
+a quarter of the epochs (relations: all) and a seed of its own, then at the best of them with all epochs and seeds 0, 1, 2 (3 and 4 for some), seed by
 seed, so that results are balanced whenever it stops. A finished run is a line of docs/study/NAME.csv and is not run
 again, on this machine or another; an interrupted one resumes from its checkpoint in --folder. Further arguments are
 overrides of all runs. `python docs/study.py` makes tables and plots of the lines.
@@ -28,10 +29,15 @@ from fvit.config.paths import conf_dir
 RESULTS = Path(__file__).parents[1] / "docs" / "study"
 RATES = (5e-4, 1e-3, 2e-3)
 SEARCH_SEED = 1000
-# What a relation needs is learned suddenly, and late.
-SEARCH_SHARE = {"cifar10": 4, "relations": 1}
+STUDIES = {
+    "cifar10": ["experiment=study_cifar10"],
+    "lookup": ["experiment=study_relations", "data.task=lookup", "trainer.max_epochs=6"],
+    "pointer": ["experiment=study_relations"],
+}
+# What a relation needs is learned suddenly, perhaps late.
+SEARCH_SHARE = {"cifar10": 4, "lookup": 1, "pointer": 1}
 PLUS = "attention=additive_plus"
-SQUARES = {"cifar10": 9, "relations": 4}
+SQUARES = {"cifar10": 9, "lookup": 4, "pointer": 4}
 """Regions of additive_plus and blocks of mhla, each of 2×2 patches."""
 
 
@@ -88,7 +94,7 @@ FIRST = 6
 def main() -> None:
     """Train what is missing, until nothing is or the time is over."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=("cifar10", "relations"))
+    parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="NAME", default=list(CONTENDERS))
     parser.add_argument("--hours", type=float, default=float("inf"), help="start no sweep after this time")
     parser.add_argument("--folder", type=Path, default=Path("logs/study"), help="output directory of the runs")
@@ -109,7 +115,7 @@ class Study:
     """The runs of one study and their results.
 
     Args:
-        name: of the experiment, after ``study_``.
+        name: a key of `STUDIES`.
         match: ``macs``: the width is changed so that all have softmax's MACs; ``shape``: all have its width.
         folder: where the sweeps are.
         overrides: of all runs.
@@ -118,7 +124,7 @@ class Study:
 
     def __init__(self, name: str, match: str, folder: Path, overrides: list[str], end: float) -> None:
         self.name, self.match, self.folder, self.end = name, match, folder / name / match, end
-        self.overrides = [f"experiment=study_{name}", *(["model.match=macs"] if match == "macs" else []), *overrides]
+        self.overrides = [*STUDIES[name], *(["model.match=macs"] if match == "macs" else []), *overrides]
         self.file = RESULTS / f"{name}.csv"
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             self.epochs = compose("train", overrides=self.overrides).trainer.max_epochs

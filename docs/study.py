@@ -6,6 +6,7 @@ import re
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -22,8 +23,9 @@ def main() -> None:
     """Replace what stands between the markers of each study and axis."""
     page = DOCS / "study.md"
     text = page.read_text(encoding="utf-8")
-    for name in ("cifar10", "relations"):
-        with (DOCS / "study" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+    for name in ("cifar10", "lookup", "pointer"):
+        results = DOCS / "study" / f"{name}.csv"
+        with results.open(encoding="utf-8", newline="") if results.is_file() else nullcontext([]) as file:
             lines = [line for line in csv.DictReader(file) if line["seed"] != SEARCH_SEED]
         for match in ("macs", "shape"):
             chosen = defaultdict(list)
@@ -43,7 +45,9 @@ def render(contenders: dict[str, list[Line]]) -> str:
     """A table, the power, and how far the ranking halfway agrees with that at the end."""
     if not contenders:
         return "Not run yet.\n"
-    head = "| attention | seeds | accuracy, % | s.d. | vs softmax, points | width | params, M | MACs, M | lr | images/s |"
+    head = (
+        "| attention | seeds | accuracy, % | s.d. | vs softmax, points | width | params, M | MACs, M | lr | images/s |"
+    )
     rows = [head, "|---|---|---|---|---|---|---|---|---|---|"]
     for name, lines in ranked(contenders):
         values = accuracies(lines)
@@ -79,7 +83,9 @@ def interval(values: Sequence[float], sign: str = "") -> str:
 def difference(lines: Sequence[Line], contenders: dict[str, list[Line]]) -> str:
     """Paired by seed: the same images in the same order, evaluated on the same test images."""
     theirs = {line["seed"]: line for line in contenders.get(BASELINE, [])}
-    pairs = [(line, theirs[line["seed"]]) for line in lines if line["seed"] in theirs and line is not theirs[line["seed"]]]
+    pairs = [
+        (line, theirs[line["seed"]]) for line in lines if line["seed"] in theirs and line is not theirs[line["seed"]]
+    ]
     return interval([100 * (float(a["acc1"]) - float(b["acc1"])) for a, b in pairs], "+") if pairs else ""
 
 
@@ -101,7 +107,9 @@ def power(contenders: dict[str, list[Line]]) -> str:
 
 def stability(contenders: dict[str, list[Line]]) -> str:
     """The rank correlation between accuracies halfway and at the end."""
-    means = [[statistics.mean(accuracies(lines, key)) for lines in contenders.values()] for key in ("acc1_halfway", "acc1")]
+    means = [
+        [statistics.mean(accuracies(lines, key)) for lines in contenders.values()] for key in ("acc1_halfway", "acc1")
+    ]
     if len(contenders) < 3:
         return ""
     return (
