@@ -5,11 +5,11 @@
     python benchmarks/study.py pointer
     python benchmarks/study.py cifar10 --only softmax additive --hours 2 data.root=DIR
 
-Trains `experiment=study_cifar10` or `study_relations` by `fvit-train -m`: each contender first at three learning rates with
-a quarter of the epochs (relations: all) and a seed of its own, then at the best of them with all epochs and seeds 0, 1, 2 (3 and 4 for some), seed by
-seed, so that results are balanced whenever it stops. A finished run is a line of docs/study/NAME.csv and is not run
-again, on this machine or another; an interrupted one resumes from its checkpoint in --folder. Further arguments are
-overrides of all runs. `python docs/study.py` makes tables and plots of the lines.
+Trains `experiment=study_cifar10` or `study_relations` by `fvit-train -m`: each contender first at three learning rates
+with a quarter of the epochs (relations: all) and a seed of its own, then at the best of them with all epochs and seeds
+0, 1, 2 (3 and 4 for some), seed by seed, so that results are balanced whenever it stops. A finished run is a line of
+docs/study/NAME.csv and is not run again, on this machine or another; an interrupted one resumes from its checkpoint in
+--folder. Further arguments are overrides of all runs. `make study` makes the tables and pictures of docs/study.md.
 """
 
 import argparse
