@@ -45,10 +45,8 @@ def render(contenders: dict[str, list[Line]]) -> str:
     """A table, the power, and how far the ranking halfway agrees with that at the end."""
     if not contenders:
         return "Not run yet.\n"
-    head = (
-        "| attention | seeds | accuracy, % | s.d. | vs softmax, points | width | params, M | MACs, M | lr | images/s |"
-    )
-    rows = [head, "|---|---|---|---|---|---|---|---|---|---|"]
+    head = "attention|seeds|accuracy, %|s.d.|vs softmax, points|width|params, M|MACs, M|lr|images/s".split("|")
+    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, lines in ranked(contenders):
         values = accuracies(lines)
         spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
@@ -83,9 +81,9 @@ def interval(values: Sequence[float], sign: str = "") -> str:
 def difference(lines: Sequence[Line], contenders: dict[str, list[Line]]) -> str:
     """Paired by seed: the same images in the same order, evaluated on the same test images."""
     theirs = {line["seed"]: line for line in contenders.get(BASELINE, [])}
-    pairs = [
-        (line, theirs[line["seed"]]) for line in lines if line["seed"] in theirs and line is not theirs[line["seed"]]
-    ]
+    if lines is contenders.get(BASELINE):
+        return ""
+    pairs = [(line, theirs[line["seed"]]) for line in lines if line["seed"] in theirs]
     return interval([100 * (float(a["acc1"]) - float(b["acc1"])) for a, b in pairs], "+") if pairs else ""
 
 
@@ -107,11 +105,10 @@ def power(contenders: dict[str, list[Line]]) -> str:
 
 def stability(contenders: dict[str, list[Line]]) -> str:
     """The rank correlation between accuracies halfway and at the end."""
-    means = [
-        [statistics.mean(accuracies(lines, key)) for lines in contenders.values()] for key in ("acc1_halfway", "acc1")
-    ]
     if len(contenders) < 3:
         return ""
+    keys = ("acc1_halfway", "acc1")
+    means = [statistics.mean(accuracies(lines, key)) for lines in contenders.values()] for key in keys]
     return (
         f"Spearman's rank correlation between the accuracies halfway and at the end, over {len(contenders)} rows: "
         f"{spearmanr(*means).statistic:.2f}."
