@@ -108,7 +108,7 @@ def stability(contenders: dict[str, list[Line]]) -> str:
     if len(contenders) < 3:
         return ""
     keys = ("acc1_halfway", "acc1")
-    means = [statistics.mean(accuracies(lines, key)) for lines in contenders.values()] for key in keys]
+    means = [[statistics.mean(accuracies(lines, key)) for lines in contenders.values()] for key in keys]
     return (
         f"Spearman's rank correlation between the accuracies halfway and at the end, over {len(contenders)} rows: "
         f"{spearmanr(*means).statistic:.2f}."
