@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 CONSTRAINTS ?= constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all gpu-check lint format turbojpeg figures zoo published docs constraints audit clean distclean
+.PHONY: help setup train test test-all gpu-check lint format turbojpeg figures zoo published study docs constraints audit clean distclean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -51,6 +51,9 @@ zoo: $(STAMP)  ## write docs/zoo.md, the table of all mechanisms, from their cla
 
 published: $(STAMP)  ## write the tables of docs/baselines.md and docs/cost.md that hold published numbers
 	$(BIN)/python docs/published.py
+
+study: $(STAMP)  ## write the tables and pictures of docs/study.md from docs/study/*.csv
+	$(BIN)/python docs/study.py
 
 docs: $(STAMP)  ## build docs/ with its reference and API into build/site, a site that needs no network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -33,8 +33,7 @@ def test_the_pointed_digit_is_right_of_the_red_one(pictures):
             [red] = [n for n, cell in enumerate(cells) if cell[..., 0].any() and not cell[..., 1:].any()]
             assert red % 4 < 3
             assert digit_in(cells[red + 1], pictures) == images.labels[index]
-            shown = [digit_in(cell, pictures) for cell in cells if cell.any()]
-            assert sorted(shown) == list(range(10)), "each once: their set says nothing"
+            assert None not in [digit_in(cell, pictures) for cell in cells]
 
 
 def test_the_colour_is_that_of_the_grey_digit(pictures):
@@ -42,11 +41,16 @@ def test_the_colour_is_that_of_the_grey_digit(pictures):
     assert source.classes == list(COLOURS)
     for index in range(20):
         first, *others = cells_of(source.train.read(index))
-        shown = {digit_in(cell, pictures): cell for cell in others if cell.any()}
-        colours = {digit: (cell.reshape(-1, 3).max(axis=0) / 255).round(1) for digit, cell in shown.items()}
-        assert len({tuple(colour) for colour in colours.values()}) == len(shown) == 6
-        expected = COLOURS[source.classes[source.train.labels[index]]]
-        assert colours[digit_in(first, pictures)] == pytest.approx(np.array(expected), abs=0.1)
+        colours = {}
+        for cell in others:
+            colour = (cell.reshape(-1, 3).max(axis=0) / cell.max()).round(1)
+            colours.setdefault(digit_in(cell, pictures), set()).add(tuple(colour))
+        assert len(colours) == 4
+        assert None not in colours
+        assert all(len(found) == 1 for found in colours.values())
+        assert len(set.union(*colours.values())) == 4
+        [colour] = colours[digit_in(first, pictures)]
+        assert colour == pytest.approx(COLOURS[source.classes[source.train.labels[index]]], abs=0.1)
 
 
 def test_labels_are_spread_and_images_do_not_repeat():

@@ -1,11 +1,11 @@
 """Pictures whose label only follows from how their parts relate: what a mixing of tokens can do at all.
 
 Sixteen cells of 8×8 px, one patch each, hold scikit-learn's handwritten digits on black. No single cell tells the
-label, and neither does the set of cells: a model that does not mix its tokens stays near chance.
+label. A model that does not mix its tokens can only count what is there, and guess: 1 in 4 is right in both tasks.
 
-* ``pointer``: ten different digits, one of them red. Which digit is on its right? Chance is 1 in 10.
-* ``lookup``: six different digits, each in one of eight colours, all different; the first cell repeats one of the
-  digits in grey. Which colour has that digit? Chance is 1 in 6 for a model that sees which colours are there.
+* ``pointer``: random digits, one of them red. Which digit is on its right?
+* ``lookup``: four digits, each in a colour of its own, fill 15 cells at random; the first cell has one of them in grey.
+  Which colour has that digit?
 """
 
 from typing import Literal
@@ -47,12 +47,11 @@ def relations(
     sets = []
     for split, count in enumerate((num_images, max(1, num_images // 10))):
         rng = np.random.default_rng((split, count))
-        chosen, cells, colours, labels = place(rng, count)
+        chosen, colours, labels = place(rng, count)
         pool = known.val if split and glyphs == "varied" else known.train
         drawn = _draw(chosen, pool, rng if glyphs == "varied" else None)
-        # [images, digits shown, 8, 8, 3], each into its cell.
-        grid = np.zeros((count, _CELLS, 8, 8, 3), dtype=np.uint8)
-        grid[np.arange(count)[:, None], cells] = (drawn[..., None] * colours[:, :, None, None]).round()
+        # [images, cells, 8, 8, 3]
+        grid = (drawn[..., None] * colours[:, :, None, None]).round().astype(np.uint8)
         rows = grid.reshape(count, _SIDE, _SIDE, 8, 8, 3).transpose(0, 1, 3, 2, 4, 5)
         sets.append(Pixels(rows.reshape(count, _SIDE * 8, _SIDE * 8, 3), labels))
     classes = list(COLOURS) if task == "lookup" else known.classes
@@ -60,31 +59,26 @@ def relations(
 
 
 def _pointer(rng: np.random.Generator, count: int) -> tuple[np.ndarray, ...]:
-    """Digits [count, 10], their cells, their colours [count, 10, 3] and the labels; the first digit is the red one."""
+    """Digits [count, 16], their colours [count, 16, 3], and the labels [count]."""
+    image = np.arange(count)
+    chosen = rng.integers(10, size=(count, _CELLS))
     red = rng.integers(_SIDE, size=count) * _SIDE + rng.integers(_SIDE - 1, size=count)
-    order = rng.random((count, _CELLS))
-    order[np.arange(count), red], order[np.arange(count), red + 1] = -2, -1
-    chosen = _permutations(rng, count, 10)
-    colours = np.ones((count, 10, 3), dtype=np.float32)
-    colours[:, 0] = COLOURS["red"]
-    return chosen, order.argsort(axis=1)[:, :10], colours, chosen[:, 1]
+    colours = np.ones((count, _CELLS, 3), dtype=np.float32)
+    colours[image, red] = COLOURS["red"]
+    return chosen, colours, chosen[image, red + 1]
 
 
 def _lookup(rng: np.random.Generator, count: int) -> tuple[np.ndarray, ...]:
-    """As `_pointer`, for six digits, and a seventh in the first cell that repeats one of them."""
-    chosen = _permutations(rng, count, 10)[:, :6]
-    names = _permutations(rng, count, len(COLOURS))[:, :6]
-    asked = rng.integers(6, size=count)
+    """As `_pointer`; the first cell asks for the colour of its digit."""
     image = np.arange(count)
-    cells = 1 + _permutations(rng, count, _CELLS - 1)[:, :6]
-    colours = np.array(list(COLOURS.values()), dtype=np.float32)[names]
-    grey = np.full((count, 1, 3), 0.5, dtype=np.float32)
-    return (
-        np.column_stack([chosen, chosen[image, asked]]),
-        np.column_stack([cells, np.zeros(count, dtype=int)]),
-        np.concatenate([colours, grey], axis=1),
-        names[image, asked],
-    )
+    digits_of, colours_of = _permutations(rng, count, 10)[:, :4], _permutations(rng, count, len(COLOURS))[:, :4]
+    # Each of the four at least once.
+    which = np.concatenate([np.tile(np.arange(4), (count, 1)), rng.integers(4, size=(count, _CELLS - 5))], axis=1)
+    which = np.take_along_axis(which, _permutations(rng, count, _CELLS - 1), axis=1)
+    which = np.column_stack([rng.integers(4, size=count), which])
+    colours = np.array(list(COLOURS.values()), dtype=np.float32)[np.take_along_axis(colours_of, which, axis=1)]
+    colours[:, 0] = 0.5
+    return np.take_along_axis(digits_of, which, axis=1), colours, colours_of[image, which[:, 0]]
 
 
 def _permutations(rng: np.random.Generator, count: int, size: int) -> np.ndarray:

@@ -1,0 +1,209 @@
+"""What exchange brings: one small ViT, its attention exchanged, each mechanism at its own learning rate, several seeds.
+
+    python benchmarks/study.py cifar10 data.root=DIR              # many hours on one core; killed, it goes on
+    python benchmarks/study.py lookup                             # tasks that only mixing of tokens solves
+    python benchmarks/study.py pointer
+    python benchmarks/study.py cifar10 --only softmax additive --hours 2 data.root=DIR
+
+Trains `experiment=study_cifar10` or `study_relations` by `fvit-train -m`: each contender first at three learning rates
+with a quarter of the epochs (relations: all) and a seed of its own, then at the best of them with all epochs and seeds
+0, 1, 2 (3 and 4 for some), seed by seed, so that results are balanced whenever it stops. A finished run is a line of
+docs/study/NAME.csv and is not run again, on this machine or another; an interrupted one resumes from its checkpoint in
+--folder. Further arguments are overrides of all runs. `make study` makes the tables and pictures of docs/study.md.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from fvit.config.paths import conf_dir
+
+RESULTS = Path(__file__).parents[1] / "docs" / "study"
+RATES = (5e-4, 1e-3, 2e-3)
+SEARCH_SEED = 1000
+STUDIES = {
+    "cifar10": ["experiment=study_cifar10"],
+    "lookup": ["experiment=study_relations", "data.task=lookup", "trainer.max_epochs=6"],
+    "pointer": ["experiment=study_relations"],
+}
+# What a relation needs is learned suddenly, perhaps late.
+SEARCH_SHARE = {"cifar10": 4, "lookup": 1, "pointer": 1}
+PLUS = "attention=additive_plus"
+SQUARES = {"cifar10": 9, "lookup": 4, "pointer": 4}
+"""Regions of additive_plus and blocks of mhla, each of 2×2 patches."""
+
+
+def plus(**ingredient: str) -> list[str]:
+    """additive_plus with this ingredient alone: without any it is `additive`."""
+    bare = {"regions": "1", "gate": "product", "value": "shared", "residual": "true", "conv": "0"}
+    return [PLUS, *(f"model.attention.{name}={value}" for name, value in (bare | ingredient).items())]
+
+
+def conv(attention: str) -> list[str]:
+    """A mechanism with the depth-wise convolution of its values."""
+    return [f"attention={attention}", "model.attention.conv=3"]
+
+
+# In the order in which they are trained.
+CONTENDERS: dict[str, list[str]] = {
+    "softmax": ["attention=softmax"],
+    "identity": ["attention=identity"],
+    "additive": ["attention=additive"],
+    "separable convolution": ["attention=sep_conv", "model.attention.kernel=3", "model.attention.expansion=1"],
+    "linear": ["attention=linear"],
+    "additive_plus": [PLUS, "model.attention.regions=SQUARES"],
+    "softmax + conv": conv("softmax"),
+    "additive + conv": plus(conv="3"),
+    "linear + conv": conv("linear"),
+    "additive + regions": plus(regions="SQUARES"),
+    "additive + gate": plus(gate="residual"),
+    "additive + separate value": plus(value="separate"),
+    "additive + projection": ["attention=additive", "model.attention.proj=true"],
+    "additive_plus without conv": [PLUS, "model.attention.regions=SQUARES", "model.attention.conv=0"],
+    "mhla": ["attention=mhla", "model.attention.num_blocks=SQUARES"],
+    "ttt": ["attention=ttt"],
+    "circulant": ["attention=circulant"],
+    "xca": ["attention=xca"],
+    "hydra": ["attention=hydra"],
+    "focused": ["attention=focused"],
+    "pool": ["attention=pool"],
+    "mhla + conv": [*conv("mhla"), "model.attention.num_blocks=SQUARES"],
+    "ttt + conv": conv("ttt"),
+    "circulant + conv": conv("circulant"),
+    "xca + conv": conv("xca"),
+    "hydra + conv": conv("hydra"),
+    "focused + conv": conv("focused"),
+    "additive, then softmax": ["attention=mixed", "model.attention.layers=[additive*2,softmax*2]"],
+    "softmax, then additive": ["attention=mixed", "model.attention.layers=[softmax*2,additive*2]"],
+    "softmax, class token": ["attention=softmax", "model.class_token=true", "model.global_pool=token"],
+    "additive, class token": ["attention=additive", "model.class_token=true", "model.global_pool=token"],
+}
+FIVE_SEEDS = ("softmax", "identity", "additive", "additive_plus")
+FIRST = 6
+"""So many contenders get all their seeds before the others begin."""
+
+
+def main() -> None:
+    """Train what is missing, until nothing is or the time is over."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="NAME", default=list(CONTENDERS))
+    parser.add_argument("--hours", type=float, default=float("inf"), help="start no sweep after this time")
+    parser.add_argument("--folder", type=Path, default=Path("logs/study"), help="output directory of the runs")
+    parser.add_argument("--match", choices=("macs", "shape"), default="macs", help="what contenders have in common")
+    options, overrides = parser.parse_known_args()
+    study = Study(options.study, options.match, options.folder, overrides, time.monotonic() + 3600 * options.hours)
+    names = list(options.only)
+    for tier in (names[:FIRST], names[FIRST:]):
+        for name in tier:
+            study.search(name)
+        for seed in range(5):
+            for name in tier:
+                if seed < 3 or name in FIVE_SEEDS:
+                    study.train(name, seed)
+
+
+class Study:
+    """The runs of one study and their results.
+
+    Args:
+        name: a key of `STUDIES`.
+        match: ``macs``: the width is changed so that all have softmax's MACs; ``shape``: all have its width.
+        folder: where the sweeps are.
+        overrides: of all runs.
+        end: on the monotonic clock; no sweep starts after it.
+    """
+
+    def __init__(self, name: str, match: str, folder: Path, overrides: list[str], end: float) -> None:
+        self.name, self.match, self.folder, self.end = name, match, folder / name / match, end
+        self.overrides = [*STUDIES[name], *(["model.match=macs"] if match == "macs" else []), *overrides]
+        self.file = RESULTS / f"{name}.csv"
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            self.epochs = compose("train", overrides=self.overrides).trainer.max_epochs
+
+    def search(self, name: str) -> None:
+        """Train at each learning rate, for a share of the epochs."""
+        rates = [f"{rate:g}" for rate in RATES if not self.lines(name, SEARCH_SEED, rate)]
+        if rates:
+            short = max(1, self.epochs // SEARCH_SHARE[self.name])
+            self.sweep(name, "search", f"optimizer.lr={','.join(rates)}", f"seed={SEARCH_SEED}", epochs=short)
+
+    def train(self, name: str, seed: int) -> None:
+        """Train with all epochs at the best rate of the search."""
+        found = self.lines(name, SEARCH_SEED)
+        if len(found) == len(RATES) and not self.lines(name, seed):
+            best = max(found, key=lambda line: float(line["acc1"]))["lr"]
+            self.sweep(name, f"seed{seed}", f"optimizer.lr={best}", f"seed={seed}", epochs=self.epochs)
+
+    def lines(self, name: str, seed: int, rate: float | None = None) -> list[dict[str, str]]:
+        """The finished runs of a contender with this seed, and this learning rate."""
+        if not self.file.is_file():
+            return []
+        with self.file.open(encoding="utf-8", newline="") as file:
+            return [
+                line
+                for line in csv.DictReader(file)
+                if (line["contender"], line["match"], int(line["seed"])) == (name, self.match, seed)
+                and rate in (None, float(line["lr"]))
+            ]
+
+    def sweep(self, name: str, stage: str, *swept: str, epochs: int) -> None:
+        """Run a sweep to its end, and keep the results of its finished jobs."""
+        if time.monotonic() > self.end:
+            return
+        folder = self.folder / name.replace(" ", "_").replace(",", "") / stage
+        command = [sys.executable, "-m", "fvit.train", "-m", *self.overrides, *swept]
+        command += [override.replace("SQUARES", str(SQUARES[self.name])) for override in CONTENDERS[name]]
+        command += [f"trainer.max_epochs={epochs}", f"hydra.sweep.dir={folder}", "quiet=true"]
+        print(f"{time.strftime('%H:%M:%S')} {name}: {' '.join(swept)}, {epochs} epochs", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "output.txt").open("a", encoding="utf-8") as output:
+            code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
+        if code:
+            sys.exit(f"{name} failed: see {folder / 'output.txt'}")
+        self.keep([self.line(name, run.parent) for run in sorted(folder.glob("*/metrics.json"))])
+
+    def line(self, name: str, run: Path) -> dict[str, Any]:
+        """The result of a run."""
+        config = OmegaConf.load(run / "config.yaml")
+        record = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        with (run / "csv" / "metrics.csv").open(encoding="utf-8", newline="") as file:
+            curve = [float(row["val/acc1"]) for row in csv.DictReader(file) if row["val/acc1"]]
+        metrics = record["metrics"]
+        return {
+            "contender": name,
+            "match": self.match,
+            "seed": config.seed,
+            "lr": f"{config.optimizer.lr:g}",
+            "epochs": config.trainer.max_epochs,
+            "width": config.model.embed_dim,
+            "acc1": f"{metrics['val/acc1']:.4f}",
+            "acc1_halfway": f"{curve[(len(curve) - 1) // 2]:.4f}",
+            "loss": f"{metrics['val/loss']:.5f}",
+            "params": int(metrics["cost/params"]),
+            "macs": int(metrics["cost/macs"]),
+            "images_per_s": f"{metrics['throughput/images_per_s']:.0f}",
+            "seconds": f"{record['seconds']:.0f}",
+        }
+
+    def keep(self, lines: list[dict[str, Any]]) -> None:
+        """Append the results of a sweep."""
+        new = not self.file.is_file()
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerows(lines)
+
+
+if __name__ == "__main__":
+    main()
