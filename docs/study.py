@@ -45,7 +45,8 @@ def render(contenders: dict[str, list[Line]]) -> str:
     """A table, the power, and how far the ranking halfway agrees with that at the end."""
     if not contenders:
         return "Not run yet.\n"
-    head = "attention|seeds|accuracy, %|s.d.|vs softmax, points|width|params, M|MACs, M|lr|images/s".split("|")
+    head = ["attention", "seeds", "accuracy, %", "s.d.", "vs softmax, points"]
+    head += ["width", "params, M", "MACs, M", "lr", "images/s"]
     rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, lines in ranked(contenders):
         values = accuracies(lines)

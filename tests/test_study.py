@@ -1,0 +1,105 @@
+"""The study: its contenders, that it goes on where it was, and the tables of its results."""
+
+import csv
+import math
+import statistics
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_rel
+
+from tests.scripts import load as load_docs
+from tests.test_benchmarks import load
+
+FIELDS = ("contender", "match", "seed", "lr", "width", "acc1", "acc1_halfway", "params", "macs", "images_per_s")
+
+
+@pytest.fixture
+def study(monkeypatch, tmp_path):
+    script = load("study")
+    monkeypatch.setattr(script, "RESULTS", tmp_path / "results")
+    return script
+
+
+def results(name, seed, acc1, halfway=0.3, match="macs"):
+    values = (name, match, seed, "0.001", 64, acc1, halfway, 200_000, 7_000_000, 500)
+    return {field: str(value) for field, value in zip(FIELDS, values, strict=True)}
+
+
+def by_contender(lines):
+    return {
+        name: [line for line in lines if line["contender"] == name] for name in {line["contender"] for line in lines}
+    }
+
+
+def test_ingredients_start_from_the_additive_attention_of_the_paper(study, compose_config):
+    bare = {"regions": 1, "gate": "product", "value": "shared", "residual": True, "conv": 0}
+    for option, given, value in (("regions", "9", 9), ("gate", "residual", "residual"), ("conv", "3", 3)):
+        attention = compose_config(*study.plus(**{option: given}))["model"]["attention"]
+        assert attention == {"name": "additive_plus", **bare, option: value}
+
+
+@pytest.mark.slow
+def test_every_contender_composes_in_every_study(study, compose_config):
+    for name, base in study.STUDIES.items():
+        for contender, overrides in study.CONTENDERS.items():
+            chosen = [override.replace("SQUARES", str(study.SQUARES[name])) for override in overrides]
+            assert compose_config(*base, *chosen, "model.match=macs")["trainer"]["max_epochs"] > 1, contender
+
+
+@pytest.mark.slow
+def test_finished_runs_are_not_run_again(study, monkeypatch, tmp_path):
+    monkeypatch.setattr(study, "RATES", (1e-3, 2e-3))
+    small = ["data.num_images=256", "model.depth=1", "model.embed_dim=16", "trainer.max_epochs=1"]
+    arguments = ["study.py", "lookup", "--only", "additive + projection", "--folder", str(tmp_path / "runs"), *small]
+    monkeypatch.setattr("sys.argv", arguments)
+    study.main()
+    with (tmp_path / "results" / "lookup.csv").open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["seed"], line["lr"]) for line in lines[:2]] == [("1000", "0.001"), ("1000", "0.002")]
+    best = max(lines[:2], key=lambda line: float(line["acc1"]))["lr"]
+    assert [(line["seed"], line["lr"]) for line in lines[2:]] == [(str(seed), best) for seed in range(3)]
+    monkeypatch.setattr("subprocess.run", lambda *args, **options: pytest.fail("nothing is missing"))
+    study.main()
+
+
+def test_differences_are_paired_by_seed():
+    page = load_docs("study")
+    ours, theirs = (0.61, 0.63, 0.62), (0.60, 0.61, 0.61)
+    lines = [results("additive", seed, acc1, 0.4) for seed, acc1 in enumerate(ours)]
+    lines += [results("softmax", seed, acc1) for seed, acc1 in enumerate(theirs)]
+    lines += [results("identity", 0, 0.5)]
+    text = page.render(by_contender(lines))
+    test = ttest_rel([100 * a for a in ours], [100 * b for b in theirs])
+    interval = test.confidence_interval()
+    half = (interval.high - interval.low) / 2
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    assert [row[0] for row in rows[2:]] == ["additive", "softmax", "identity"]
+    assert rows[2][2:5] == [
+        f"62.00 ± {100 * 4.302653 * statistics.stdev(ours) / math.sqrt(3):.2f}",
+        f"{100 * statistics.stdev(ours):.2f}",
+        f"+{test._estimate:.2f} ± {half:.2f}",
+    ]
+    assert rows[3][4] == ""
+    assert rows[4][1:5] == ["1", "50.00", "", "-10.00"]
+
+
+def test_power_is_that_of_a_t_test():
+    """Of 20,000 pairs of samples that differ by the stated amount, four in five differ significantly."""
+    page = load_docs("study")
+    lines = [results(name, seed, acc1) for name in "abcdefgh" for seed, acc1 in enumerate((0.50, 0.51, 0.52))]
+    stated = page.power(by_contender(lines))
+    assert stated.startswith("Standard deviation over seeds, pooled: 1.00 points (16 degrees of freedom).")
+    smallest = float(stated.split("difference of ")[1].split(" points")[0])
+    generator = np.random.default_rng(0)
+    means = generator.normal((0, smallest), 1 / math.sqrt(3), (20_000, 2))
+    pooled = (generator.chisquare(16, 20_000) / 16) ** 0.5
+    found = abs(means[:, 1] - means[:, 0]) / (pooled * math.sqrt(2 / 3)) > 2.1199
+    assert found.mean() == pytest.approx(0.8, abs=0.02)
+
+
+def test_the_ranking_halfway_is_compared_with_the_last():
+    page = load_docs("study")
+    lines = [results(name, 0, acc1, half) for name, acc1, half in (("a", 0.6, 0.3), ("b", 0.5, 0.2), ("c", 0.4, 0.1))]
+    assert page.stability(by_contender(lines)).endswith("over 3 rows: 1.00.")
+    assert page.stability(by_contender(lines[:2])) == ""
