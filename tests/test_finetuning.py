@@ -64,7 +64,7 @@ def substituted(line, place):
         words = [f"model.name=local-dir:{place / 'FOLDER'}" if w.startswith("model.name=deit") else w for w in words]
     sizes = {"data.img_size=384": "data.img_size=96", "data.img_size=320": "data.img_size=80"}
     words = [sizes.get(word, word.replace("[256,192]", "[64,48]")) for word in words]
-    short = ["trainer.max_epochs=1", "scheduler.warmup_epochs=0", "global_batch_size=8", "data.num_workers=0"]
+    short = ["trainer.max_epochs=1", "global_batch_size=8", "data.num_workers=0"]
     return [*words, *short, "logger=none", "quiet=true"]
 
 

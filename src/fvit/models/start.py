@@ -1,6 +1,7 @@
 """Where a model starts: the weights of another one, whatever its attention and the size of its images."""
 
 import copy
+import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from fvit.attention.base import Size
 from fvit.models.exchange import carry_over, exchange
 from fvit.models.spec import AttentionSpec, BlockSpec, same_blocks, same_mechanisms
 from fvit.models.transfer import WeightTransfer, matching_weights, transfer_weights
+
+log = logging.getLogger(__name__)
 
 _RESIZABLE = (VisionTransformer, Beit, Eva, VisionTransformerRelPos)
 """Hosts whose weights are shaped by the grid of patches, with timm's `set_input_size`, which resamples them."""
@@ -87,6 +90,7 @@ def load_weights(
     model.set_input_size(img_size=to_2tuple(img_size))
     transfer = transfer_weights(model, weights, outputs)
     model.set_input_size(img_size=tuple(own))
+    log.info("weights for images of %d × %d px, resampled to %d × %d", *to_2tuple(img_size), *own)
     return transfer
 
 
