@@ -5,7 +5,7 @@ import math
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -26,19 +26,47 @@ def main() -> None:
     for name in ("cifar10", "lookup", "pointer"):
         results = DOCS / "study" / f"{name}.csv"
         with results.open(encoding="utf-8", newline="") if results.is_file() else nullcontext([]) as file:
-            lines = [line for line in csv.DictReader(file) if line["seed"] != SEARCH_SEED]
+            lines = list(csv.DictReader(file))
         for match in ("macs", "shape"):
-            chosen = defaultdict(list)
-            for line in lines:
-                if line["match"] == match:
-                    chosen[line["contender"]].append(line)
-            begin, end = f"<!-- {name} {match}: written by `make study` -->\n", f"<!-- /{name} {match} -->"
-            if begin in text:
-                pattern = re.escape(begin) + ".*?" + re.escape(end)
-                text = re.sub(pattern, lambda _: begin + render(chosen) + end, text, flags=re.DOTALL)  # noqa: B023
-                if match == "macs":
-                    draw(chosen, DOCS / f"study_{name}.svg")
+            chosen = by_contender(lines, match, lambda seed: seed != SEARCH_SEED)
+            picture = DOCS / f"study_{name}_{match}.svg"
+            draw(chosen, picture)
+            shown = f"![Accuracy of each mechanism]({picture.name})\n\n" if chosen else ""
+            text = replaced(text, f"{name} {match}", shown + render(chosen))
+        searched = by_contender(lines, "macs", lambda seed: seed == SEARCH_SEED)
+        text = replaced(text, f"{name} search", render_search(searched))
     page.write_text(text, encoding="utf-8")
+
+
+def by_contender(lines: Sequence[Line], match: str, seeds: Callable[[str], bool]) -> dict[str, list[Line]]:
+    """The runs with the same MACs, or the same shape, and some of the seeds."""
+    found = defaultdict(list)
+    for line in lines:
+        if line["match"] == match and seeds(line["seed"]):
+            found[line["contender"]].append(line)
+    return dict(found)
+
+
+def replaced(text: str, part: str, content: str) -> str:
+    """The page with this content between the markers of a part, if it has them."""
+    begin, end = f"<!-- {part}: written by `make study` -->\n", f"<!-- /{part} -->"
+    pattern = re.escape(begin) + ".*?" + re.escape(end)
+    return re.sub(pattern, lambda _: begin + content + end, text, flags=re.DOTALL)
+
+
+def render_search(contenders: dict[str, list[Line]]) -> str:
+    """A row per mechanism, with its accuracy at each learning rate; the best in bold."""
+    if not contenders:
+        return "Not run yet.\n"
+    rates = sorted({line["lr"] for lines in contenders.values() for line in lines}, key=float)
+    rows = [f"| attention | {' | '.join(f'lr {rate}' for rate in rates)} |", "|---" * (len(rates) + 1) + "|"]
+    best = {name: max(accuracies(lines)) for name, lines in contenders.items()}
+    for name in sorted(best, key=lambda name: -best[name]):
+        found = {line["lr"]: 100 * float(line["acc1"]) for line in contenders[name]}
+        cells = (f"{found[rate]:.2f}" if rate in found else "" for rate in rates)
+        cells = (f"**{cell}**" if cell == f"{best[name]:.2f}" else cell for cell in cells)
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
 
 
 def render(contenders: dict[str, list[Line]]) -> str:

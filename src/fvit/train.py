@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 data_defaults.register()
 log = logging.getLogger(__name__)
 
-# The learning rates from which on a recipe is one for random weights: of SGD, and of optimizers with adaptive steps.
+# The learning rates above which a recipe is one for random weights: of SGD, and of optimizers with adaptive steps.
 _FROM_SCRATCH = {True: 5e-2, False: 1e-3}
 
 
@@ -77,9 +77,9 @@ def train(config: dict[str, Any]) -> dict[str, float]:
 
 def warn_of_recipe(config: dict[str, Any]) -> None:
     """Warn if pretrained weights would be trained as if they were random."""
-    optimizer = config["optimizer"]
-    largest = _FROM_SCRATCH["sgd" in optimizer["opt"]]
-    if config["model"].get("pretrained") and optimizer["lr"] >= largest and optimizer["layer_decay"] is None:
+    optimizer, model = config["optimizer"], config["model"]
+    large = optimizer["lr"] > _FROM_SCRATCH["sgd" in optimizer["opt"]] and optimizer["layer_decay"] is None
+    if model.get("pretrained") and model["freeze"] is None and large:
         log.warning(
             "optimizer.lr=%g without layer decay is a recipe for random weights; experiment=finetune is one for these, "
             "with small steps that decay towards the input",
