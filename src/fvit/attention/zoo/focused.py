@@ -14,6 +14,10 @@ border.
 Released code: adds an epsilon to each feature.
 
 Cost: O(N·D·d) besides the four projections; DWC adds O(N·D·w²).
+
+Family: linear.
+
+Code: LeapLabTHU/FLatten-Transformer.
 """
 
 from typing import Any, Literal

@@ -13,6 +13,8 @@ w×w convolution with bias, without the prefix tokens, which later papers add to
 
 Cost: O(N·D·d) besides the four projections; DWC adds O(N·D·w²), the aggregation twice the kernel, O(N·D·(w² + d)) and a
 fifth projection.
+
+Family: linear.
 """
 
 from typing import Any
