@@ -13,7 +13,7 @@ Cost: O(N·D·d) besides five projections, one more than softmax attention; DWC 
 
 Family: linear.
 
-Code: qhfan/RALA (no licence).
+Code: qhfan/RALA (no licence file).
 """
 
 from typing import Any
