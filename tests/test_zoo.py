@@ -98,7 +98,7 @@ def test_the_comparison_says_of_16_bits_what_their_section_says():
 
 def test_which_one_quotes_the_comparison():
     text = (DOCS / "which_one.md").read_text(encoding="utf-8")
-    quoted = re.findall(r"`(\w+)` (\d\d\.\d\*?) / (\d\d\.\d\*?)", text)
+    quoted = re.findall(r"`(\w+)`(?:\*\*)? (\d\d\.\d\*?) / (\d\d\.\d\*?)", text)
     rows = [row for key in zoo.mechanisms() for row in zoo.compared(key)]
     figures = {re.search(r"`(\w+)`", row[0])[1]: tuple(row[4:6]) for row in rows}
     assert len(quoted) == 5
