@@ -1,8 +1,9 @@
 """Generate docs/zoo.md, the table of all mechanisms, from the classes: `python docs/zoo.py`.
 
-A mechanism's module docstring has a summary line, paragraphs that start with `Source:` and `Cost:`, perhaps one that
-starts with `Released code:` and says what that does otherwise, and the formula as its first indented paragraph. Options
-are described under `Args:` of the class, presets are in conf/attention.
+A mechanism's module docstring has a summary line, paragraphs that start with `Source:`, `Cost:` and `Family:`, and the
+formula as its first indented paragraph. Perhaps others start with `Released code:`, what that does otherwise, `Value
+convolution:`, published results without and with it, or `Code:`, the authors' repository and its licence. Options are
+described under `Args:` of the class, presets are in conf/attention, published accuracies in fvit/cost/published.csv.
 Requirements are read from an instance, masks are tried out, and costs are counted.
 """
 
@@ -12,6 +13,7 @@ import inspect
 import itertools
 import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +26,7 @@ from fvit.attention import Mechanism, Projected, get, names
 from fvit.attention.base import HOST_OPTIONS
 from fvit.config.paths import conf_dir
 from fvit.cost import Cost, count
+from fvit.cost.published import SOURCES, Published, published
 from fvit.models import exchange
 
 PAGE = Path(__file__).resolve().with_name("zoo.md")
@@ -53,6 +56,38 @@ is up to the host. A key without such a row was released as it is. Set single op
   does an image that is hidden as a whole. False hides, and so do −∞ and all floats below −78 if there are no others.
 """
 
+FAMILIES = {
+    "softmax": "a map of all pairs of tokens, by softmax or another function",
+    "linear": "sums over the tokens that all queries share",
+    "additive": "pooled vectors that multiply tokens element by element",
+    "convolution": "pooling included",
+    "Fourier": "products in the frequency domain",
+    "recurrence": "state spaces, and sums that decay along the sequence",
+    "MLP": "learned linear maps over the tokens",
+    "low rank": "softmax over fewer keys or landmarks",
+    "local": "softmax among neighbours",
+    "test-time training": "a small model that each image trains",
+    "control": "no learned mixing",
+}
+
+COMPARISON = """\
+## Compare
+
+[Which one should I try?](which_one.md) is the short answer.
+
+* *DeiT-T*, *DeiT-S*: published top-1 on ImageNet-1k at 224 px of a DeiT with this mechanism, from
+  `src/fvit/cost/published.csv`. With an asterisk more than the attention differs from DeiT: stem, positions, norms or
+  size. All recipes differ a little, and differences below 0.5 are noise. Accuracies after pretraining on ImageNet-21k
+  are in [cost.md](cost.md#published-numbers).
+* *16 bits*: under `bf16-mixed`, `16-mixed` and `bf16-true`; see [below](#in-16-bits).
+* *Value convolution*: published results without and with a depth-wise convolution of the values.
+* *Code*: the authors' repository, by its licence where we know it.
+* An empty cell: unknown.
+"""
+
+FILTER = '<div class="filterable" data-select="family, year, 16 bits"></div>'
+"""What docs/filter.js puts a search field and these columns' menus into; the table follows."""
+
 PRECISION = """\
 ## In 16 bits
 
@@ -74,6 +109,18 @@ range ends at 65,504, and in bfloat16 otherwise. In `sigmoid` keys do not compet
 gradients overflow float16, and the gradient scaler skips such steps.
 """
 
+IN_16_BITS = {
+    "safe, all in float32": ("nystrom", "performer"),
+    "safe, float32 between projections": ("focused", "pola"),
+    "safe, float32 Fourier transforms": ("fnet", "gfnet", "circulant"),
+    "safe, float32 averages for fp16": ("linear", "relu_linear", "cosformer", "mlla", "hedgehog", "rala", "nala"),
+    "safe unless logits are large (fp16)": ("sigmoid",),
+}
+"""The last paragraph of `PRECISION`, for the comparison; all others are safe without more."""
+
+OTHER_TRAINING = ("WTF",)
+"""Sources of published.csv whose models saw more than ImageNet-1k."""
+
 COSTS = """\
 ## Cost
 
@@ -92,6 +139,9 @@ class Description(NamedTuple):
     formula: str
     cost: str
     released: str
+    family: str
+    convolution: str
+    code: str
 
 
 class Option(NamedTuple):
@@ -131,6 +181,7 @@ def render() -> str:
     parts = [
         INTRODUCTION,
         table(["attention", "summary", "paper", "cost", "needs", "masks"], [e.overview for e in entries]),
+        comparison(),
         PRECISION,
         COSTS,
         table(["attention", *figures], [e.costs for e in entries], numbers=True),
@@ -143,6 +194,50 @@ def render() -> str:
 def mechanisms() -> list[str]:
     """The mechanisms of fvit itself, without others that have been registered."""
     return [key for key in names() if get(key).__module__.startswith("fvit.")]
+
+
+def comparison() -> str:
+    """The section that compares the mechanisms, and the presets with published accuracies."""
+    head = ["attention", "family", "year", "cost", "DeiT-T", "DeiT-S", "source", "16 bits", "value convolution", "code"]
+    rows = lines([row for key in mechanisms() for row in compared(key)])
+    cited = dict.fromkeys(row.source for row in published() if _size(row) and row.attention not in ("", "native"))
+    families = "; ".join(f"**{name}**, {meaning}" for name, meaning in FAMILIES.items())
+    legend = textwrap.fill(f"* *Family*: {families}.", 120, subsequent_indent="  ")
+    return f"{COMPARISON}{legend}\n\n{FILTER}\n\n{table(head, [rows])}\n" + "".join(
+        f"* {name}: {SOURCES[name]}.\n" for name in cited
+    )
+
+
+def compared(key: str) -> list[list[str]]:
+    """Rows of the comparison: a mechanism, then its presets with published accuracies."""
+    described = describe(get(key))
+    safe = next((note for note, keys in IN_16_BITS.items() if key in keys), "safe")
+    rows = []
+    for choice in choices(key):
+        figures = {size: row for row in reversed(published()) if row.attention == choice.name and (size := _size(row))}
+        if choice.name != key and not figures:
+            continue
+        label = f"[`{key}`](#{key})" if choice.name == key else f"&emsp;`{choice.name}`"
+        [paper, *_] = _papers(choice.comment) or _papers(described.source)
+        year = "ours" if described.source.startswith("ours") else f"20{paper[:2]}"
+        top1 = [figures[size].top1 + "*" * (not figures[size].model) if size in figures else "" for size in "TS"]
+        sources = ", ".join(dict.fromkeys(figures[size].source for size in "TS" if size in figures))
+        theirs = paper in described.source
+        facts = [safe, _linked(described.convolution) * theirs, _repository(described.code) * theirs]
+        rows.append([label, described.family, year, _order(described.cost), *top1, sources, *facts])
+    return rows
+
+
+def _size(row: Published) -> str:
+    """T or S for a DeiT-T or DeiT-S of 224 px that was trained on ImageNet-1k, else nothing."""
+    match = re.search(r"-(T|S)i?$", row.name)
+    return match[1] if match and row.res == 224 and row.source not in OTHER_TRAINING else ""
+
+
+def _repository(code: str) -> str:
+    """A link with the licence as its text."""
+    repository, _, licence = code.partition(" ")
+    return f"[{licence.strip('()') or 'code'}](https://github.com/{repository})" if code else ""
 
 
 def entry(key: str) -> Entry:
@@ -213,11 +308,21 @@ def describe(cls: type[Mechanism]) -> Description:
     cost = re.split(r"[.;](?:\s|$)", starting_with("Cost:", "O(N·D) besides the four projections."))[0]
     if not _order(cost):
         raise lacks(f"starts 'Cost:' with no order such as O(N·D), and not with none: {cost}")
+    family = starting_with("Family:", f"{next(iter(FAMILIES))}.").removesuffix(".")
+    if family not in FAMILIES:
+        raise lacks(f"has no known family: {family}; write one of {', '.join(FAMILIES)}")
     formula = next((text for text in paragraphs if all(line.startswith("    ") for line in text.splitlines())), None)
     if formula is None:
         raise lacks("has no formula; write it as a paragraph of its own, indented by four spaces")
-    released = next((text for text in texts if text.startswith("Released code: ")), "").removeprefix("Released code: ")
-    return Description(texts[0].removesuffix("."), source, inspect.cleandoc(formula), cost, released)
+
+    def optional(word: str) -> str:
+        return next((text for text in texts if text.startswith(word)), "").removeprefix(word)
+
+    convolution, code = (optional(word).removesuffix(".") for word in ("Value convolution: ", "Code: "))
+    released = optional("Released code: ")
+    return Description(
+        texts[0].removesuffix("."), source, inspect.cleandoc(formula), cost, released, family, convolution, code
+    )
 
 
 def options(cls: type[Mechanism]) -> list[Option]:

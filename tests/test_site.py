@@ -90,9 +90,19 @@ def test_a_browser_finds_no_fault_and_searches(built):
         page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
         page.on("request", lambda r: None if r.url.startswith((address, "data:")) else complaints.append(r.url))
-        for name in ("index", "first_run", "zoo", "reference/attention", "api/models"):
+        for name in ("index", "first_run", "which_one", "zoo", "reference/attention", "api/models"):
             page.goto(f"{address}/{name}.html")
             assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+        page.goto(f"{address}/zoo.html")
+        shown = "document.querySelectorAll('.filterable + * tbody tr:not([hidden])').length"
+        everything = page.evaluate(shown)
+        page.locator(".filterable input").fill("deit o(n·d·d)")
+        assert 3 < page.evaluate(shown) < 15
+        page.locator(".filterable select").first.select_option("linear")
+        page.locator(".filterable input").fill("mhla_deit")
+        assert page.evaluate(shown) == 1
+        assert page.locator(".filterable output").inner_text() == f"1 of {everything}"
+        page.goto(f"{address}/api/models.html")
         # By keys: the page listens to those, and not to a value that is put there.
         for query, target in SEARCHES.items():
             page.locator("input[name=query]").fill("")

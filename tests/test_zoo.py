@@ -26,6 +26,13 @@ Released code: doubles
 in place.
 
     out = x + x
+
+Value convolution: 70.0 to
+71.0 % (arXiv:2101.00001).
+
+Family: linear.
+
+Code: doe/doubling (MIT).
 """
 
 
@@ -67,9 +74,48 @@ def test_the_page_contains_nothing_else(monkeypatch):
         fail("docs/zoo.py", frame)
 
 
+def test_the_page_compares_the_mechanisms_as_their_classes_and_the_published_figures_do():
+    if zoo.comparison() not in PAGE:
+        fail("the classes and published.csv", zoo.comparison())
+
+
+def test_published_accuracies_are_those_of_one_host_and_recipe():
+    rows = {row[0]: row[4:7] for key in ("softmax", "inline", "fnet", "ttt") for row in zoo.compared(key)}
+    assert rows == {
+        "[`softmax`](#softmax)": ["72.2", "79.8", "DeiT"],
+        "[`inline`](#inline)": ["", "", ""],
+        "&emsp;`inline_deit`": ["74.5*", "", "InLine"],  # its S is of 288 px
+        "[`fnet`](#fnet)": ["", "", ""],  # published after ImageNet-21k
+        "[`ttt`](#ttt)": ["", "", ""],
+        "&emsp;`ttt_vit3`": ["76.5*", "81.6*", "ViT3"],
+    }
+
+
+def test_the_comparison_says_of_16_bits_what_their_section_says():
+    named = re.findall(r"`(\w+)`", zoo.PRECISION.rpartition("What 16 bits would falsify")[2])
+    assert sorted(named) == sorted(key for keys in zoo.IN_16_BITS.values() for key in keys)
+
+
+def test_which_one_quotes_the_comparison():
+    text = (DOCS / "which_one.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"`(\w+)`(?:\*\*)? (\d\d\.\d\*?) / (\d\d\.\d\*?)", text)
+    rows = [row for key in zoo.mechanisms() for row in zoo.compared(key)]
+    figures = {re.search(r"`(\w+)`", row[0])[1]: tuple(row[4:6]) for row in rows}
+    assert len(quoted) == 5
+    assert {name: pair for name, *pair in quoted} == {name: [*figures[name]] for name, *_ in quoted}
+    known = {key for key in zoo.mechanisms() if any(row[4] or row[5] for row in zoo.compared(key))}
+    assert f"{len(zoo.mechanisms()) - len(known)} of the {len(zoo.mechanisms())} mechanisms have no published" in text
+
+
 def test_mechanisms_are_sorted_with_their_presets_below():
     chosen = [choice.name for key in zoo.mechanisms() for choice in zoo.choices(key)]
-    assert re.findall(r"^\| (?:\[|&emsp;)`(\w+)`", PAGE, flags=re.MULTILINE) == 2 * chosen
+    overview, comparison, costs = re.split("^## (?:Compare|In 16 bits)$", PAGE, flags=re.MULTILINE)
+    for part in (overview, costs):
+        assert re.findall(r"^\| (?:\[|&emsp;)`(\w+)`", part, flags=re.MULTILINE) == chosen
+    with_figures = {row.attention for row in zoo.published()}
+    assert re.findall(r"^\| (?:\[|&emsp;)`(\w+)`", comparison, flags=re.MULTILINE) == [
+        name for name in chosen if name in zoo.mechanisms() or name in with_figures
+    ]
     assert re.findall(r"^### (\w+)$", PAGE, flags=re.MULTILINE) == zoo.mechanisms()
 
 
@@ -80,7 +126,10 @@ def test_a_docstring_is_parsed(mechanism_with):
     assert described.formula == "out = 2x\nfor all x"
     assert described.cost == "O(N·D·(1 + log N)) besides no projections"
     assert described.released == "doubles in place."
-    assert not zoo.describe(mechanism_with(COMPLETE.replace("Released", "Unreleased"))).released
+    assert described.convolution == "70.0 to 71.0 % (arXiv:2101.00001)"
+    assert (described.family, described.code) == ("linear", "doe/doubling (MIT)")
+    without = zoo.describe(mechanism_with(re.sub("Released|Value|Code:", "No", COMPLETE)))
+    assert (without.released, without.convolution, without.code) == ("", "", "")
 
 
 @pytest.mark.parametrize(
@@ -90,6 +139,8 @@ def test_a_docstring_is_parsed(mechanism_with):
         ("arXiv:2101.00001", "a book", "names no paper in the form arXiv:2108.09084 under 'Source:': Doe et al"),
         ("\nCost:", "Its cost is", "has no paragraph that starts with 'Cost:'; write 'Cost: O"),
         ("Cost: O(", "Cost: about O(", "starts 'Cost:' with no order such as O.* and not with none: about O"),
+        ("Family:", "Kind:", "has no paragraph that starts with 'Family:'; write 'Family: softmax"),
+        ("Family: linear", "Family: lines", "has no known family: lines; write one of softmax, linear, "),
         ("    out", "out", "has no formula; write it as a paragraph of its own, indented by four spaces"),
     ],
 )

@@ -42,7 +42,8 @@ class Published:
     Attributes:
         name: the publication's name of the model.
         model: an option of the group `model`, or timm's name; empty if there is no such model here.
-        attention: an option of the group `attention`; empty as `model`.
+        attention: an option of the group `attention`, or native; empty if there is none. Without `model` only its host
+            does not exist here.
         res: side of the images in pixels.
         params_m: millions of parameters.
         gmacs: 10⁹ MACs per image.

@@ -10,6 +10,8 @@ Source:
     out_n = W_t (k̄ ⊙ q_n) + b_t + q_n
 
 Cost: O(N·D) besides the three projections.
+
+Family: additive.
 """
 
 from typing import Any, Literal

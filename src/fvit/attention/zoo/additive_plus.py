@@ -15,6 +15,8 @@ the patches; it leaves out prefix tokens, and a hidden patch is zero to it, like
 gate="product", residual=True, conv=0 and value="shared" this is `additive`.
 
 Cost: O(N·R·D) besides the four projections; DWC adds O(N·D·w²).
+
+Family: additive.
 """
 
 import math

@@ -11,6 +11,8 @@ which have no position embedding, agree with that.
 
 Cost: O(N²·D) besides the four projections. The exponentials are shifted by each channel's largest key and each row's
 largest bias. If no token is within e⁻⁸⁷ of both maxima, the sums underflow and the output is 0.
+
+Family: additive.
 """
 
 from typing import Any

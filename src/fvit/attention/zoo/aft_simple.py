@@ -8,6 +8,8 @@ The softmax runs over tokens, separately for each channel. Every channel is a he
 effect. The output projection is that of the attention which AFT replaces.
 
 Cost: O(N·D) besides the four projections.
+
+Family: additive.
 """
 
 from torch import Tensor

@@ -14,6 +14,10 @@ plus one number per row, one per column, and one shared by all prefix tokens. B�
 a depth-wise w×w convolution with bias over the patches, without the prefix tokens.
 
 Cost: O(N·a·D) besides the four projections; DWC adds O(N·D·w²). No saving on a grid of fewer than 2a patches.
+
+Family: low rank.
+
+Code: LeapLabTHU/Agent-Attention.
 """
 
 import math

@@ -18,6 +18,10 @@ distant tokens and the only one from the patches to them. A hidden token is left
 convolutions, like the border.
 
 Cost: O(4·9·N·D) for the four convolutions, and O(D²) per image for the gates, besides the three projections.
+
+Family: convolution.
+
+Code: Tianfang-Zhang/CAS-ViT (MIT).
 """
 
 from typing import Any

@@ -12,6 +12,10 @@ N is the number of patches. Prefix tokens become the bias of W_o: their models c
 queries, keys and values of a hidden patch are zero.
 
 Cost: O(N·D·log N) besides the four projections; the gate is a fifth.
+
+Family: Fourier.
+
+Code: LeapLabTHU/Circulant-Attention.
 """
 
 from typing import Any

@@ -10,6 +10,8 @@ allows any M of at least that). Masked tokens count neither for M nor for the po
 orthogonal to all keys gets 0.
 
 Cost: O(N·D·2d) besides the four projections.
+
+Family: linear.
 """
 
 import math

@@ -11,6 +11,8 @@ H/2, with one λ and one norm gain shared by all. If H is odd, each head is spli
 d/2 channels each.
 
 Cost: O(N²·D), with twice the map-value product of softmax attention, besides the four projections.
+
+Family: softmax.
 """
 
 import math

@@ -9,6 +9,8 @@ Queries are normalised over the channels of a head, keys over tokens, without 1/
 1. The residual connection of the published module is left to the host.
 
 Cost: O(N·D·d) besides the four projections.
+
+Family: linear.
 """
 
 from torch import Tensor

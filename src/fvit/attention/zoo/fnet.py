@@ -7,6 +7,8 @@ Source: Lee-Thorp et al., "FNet: Mixing Tokens with Fourier Transforms", arXiv:2
 Cost: O(N·D·(log N + log D)), no projections. The transforms run along the token sequence, prefix tokens included, and
 along the channels. They are unnormalised as in the paper, so the output is about √(N·D) times as large as the input.
 There are no heads and no attention map, so `num_heads` and `attn_drop` have no effect.
+
+Family: Fourier.
 """
 
 import math

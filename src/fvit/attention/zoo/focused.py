@@ -14,6 +14,12 @@ border.
 Released code: adds an epsilon to each feature.
 
 Cost: O(N·D·d) besides the four projections; DWC adds O(N·D·w²).
+
+Value convolution: DeiT-T 71.8 to 74.1 % (arXiv:2308.00442, table 4).
+
+Family: linear.
+
+Code: LeapLabTHU/FLatten-Transformer.
 """
 
 from typing import Any, Literal

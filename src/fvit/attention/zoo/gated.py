@@ -9,6 +9,8 @@ x is the input of the mechanism, after the block's norm, as in the authors' code
 have biases.
 
 Cost: O(N²·D) besides five projections, one more than softmax attention.
+
+Family: softmax.
 """
 
 from typing import Any

@@ -14,6 +14,8 @@ patch is zero to the convolution. For another grid K is interpolated bicubically
 authors' code.
 
 Cost: O(N·D·log N).
+
+Family: Fourier.
 """
 
 from typing import Any, ClassVar

@@ -16,6 +16,10 @@ border. ViG's models also change the order of the patches from block to block.
 The recurrence is evaluated in chunks of 16 tokens, with products of pairs inside and one state between them.
 
 Cost: O(N·D·(d + 16)) besides projections of three quarters of softmax attention's and of the gates.
+
+Family: recurrence.
+
+Code: hustvl/ViG.
 """
 
 from typing import Any

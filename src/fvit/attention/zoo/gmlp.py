@@ -12,6 +12,8 @@ of the MACs of attention's projections; `mlp_ratio` = 6 is the paper's width. Th
 so `num_heads` and `attn_drop` have no effect.
 
 Cost: O(N²·D) besides the projections. A mask of b multiplies a token's column of W by exp(b).
+
+Family: MLP.
 """
 
 from typing import Any, ClassVar

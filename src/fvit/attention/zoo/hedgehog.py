@@ -10,6 +10,10 @@ the first paper's has no denominator. Trained first on the attention maps or out
 whose `qkv` and `proj` load here, the features replace its softmax with a small loss.
 
 Cost: O(N·D·d) besides the four projections; the maps W add O(2·N·D·d), and features are twice as wide as heads.
+
+Family: linear.
+
+Code: HazyResearch/lolcats.
 """
 
 from typing import Any

@@ -8,6 +8,8 @@ The norms are over all channels of a token (cosine similarity as the kernel). Th
 with the number of tokens. `num_heads` has no effect.
 
 Cost: O(N·D) besides the four projections.
+
+Family: linear.
 """
 
 from torch import Tensor

@@ -5,6 +5,10 @@ Source: Yu et al., "MetaFormer Baselines for Vision", arXiv:2210.13452, section 
     out = x
 
 Cost: none.
+
+Family: control.
+
+Code: sail-sg/metaformer (Apache-2.0).
 """
 
 import torch

@@ -14,6 +14,10 @@ token:
 Cost: O(N·D·d) besides the four projections; the residual adds O(9·N·D). The authors' models use the identity as kernel,
 so scores may be negative; the factor 1/(N √d), which the paper's equation omits, and the shape of the MLP are those of
 their code. A hidden patch is zero to the residual, like the border.
+
+Family: linear.
+
+Code: LeapLabTHU/InLine.
 """
 
 from typing import Any

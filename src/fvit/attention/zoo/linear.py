@@ -5,6 +5,8 @@ Source: Katharopoulos et al., "Transformers are RNNs", arXiv:2006.16236, equatio
     out_n = φ(q_n) Σ_m φ(k_m)ᵀ v_m / (φ(q_n) Σ_m φ(k_m)),      φ = elu + 1
 
 Cost: O(N·D·d) besides the four projections.
+
+Family: linear.
 """
 
 import torch.nn.functional as F

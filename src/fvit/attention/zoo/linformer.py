@@ -11,6 +11,8 @@ and E = F = 1 this is softmax attention. A mask of b multiplies a token's column
 
 Released code: projects to keys and values after E and F, so it adds b_k and b_v to each combined row as they are; here
 they belong to the tokens and are multiplied by the row's sum.
+
+Family: low rank.
 """
 
 from typing import Any, ClassVar

@@ -15,6 +15,8 @@ As in the authors' code every s has a factor 1/(N √d), without which z would g
 has no activation. Prefix tokens are neither rotated nor convolved, and a hidden patch is zero to DWC, like the border.
 
 Cost: O(N·D·d) besides the four projections; DWC adds O(N·D·w²), the gate a fifth projection.
+
+Family: linear.
 """
 
 from typing import Any

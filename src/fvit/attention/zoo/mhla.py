@@ -18,6 +18,10 @@ Released code: takes for the normaliser of a query Σ_b m_ib φ(q') z_b, with th
 place of its own.
 
 Cost: O(N·D·d) besides the four projections; the mixing adds O(M²·D·d), DWC O(N·D·w²).
+
+Family: linear.
+
+Code: DAGroup-PKU/MHLA (MIT).
 """
 
 import math

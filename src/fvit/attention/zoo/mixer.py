@@ -7,6 +7,8 @@ Source: Tolstikhin et al., "MLP-Mixer: An all-MLP Architecture for Vision", arXi
 Cost: O(N·S·D), no other projections. The norm before it, the residual and the channel MLP belong to the host. There are
 no heads, no attention map and no channel projections, so `num_heads`, `qkv_bias` and `attn_drop` have no effect. A mask
 of b multiplies a token's column of W₁ by exp(b).
+
+Family: MLP.
 """
 
 from typing import Any, ClassVar

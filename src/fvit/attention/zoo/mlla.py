@@ -14,6 +14,8 @@ MILA's blocks have more: a convolution with SiLU before the attention, whose val
 projection of it, and convolutions around the attention.
 
 Cost: O(N·D·d) besides the four projections; LePE adds O(N·D·w²), and the gate one more projection.
+
+Family: linear.
 """
 
 from typing import Any

@@ -11,6 +11,10 @@ rotate both features by position in the numerator, add DWC, and gate the LayerNo
 not rotated.
 
 Cost: O(2·N·D·d) besides the four projections; DWC adds O(N·D·w²), the gate a fifth projection.
+
+Family: linear.
+
+Code: ZacharyMeng/NaLaFormer.
 """
 
 from typing import Any

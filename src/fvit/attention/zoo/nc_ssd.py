@@ -13,6 +13,10 @@ patch is zero to the convolution, like the border.
 
 Cost: O(N·S·e·D) for a state of S and an expansion of e, besides projections of (e·D + 2S + H) and e·D; the convolution
 adds O(N·(e·D + 2S)·w²), the gate e·D more columns.
+
+Family: recurrence.
+
+Code: YuHengsss/VSSD.
 """
 
 import math

@@ -13,6 +13,10 @@ tokens attend to all tokens and no patch attends to them, as in `window`.
 Neighbours are gathered, so keys and values take w² times their memory: the fused kernels of NATTEN do without.
 
 Cost: O(N·w²·D) besides the four projections, and O(N·D) per prefix token.
+
+Family: local.
+
+Code: SHI-Labs/NATTEN (MIT).
 """
 
 from typing import Any

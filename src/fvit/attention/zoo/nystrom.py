@@ -15,6 +15,8 @@ too. DWC has one depth-wise kernel per head, without bias, over w×w patches, wi
 is zero to it, like the border.
 
 Released code: offers the norms' maximum over a batch as well, and runs DWC along the sequence.
+
+Family: low rank.
 """
 
 from typing import Any

@@ -9,6 +9,8 @@ features).
 Cost: O(N·m·D) besides the four projections. The m rows of ω are orthogonal within each block of d, with the lengths of
 independent Gaussian vectors. They are drawn once, separately for each head; the paper's redrawing during training is
 not implemented. The exponentials are shifted as in a softmax, by terms that cancel in the quotient, without an epsilon.
+
+Family: linear.
 """
 
 import math

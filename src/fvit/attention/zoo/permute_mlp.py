@@ -16,6 +16,10 @@ patches, too little to classify by, and ViP classifies by the mean of the patche
 and left out of the mean. For another grid P_h is resampled along the height and P_w along the width.
 
 Cost: O(N·D·(rows + columns)·S) besides two projections.
+
+Family: MLP.
+
+Code: houqb/VisionPermutator (MIT).
 """
 
 import math

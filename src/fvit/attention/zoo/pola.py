@@ -15,6 +15,8 @@ border. That code also divides queries and keys channel-wise by a learned s = so
 to each key.
 
 Cost: O(N·D·d) besides five projections, one more than softmax attention; DWC adds O(N·D·w²).
+
+Family: linear.
 """
 
 from typing import Any

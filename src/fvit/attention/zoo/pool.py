@@ -7,6 +7,8 @@ Source: Yu et al., "MetaFormer Is Actually What You Need for Vision", arXiv:2111
 Cost: O(9·N·D), no projections. Cells outside the grid and hidden patches are left out of the mean. Prefix tokens are
 their own mean, so their output is 0. There are no heads and no attention map, so `num_heads` and `attn_drop` have no
 effect.
+
+Family: convolution.
 """
 
 import torch.nn.functional as F

@@ -10,6 +10,10 @@ the paper, which cancels. The gate has no activation and augments the rank of th
 keys. Prefix tokens are not rotated.
 
 Cost: O(N·D·d) besides five projections, one more than softmax attention; DWC adds O(N·D·w²).
+
+Family: linear.
+
+Code: qhfan/RALA (no licence file).
 """
 
 from typing import Any

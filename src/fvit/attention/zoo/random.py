@@ -7,6 +7,10 @@ Source: Yu et al., "MetaFormer Baselines for Vision", arXiv:2210.13452, section 
 Cost: O(N²·D), no projections. R is drawn once per block and saved with the weights. It is resampled when the image size
 changes, so it remains the matrix that the other weights were trained with. There are no heads and no projections, so
 `num_heads` and `qkv_bias` have no effect.
+
+Family: control.
+
+Code: sail-sg/metaformer (Apache-2.0).
 """
 
 from typing import Any, ClassVar

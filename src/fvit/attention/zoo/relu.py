@@ -7,6 +7,8 @@ Source: Wortsman et al., "Replacing softmax with ReLU in Vision Transformers", a
 Under a mask N is the number of keys that the query sees, so hidden tokens are as if absent.
 
 Cost: O(N²·D) besides the four projections.
+
+Family: softmax.
 """
 
 from torch import Tensor

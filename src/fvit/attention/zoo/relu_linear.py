@@ -13,6 +13,10 @@ w×w convolution with bias, without the prefix tokens, which later papers add to
 
 Cost: O(N·D·d) besides the four projections; DWC adds O(N·D·w²), the aggregation twice the kernel, O(N·D·(w² + d)) and a
 fifth projection.
+
+Value convolution: converted DINOv3 on Cityscapes 65.17 to 71.82 mIoU (arXiv:2603.16063).
+
+Family: linear.
 """
 
 from typing import Any

@@ -10,6 +10,10 @@ they become the bias of W₂. A hidden patch is zero to the convolution, like th
 attention map, so `num_heads` and `attn_drop` have no effect.
 
 Cost: O(N·D·e·w²) for an expansion of e, besides two projections, the size of softmax attention's four for e = 2.
+
+Family: convolution.
+
+Code: sail-sg/metaformer (Apache-2.0).
 """
 
 from typing import Any

@@ -7,6 +7,8 @@ Source: Mehta and Rastegari, "Separable Self-attention for Mobile Vision Transfo
 Cost: O(N·D) besides the three D×D projections, of which W_K applies to one vector, (Σ_n s_n x_n) W_K. There is one
 head, as in the paper: w_I has one column and c shares its scores across channels, so `num_heads` has no effect. The
 softmax is over tokens, so a bias on the logits would have no effect and there is none.
+
+Family: additive.
 """
 
 from typing import Any

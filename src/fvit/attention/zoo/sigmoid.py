@@ -8,6 +8,8 @@ With the bias −ln N, the paper's choice, the rows of the map sum to about 1 at
 number of keys that the query sees, so hidden tokens are as if absent.
 
 Cost: O(N²·D) besides the four projections.
+
+Family: softmax.
 """
 
 from torch import Tensor

@@ -12,6 +12,8 @@ it, each by a matrix [H, H] (`talking_heads`; Shazeer et al., arXiv:2003.02436).
 kernels.
 
 Cost: O(N²·D) besides the four projections; talking heads add O(N²·H²).
+
+Family: softmax.
 """
 
 from typing import Any

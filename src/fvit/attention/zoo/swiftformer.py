@@ -11,6 +11,8 @@ The norms ‖q‖ and ‖k‖ are over all channels of a token.
 Cost: O(N·D) besides the four projections. The paper writes norm as a softmax over tokens; the authors' code divides a
 by its L2 norm over tokens instead. As in that code the number of heads enters only through √d: one vector w_g spans all
 channels, and the paper runs `num_heads` = 1.
+
+Family: additive.
 """
 
 from typing import Any, Literal

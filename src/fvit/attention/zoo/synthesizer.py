@@ -17,6 +17,8 @@ Released code: has one W for all heads in dense, without b, and no factorised_de
 Cost: O(N²·D) besides the projections, of which dense has three and random two; twice that for dense, which runs through
 SDPA with W as its keys. The others build their map: a random one serves all images, and that of factorised_dense is not
 a product of queries and keys narrower than N.
+
+Family: softmax.
 """
 
 from typing import Any, Literal

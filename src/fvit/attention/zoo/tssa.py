@@ -10,6 +10,10 @@ with squares and quotients per element. π_nh, the membership of token n in head
 τ is learned per head. There are no keys and values: one projection takes the place of three.
 
 Cost: O(N·D) besides two projections, half of softmax attention's. A mask of b weights a token by exp(b) in both sums.
+
+Family: additive.
+
+Code: RobinWu218/ToST.
 """
 
 from typing import Any

@@ -13,6 +13,10 @@ models. There the projections of f' are joined to the others; here they are apar
 softmax attention.
 
 Cost: O(N·D·d) besides the four projections; f' adds O(N·d·(D + 9)).
+
+Family: test-time training.
+
+Code: LeapLabTHU/ViTTT.
 """
 
 from typing import Any

@@ -14,6 +14,10 @@ shift, like the border. Its projections have no biases. w, u and μ start as in 
 depends on the depth.
 
 Cost: O(N·D) besides the four projections.
+
+Family: recurrence.
+
+Code: OpenGVLab/Vision-RWKV.
 """
 
 import math

@@ -18,6 +18,8 @@ patch sees a prefix token: that would carry global information into all windows 
 are meant to show what local attention achieves.
 
 Cost: O(N·w²·D) besides the four projections, and O(N·D) per prefix token.
+
+Family: local.
 """
 
 import math

@@ -9,6 +9,8 @@ head. It multiplies, as in the authors' code; the paper divides by it. The local
 separate layer and not included.
 
 Cost: O(N·D·d) besides the four projections. A mask of b weights a token by exp(b) in all three sums over tokens.
+
+Family: linear.
 """
 
 from typing import Any
