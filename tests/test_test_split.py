@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fvit.config.errors import ConfigError
 from fvit.config.schemas.eval import Eval
 from fvit.data.sources import load
 from fvit.eval import evaluate
@@ -75,7 +77,7 @@ def test_the_splits_are_recorded_and_scored(run, tmp_path):
 
 def test_it_changes_nothing(run, digits, tmp_path):
     """Without a test the run is the same, and another test set does not change what is learnt."""
-    for split in ("train", "val"):
+    for split in ("train", "val", "test"):
         source = load("folder", root=digits, val_split=0.2, test_split=0.25).splits[split]
         for index in range(len(source)):
             place = tmp_path / "data" / split / source.locate(index).removeprefix(f"{digits}/")
@@ -125,6 +127,21 @@ def test_other_images_in_the_folder_are_noticed(run, digits, tmp_path, caplog):
     every = evaluated(tmp_path / "every", f"ckpt_path={run}", f"data.root={root}", "data.val_split=1")
     assert "held out" not in caplog.text
     assert set(metrics) == set(every)
+
+
+def test_a_run_with_held_out_images_is_evaluated_on_sets_that_have_none(run, digits, tmp_path, caplog):
+    tree = tmp_path / "tree"
+    for split in ("train", "val", "test"):
+        shutil.copytree(digits, tree / split)
+    every = evaluated(tmp_path / "every", f"ckpt_path={run}", "data.val_split=1")
+    assert evaluated(tmp_path / "tree-out", f"ckpt_path={run}", f"data.root={tree}") == pytest.approx(every)
+    with pytest.raises(
+        ConfigError, match=r"probe=knn is fitted to training images, and data\.name=folder has none here"
+    ):
+        evaluated(tmp_path / "probe", f"ckpt_path={run}", "data.val_split=1", "probe=knn")
+    with pytest.raises(ValueError, match="has no class of that name for 5 of the 10"):  # and not an AttributeError: digits have no root
+        evaluated(tmp_path / "digits", f"ckpt_path={run}", "data.name=digits")
+    assert "held out" not in caplog.text
 
 
 def test_a_split_that_is_not_there_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fvit.config.errors import ConfigError
@@ -99,9 +100,13 @@ def load(trained: "Trained", asked: dict[str, Any], match_classes: bool = True) 
     if changes.get("val_split") == 1:
         changes.setdefault("test_split", 0)
     unsplit = {key: None for key in ("val_split", "test_split") if changes.get(key) == 0}
+    if "root" in changes:  # its own folders come before the shares of training
+        folder = Path(changes["root"]).expanduser()
+        sets = {"val_split": folder / "val", "test_split": folder / "test"}
+        unsplit |= {key: None for key, path in sets.items() if key not in changes and path.is_dir()}
     options = {**trained.data, **changes, **unsplit, "name": name}
     data = ImageDataModule(**{key: options[key] for key in options if key in own or key not in known})
-    if trained.held_out and data.records != trained.held_out and "val_split" not in changes:
+    if trained.held_out and data.records not in ("", trained.held_out) and "val_split" not in changes:
         log.warning(
             "%s: other images are held out than in training, because files were added, removed or renamed, or because "
             "this is another folder; the model may have been trained on some of them. data.val_split=1 evaluates all",

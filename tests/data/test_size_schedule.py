@@ -54,7 +54,14 @@ def loader(epoch, resident=False, augment=AUGMENT, **options):
         **options,
     )
     data.trainer = SimpleNamespace(
-        world_size=1, global_rank=0, num_nodes=1, overfit_batches=0, max_epochs=4, current_epoch=epoch, training=True
+        world_size=1,
+        global_rank=0,
+        num_nodes=1,
+        overfit_batches=0,
+        max_epochs=4,
+        current_epoch=epoch,
+        training=True,
+        fast_dev_run=0,
     )
     data.trainer.lightning_module = SimpleNamespace(dtype=None)
     return data, data.train_dataloader()

@@ -1,10 +1,12 @@
 """Frozen parts: which weights they have, that these stay, and when they are released."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from fvit.callbacks.unfreeze import Unfreeze
 from fvit.launch import processes
 from fvit.models import build
 from fvit.training.freezing import Frozen
@@ -23,6 +25,13 @@ def learning(model):
 
 def under(model, *prefixes):
     return {name for name, _ in model.named_parameters() if name.startswith(prefixes)}
+
+
+def test_a_test_after_the_release_finds_nothing_to_release():
+    module = SimpleNamespace(frozen=SimpleNamespace(active=False))
+    Unfreeze(epoch=1).setup(SimpleNamespace(), module, "test")
+    with pytest.raises(ValueError, match="nothing to release"):
+        Unfreeze(epoch=1).setup(SimpleNamespace(), module, "fit")
 
 
 @pytest.mark.parametrize(

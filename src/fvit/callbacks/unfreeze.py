@@ -2,6 +2,7 @@
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 
 
 class Unfreeze(Callback):
@@ -23,6 +24,8 @@ class Unfreeze(Callback):
         self.epoch = epoch
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        if stage != TrainerFn.FITTING:  # a test follows training, which has released it
+            return
         if not module.frozen.active:
             raise ValueError(
                 "callbacks.unfreeze has nothing to release; set model.freeze=backbone, or model.freeze=0-7"

@@ -143,7 +143,9 @@ class ImageDataModule(LightningDataModule):
         if not self.hparams.size_schedule:
             return None
         sizes, (size, _) = tuple(self.hparams.size_schedule), to_2tuple(self.hparams.img_size)
-        return SizeSchedule(sizes, size, self.trainer.max_epochs if self.trainer else len(sizes))
+        if self.trainer is None or self.trainer.fast_dev_run:  # which has one epoch, whatever the run has
+            return SizeSchedule(sizes, size, len(sizes))
+        return SizeSchedule(sizes, size, self.trainer.max_epochs)
 
     def facts(self) -> list[tuple[str, str]]:
         """Names and values for the summary that is printed before training."""
@@ -152,7 +154,10 @@ class ImageDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         images, layout = self.source.train, self.batch_layout
         if not len(images):
-            raise ValueError(f"data.name={self.hparams.name} has no training images here: it is for evaluation alone")
+            held = " with data.val_split=1: set a smaller one" if self.hparams.get("val_split") else ""
+            raise ValueError(
+                f"data.name={self.hparams.name} has no training images here{held or ': it is for evaluation alone'}"
+            )
         if len(images) < layout.global_batch:
             raise ValueError(
                 f"{len(images)} training images are fewer than one batch of {layout.global_batch}; "

@@ -48,6 +48,13 @@ class StagedDistiller(Distiller):
             if isinstance(site.block.attn, Mechanism) and (not new or site.index in new)
         ]
         self._attention = {id(parameter) for attention in attentions for parameter in attention.parameters()}
+        frozen = {id(parameter) for parameter in self.frozen.parameters}
+        idle = [stage.name for stage in self._stages if stage.trains == "attention"]
+        if idle and self._attention and self._attention <= frozen:
+            raise ValueError(
+                f"distillation.stages.{idle[0]} trains the attention, which model.freeze={self.frozen.part} freezes: "
+                "leave model.freeze out"
+            )
         self.stages: Stages | None = None  # known with the length of the run
 
     def facts(self) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ label. A model that does not mix its tokens can only count what is there, and gu
 from typing import Literal
 
 import numpy as np
+from pydantic import PositiveInt
 
 from fvit.data.images import Pixels
 from fvit.data.sources.base import Source
@@ -32,7 +33,7 @@ COLOURS = {
 
 def relations(
     task: Literal["pointer", "lookup"] = "pointer",
-    num_images: int = 20_000,
+    num_images: PositiveInt = 20_000,
     glyphs: Literal["fixed", "varied"] = "fixed",
 ) -> Source:
     """Pictures of 32×32 px, made from digits; a tenth as many for validation.
