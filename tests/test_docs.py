@@ -69,7 +69,7 @@ def test_jobs_of_a_sweep_compose(line):
         jobs = plan(hydra.compose_config(task, overrides, RunMode.MULTIRUN))
         assert len(jobs) > 1
         for job in jobs[:: max(1, len(jobs) // 6)]:
-            assert validation.check(compose(task, ["output_dir=here", "title=test", *job]), SCHEMAS[task])
+            assert validation.check(compose(task, [*FIXED[task], *job]), SCHEMAS[task])
 
 
 ALONE = [line for line in COMMANDS if line not in SWEEPS]

@@ -64,7 +64,10 @@ def substituted(line, place):
         words = [f"model.name=local-dir:{place / 'FOLDER'}" if w.startswith("model.name=deit") else w for w in words]
     sizes = {"data.img_size=384": "data.img_size=96", "data.img_size=320": "data.img_size=80"}
     words = [sizes.get(word, word.replace("[256,192]", "[64,48]")) for word in words]
-    short = ["trainer.max_epochs=1", "global_batch_size=8", "data.num_workers=0"]
+    # One epoch, or two if the first is to end with a release.
+    words = [word.replace("unfreeze.epoch=5", "unfreeze.epoch=1") for word in words]
+    epochs = 1 + ("callbacks.unfreeze.epoch=1" in words)
+    short = [f"trainer.max_epochs={epochs}", "global_batch_size=8", "data.num_workers=0"]
     return [*words, *short, "logger=none", "quiet=true"]
 
 

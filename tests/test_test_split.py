@@ -139,7 +139,9 @@ def test_a_run_with_held_out_images_is_evaluated_on_sets_that_have_none(run, dig
         ConfigError, match=r"probe=knn is fitted to training images, and data\.name=folder has none here"
     ):
         evaluated(tmp_path / "probe", f"ckpt_path={run}", "data.val_split=1", "probe=knn")
-    with pytest.raises(ValueError, match="has no class of that name for 5 of the 10"):  # and not an AttributeError: digits have no root
+    with pytest.raises(
+        ValueError, match="has no class of that name for 5 of the 10"
+    ):  # and not an AttributeError: digits have no root
         evaluated(tmp_path / "digits", f"ckpt_path={run}", "data.name=digits")
     assert "held out" not in caplog.text
 
@@ -178,6 +180,7 @@ def test_training_on_two_processes_tests_the_best_weights(digits, tmp_path, hard
         "trainer.devices=2",
         "trainer.precision=32-true",
         "tf32=false",
+        "data.pin_memory=false",
     ]
     where = sharded if hardware == "fsdp" else ["hardware=ddp_cpu"]
     options = [*RECIPE, *SPLIT, f"data.root={digits}", "trainer.max_epochs=2", "optimizer.lr=2e-2", "logger=none"]

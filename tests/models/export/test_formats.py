@@ -126,7 +126,7 @@ def test_additive_attention_is_folded_in_onnx_if_tokens_outnumber_channels(tmp_p
     import onnx
 
     one = export_model(attention={"name": "additive"}, patch_size=patch_size)
-    assert one.model.blocks[0].attn.cheapest_form((32 // patch_size) ** 2 + 1) == form
+    assert one.model.blocks[0].attn.fastest_form((32 // patch_size) ** 2 + 1) == form
     assert FORMATS["onnx"](one, tmp_path) < 1e-5
     torch.testing.assert_close(logits_of("onnx", tmp_path), logits(one.original), rtol=1e-4, atol=1e-5)
     values = onnx.load(tmp_path / "model.onnx").graph.value_info
@@ -246,7 +246,7 @@ def test_nan_and_wrong_shapes_disagree():
         one.check(lambda images: one.original(images)[:, :4])
 
 
-def test_additive_attention_is_evaluated_in_its_cheapest_form():
+def test_additive_attention_is_evaluated_in_its_fastest_form():
     one = export_model(attention={"name": "additive", "form": "textbook"}, class_token=False, global_pool="avg")
     cheapest = export_model(attention={"name": "additive"}, class_token=False, global_pool="avg")
     assert count(one.model, 32).macs == count(cheapest.model, 32).macs < count(one.original, 32).macs
