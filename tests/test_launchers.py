@@ -80,6 +80,7 @@ def test_each_job_of_a_sweep_over_devices_validates_all_images(sweep, main, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_jobs_of_a_ddp_grid_run_one_after_another_with_equal_ranks(sweep, tmp_path):
     grid = ["optimizer.lr=1e-3,2e-3", "hardware=ddp_cpu"]
     done = sweep(*SHORT, *grid, SPY)
@@ -145,7 +146,8 @@ def test_a_killed_job_resumes_when_the_sweep_is_started_again(sweep, tmp_path, l
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", [pytest.param("joblib", marks=pytest.mark.exhaustive), "submitit_local"])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_jobs_that_fail_in_other_processes_are_reported(sweep, tmp_path, launcher):
     done = sweep(*SHORT, f"hydra/launcher={launcher}", "attention=additive,softmax", "model.num_classes=null,5")
     assert done.returncode == 1

@@ -92,7 +92,12 @@ def test_fsdp_learns_what_one_device_learns_and_either_resumes_from_the_other(ru
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("option", "size"), [("ddp.static_graph=true", 32), ("ddp.gradient_as_bucket_view=false", 16)], ids=str
+    ("option", "size"),
+    [
+        ("ddp.static_graph=true", 32),
+        pytest.param("ddp.gradient_as_bucket_view=false", 16, marks=pytest.mark.exhaustive),
+    ],
+    ids=str,
 )
 def test_options_of_ddp_do_not_change_what_is_learnt(run, option, size):
     """One with accumulation, during which DDP does not reduce gradients."""

@@ -25,7 +25,7 @@ SEARCHES = {
     "linformer": "zoo",
     "resume": "resume",
     "finetune": "finetuning",
-    "freeze": "your_images",
+    "freeze": "probes",
     "mixed precision": "hardware",
     "early stopping": "command_line",
 }

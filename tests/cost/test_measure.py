@@ -314,6 +314,7 @@ def test_convolutional_model_has_no_number_of_tokens():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_compiled_model_is_compiled_and_counted():
     eager, compiled = measured([candidate(), candidate(compiled=True)], QUICK)
     assert compiled.status == "ok"

@@ -273,7 +273,7 @@ def test_useless_server_costs_seconds_and_the_run_stays_offline(tmp_path, monkey
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("end", ["dies", "hangs"])
+@pytest.mark.parametrize("end", ["dies", pytest.param("hangs", marks=pytest.mark.exhaustive)])
 def test_server_lost_during_the_run_costs_seconds(tmp_path, monkeypatch, end):
     with serving(ANSWERS) as (url, die, hang), scripted(tmp_path, monkeypatch, url, "input()") as process:
         lines = read_until(process, "started")
