@@ -24,6 +24,7 @@ class Collect(Probe):
             setattr(self, hook, getattr(self.collector, hook))
 
 
+@pytest.mark.slow
 def table(run, name):
     """The newest table with that name, and the local paths of its files."""
     artifacts = [{file["path"]: file["local_path"] for file in one["manifest"]["contents"]} for one in run.artifacts]

@@ -67,6 +67,7 @@ def search(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_each_round_keeps_the_block_that_costs_least(search, tmp_path, capsys):
     task = Task()
     search(task, "attention=linear", "+hydra.sweeper.params.seed='0,1'")

@@ -97,6 +97,7 @@ KILLS = (
 )
 
 
+@pytest.mark.slow
 def test_run_killed_within_and_between_stages_ends_with_the_same_bits(compose_config, tmp_path, teacher_run):
     base = (*NOISY, *DATA, "experiment=convert", "attention=linear", "trainer.max_epochs=3")
     base += ("model.num_heads=3", "callbacks.last.every_n_train_steps=1", f"distillation.teacher.path={teacher_run}")
