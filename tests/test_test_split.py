@@ -139,6 +139,7 @@ def test_a_run_with_held_out_images_is_evaluated_on_sets_that_have_none(run, dig
         ConfigError, match=r"probe=knn is fitted to training images, and data\.name=folder has none here"
     ):
         evaluated(tmp_path / "probe", f"ckpt_path={run}", "data.val_split=1", "probe=knn")
+    assert not (tmp_path / "probe").exists()
     with pytest.raises(
         ValueError, match="has no class of that name for 5 of the 10"
     ):  # and not an AttributeError: digits have no root

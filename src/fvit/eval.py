@@ -49,6 +49,11 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     module, data = trained.module, load(trained, {**config["data"], "eval_crops": crops}, match_classes=probe is None)
     if config["split"] == "test" and data.source.test is None:
         raise ConfigError(f"split=test: {data.hparams.name} has no test images here; leave it out")
+    if probe is not None and not len(data.source.train):
+        raise ConfigError(
+            f"probe={probe['name']} is fitted to training images, and data.name={data.hparams.name} has none here: "
+            "take data that has, for example a folder with data.val_split=0.2"
+        )
     cost, facts = count(module.model, data.hparams.img_size), compared(module, data)
     if config["tta"] is not None:
         module.model = AveragedViews(module.model, crops, flip)

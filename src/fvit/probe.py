@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 import fvit
 from fvit.callbacks.skipped_images import warn_of_skipped
 from fvit.config.atomic import replacing
-from fvit.config.errors import ConfigError, RunError
+from fvit.config.errors import RunError
 from fvit.data import ImageDataModule
 from fvit.data.dataset import ImageDataset, collate
 from fvit.data.images import Images
@@ -42,15 +42,9 @@ def evaluate_probe(
         options: of `run_probe`, and ``layer`` and ``pool`` of `features`.
 
     Raises:
-        ConfigError: there are no training images.
         RunError: no image of a split can be read.
         ValueError: the model does not give these features.
     """
-    if not len(data.source.train):
-        raise ConfigError(
-            f"probe={options['name']} is fitted to training images, and data.name={data.hparams.name} has none here: "
-            "take data that has, for example a folder with data.val_split=0.2"
-        )
     where = {key: options[key] for key in ("layer", "pool")}
     device = trainer.strategy.root_device
     model = trainer.precision_plugin.convert_module(module.model).to(device).eval()
