@@ -123,7 +123,7 @@ def test_settings_without_effect_are_refused(compose_config, overrides, message)
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.size_schedule=[8,16,32]"], "has 3 sizes for 1 epochs"),
+        (["data.size_schedule=[8,16,32]"], "has 3 sizes, more than trainer.max_epochs=1"),
         (["data.size_schedule=[20]"], "they do not divide into patches of 8 px"),
         (["data.size_schedule=[16]", "micro_batch_size=4", "+trainer.limit_train_batches=4"], "counts micro batches"),
     ],

@@ -67,6 +67,12 @@ def test_attention_that_was_not_exchanged_stays_as_it_is(converted):
     assert all(name.startswith("blocks.1.attn.") for name in moved)
 
 
+def test_a_dry_run_has_a_step_of_the_first_stage(converted):
+    probe = fit(converted("debug=fdr"), Steps())
+    assert len(probe.losses) == 1
+    assert probe.module.stages.at(0).name == "attention"
+
+
 def test_losses_of_a_stage(converted):
     """In the first, the distance of attentions that are given the teacher's tokens, whatever the student's are."""
     probe = fit(converted("distillation.stages.attention.lr=1e-12"), Steps())

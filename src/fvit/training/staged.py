@@ -83,6 +83,8 @@ class StagedDistiller(Distiller):
                     parameter.grad = None
 
     def build_scheduler(self, optimizer: Optimizer, updates: int, per_epoch: int) -> StagedSchedule:
+        if self.trainer.fast_dev_run:  # its step is one of the first stage, whatever the lengths
+            updates = 100
         self.stages = Stages(self._stages, updates)
 
         def build(optimizer: Optimizer, updates: int) -> Any:

@@ -73,6 +73,7 @@ def test_defaults_are_the_quickstart(compose_config):
         (["hardware=fsdp", "callbacks=[default,unfreeze]"], "callbacks.unfreeze: sharded weights stay frozen"),
         (["hardware=fsdp", "data.size_schedule=[16,32]"], "data.size_schedule resamples unsharded weights"),
         (["data.img_size=[32,16]", "data.size_schedule=[16,32]"], "data.size_schedule has sides of squares"),
+        (["data.size_schedule=[16,32]", "trainer.max_epochs=1"], "has 2 sizes, more than trainer.max_epochs=1"),
         (["hardware=fsdp", "distillation=deit_soft", "distillation.teacher.path=RUN"], "distillation needs unsharded"),
         (["distillation=deit_soft"], "distillation needs a teacher: distillation.teacher.path=…"),
         (["attention=mixed"], "model.attention.layers must be given"),

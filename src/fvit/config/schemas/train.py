@@ -215,6 +215,11 @@ class Train(Hardware):
         if epochs is None and (self.data.size_schedule or self.data.augment.mixup.off_epochs):
             key = "size_schedule" if self.data.size_schedule else "augment.mixup.off_epochs"
             raise ValueError(f"data.{key} divides the epochs of a run: set trainer.max_epochs")
+        if len(self.data.size_schedule or ()) > (epochs or 0):
+            raise ValueError(
+                f"data.size_schedule={self.data.size_schedule} has {len(self.data.size_schedule)} sizes, more than "
+                f"trainer.max_epochs={epochs}; give at most one per epoch"
+            )
         return self
 
     @model_validator(mode="after")
