@@ -3,6 +3,8 @@
 import csv
 import importlib
 import logging
+import os
+import subprocess
 import sys
 
 import pytest
@@ -31,6 +33,20 @@ def call(folder, task, *arguments):
                 handler.close()  # the run's log file
             logging.getLogger().handlers[:] = handlers
     return 0
+
+
+def call_apart(folder, task, *arguments):
+    """Run fvit-TASK in `folder` as a process of its own, which may start ranks; returns the finished process."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"fvit.{task}", *arguments],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def checked(task, model, *overrides):

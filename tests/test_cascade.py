@@ -2,9 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +15,7 @@ from fvit.data import ImageDataModule
 from fvit.eval import evaluate as evaluate_alone
 from fvit.training import Classifier, checkpoint
 from tests.data.pictures import jpeg
-from tests.tasks import checked, trained, with_classes
+from tests.tasks import call_apart, checked, trained, with_classes
 from tests.training.fitting import FAKE
 
 pytestmark = [
@@ -177,16 +174,15 @@ def test_two_ranks_report_the_same(large, tiny, tmp_path):
         "data.eval_batch_size=5",
     ]
     metrics = evaluated(tmp_path / "one", large, tiny, *overrides)
-    command = [sys.executable, "-m", "fvit.cascade", f"large={large}", f"tiny={tiny}", "hardware=ddp_cpu"]
-    done = subprocess.run(
-        [*command, *overrides, f"hydra.run.dir={tmp_path / 'two'}"],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        timeout=300,
+    done = call_apart(
+        tmp_path,
+        "cascade",
+        f"large={large}",
+        f"tiny={tiny}",
+        "hardware=ddp_cpu",
+        *overrides,
+        f"hydra.run.dir={tmp_path / 'two'}",
     )
-    assert done.returncode == 0, done.stderr
     assert done.stdout.count("as accurate as large") == 1, "one rank prints"
     one, two = points(tmp_path / "one"), points(tmp_path / "two")
     assert json.loads((tmp_path / "two" / "cascade.json").read_text())["images"] == 22

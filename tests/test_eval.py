@@ -1,9 +1,6 @@
 """fvit-eval on one checkpoint; tests/training/test_checkpoint.py compares its metrics with those of training."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +21,7 @@ from fvit.export import export
 from fvit.training.trained import open_trained
 from fvit.training.views import VIEWS
 from tests.data.pictures import jpeg
-from tests.tasks import checked, rows_of, trained, with_classes
+from tests.tasks import call_apart, checked, rows_of, trained, with_classes
 from tests.training.fitting import FAKE
 
 DIGITS = ("data=digits", "attention=softmax", "logger=none", "augment=none", "scheduler.warmup_epochs=0")
@@ -258,15 +255,7 @@ def test_two_processes_with_unequal_shares_find_the_same(run, tmp_path):
     root = photos(tmp_path / "photos", 23, damaged=[4])
     overrides = [f"ckpt_path={run}", "data.name=folder", f"data.root={root}", "data.eval_batch_size=5"]
     metrics = evaluated(tmp_path / "one", *overrides)
-    done = subprocess.run(
-        [sys.executable, "-m", "fvit.eval", "hardware=ddp_cpu", *overrides, f"hydra.run.dir={tmp_path / 'two'}"],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    done = call_apart(tmp_path, "eval", "hardware=ddp_cpu", *overrides, f"hydra.run.dir={tmp_path / 'two'}")
     assert done.stdout.count("val/acc1") == 1, "one process prints"
     assert done.stderr.count("1 images could not be read") + done.stdout.count("1 images could not be read") == 1
     assert json.loads((tmp_path / "two" / "metrics.json").read_text())["metrics"] == pytest.approx(metrics, abs=1e-5)

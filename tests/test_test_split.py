@@ -1,10 +1,7 @@
 """A test split chooses nothing: it is evaluated once, after training, with the weights that the validation chose."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,7 +13,7 @@ from fvit.config.schemas.eval import Eval
 from fvit.data.sources import load
 from fvit.eval import evaluate
 from fvit.training import checkpoint
-from tests.tasks import checked, rows_of, trained
+from tests.tasks import call_apart, checked, rows_of, trained
 from tests.training.fitting import FAKE
 
 SMALL = ("model.depth=1", "model.embed_dim=24", "model.num_heads=3", "attention=softmax", "data.img_size=16")
@@ -158,15 +155,7 @@ def test_a_split_that_is_not_there_is_refused(tmp_path):
 def test_two_processes_find_the_same(run, digits, tmp_path):
     """Of 25 test images the ranks have 12 and 13, in batches of 5."""
     overrides = [f"ckpt_path={run}", "split=test", "data.eval_batch_size=5"]
-    done = subprocess.run(
-        [sys.executable, "-m", "fvit.eval", "hardware=ddp_cpu", *overrides, f"hydra.run.dir={tmp_path / 'two'}"],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    done = call_apart(tmp_path, "eval", "hardware=ddp_cpu", *overrides, f"hydra.run.dir={tmp_path / 'two'}")
     expected = {name: value for name, value in results(run).items() if name.startswith("test/")}
     assert results(tmp_path / "two") == pytest.approx(expected, abs=1e-6)
     assert done.stdout.count("Most frequent confusions") == 1
@@ -186,14 +175,6 @@ def test_training_on_two_processes_tests_the_best_weights(digits, tmp_path, hard
     where = sharded if hardware == "fsdp" else ["hardware=ddp_cpu"]
     options = [*RECIPE, *SPLIT, f"data.root={digits}", "trainer.max_epochs=2", "optimizer.lr=2e-2", "logger=none"]
     folder = tmp_path / "run"
-    done = subprocess.run(
-        [sys.executable, "-m", "fvit.train", *options, *where, f"hydra.run.dir={folder}"],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    call_apart(tmp_path, "train", *options, *where, f"hydra.run.dir={folder}")
     one = evaluated(tmp_path / "one", f"ckpt_path={folder}", "split=test")
     assert {name: results(folder)[name] for name in one} == pytest.approx(one, abs=1e-5)
