@@ -190,7 +190,7 @@ class Study:
         config = OmegaConf.load(run / "config.yaml")
         record = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
         with (run / "csv" / "metrics.csv").open(encoding="utf-8", newline="") as file:
-            curve = [float(row["val/acc1"]) for row in csv.DictReader(file) if row["val/acc1"]]
+            curve = [f"{float(row['val/acc1']):.4f}" for row in csv.DictReader(file) if row["val/acc1"]]
         metrics = record["metrics"]
         return {
             "contender": name,
@@ -200,7 +200,7 @@ class Study:
             "epochs": config.trainer.max_epochs,
             "width": config.model.embed_dim,
             "acc1": f"{metrics['val/acc1']:.4f}",
-            "acc1_halfway": f"{curve[(len(curve) - 1) // 2]:.4f}",
+            "acc1_by_epoch": " ".join(curve),
             "loss": f"{metrics['val/loss']:.5f}",
             "params": int(metrics["cost/params"]),
             "macs": int(metrics["cost/macs"]),

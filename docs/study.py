@@ -93,9 +93,14 @@ def ranked(contenders: dict[str, list[Line]]) -> list[tuple[str, list[Line]]]:
     return sorted(contenders.items(), key=lambda item: -statistics.mean(accuracies(item[1])))
 
 
-def accuracies(lines: Sequence[Line], key: str = "acc1") -> list[float]:
+def accuracies(lines: Sequence[Line]) -> list[float]:
     """In percent."""
-    return [100 * float(line[key]) for line in lines]
+    return [100 * float(line["acc1"]) for line in lines]
+
+
+def curves(lines: Sequence[Line]) -> list[list[float]]:
+    """Of each run, the accuracy after each epoch, in percent."""
+    return [[100 * float(value) for value in line["acc1_by_epoch"].split()] for line in lines]
 
 
 def interval(values: Sequence[float], sign: str = "") -> str:
@@ -136,11 +141,13 @@ def stability(contenders: dict[str, list[Line]]) -> str:
     """The rank correlation between accuracies halfway and at the end."""
     if len(contenders) < 3:
         return ""
-    keys = ("acc1_halfway", "acc1")
-    means = [[statistics.mean(accuracies(lines, key)) for lines in contenders.values()] for key in keys]
+    halfway = [
+        statistics.mean(curve[(len(curve) - 1) // 2] for curve in curves(lines)) for lines in contenders.values()
+    ]
+    final = [statistics.mean(accuracies(lines)) for lines in contenders.values()]
     return (
         f"Spearman's rank correlation between the accuracies halfway and at the end, over {len(contenders)} rows: "
-        f"{spearmanr(*means).statistic:.2f}."
+        f"{spearmanr(halfway, final).statistic:.2f}."
     )
 
 

@@ -11,7 +11,7 @@ from scipy.stats import ttest_rel
 from tests.scripts import load as load_docs
 from tests.test_benchmarks import load
 
-FIELDS = ("contender", "match", "seed", "lr", "width", "acc1", "acc1_halfway", "params", "macs", "images_per_s")
+FIELDS = ("contender", "match", "seed", "lr", "width", "acc1", "acc1_by_epoch", "params", "macs", "images_per_s")
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def study(monkeypatch, tmp_path):
 
 
 def results(name, seed, acc1, halfway=0.3, match="macs"):
-    values = (name, match, seed, "0.001", 64, acc1, halfway, 200_000, 7_000_000, 500)
+    values = (name, match, seed, "0.001", 64, acc1, f"{halfway} {acc1}", 200_000, 7_000_000, 500)
     return {field: str(value) for field, value in zip(FIELDS, values, strict=True)}
 
 
