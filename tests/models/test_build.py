@@ -111,34 +111,3 @@ def test_check_of_the_stride_leaves_the_model_unchanged(size):
         check_stride(model, "convnextv2_atto", size)
     assert {name: (id(p), p.device.type) for name, p in model.named_parameters()} == parameters
     assert [module.training for module in model.modules()] == modes
-
-
-@pytest.mark.parametrize("class_token", [False, True])
-def test_positions_start_from_sines_and_cosines_of_rows_and_columns(class_token):
-    options = dict(patch_size=4, embed_dim=24, depth=1, num_heads=2, class_token=class_token)
-    options |= dict(global_pool="token" if class_token else "avg", pos_embed="sincos2d")
-    model = build("vit_tiny_patch16_224", (8, 12), 3, **options)
-    bands = 10_000 ** -(torch.arange(6, dtype=torch.float64) / 6)
-    wanted = [
-        torch.cat([f(position * bands) for f in (torch.sin, torch.cos) for position in (row, column)])
-        for row in range(2)
-        for column in range(3)
-    ]
-    wanted = torch.stack([torch.zeros(24, dtype=torch.float64)] * class_token + wanted)
-    torch.testing.assert_close(model.pos_embed[0].double(), wanted, rtol=0, atol=1e-6)
-    assert model.pos_embed.requires_grad
-
-
-def test_positions_of_weights_are_not_replaced():
-    options = dict(patch_size=4, embed_dim=24, depth=1, num_heads=2)
-    weights = build("vit_tiny_patch16_224", 8, 3, **options).state_dict()
-    model = build("vit_tiny_patch16_224", 8, 3, weights=weights, pos_embed="sincos2d", **options)
-    assert torch.equal(model.pos_embed, weights["pos_embed"])
-
-
-@pytest.mark.parametrize(
-    "options", [{"name": "vit_tiny_patch16_224", "embed_dim": 18, "num_heads": 2}, {"name": "beit_base_patch16_224"}]
-)
-def test_models_without_such_positions_are_refused(options):
-    with pytest.raises(ValueError, match="pos_embed"):
-        build(img_size=32, num_classes=3, pos_embed="sincos2d", depth=1, **options)

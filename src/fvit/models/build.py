@@ -2,7 +2,6 @@
 
 import difflib
 import inspect
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import build_sincos2d_pos_embed, to_2tuple
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -55,8 +54,7 @@ def build(
             whichever takes more of them. Positions are resampled if its images had another size.
         outputs: whose rows of the head in `weights` each class takes, as in `transfer_weights`.
         options: further arguments of ``timm.create_model``, such as `embed_dim`, `depth`, `drop_path_rate`, or
-            ``pretrained_cfg_overlay={"file": path}`` for a file of pretrained weights. ViTs also take
-            ``pos_embed="sincos2d"``: a position embedding that is learned, from `sincos_positions` on.
+            ``pretrained_cfg_overlay={"file": path}`` for a file of pretrained weights.
 
     Raises:
         ValueError: unknown model or option, unsupported image size or host, unavailable weights, `blocks` or `keep`
@@ -68,11 +66,7 @@ def build(
             raise ValueError(f"{key}={value!r} has no effect with attention=native; choose an attention to exchange")
     if ":" not in name and not timm.is_model(name.split(".")[0]):
         raise ValueError(f"unknown model '{name}'{_near(name, timm.list_models())}")
-    sincos = options.get("pos_embed") == "sincos2d"
-    options |= {"pos_embed": "learn"} if sincos else {}
     model = _create(name, img_size, pretrained=pretrained, num_classes=num_classes, **options)
-    if sincos and not pretrained:
-        sincos_positions(model)
     check_stride(model, name, img_size, options.get("in_chans") or 3)
     if weights is not None:
         weights = model.from_released(weights) if isinstance(model, Backbone) else weights
@@ -80,26 +74,6 @@ def build(
     if attention is not None:
         exchange(model, attention, blocks, keep if pretrained else keep or ())
     return model
-
-
-def sincos_positions(model: nn.Module) -> None:
-    """Set the position embedding [1, prefix + N, C] to sines and cosines of rows and columns, zero for prefix tokens.
-
-    From random values a ViT first has to learn which patches are neighbours: small ones that are trained briefly gain
-    several points. After Chen et al., arXiv:2104.02057, and Beyer et al., arXiv:2205.01580, who keep it fixed.
-
-    Raises:
-        ValueError: the model has no such embedding, or its width is no multiple of 4.
-    """
-    embedding, grid = getattr(model, "pos_embed", None), getattr(getattr(model, "patch_embed", None), "grid_size", None)
-    if not isinstance(embedding, nn.Parameter) or grid is None or embedding.shape[-1] % 4:
-        raise ValueError(
-            "model.pos_embed=sincos2d needs a ViT with a learned position embedding, and a width that is a multiple of "
-            "4; leave it out"
-        )
-    with torch.no_grad():
-        embedding.zero_()
-        embedding[0, -math.prod(grid) :] = build_sincos2d_pos_embed(grid, embedding.shape[-1], device=embedding.device)
 
 
 def _near(name: str, known: Iterable[str]) -> str:
