@@ -2,6 +2,12 @@
 
 from typing import Any
 
+from fvit.config.cores import usable_cores
+from fvit.config.wording import count
+
+# Processes that may share a core, to try what a run does on several devices.
+_SHARING = 4
+
 
 def check_devices(trainer: dict[str, Any]) -> None:
     """Check that the requested devices exist, before anything is started.
@@ -11,6 +17,11 @@ def check_devices(trainer: dict[str, Any]) -> None:
     """
     accelerator, devices = trainer["accelerator"], trainer["devices"]
     if accelerator == "cpu":
+        if isinstance(devices, int) and devices > (most := max(_SHARING, usable_cores())):
+            raise ValueError(
+                f"trainer.devices={devices} would start as many processes on {count(usable_cores(), 'CPU core')}; take "
+                f"at most {most}"
+            )
         return
     # Imported here, because a run on CPUs is launched without torch.
     import torch
