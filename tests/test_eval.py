@@ -80,10 +80,25 @@ def test_another_source_replaces_that_of_training(run, tmp_path):
     assert "val/acc1" in evaluated(tmp_path / "out", f"ckpt_path={other}", "data.name=digits")
 
 
+def test_a_function_of_ones_own_gives_the_images(run, tmp_path, monkeypatch):
+    source = "from fvit.data.sources import load\n\ndef half(share):\n    whole = load('digits')\n"
+    source += "    return type(whole)(whole.train, whole.train, whole.classes)\n"
+    (tmp_path / "mine_to_evaluate.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ("data.name=own", "data.dataset=mine_to_evaluate:half", "data.options={share: 1}")
+    evaluated(tmp_path / "out", f"ckpt_path={run}", *own)
+    assert sum(int(row["images"]) for row in rows_of(tmp_path / "out" / "val_classes.csv")) == 1437
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["data.root=here"], "data.root has no effect with data.name=digits; set data.name=folder as well"),
+        (
+            ["data.dataset=a:b"],
+            r"data.dataset has no effect with data.name=digits; set data.name=own \(or torchvision\)",
+        ),
+        (["data.name=own"], r"data=own needs data\.dataset: package\.module:function, which returns two or three"),
         (["data.name=digit"], "unknown data source 'digit'; known: digits, folder"),
         (
             ["data.name=folder", "data.root=PHOTOS"],

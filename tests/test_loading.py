@@ -111,7 +111,7 @@ def test_what_cannot_be_loaded_is_said_in_a_line(run, tmp_path, monkeypatch):
     for where, error, message in (
         ("bare.ckpt", ValueError, "does not say how its images were prepared"),
         ("onnx", ValueError, r"model\.onnx, which is not for PyTorch; export it with format=safetensors"),
-        ("empty", FileNotFoundError, "has no checkpoint"),
+        ("empty", FileNotFoundError, "^where=empty has no checkpoint"),
         ("broken", ValueError, "cannot be loaded: No suitable checkpoints found"),
         ("vit_tny_patch16_224", ValueError, "neither a file or directory nor a model of timm, did you mean vit_tiny_"),
         ("me/my_model", ValueError, "on the Hugging Face hub is called hf-hub:USER/NAME"),

@@ -99,12 +99,13 @@ def load(trained: "Trained", asked: dict[str, Any], match_classes: bool = True) 
     if name not in SOURCES:
         raise ValueError(f"unknown data source '{name}'; known: {', '.join(SOURCES)}")
     own, known = (inspect.signature(SOURCES[source]).parameters if source else {} for source in (name, before))
-    for key in ("root", "val_split", "test_split", "split_seed"):
+    for key in ("dataset", "options", "root", "val_split", "test_split", "split_seed"):
         if key in changes and key not in own:
-            raise ValueError(f"data.{key} has no effect with data.name={name}; set data.name=folder as well")
+            other = "own (or torchvision)" if key in ("dataset", "options") else "folder"
+            raise ValueError(f"data.{key} has no effect with data.name={name}; set data.name={other} as well")
     if changes.get("val_split") == 1:
         changes.setdefault("test_split", 0)
-    unsplit = {key: None for key in ("val_split", "test_split") if changes.get(key) == 0}
+    unsplit = {"val_split": None} if changes.get("val_split") == 0 else {}
     if "root" in changes:  # its own folders come before the shares of training
         folder = Path(changes["root"]).expanduser()
         sets = {"val_split": folder / "val", "test_split": folder / "test"}

@@ -54,7 +54,7 @@ def load(where: str | Path) -> Loaded:
     if (path / "config.json").is_file():
         trained = from_timm(f"local-dir:{path}")
     elif path.exists():
-        trained = from_checkpoint(checkpoint.find(path, key="path"))
+        trained = from_checkpoint(checkpoint.find(path, key="where"))
     else:
         trained = from_timm(_timm_name(str(where)))
     data = {key: trained.data[key] for key in ("img_size", "crop_pct", "interpolation", "mean", "std")}

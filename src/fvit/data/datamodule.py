@@ -186,11 +186,21 @@ class ImageDataModule(LightningDataModule):
         return self._eval_loader("val")
 
     def test_dataloader(self) -> DataLoader:
-        """The test images, or those for validation if there are none."""
-        return self._eval_loader("val" if self.source.test is None else "test")
+        """The test images.
+
+        Raises:
+            ValueError: the source has none, and accuracies of others would not be those of a test.
+        """
+        if self.source.test is None:
+            raise ValueError(
+                f"{self.hparams.name} has no test images: evaluate those for validation with Trainer.validate, or give "
+                "it a test set"
+            )
+        return self._eval_loader("test")
 
     def predict_dataloader(self) -> DataLoader:
-        return self.test_dataloader()
+        """The test images, or those for validation if there are none."""
+        return self._eval_loader("val" if self.source.test is None else "test")
 
     def _eval_loader(self, split: str) -> DataLoader:
         world, rank = self._world()

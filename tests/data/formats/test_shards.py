@@ -145,4 +145,7 @@ def test_default_class_names(caplog):
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
         assert default_class_names(np.array([0, 3], dtype=np.int32)) == ["0", "1", "2", "3"]
+    with caplog.at_level(logging.INFO):
+        default_class_names(np.arange(1000, dtype=np.int32))
+    assert "their 1,000 labels are taken for ImageNet's, in the order of its WordNet IDs" in caplog.text
     assert "labels go up to 3, but 2 of them have no training image" in caplog.text

@@ -34,6 +34,13 @@ def split_of(root, **options):
     return {name: files(images, root) for name, images in source.splits.items()}
 
 
+def test_a_test_split_of_0_is_none(flat):
+    root = flat()
+    assert split_of(root, val_split=0.1, test_split=0) == split_of(root, val_split=0.1)
+    with pytest.raises(ValueError, match=r"data\.test_split=-0\.1: input should be greater than 0"):
+        load("folder", root=root, val_split=0.1, test_split=-0.1)
+
+
 def test_each_class_has_its_share_and_each_image_one_place(flat):
     root = flat()
     source = load("folder", root=root, val_split=0.1, test_split=0.2)

@@ -177,6 +177,9 @@ def other_classes():
     b.classes = ["one", "two"]
     return a, b
 
+def fails():
+    return {}["photos"]
+
 number = 3
 """
 
@@ -184,6 +187,7 @@ number = 3
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     (tmp_path / "mine_for_data.py").write_text(OWN)
+    (tmp_path / "mine_that_fails.py").write_text("\n1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield "mine_for_data"
     sys.modules.pop("mine_for_data", None)
@@ -216,6 +220,16 @@ def test_its_images_reach_the_model(mine):
         ("mine_for_data:make", {"siz": 1}, r"data\.options={'siz': 1} does not fit mine_for_data:make\(size=10\): "),
         ("mine_for_data:one", None, "one returned a Numbers, but must return two or three datasets"),
         ("mine_for_data:other_classes", None, "differ between train and val: two, zero"),
+        (
+            "mine_for_data:fails",
+            None,
+            r"data\.dataset=mine_for_data:fails failed: KeyError: 'photos' \(.*mine_for_data\.py, line \d+\); HYDRA_",
+        ),
+        (
+            "mine_that_fails:make",
+            None,
+            r"=mine_that_fails:make cannot be imported: ZeroDivisionError: .* \(.*mine_that_fails\.py, line 2\)",
+        ),
     ],
 )
 def test_what_it_must_be_is_said(mine, function, options, message):

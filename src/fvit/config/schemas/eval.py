@@ -51,6 +51,8 @@ class Evaluation(Hardware):
 
 
 class SizedData(EvalData):
+    dataset: str | None
+    options: dict[str, Any] | None
     img_size: ImgSize | None
 
 

@@ -158,6 +158,9 @@ def default_class_names(labels: np.ndarray) -> list[str]:
     """Class names for a dataset without any: WordNet IDs if there are 1,000 classes, as in ImageNet, else numbers."""
     present = np.bincount(np.maximum(labels, 0)) > 0
     if len(present) == 1000 and present.all():
+        _log.info(
+            "the shards name no classes: their 1,000 labels are taken for ImageNet's, in the order of its WordNet IDs"
+        )
         return ImageNetInfo().label_names()
     if not present.all():
         _log.warning("labels go up to %d, but %d of them have no training image", len(present) - 1, (~present).sum())

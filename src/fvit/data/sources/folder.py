@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeInt
@@ -22,7 +22,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 def folder(
     root: str | Path | None = None,
     val_split: Share | None = None,
-    test_split: Share | None = None,
+    test_split: Share | Literal[0] | None = None,
     split_seed: NonNegativeInt = 0,
 ) -> Source:
     """An ImageFolder tree: root/train/CLASS/*.jpg and root/val/CLASS/*.jpg, with the classes of train.
@@ -32,13 +32,14 @@ def folder(
 
     Args:
         root: a folder.
-        val_split, test_split: the share of each class that is held out; 1 holds out all, to evaluate.
+        val_split, test_split: the share of each class that is held out; 1 holds out all, to evaluate. A test split of 0
+            is none.
         split_seed: another one holds out other images.
     """
     if root is None:
         raise ValueError("data=folder needs data.root: a folder with train/CLASS/*.jpg and val/CLASS/*.jpg")
     root = existing_folder(root)
-    shares = {name: share for name, share in (("val", val_split), ("test", test_split)) if share is not None}
+    shares = {name: share for name, share in (("val", val_split), ("test", test_split)) if share}
     given = {name: root / name for name in _SPLITS if (root / name).is_dir()}
     if both := next((name for name in shares if name in given), None):
         raise ValueError(

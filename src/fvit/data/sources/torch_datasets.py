@@ -2,6 +2,7 @@
 
 import inspect
 import tarfile
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from http.client import HTTPException
@@ -43,6 +44,8 @@ def own(dataset: str | None = None, options: dict[str, Any] | None = None) -> So
             f"data.dataset={dataset} cannot be imported: {error.errors()[0]['msg']}. Write package.module:function; "
             "`python -m fvit.train` also searches the current folder, `fvit-train` only PYTHONPATH"
         ) from None
+    except Exception as error:
+        raise _failure(f"data.dataset={dataset} cannot be imported", error) from error
     if not callable(function):
         raise ValueError(f"data.dataset={dataset} is no function but {type(function).__name__}")
     options, signature = options or {}, inspect.signature(function)
@@ -50,7 +53,10 @@ def own(dataset: str | None = None, options: dict[str, Any] | None = None) -> So
         signature.bind(**options)
     except TypeError as error:
         raise ValueError(f"data.options={options} does not fit {dataset}{signature}: {error}") from None
-    sets = function(**options)
+    try:
+        sets = function(**options)
+    except Exception as error:
+        raise _failure(f"data.dataset={dataset} failed", error) from error
     if isinstance(sets, Source):
         return sets
     if not isinstance(sets, tuple | list) or len(sets) not in (2, 3):
@@ -58,6 +64,16 @@ def own(dataset: str | None = None, options: dict[str, Any] | None = None) -> So
             f"{dataset} returned a {type(sets).__name__}, but must return two or three datasets: train, val, test"
         )
     return _source(dict(zip(("train", "val", "test"), sets, strict=False)), dataset)
+
+
+def _failure(what: str, error: Exception) -> ValueError:
+    """One line for an exception in code that is not fvit's."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(str(error).split())
+    return ValueError(
+        f"{what}: {type(error).__name__}{text and f': {text}'} ({frame.filename}, line {frame.lineno}); "
+        "HYDRA_FULL_ERROR=1 in front of the command shows the traceback"
+    )
 
 
 def torchvision_dataset(
