@@ -136,7 +136,7 @@ def test_a_full_disk_is_reported_without_a_file_name():
 
 def test_a_full_disk_does_not_hide_why_a_run_failed(small_disk, capsys):
     def fail(run):
-        run.log_start(SimpleNamespace(source=None), {})
+        run.log_start(SimpleNamespace(source=SimpleNamespace(records={})), {})
         _fill(small_disk)
         raise RunError("the loss is gone")
 

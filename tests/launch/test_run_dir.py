@@ -24,7 +24,7 @@ def trainer(**attributes):
 
 def data(**hparams):
     hparams = type("HParams", (dict,), {"__getattr__": dict.__getitem__})({"name": "digits", **hparams})
-    return SimpleNamespace(hparams=hparams, source=SimpleNamespace(fingerprint=lambda: {"images": 3}))
+    return SimpleNamespace(hparams=hparams, source=SimpleNamespace(fingerprint=lambda: {"images": 3}, records={}))
 
 
 class Begun(RunDir):

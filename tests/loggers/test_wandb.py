@@ -35,7 +35,7 @@ def test_run_keeps_its_id_until_it_starts_from_scratch(tmp_path):
     for ckpt_path in (None, str(tmp_path / "run"), None):
         one = logger(tmp_path)
         trainer = SimpleNamespace(is_global_zero=True, loggers=[one], callbacks=[], checkpoint_callbacks=[])
-        source = SimpleNamespace(fingerprint=dict)
+        source = SimpleNamespace(fingerprint=dict, records={})
         hparams = type("HParams", (dict,), {"__getattr__": dict.__getitem__})(name="digits")
         with RunDir({"output_dir": str(tmp_path / "run"), "ckpt_path": ckpt_path}, trainer) as run:
             assert not isinstance(one.experiment, wandb.Run)  # it waits

@@ -168,7 +168,7 @@ class RunDir:
                 first = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
                 noted = {**first, "resumed": [*first.get("resumed", []), noted]}
         write_text(self.path / "environment.json", json.dumps(noted, indent=2))
-        for name, text in getattr(self._start[0].source, "records", {}).items():
+        for name, text in self._start[0].source.records.items():
             write_text(self.path / name, text)
         write_metrics(self.path, "running", self.metrics, self.seconds)
 
