@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from fvit.config.errors import RunError
-from fvit.launch.record import overrides_of, read_metrics
+from fvit.config.recorded import overrides_of
+from fvit.launch.record import read_metrics
 from fvit.launch.run_dir import RunDir, environment
 from fvit.launch.signals import Stopped
 from fvit.launch.staging import name

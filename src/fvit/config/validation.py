@@ -19,9 +19,9 @@ def check(cfg: DictConfig, schema: type[BaseModel]) -> dict[str, Any]:
     Raises:
         ConfigError: a key is missing, unknown, of the wrong type or out of range, or two keys exclude each other.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise ConfigError("\n".join(f"{key} must be given: {key}=…" for key in missing))
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        advise = getattr(schema, "advise", lambda key, cfg: "")
+        raise ConfigError("\n".join(f"{key} must be given: {advise(key, cfg) or f'{key}=…'}" for key in missing))
     plain = OmegaConf.to_container(cfg, resolve=True)
     if removed := REMOVED.keys() & flatten(plain).keys():
         raise ConfigError("\n".join(f"{key} {REMOVED[key]}" for key in removed))

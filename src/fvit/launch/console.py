@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fvit.config.overrides import argument, parse
+from fvit.config.recorded import overrides_of
 from fvit.config.wording import count, pixels
 from fvit.launch.quiet import QUIET, is_quiet
-from fvit.launch.record import overrides_of
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule

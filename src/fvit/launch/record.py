@@ -1,4 +1,4 @@
-"""The record of a run: metrics.json with its status, its results and its time, and the overrides that started it."""
+"""The record of a run: metrics.json with its status, its results and its time."""
 
 import json
 import os
@@ -10,10 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from fvit.config.atomic import write_text
-from fvit.config.legacy import migrate_overrides
 from fvit.config.overrides import argument
 
 COMPLETED = ("finished", "pruned")
@@ -82,14 +79,6 @@ def printing_write_errors() -> Iterator[None]:
         yield
     except OSError as failure:
         print(f"{failure.filename} could not be written: {failure.strerror}", file=sys.stderr)
-
-
-def overrides_of(folder: Path) -> list[str] | None:
-    """The overrides that a run was started with, as they were typed; None without a record of them."""
-    for path in (folder / "overrides.yaml", folder / ".hydra" / "overrides.yaml"):
-        if path.is_file():
-            return migrate_overrides(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
-    return None
 
 
 def interruption(folder: Path, config: dict[str, Any]) -> str:

@@ -13,11 +13,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fvit.config.overrides import argument, parse, quoted, value_of
 from fvit.config.paths import conf_dir
+from fvit.config.recorded import overrides_of
 from fvit.launch.config_diff import compare
 from fvit.launch.lock import check_free, in_use
 from fvit.launch.quiet import QUIET
 from fvit.launch.ranks import is_rank_zero
-from fvit.launch.record import COMPLETED, overrides_of, read_metrics
+from fvit.launch.record import COMPLETED, read_metrics
 from fvit.launch.run_dir import is_resumed
 
 LAST = "last"

@@ -13,9 +13,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from fvit.config.errors import ConfigError
+from fvit.config.recorded import overrides_of
 from fvit.launch.config_diff import changes
 from fvit.launch.quiet import QUIET
-from fvit.launch.record import COMPLETED, outcome, overrides_of, read_metrics
+from fvit.launch.record import COMPLETED, outcome, read_metrics
 
 
 @dataclass

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import OmegaConf
 
 from fvit.config import naming
-from fvit.launch.record import overrides_of
+from fvit.config.recorded import overrides_of
 
 _LONGEST_NAME = 128  # W&B's limit
 

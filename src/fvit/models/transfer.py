@@ -46,10 +46,23 @@ class WeightTransfer:
     def __str__(self) -> str:
         text = f"{len(self.loaded)} of {len(self.loaded) + len(self.initialised)} weights loaded"
         if self.initialised:
-            text += f"; initialised: {_abbreviate(self.initialised)}"
+            text += f"; initialised: {self._abbreviate(self.initialised)}"
         if self.classes is not None:
             text += f"; the head's by class name, for {self.classes} classes"
-        return text + (f"; unused: {_abbreviate(self.unused)}" if self.unused else "")
+        return text + (f"; unused: {self._abbreviate(self.unused)}" if self.unused else "")
+
+    @property
+    def depths(self) -> tuple[int, int]:
+        """The number of blocks that the given weights have, and that the model has; 0 without a list of blocks."""
+        given, own = ({_block(name) for name in self.loaded + other} for other in (self.unused, self.initialised))
+        return len(given - {None}), len(own - {None})
+
+    def _abbreviate(self, names: Sequence[str]) -> str:
+        """`names`, with one for all weights of blocks of which none is loaded: blocks 6-11."""
+        whole = {_block(name) for name in names} - {_block(name) for name in self.loaded} - {None}
+        rest = abbreviate_names(name for name in names if _block(name) not in whole)
+        listed = f"blocks {min(whole)}-{max(whole)}" if len(whole) > 1 else f"block {min(whole)}" if whole else ""
+        return ", ".join(filter(None, [listed, rest]))
 
 
 def transfer_weights(
@@ -78,7 +91,7 @@ def transfer_weights(
     if not matching:
         raise ValueError(
             f"none of the {len(weights)} weights matches the model by name and shape; "
-            f"given: {_abbreviate(weights)}; the model's: {_abbreviate(own)}"
+            f"given: {abbreviate_names(weights)}; the model's: {abbreviate_names(own)}"
         )
     model.load_state_dict(matching, strict=False)
     return WeightTransfer(
@@ -162,7 +175,12 @@ def _without_prefix(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) ->
     return {name.removeprefix(prefix): weight for name, weight in weights.items()}
 
 
-def _abbreviate(names: Iterable[str]) -> str:
+def _block(name: str) -> int | None:
+    """The index of the block to which a weight belongs, in a model with one list of them."""
+    return int(found[1]) if (found := re.match(r"blocks\.(\d+)\.", name)) else None
+
+
+def abbreviate_names(names: Iterable[str]) -> str:
     """Names with their numbers replaced, each once: blocks.*.attn.q.weight."""
     return ", ".join(dict.fromkeys(re.sub(r"\.\d+(?=\.)", ".*", name) for name in names))
 

@@ -12,9 +12,10 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
 
 from fvit.config.errors import ConfigError, RunError
+from fvit.config.recorded import overrides_of
 from fvit.config.schemas.study import Blocks
 from fvit.config.validation import check
-from fvit.launch.record import overrides_of, read_metrics
+from fvit.launch.record import read_metrics
 from fvit.search.blocks_report import ACCURACY, LOSS, MACS, Tried, print_round, save
 
 

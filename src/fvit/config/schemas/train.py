@@ -5,10 +5,12 @@ Options of mechanisms, data sources, the Trainer, loggers and callbacks are chec
 
 from typing import Annotated, Any, ClassVar, Literal
 
+from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, model_validator
 
 from fvit.config.batch_plan import plan_batches
 from fvit.config.errors import unknown_key
+from fvit.config.recorded import model_of
 from fvit.config.schemas.distillation import Distillation
 from fvit.config.schemas.fields import (
     Count,
@@ -183,6 +185,13 @@ class BinaryCrossEntropy(Strict):
 
 class Train(Hardware):
     groups: ClassVar = ("experiment", "debug", "sweep", "attention", "augment", "hardware")
+
+    @staticmethod
+    def advise(key: str, cfg: DictConfig) -> str:
+        """How a missing key can be given, where the rest of the configuration tells; else an empty text."""
+        start = OmegaConf.select(cfg, "model.init_from")
+        model = model_of(start) if key == "model.name" and start is not None else []
+        return f"the model of {start} is {' '.join(model)}" if model else ""
 
     title: str
     output_dir: str
