@@ -55,7 +55,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     module = build_module(config, data)
     cost = count(module.model, config["data"]["img_size"])
     module.macs = cost.macs
-    resumed = checkpoint.find_resumable(config["ckpt_path"], module)
+    resumed = checkpoint.find_resumable(config["ckpt_path"], module, config["trainer"]["strategy"] == "fsdp")
     check_sizes(module.model, config["data"].get("size_schedule") or (), config["grad_checkpointing"])
     runtime_flags.set_up(config, module, data)
     trainer = build_trainer(config, plan, len(data.source.train))
@@ -76,10 +76,10 @@ def train(config: dict[str, Any]) -> dict[str, float]:
 
 
 def warn_of_recipe(config: dict[str, Any]) -> None:
-    """Warn if pretrained weights would be trained as if they were random."""
+    """Warn if weights that are trained already would be trained as if they were random."""
     optimizer, model = config["optimizer"], config["model"]
     large = optimizer["lr"] > _FROM_SCRATCH["sgd" in optimizer["opt"]] and optimizer["layer_decay"] is None
-    if model.get("pretrained") and model["freeze"] is None and large:
+    if (model.get("pretrained") or model.get("init_from")) and model["freeze"] is None and large:
         log.warning(
             "optimizer.lr=%g without layer decay is a recipe for random weights; experiment=finetune is one for these, "
             "with small steps that decay towards the input",

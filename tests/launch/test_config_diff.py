@@ -63,6 +63,13 @@ def test_another_model_is_refused(group, change, named):
     assert f": {named}. Leave that out" in str(refused.value)
 
 
+def test_a_new_run_may_have_images_of_another_size():
+    after = changed(data={"img_size": 64})
+    assert compare(BEFORE, after, Path("a"), in_place=False) == ["data.img_size=64 (was 32)"]
+    with pytest.raises(ValueError, match=r"in its directory with images of another size: .*\(ckpt_path=a hydra"):
+        compare(BEFORE, after, Path("a"))
+
+
 def test_a_matched_width_is_no_difference():
     found = changed(model={"embed_dim": 120})
     assert compare(found, changed(model={"match": "macs"}), Path("a")) == []

@@ -264,3 +264,16 @@ def test_changed_settings_are_printed_and_another_model_is_refused(compose_confi
         capsys.readouterr().out
     )
     assert probe.rates[0][0] > 0.01
+
+
+def test_a_model_from_a_folder_that_is_gone_is_the_recorded_one(compose_config, tmp_path):
+    asked = compose_config("model=timm", "model.name=local-dir:gone", "ckpt_path=last")
+    found = {"name": "vit_tiny_patch16_224", "depth": 2, "pretrained": False, "init_from": "gone/model.safetensors"}
+    attention = {"attention": {"name": "additive", "logits": "full"}}
+    model = {**asked["model"], **found, **attention, "origin": "local-dir:gone"}
+    save_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    OmegaConf.save(OmegaConf.create({**asked, "model": model}), tmp_path / "run" / "config.yaml")
+    assert resume.find_checkpoint(asked)["model"] == model
+    for other in ({"depth": 3}, {"attention": {"name": "linear"}}, {"name": "local-dir:other"}):
+        with pytest.raises(ValueError, match="cannot resume with another model or optimizer"):
+            resume.find_checkpoint({**asked, "model": {**asked["model"], **other}})

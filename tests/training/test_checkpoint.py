@@ -335,6 +335,11 @@ def test_file_of_another_project_is_refused_with_what_it_is(tmp_path, content, k
     assert f"is not an fvit checkpoint but {kind}" in refused(tmp_path / "a.pt", saved(content))
 
 
+def test_its_path_can_be_pasted(tmp_path):
+    path = tmp_path / "their weights.pt"
+    assert refused(path, saved(WEIGHTS)).endswith(f""" "model.init_from='{path}'\"""")
+
+
 @pytest.mark.parametrize(
     "prefix",
     ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module.", "model._orig_mod.", "_forward_module."],

@@ -91,6 +91,8 @@ def test_run_resumes_with_its_own_classes_alone():
     ):
         with pytest.raises(ValueError, match=rf"other classes \({difference}\)\. .* model\.init_from=last\.ckpt"):
             check_unchanged(classes, ANIMALS, "last.ckpt")
+    with pytest.raises(ValueError, match=r""" "model\.init_from='my run/last\.ckpt'", which matches"""):
+        check_unchanged(ANIMALS[:2], ANIMALS, "my run/last.ckpt")
 
 
 @pytest.mark.parametrize(("num_classes", "expected"), [(1000, "n01440764"), (21841, "n00004475"), (7, None)])

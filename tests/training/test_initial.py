@@ -9,6 +9,7 @@ import yaml
 from timm.models import save_for_hf
 
 from fvit.data import ImageDataModule
+from fvit.train import warn_of_recipe
 from fvit.training import Classifier, checkpoint
 
 from .fitting import LENGTH, fit
@@ -108,6 +109,14 @@ def test_recipe_for_random_weights_warns(compose_config, folder, caplog, given, 
     assert ("experiment=finetune is one for these" in caplog.text) == warned
 
 
+@pytest.mark.parametrize(
+    ("given", "warned"), [([], True), (["optimizer.layer_decay=0.75"], False), (["model.freeze=backbone"], False)]
+)
+def test_it_warns_for_weights_of_a_run_as_well(compose_config, folder, caplog, given, warned):
+    warn_of_recipe(compose_config(*MODEL, "data=digits", f"model.init_from={folder}", *given))
+    assert ("experiment=finetune is one for these" in caplog.text) == warned
+
+
 # Sizes and sources
 
 
@@ -153,6 +162,20 @@ def test_run_starts_from_one_of_another_size_and_attention(compose_config, tmp_p
         assert dict(module.facts())["start"] == f"{run}: {len(saved)} of {len(saved)} weights loaded"
         weight = module.model.blocks[0].attn.qkv.weight
         assert torch.equal(weight, saved["model.blocks.0.attn.qkv.weight"])
+
+
+@pytest.mark.parametrize(("depth", "lacking"), [(4, "; initialised: blocks 2-3"), (1, "; unused: block 1")])
+def test_another_depth_is_said_in_short(compose_config, tmp_path, depth, lacking):
+    """Which blocks have no counterpart, and the depth that the weights have."""
+    saved = compose_config(*MODEL, "data=digits")
+    saved = Classifier(saved["model"], 32, 10, saved["optimizer"], saved["scheduler"], saved["loss"])
+    content = {"state_dict": saved.state_dict(), "hyper_parameters": dict(saved.hparams), "format": 2}
+    torch.save(content, tmp_path / "two.ckpt")
+    deeper = compose_config(*MODEL, f"model.depth={depth}", "data=digits", f"model.init_from={tmp_path / 'two.ckpt'}")
+    facts = dict(Classifier(deeper["model"], 32, 10).facts())
+    assert facts["start"].endswith(f" weights loaded{lacking}")
+    words = "block" if depth == 1 else "blocks"
+    assert facts["depth"] == f"{depth} {words}, and the weights are of 2: model.depth=2 takes all of them"
 
 
 def test_exported_file_describes_its_attention(compose_config, folder, tmp_path):

@@ -9,8 +9,9 @@ from fvit.config.overrides import argument
 from fvit.launch.quiet import QUIET
 
 # Names, paths and initial weights do not change how a resumed run trains.
-_IRRELEVANT = {"title", "output_dir", "ckpt_path", "model.init_from", "model.pretrained", "model.keep"}
+_IRRELEVANT = {"title", "output_dir", "ckpt_path", "model.init_from", "model.pretrained", "model.keep", "model.origin"}
 _HOW = {"logger", "ddp"}  # what is recorded, and how gradients travel
+_IMG_SIZE = "data.img_size"
 _PATHS = {"dirpath", "save_dir", "id_file", "default_root_dir", "root"}
 
 
@@ -30,13 +31,14 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, str]:
     return {key: f"{key}={new.get(key)} (was {old.get(key)})" for key in keys}
 
 
-def compare(recorded: dict[str, Any], given: dict[str, Any], run: Path) -> list[str]:
+def compare(recorded: dict[str, Any], given: dict[str, Any], run: Path, in_place: bool = True) -> list[str]:
     """The settings that differ when a run resumes, each as ``key=value (was value)``.
 
     Args:
         recorded: the configuration of the run that wrote the checkpoint.
         given: the new one.
         run: the directory of that run, for the error message.
+        in_place: whether it resumes in that directory, which has images of one size; a new run may have another one.
 
     Raises:
         ValueError: the model or its optimizer would be another one.
@@ -53,6 +55,12 @@ def compare(recorded: dict[str, Any], given: dict[str, Any], run: Path) -> list[
             f"the run in {run} cannot resume with another model or optimizer: {', '.join(refused)}. "
             f"Leave that out, or start a new run from its weights: {argument('model.init_from', run)}"
         )
+    if in_place and _IMG_SIZE in relevant:
+        raise ValueError(
+            f"the run in {run} cannot resume in its directory with images of another size: {relevant[_IMG_SIZE]}. "
+            f"Leave that out, let a new run continue it ({argument('ckpt_path', run)} hydra.run.dir=DIR), or start a "
+            f"new run from its weights: {argument('model.init_from', run)}"
+        )
     return list(relevant.values())
 
 
@@ -63,4 +71,4 @@ def _is_relevant(key: str) -> bool:
 
 def _is_fixed(key: str) -> bool:
     # The optimizer's state restores all of its settings but the learning rate, which the schedule sets.
-    return (key.startswith(("model.", "optimizer.")) and key != "optimizer.lr") or key == "data.img_size"
+    return key.startswith(("model.", "optimizer.")) and key != "optimizer.lr"

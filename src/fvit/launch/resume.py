@@ -91,12 +91,14 @@ def find_checkpoint(config: dict[str, Any]) -> dict[str, Any]:
     if checkpoint is None:  # whoever opens it reports why
         return config
     _print(f"resuming from {checkpoint}")
+    found = {**config, "ckpt_path": str(checkpoint)}
+    in_place = is_resumed(found)
     if (run / "config.yaml").is_file():
         recorded = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-        if changes := compare(recorded, config, run):
+        found = _with_recorded_source(found, recorded.get("model", {}))
+        if changes := compare(recorded, found, run, in_place):
             _print(f"settings that changed: {', '.join(changes)}")
-    found = {**config, "ckpt_path": str(checkpoint)}
-    if not is_resumed(found):
+    if not in_place:
         _check_unused(folder)
         if config["model"].get("init_from") is not None:
             raise ValueError(
@@ -104,6 +106,16 @@ def find_checkpoint(config: dict[str, Any]) -> dict[str, Any]:
                 "one of them out"
             )
     return found
+
+
+def _with_recorded_source(config: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
+    """`config` with what a run recorded of the folder or hub that its model is from, and which may be gone by now."""
+    model = config["model"]
+    if recorded.get("origin") != model["name"]:
+        return config
+    keys = ["name", "origin", "pretrained", "init_from", "pretrained_cfg_overlay"]
+    keys += ["attention", "blocks"] if model["attention"]["name"] == "native" else []
+    return {**config, "model": {**recorded, **model, **{key: recorded[key] for key in keys if key in recorded}}}
 
 
 def newest(folder: Path) -> Path | None:

@@ -72,6 +72,8 @@ def start(
                 _refuse(keep)
                 model.weight_transfer = transfer_weights(model, weights, outputs)
                 model.exchange_report = ()
+    if source is not None:
+        log_resampling(model, source.img_size)
     return model
 
 
@@ -82,16 +84,28 @@ def load_weights(
     img_size: int | Size | None = None,
 ) -> WeightTransfer:
     """`transfer_weights` of a model of the same kind for images of `img_size` pixels, resampled to those of `model`."""
-    own = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    if img_size is None or own is None or not isinstance(model, _RESIZABLE) or to_2tuple(img_size) == tuple(own):
+    if not _resamples(model, img_size):
         return transfer_weights(model, weights, outputs)
-    if any(side % patch for side, patch in zip(to_2tuple(img_size), model.patch_embed.patch_size, strict=True)):
-        return transfer_weights(model, weights, outputs)  # of other patches
+    own = tuple(model.patch_embed.img_size)
     model.set_input_size(img_size=to_2tuple(img_size))
     transfer = transfer_weights(model, weights, outputs)
-    model.set_input_size(img_size=tuple(own))
-    log.info("weights for images of %d × %d px, resampled to %d × %d", *to_2tuple(img_size), *own)
+    model.set_input_size(img_size=own)
     return transfer
+
+
+def log_resampling(model: nn.Module, img_size: int | Size | None) -> None:
+    """Say that `load_weights` has resampled weights for images of `img_size` pixels, if it has."""
+    if _resamples(model, img_size):
+        size = *to_2tuple(img_size), *model.patch_embed.img_size
+        log.info("weights for images of %d × %d px, resampled to %d × %d", *size)
+
+
+def _resamples(model: nn.Module, img_size: int | Size | None) -> bool:
+    own = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if img_size is None or own is None or not isinstance(model, _RESIZABLE) or to_2tuple(img_size) == tuple(own):
+        return False
+    # Sizes that do not divide are of other patches.
+    return not any(side % patch for side, patch in zip(to_2tuple(img_size), model.patch_embed.patch_size, strict=True))
 
 
 def _refuse(keep: Sequence[str] | None) -> None:

@@ -1,5 +1,6 @@
 """Finds, reads, checks and writes checkpoints."""
 
+import logging
 import operator
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +12,15 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from fvit.config.atomic import PARTIAL, replacing
 from fvit.config.legacy import migrate_checkpoint
+from fvit.config.overrides import argument
+from fvit.config.wording import pixels
 from fvit.models.spec import same_blocks
+from fvit.models.transfer import abbreviate_names
 from fvit.models.weights import describe, read_file, unwrapped, weights_in
 from fvit.training.classes import check_unchanged
+from fvit.training.resizing import resize_checkpoint
+
+log = logging.getLogger(__name__)
 
 
 def find(path: str | Path, prefer: Literal["best", "last"] = "best", key: str = "ckpt_path") -> Path:
@@ -49,7 +56,7 @@ def read(path: Path) -> dict[str, Any]:
     if not is_ours(content):
         try:
             weights_in(content, path)
-            remedy = f"; a run can start from its weights: model.init_from={path}"
+            remedy = f"; a run can start from its weights: {argument('model.init_from', path)}"
         except ValueError:
             remedy = ""
         raise ValueError(f"{path} is not an fvit checkpoint but {describe(content)}{remedy}")
@@ -70,12 +77,27 @@ def is_ours(content: Any) -> bool:
     return isinstance(parameters["model"], Mapping) and "name" in parameters["model"]
 
 
-def find_resumable(path: str | Path | None, module: LightningModule) -> str | None:
-    """The checkpoint file at `path` (of a run directory: the last one), if it fits `module`; None for None."""
+def find_resumable(path: str | Path | None, module: LightningModule, sharded: bool = False) -> str | None:
+    """The checkpoint file at `path` (of a run directory: the last one), if it fits `module`; None for None.
+
+    Weights for images of another size fit if they can be resampled, which loading them does unless they are `sharded`.
+    """
     if path is None:
         return None
     file = find(path, prefer="last")
-    check_fits(read(file), file, module)
+    content = read(file)
+    trained = content["hyper_parameters"]["img_size"]
+    if resampled := resize_checkpoint(content, module):
+        if sharded:
+            raise ValueError(
+                f"{file} has weights for images of {pixels(trained)}, and FSDP loads them without resampling them: "
+                f"continue with hardware=ddp, or start a new run from them: {argument('model.init_from', file)}"
+            )
+        log.info(
+            "images of %s instead of %s: the optimizer's state begins anew for the resampled %s",
+            *(pixels(module.hparams.img_size), pixels(trained), abbreviate_names(resampled)),
+        )
+    check_fits(content, file, module)
     return str(file)
 
 
@@ -89,7 +111,7 @@ def check_fits(checkpoint: dict[str, Any], path: Path, module: LightningModule) 
     if had != has:
         raise ValueError(
             f"{path} was trained with{'' if had else 'out'} a teacher, and this run has {'one' if has else 'none'}. "
-            f"Resume with the same distillation=…, or start a new run with model.init_from={path}"
+            f"Resume with the same distillation=…, or start a new run with {argument('model.init_from', path)}"
         )
     weights = {**checkpoint["state_dict"], **checkpoint.get("matches", {})}
     saved = {name: tuple(tensor.shape) for name, tensor in weights.items()}

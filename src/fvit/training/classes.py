@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
+from fvit.config.overrides import argument
 from fvit.models import transfer_weights
 
 log = logging.getLogger(__name__)
@@ -105,8 +106,8 @@ def check_unchanged(classes: Sequence[str], trained: Sequence[str], owner: str) 
     ]
     raise ValueError(
         f"{owner} was trained on other classes ({'; '.join(differing) or f'in another order: {abbreviate(moved)}'}). "
-        f"Resume it with its own data, or start a new run with model.init_from={owner}, which matches the outputs by "
-        "name"
+        f"Resume it with its own data, or start a new run with {argument('model.init_from', owner)}, which matches "
+        "the outputs by name"
     )
 
 

@@ -17,14 +17,16 @@ from fvit.config.legacy import FORMAT, migrate_checkpoint
 from fvit.models import attention_spec, build
 from fvit.models.any_size import forward_any_size
 from fvit.models.hosts import ignore_rope
+from fvit.models.start import log_resampling
 from fvit.models.weights import unwrapped
 from fvit.training.arguments import LOSS, OPTIMIZER, SCHEDULER, count_classes, module_and_options
 from fvit.training.classes import order_pretrained_head
 from fvit.training.freezing import Frozen
-from fvit.training.initial import initial_weights, load_all, start_facts
+from fvit.training.initial import initial_weights, start_facts
 from fvit.training.losses import build_loss
 from fvit.training.metrics import EvalMetrics, StepMeans, accuracy
 from fvit.training.optimization import build_optimizer, build_scheduler, scheduled_rate
+from fvit.training.resizing import load_all, resize_checkpoint
 from fvit.training.sharding import numbered_by_model, shard
 
 
@@ -110,8 +112,9 @@ class Classifier(LightningModule):
         trained = content["hyper_parameters"]
         parameters = trained if img_size is None else {**trained, "img_size": img_size}
         module = cls(**{name: parameters[name] for name in inspect.signature(cls).parameters if name in parameters})
-        module.on_load_checkpoint(content)
+        module._adopt(content)
         load_all(module.model, content["state_dict"], trained["img_size"])
+        log_resampling(module.model, trained["img_size"])
         return module
 
     def select(self, outputs: Sequence[int] | None) -> None:
@@ -267,6 +270,11 @@ class Classifier(LightningModule):
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = hyper_parameters
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over what a checkpoint describes, and resample its weights if its images had another size."""
+        self._adopt(checkpoint)
+        resize_checkpoint(checkpoint, self)
+
+    def _adopt(self, checkpoint: dict[str, Any]) -> None:
         migrate_checkpoint(checkpoint)  # before callbacks look for their states
         if checkpoint.get("format", 1) < FORMAT:
             ignore_rope(self.model)

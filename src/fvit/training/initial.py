@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from fvit.attention.base import Size
 from fvit.config.legacy import migrate_checkpoint
-from fvit.config.wording import pixels
+from fvit.config.wording import count
 from fvit.models import attention_spec, data_config
 from fvit.models.hub import source_of
-from fvit.models.start import Source, load_weights
+from fvit.models.start import Source
 from fvit.models.weights import read_file, unwrapped, weights_in
 from fvit.training.checkpoint import find, is_ours
 from fvit.training.classes import counterparts
@@ -72,24 +71,15 @@ def weights_data_config(model: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def load_all(model: nn.Module, weights: Mapping[str, Tensor], img_size: int | Size) -> None:
-    """Load the `state_dict` of a checkpoint, whose images had `img_size` pixels, resampled to those of `model`.
-
-    Raises:
-        ValueError: a weight is missing, does not fit, or is one too many.
-    """
-    weights = {name.removeprefix("model."): weight for name, weight in weights.items()}
-    transfer = load_weights(model, weights, img_size=img_size)
-    if transfer.initialised or transfer.unused:
-        raise ValueError(
-            f"the checkpoint's weights, for images of {pixels(img_size)}, do not fit the model: {transfer}"
-        )
-
-
 def start_facts(options: Mapping[str, Any], model: nn.Module) -> list[tuple[str, str]]:
     """Where a built `model` started, for the summary of a run; nothing for random weights."""
     if options.get("init_from") is not None:
-        return [("start", f"{options['init_from']}: {model.weight_transfer}")]
+        facts = [("start", f"{options['init_from']}: {model.weight_transfer}")]
+        given, own = model.weight_transfer.depths
+        if given and own and given != own:
+            advice = f"model.depth={given} takes all of them"
+            facts.append(("depth", f"{count(own, 'block')}, and the weights are of {given}: {advice}"))
+        return facts
     if not options.get("pretrained"):
         return []
     config = model.pretrained_cfg
