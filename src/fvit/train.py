@@ -48,6 +48,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     keep_freed_memory()
     if config["ckpt_path"] == resume.LAST:
         config = resume.find_checkpoint(config)
+    config = resolve_model(config)
     seed_everything(config["seed"], workers=True, verbose=False)
     plan = plan_batches(config["global_batch_size"], world_size(config["trainer"]), config["micro_batch_size"])
     data = build_data(config, plan)
@@ -64,7 +65,8 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         if trainer.is_global_zero:
             warn_of_recipe(config)
             print_plan(config, cost, plan, data, [*budget, *module.facts(), *data.facts()])
-            print_exchange(config["model"], exchange_rows(module.model))
+            if resumed is None:
+                print_exchange(config["model"], exchange_rows(module.model))
         # Ranks build the same model, then draw different augmentations and dropout.
         seed_everything(config["seed"] + trainer.global_rank, workers=True, verbose=False)
         trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
@@ -87,6 +89,15 @@ def warn_of_recipe(config: dict[str, Any]) -> None:
         )
 
 
+def resolve_model(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` with what a model from a folder or a hub is, attention included, so that the run needs these no more."""
+    from fvit.models.hub import resolved
+
+    if ":" not in (origin := config["model"]["name"]):
+        return config
+    return {**config, "model": {**resolved(config["model"]), "origin": origin}}
+
+
 def build_data(config: dict[str, Any], plan: "BatchPlan") -> "ImageDataModule":
     """The LightningDataModule, with the batch size of one device."""
     from fvit.data import ImageDataModule
@@ -100,12 +111,16 @@ def build_module(config: dict[str, Any], data: "ImageDataModule") -> "Classifier
     """The LightningModule, with a head for the classes of `data`."""
     from fvit.training import Classifier, Distiller, StagedDistiller
 
-    arguments = {key: config[key] for key in ("model", "optimizer", "scheduler", "loss")}
+    arguments = {key: config[key] for key in ("optimizer", "scheduler", "loss")}
+    arguments["model"] = {key: value for key, value in config["model"].items() if key != "origin"}
+    staged = config["distillation"] is not None and config["distillation"].get("stages")
+    if config["ckpt_path"] is not None and not staged:  # stages train what the start has changed
+        arguments["model"] |= {"pretrained": False, "init_from": None}
     arguments |= {"img_size": config["data"]["img_size"], "num_classes": data.num_classes, "classes": data.classes}
     if config["distillation"] is None:
         return Classifier(**arguments)
     normalisation = {key: config["data"][key] for key in ("mean", "std")}
-    cls = StagedDistiller if config["distillation"].get("stages") else Distiller
+    cls = StagedDistiller if staged else Distiller
     return cls(**arguments, **normalisation, distillation=config["distillation"])
 
 

@@ -11,6 +11,8 @@ from fvit.config.naming import choices, mechanism, settings, short_names, varian
         ("own", {"name": "mine:Squared"}, "mine:Squared"),
         (None, {"name": "lab.mine:Squared"}, "lab.mine:Squared"),
         (None, "softmax", "softmax"),
+        ("native", {"name": "native"}, "native"),
+        ("native", {"name": "additive"}, "additive"),  # of the folder or hub that the model is from
         (None, None, "–"),
     ],
 )

@@ -13,12 +13,14 @@ _NAMED_IN_TITLE = ("model", "attention", "model.name", "model.attention.name")
 def mechanism(choice: str | None, attention: Mapping[str, Any] | str | None) -> str:
     """The option of the config group `attention`; one's own mechanism as ``package.module:Class``; ``–`` if unknown.
 
+    With ``native``, the model's own attention, a model from a folder or a hub has that which it was saved with.
+
     Args:
         choice: the option.
         attention: the configuration ``model.attention``.
     """
     name = attention.get("name") if isinstance(attention, Mapping) else attention
-    return str(name if name and ":" in str(name) else choice or name or "–")
+    return str(name if name and (":" in str(name) or choice == "native") else choice or name or "–")
 
 
 def settings(overrides: Iterable[str], title: str) -> list[str]:

@@ -183,7 +183,7 @@ def meet_budget(config: dict[str, Any], num_classes: int) -> tuple[dict[str, Any
 
 def make(model: Mapping[str, Any], img_size: int | Size, num_classes: int, on_meta: bool = False) -> nn.Module:
     """Build a model from options, without pretrained weights; on the meta device if it is only counted."""
-    ignored = ("attention", "num_classes", "pretrained", "init_from", "keep", "freeze")
+    ignored = ("attention", "num_classes", "pretrained", "init_from", "keep", "freeze", "origin")
     options = {key: value for key, value in model.items() if key not in ignored}
     attention = attention_spec(model["attention"])
     with torch.device("meta" if on_meta else "cpu"):

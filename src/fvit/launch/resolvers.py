@@ -20,11 +20,14 @@ def register() -> None:
     OmegaConf.register_new_resolver("fvit.level", lambda quiet: "WARNING" if quiet else "INFO", replace=True)
     OmegaConf.register_new_resolver("fvit.start", staging.name, replace=True)
     OmegaConf.register_new_resolver("fvit.groups", _groups, replace=True)
-    OmegaConf.register_new_resolver("fvit.mechanism", _mechanism, replace=True)
+    OmegaConf.register_new_resolver(
+        "fvit.mechanism", lambda *, _root_: mechanism(OmegaConf.select(_root_, "model.attention")), replace=True
+    )
     OmegaConf.register_new_resolver("fvit.settings", _settings, replace=True)
     OmegaConf.register_new_resolver("fvit.job_type", _job_type, replace=True)
     OmegaConf.register_new_resolver("fvit.unset", _unset, replace=True)
-    # Where nothing is trained there are no initial weights; `fvit.data_defaults` replaces it for fvit-train.
+    # Where nothing is trained there are no initial weights; `fvit.data_defaults` replaces this and the mechanism for
+    # fvit-train.
     OmegaConf.register_new_resolver("fvit.weights", lambda key, default: node(default), replace=True)
 
 
@@ -33,10 +36,9 @@ def node(value: Any) -> Any:
     return OmegaConf.create(value) if isinstance(value, list) else value
 
 
-def _mechanism(*, _root_: DictConfig) -> str:
+def mechanism(attention: Any) -> str:
     """The attention of a run in its title."""
-    choice = HydraConfig.get().runtime.choices.get("attention")
-    return naming.mechanism(choice, OmegaConf.select(_root_, "model.attention"))
+    return naming.mechanism(HydraConfig.get().runtime.choices.get("attention"), attention)
 
 
 def _settings(*, _root_: DictConfig) -> str:
