@@ -111,7 +111,7 @@ def load(trained: "Trained", asked: dict[str, Any], match_classes: bool = True) 
         unsplit |= {key: None for key, path in sets.items() if key not in changes and path.is_dir()}
     options = {**trained.data, **changes, **unsplit, "name": name}
     data = ImageDataModule(**{key: options[key] for key in options if key in own or key not in known})
-    if trained.held_out and data.records not in ("", trained.held_out) and "val_split" not in changes:
+    if trained.held_out and data.source.records_digest not in ("", trained.held_out) and "val_split" not in changes:
         log.warning(
             "%s: other images are held out than in training, because files were added, removed or renamed, or because "
             "this is another folder; the model may have been trained on some of them. data.val_split=1 evaluates all",

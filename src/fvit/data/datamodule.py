@@ -1,13 +1,10 @@
 """The LightningDataModule: a data source, its transforms, and loaders that are exact on any number of ranks."""
 
-import hashlib
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import LightningDataModule
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -19,19 +16,18 @@ from fvit.data import sources
 from fvit.data.dataset import Batch, ImageDataset, Transform, collate, ignore_group_signals
 from fvit.data.faults import FaultLog
 from fvit.data.formats import decode
-from fvit.data.images import DataError, Images
+from fvit.data.images import Images
 from fvit.data.resident import ResidentDataset
-from fvit.data.sampler import BatchLayout, EvalSampler, ShardWindows, Shuffle, TrainSampler, shards_in_order
+from fvit.data.sampler import BatchLayout, EvalSampler, TrainSampler
 from fvit.data.seeding import SampleKey
 from fvit.data.size_schedule import SizedDataset, SizeSchedule
+from fvit.data.train_position import TrainPosition
 from fvit.data.transfer import SideStream
 from fvit.data.transforms.batch import BatchTransform
 from fvit.data.transforms.draws import Draw
 from fvit.data.transforms.five_crop import FiveCrop
 from fvit.data.transforms.image import EvalTransform, TrainTransform
 from fvit.data.workers import PREFETCH_FACTOR, choose_workers, warn_of_shared_memory
-
-log = logging.getLogger(__name__)
 
 # A worker that delivers nothing for this long counts as dead. Reads have much shorter timeouts of their own.
 _WORKER_TIMEOUT = 1800
@@ -111,17 +107,9 @@ class ImageDataModule(LightningDataModule):
             raise ValueError("data.size_schedule resizes crops: with data.resident=true it needs augment=light")
         self.faults = FaultLog(skip_limit)
         self.positions: Tensor | None = None
-        self._sampler: TrainSampler | None = None
         self.resident: dict[str, ResidentDataset] = {}
         self.side_stream: SideStream | None = None  # on CUDA
-        self._last: tuple[int, int] | None = None  # epoch and first position of the latest training batch
-        self._resumed: dict[str, Any] = {}
-
-    @property
-    def records(self) -> str:
-        """A digest of which images are held out of training, where no folder says it; else empty."""
-        text = "".join(self.source.records.values())
-        return hashlib.sha256(text.encode()).hexdigest() if text else ""
+        self._position = TrainPosition(self.source, seed, self.augment.get("num_repeats", 1))
 
     @property
     def num_classes(self) -> int:
@@ -171,16 +159,12 @@ class ImageDataModule(LightningDataModule):
             # The Trainer asks for a loader in each epoch if their layouts differ.
             layout = self._layout(self._next_epoch())
             self.trainer.accumulate_grad_batches = layout.accumulate
-        self._sampler = self._train_sampler(layout)
+        frozen = bool(self.trainer and self.trainer.overfit_batches)
+        sampler = self._position.sampler(layout, self._next_epoch(), self._world()[1], self._ranks_per_node(), frozen)
         draw = self.batch_transform.draw
-        if self.hparams.resident:  # its samples do not have the images' shape
-            return self._loader(
-                self._train_set(),
-                layout.batch_size,
-                self._sampler,
-                lambda keys, *_: draw(keys, *self._train_size(keys[0][0])),
-            )
-        return self._loader(self._train_set(), layout.batch_size, self._sampler, draw)
+        # Resident images come as indices, which do not have the images' size.
+        sized = (lambda keys, *_: draw(keys, *self._train_size(keys[0][0]))) if self.hparams.resident else draw
+        return self._loader(self._train_set(), layout.batch_size, sampler, sized)
 
     def val_dataloader(self) -> DataLoader:
         return self._eval_loader("val")
@@ -212,7 +196,7 @@ class ImageDataModule(LightningDataModule):
         self.faults.note(batch.faults)
         self.positions = batch.positions
         if self.trainer.training:
-            self._last = int(batch.epochs[0]), int(batch.positions[0])
+            self._position.note(batch)
         return batch._replace(faults=())
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
@@ -227,93 +211,32 @@ class ImageDataModule(LightningDataModule):
         if self.hparams.resident:
             testing = self.source.test is not None and (self.trainer.testing or self.trainer.predicting)
             split = "train" if training else "test" if testing else "val"
-            size = self._train_size(self._last[0]) if training else to_2tuple(self.hparams.img_size)
+            size = self._train_size(self._position.epoch) if training else to_2tuple(self.hparams.img_size)
             batch = batch._replace(images=self.resident[split].take(batch.images, size))
         return self.batch_transform(batch, training, self.trainer.lightning_module.dtype)
 
     def state_dict(self) -> dict[str, Any]:
         """The position from which training continues, and what the order depends on besides the seed."""
-        if self._sampler is None:
-            return {}
-        layout, windows = self._sampler.layout, self._sampler.shuffle.windows
-        epoch, step = self._next_step(layout)
-        return {
-            "epoch": epoch,
-            "position": step * layout.global_batch,
-            "images": len(self.source.train),
-            "records": self.records,
-            "windows": windows and (windows.shards, windows.nodes),
-        }
+        return self._position.state(self.trainer)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Note the position to resume at; Lightning calls this before it asks for loaders."""
-        if state and state["position"] and state["images"] != len(self.source.train):
-            raise DataError(
-                f"the run was stopped within an epoch of {state['images']:,} training images, but there are now "
-                f"{len(self.source.train):,}: resume it with the data that it started with"
-            )
-        if state.get("records", self.records) != self.records:
-            raise DataError(
-                "other images are held out than when the run started, so that some of them were trained on: resume it "
-                "with the images that it started with, or start a new run"
-            )
-        self._resumed = state
+        self._position.resume(state)
 
     @property
     def resumed_batches(self) -> int:
         """Micro batches of the first epoch that were done before this run resumed."""
-        layout = self._layout(self._resumed.get("epoch", 0))
-        return self._resumed.get("position", 0) // layout.global_batch * layout.accumulate
+        layout = self._layout(self._position.first_epoch)
+        return self._position.first_step(layout) * layout.accumulate
 
     def _layout(self, epoch: int) -> BatchLayout:
         """How an optimizer step is divided in this epoch."""
         return self.schedule.layout(self.batch_layout, epoch) if self.schedule else self.batch_layout
 
-    def _next_step(self, layout: BatchLayout) -> tuple[int, int]:
-        """Epoch and step after the last complete one: micro batches of an incomplete step are repeated on resume."""
-        if self._last is None:
-            return self._resumed.get("epoch", 0), self._resumed.get("position", 0) // layout.global_batch
-        loop = self.trainer.fit_loop
-        progress = loop.epoch_loop.batch_progress.current
-        if progress.ready >= loop.max_batches and progress.processed == progress.ready:
-            return self._last[0] + 1, 0
-        epoch, (step, offset) = self._last[0], divmod(self._last[1], layout.global_batch)
-        micro_batch = offset // layout.world_size % layout.accumulate
-        complete = micro_batch == layout.accumulate - 1 and progress.processed == progress.ready
-        return epoch, step + complete
-
     def _next_epoch(self) -> int:
         """The epoch that a loader is asked for; before the loops are restored, only the checkpoint knows it."""
         reloads = self.trainer and self.hparams.size_schedule
-        return max(self._resumed.get("epoch", 0), self.trainer.current_epoch if reloads else 0)
-
-    def _train_sampler(self, layout: BatchLayout) -> TrainSampler:
-        images, resumed, (world, rank) = self.source.train, self._resumed, self._world()
-        epoch = self._next_epoch()
-        num_nodes = world // self._ranks_per_node()
-        node, local_rank = divmod(rank, self._ranks_per_node())
-        windows = None
-        if resumed.get("windows", images.window) is not None:
-            shards, nodes = resumed.get("windows") or (images.window, num_nodes)
-            windows = ShardWindows(images.shard_sizes, shards, nodes)
-            if rank == 0:
-                total = len(images.shard_sizes)
-                log.info("the cache cannot hold all %d shards of training images: mixing %d at a time", total, shards)
-
-        def prefetch(order: np.ndarray) -> None:
-            if images.shard_sizes is not None:
-                nodes = windows.nodes if windows else 1
-                images.prefetch(shards_in_order(order[node % nodes :: nodes], images.shard_sizes))
-
-        return TrainSampler(
-            Shuffle(len(images), self.hparams.seed, self.augment.get("num_repeats", 1), windows),
-            layout,
-            rank=node + num_nodes * local_rank,  # gives each node the positions of its own shards
-            epoch=epoch,
-            step=resumed.get("position", 0) // layout.global_batch if epoch == resumed.get("epoch", 0) else 0,
-            frozen=bool(self.trainer and self.trainer.overfit_batches),
-            on_epoch=prefetch if local_rank == 0 else None,
-        )
+        return max(self._position.first_epoch, self.trainer.current_epoch if reloads else 0)
 
     def _train_set(self) -> ImageDataset | SizedDataset | ResidentDataset:
         images, transforms = self.source.train, self._train_transforms

@@ -19,7 +19,7 @@ class Trained(NamedTuple):
         owner: the checkpoint or the name, for messages.
         data: arguments of `fvit.data.ImageDataModule` as in training; those of published weights have no source.
         metrics: recorded when the checkpoint was saved.
-        held_out: `ImageDataModule.records` of its training.
+        held_out: `fvit.data.Source.records_digest` of its training.
     """
 
     module: Classifier
