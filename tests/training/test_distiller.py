@@ -25,10 +25,6 @@ from tests.tasks import with_classes
 from .fitting import BARE, FAKE, Probe, fit
 
 pytestmark = [
-    # Lightning 2.6 on torch 2.14: its own use of a deprecated class.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
-    # Lightning's advice on a machine of more than two cores.
-    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
 ]
 
@@ -280,6 +276,25 @@ def test_projectors_have_the_learning_rate_and_no_weight_decay(distilled):
     assert {id(p) for p in group["params"]} == {id(p) for p in probe.module.matches.parameters()}
     assert group["weight_decay"] == 0
     assert [rates[-1] for rates in probe.rates] == [max(rates) for rates in probe.rates]
+
+
+class Projectors(Probe):
+    """Records the gradients of the projectors."""
+
+    def __init__(self):
+        super().__init__()
+        self.gradients = []
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        super().on_before_optimizer_step(trainer, module, optimizer)
+        self.gradients.append([parameter.grad.abs().max().item() for parameter in module.matches.parameters()])
+
+
+def test_projectors_have_gradients_of_zero_when_their_loss_has_ended(distilled):
+    """For which DDP waits; two of four steps have the loss."""
+    probe = fit(distilled("features", "model.embed_dim=12", "distillation.features.end=0.5"), Projectors())
+    assert [min(step) > 0 for step in probe.gradients] == [True, True, False, False]
+    assert {value for step in probe.gradients[2:] for value in step} == {0.0}
 
 
 # Two processes, compilation
