@@ -21,13 +21,6 @@ COMMANDS = [
     for line in block.splitlines()
 ]
 
-pytestmark = [
-    # Lightning 2.6 uses a class that torch 2.14 deprecates.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
-    # Lightning's advice on a machine of more than two cores.
-    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
-]
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
@@ -78,6 +71,7 @@ def finetuned(place):
     return place
 
 
+@pytest.mark.slow
 def test_folder_in_five_minutes(finetuned, capfd):
     """The first commands of the page, of which the others take the run."""
     assert (finetuned / "logs/mine/checkpoints/best.ckpt").is_file()

@@ -163,6 +163,7 @@ def test_jobs_that_fail_in_other_processes_are_reported(sweep, tmp_path, launche
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_joblib_runs_jobs_at_the_same_time(sweep, tmp_path):
     overrides = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "trainer.max_epochs=30", "seed=0,1"]
     done = sweep(*TINY, "scheduler.warmup_epochs=0", *overrides, SPY)

@@ -4,22 +4,26 @@ import csv
 import math
 import re
 import statistics
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
 from tests.scripts import load as load_docs
+from tests.tasks import call
 from tests.test_benchmarks import load
 
 FIELDS = ("contender", "match", "seed", "lr", "width", "acc1", "acc1_by_epoch", "params", "macs", "images_per_s")
 
+SCRIPT = load("study")
+
 
 @pytest.fixture
 def study(monkeypatch, tmp_path):
-    script = load("study")
-    monkeypatch.setattr(script, "RESULTS", tmp_path / "results")
-    return script
+    monkeypatch.setattr(SCRIPT, "RESULTS", tmp_path / "results")
+    return SCRIPT
 
 
 def results(name, seed, acc1, halfway=0.3, match="macs", width=64):
@@ -99,11 +103,15 @@ def test_learning_rates_are_searched_beyond_the_better_of_two(study, monkeypatch
 
 
 @pytest.mark.slow
-def test_every_contender_composes_in_every_study(study, compose_config):
-    for name, base in study.STUDIES.items():
-        for contender, overrides in study.CONTENDERS.items():
-            chosen = [override.replace("SQUARES", str(study.SQUARES[name])) for override in overrides]
-            assert compose_config(*base, *chosen, "model.match=macs")["trainer"]["max_epochs"] > 1, contender
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.exhaustive if index else []) for index, name in enumerate(SCRIPT.STUDIES)],
+)
+def test_every_contender_composes_in_every_study(name, compose_config):
+    for contender, overrides in SCRIPT.CONTENDERS.items():
+        chosen = [override.replace("SQUARES", str(SCRIPT.SQUARES[name])) for override in overrides]
+        config = compose_config(*SCRIPT.STUDIES[name], *chosen, "model.match=macs")
+        assert config["trainer"]["max_epochs"] > 1, contender
 
 
 @pytest.mark.slow
@@ -111,6 +119,13 @@ def test_finished_runs_are_not_run_again(study, monkeypatch, tmp_path):
     small = ["data.num_images=256", "model.depth=1", "model.embed_dim=16", "trainer.max_epochs=1"]
     arguments = ["study.py", "lookup", "--only", "additive + projection", "--folder", str(tmp_path / "runs"), *small]
     monkeypatch.setattr("sys.argv", arguments)
+
+    def run_here(command, **pipes):
+        program, arguments = command[:3], command[3:]
+        assert program == [sys.executable, "-m", "fvit.train"]
+        return subprocess.CompletedProcess(command, call(tmp_path, "train", *arguments))
+
+    monkeypatch.setattr("subprocess.run", run_here)
     study.main()
     with (tmp_path / "results" / "lookup.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))

@@ -301,6 +301,7 @@ def test_projectors_have_gradients_of_zero_when_their_loss_has_ended(distilled):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # test_staged.py has two processes as well, and the test above the gradients
 def test_two_processes_equal_one(distilled, tmp_path):
     """With projectors whose loss ends halfway, of which DDP still expects gradients."""
     recipe = ("model.embed_dim=12", "augment=none", "optimizer=sgd", "distillation.attention.end=0.5")
