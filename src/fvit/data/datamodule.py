@@ -63,6 +63,7 @@ class ImageDataModule(LightningDataModule):
         decoder: see `fvit.data.formats.decode.choose`.
         skip_limit: number of damaged images per epoch and rank that are skipped.
         resident: keep all images on the device, and crop and flip there; for small images of one size.
+        crop_mode: of `EvalTransform`.
         eval_crops: 5 evaluates four corners and the centre, below each other in one image (`FiveCrop`); 1 the centre.
 
     Attributes:
@@ -90,6 +91,7 @@ class ImageDataModule(LightningDataModule):
         resident: bool = False,
         prefetch_factor: int | None = None,
         eval_crops: int = 1,
+        crop_mode: str = "center",
         size_schedule: Sequence[int] | None = None,
         **source: Any,
     ) -> None:
@@ -336,7 +338,7 @@ class ImageDataModule(LightningDataModule):
     def _eval_set(self, split: str) -> ImageDataset:
         hp = self.hparams
         kind = FiveCrop if hp.eval_crops == 5 else EvalTransform
-        transform = kind(self.decoder, hp.img_size, hp.crop_pct, hp.interpolation)
+        transform = kind(self.decoder, hp.img_size, hp.crop_pct, hp.interpolation, hp.crop_mode)
         return ImageDataset(self.source.splits[split], transform, hp.seed, replace=False)
 
     def _keep(self, split: str, images: Images, transform: Transform) -> ResidentDataset:
