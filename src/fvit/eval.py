@@ -44,7 +44,8 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
         raise ConfigError(f"fvit-eval evaluates one checkpoint; a cascade of two: fvit-cascade {large} {tiny}")
     probe, zero_shot, size = config["probe"], config["zero_shot"], config["data"]["img_size"]
     if zero_shot is None:
-        trained = open_trained(config["ckpt_path"], config["pretrained"], size, headless=probe is not None)
+        plain = probe is None and config["tta"] is None
+        trained = open_trained(config["ckpt_path"], config["pretrained"], size, probe is not None, naflex=plain)
     else:
         trained = open_image_text(zero_shot, config["pretrained"], size)
     trainer = build_trainer(config)

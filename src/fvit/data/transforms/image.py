@@ -74,11 +74,19 @@ class TrainTransform:
 
     def __call__(self, data: bytes | np.ndarray, rng: random.Random) -> Tensor:
         """Map an encoded image to uint8 [H, W, 3]."""
-        crop = self.decoder(data, partial(random_box, scale=self.scale, ratio=self.ratio, rng=rng))
-        pixels = resize(crop, *self.img_size, self.interpolation)
+        crop = self.decoder(data, partial(self.box, rng=rng))
+        pixels = resize(crop, *self.size(*crop.shape[:2]), self.interpolation)
         if rng.random() < self.hflip:
             pixels = pixels.flip(1)
         return pixels if self.augmentations is None else self.augment(pixels, rng)
+
+    def box(self, width: int, height: int, rng: random.Random) -> Box:
+        """The crop of an image of this size."""
+        return random_box(width, height, self.scale, self.ratio, rng)
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width to which a crop of this shape is resized."""
+        return self.img_size
 
     def augment(self, pixels: Tensor, rng: random.Random) -> Tensor:
         """Only timm's augmentations, on uint8 [H, W, 3]."""
@@ -122,11 +130,12 @@ class EvalTransform:
     def resized(self, data: bytes | np.ndarray) -> Tensor:
         """The whole image, uint8 [height, width, 3]."""
         pixels = self.decoder(data)  # in full: a crop decode would shift the resampling grid
-        size = self.least if self.squash else self._covering(*pixels.shape[:2])
-        return resize(pixels, *size, self.interpolation)
+        return resize(pixels, *self.size(*pixels.shape[:2]), self.interpolation)
 
-    def _covering(self, height: int, width: int) -> tuple[int, int]:
+    def size(self, height: int, width: int) -> tuple[int, int]:
         """The size of an image of this shape that just covers `least`: rounded as in torchvision, or in timm."""
+        if self.squash:
+            return self.least
         rows, columns = self.least
         rounded = int if rows == columns else round
         if height * columns > width * rows:
