@@ -24,10 +24,10 @@ from fvit.data.size_schedule import SizedDataset, SizeSchedule
 from fvit.data.train_position import TrainPosition
 from fvit.data.transfer import SideStream
 from fvit.data.transforms.batch import BatchTransform
+from fvit.data.transforms.build import eval_transform, train_transform
 from fvit.data.transforms.draws import Draw
-from fvit.data.transforms.five_crop import FiveCrop
-from fvit.data.transforms.image import EvalTransform, TrainTransform
-from fvit.data.transforms.naflex import NaFlexBatchTransform, NaFlexEval, NaFlexTrain
+from fvit.data.transforms.image import TrainTransform
+from fvit.data.transforms.naflex import NaFlexBatchTransform
 from fvit.data.workers import PREFETCH_FACTOR, choose_workers, warn_of_shared_memory
 
 # A worker that delivers nothing for this long counts as dead. Reads have much shorter timeouts of their own.
@@ -102,9 +102,8 @@ class ImageDataModule(LightningDataModule):
         self.source = sources.load(name, **source)
         self.classes = self.source.classes
         self.augment = dict(augment or {})
-        self._train_transforms = {
-            side: self._build_train_transform(side) for side in size_schedule or [to_2tuple(img_size)]
-        }
+        sizes, options = size_schedule or [to_2tuple(img_size)], self.augment.get("transform", {})
+        self._train_transforms = {size: train_transform(self.decoder, size, self.hparams, options) for size in sizes}
         kind = NaFlexBatchTransform if naflex else BatchTransform
         self.batch_transform = kind(
             len(self.classes), mean, std, self.augment.get("mixup", {}), self.augment.get("erasing", {}), seed
@@ -155,16 +154,11 @@ class ImageDataModule(LightningDataModule):
         return facts
 
     def train_dataloader(self) -> DataLoader:
-        images, layout = self.source.train, self.batch_layout
-        if not len(images):
+        layout = self.batch_layout
+        if not len(self.source.train):
             held = " with data.val_split=1: set a smaller one" if self.hparams.get("val_split") else ""
             raise ValueError(
                 f"data.name={self.hparams.name} has no training images here{held or ': it is for evaluation alone'}"
-            )
-        if len(images) < layout.global_batch:
-            raise ValueError(
-                f"{len(images)} training images are fewer than one batch of {layout.global_batch}; "
-                f"take global_batch_size={len(images) // layout.world_size * layout.world_size} or less"
             )
         if (mixup := self.batch_transform.mixup) is not None:
             mixup.global_batch = layout.global_batch
@@ -264,24 +258,9 @@ class ImageDataModule(LightningDataModule):
         """Height and width of the training images of an epoch."""
         return to_2tuple(self.schedule(epoch) if self.schedule else self.hparams.img_size)
 
-    def _build_train_transform(self, size: int | tuple[int, int]) -> TrainTransform | EvalTransform:
-        hp = self.hparams
-        options = {"no_aug": True, **self.augment.get("transform", {})}
-        if options.pop("no_aug"):
-            if hp.naflex:
-                return NaFlexEval(self.decoder, size, hp.naflex, hp.interpolation)
-            return EvalTransform(self.decoder, size, 1.0, hp.interpolation)
-        kind = partial(NaFlexTrain, patch_size=hp.naflex) if hp.naflex else TrainTransform
-        return kind(self.decoder, size, interpolation=hp.interpolation, mean=hp.mean, **options)
-
     def _eval_set(self, split: str) -> ImageDataset:
-        hp = self.hparams
-        if hp.naflex:
-            transform = NaFlexEval(self.decoder, hp.img_size, hp.naflex, hp.interpolation)
-        else:
-            kind = FiveCrop if hp.eval_crops == 5 else EvalTransform
-            transform = kind(self.decoder, hp.img_size, hp.crop_pct, hp.interpolation, hp.crop_mode)
-        return ImageDataset(self.source.splits[split], transform, hp.seed, replace=False)
+        transform = eval_transform(self.decoder, self.hparams)
+        return ImageDataset(self.source.splits[split], transform, self.hparams.seed, replace=False)
 
     def _keep(self, split: str, images: Images, transform: Transform) -> ResidentDataset:
         if split not in self.resident:

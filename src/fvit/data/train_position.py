@@ -52,8 +52,17 @@ class TrainPosition:
     def sampler(
         self, layout: BatchLayout, epoch: int, rank: int, ranks_per_node: int, frozen: bool = False
     ) -> TrainSampler:
-        """One rank's sampler from `epoch` on, which starts at `first_step` if that is the run's first one."""
+        """One rank's sampler from `epoch` on, which starts at `first_step` if that is the run's first one.
+
+        Raises:
+            ValueError: there are too few images for one step.
+        """
         images, resumed = self._source.train, self._resumed
+        if len(images) < layout.global_batch:
+            raise ValueError(
+                f"{len(images)} training images are fewer than one batch of {layout.global_batch}; "
+                f"take global_batch_size={len(images) // layout.world_size * layout.world_size} or less"
+            )
         num_nodes = layout.world_size // ranks_per_node
         node, local_rank = divmod(rank, ranks_per_node)
         windows = None
