@@ -98,6 +98,7 @@ def test_jobs_of_a_ddp_grid_run_one_after_another_with_equal_ranks(sweep, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_job_of_submitit_starts_its_ranks(sweep, tmp_path):
     done = sweep(*SHORT, "hydra/launcher=submitit_local", "hardware=ddp_cpu", "optimizer.lr=1e-3", SPY)
     assert done.returncode == 0, done.stdout + done.stderr
