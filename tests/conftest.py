@@ -4,6 +4,8 @@ import os
 
 # Set before torch is imported: tests and their subprocesses share the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["WANDB_MODE"] = "offline"
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets 80, which would wrap the output that tests read
 

@@ -128,6 +128,7 @@ def test_gpu_check_runs_without_what_only_training_needs(gpu, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # takes a minute; tests/test_missing_packages.py has three of its steps
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # differential attention by autocast
 def test_gpu_check_in_small_on_a_cpu(gpu):
     """All steps; what only CUDA tells is skipped."""

@@ -18,13 +18,6 @@ from tests.data.pictures import jpeg
 from tests.tasks import call_apart, checked, trained, with_classes
 from tests.training.fitting import FAKE
 
-pytestmark = [
-    # Lightning 2.6 on torch 2.14: its own use of a deprecated class.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
-    # Lightning's advice on a machine of more than two cores.
-    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
-]
-
 DIGITS = ("data=digits", "attention=softmax", "logger=none", "augment=none", "scheduler.warmup_epochs=0")
 LARGE = (
     *DIGITS,

@@ -92,12 +92,16 @@ def test_every_set_of_options_is_compared_with_a_reference(option):
 
 
 # The mechanisms themselves also go into a model in tests/models/test_exchange.py.
+def _marks(index, option):
+    """Mechanisms without options are compared with their constructors above, and trained by tests/models."""
+    if option in attention.names():
+        return [pytest.mark.slow, pytest.mark.exhaustive]
+    return [pytest.mark.slow] if index % 4 else []
+
+
 @pytest.mark.parametrize(
     "option",
-    [
-        pytest.param(option, marks=[pytest.mark.slow] if option in attention.names() or index % 4 else [])
-        for index, option in enumerate(_options("attention"))
-    ],
+    [pytest.param(option, marks=_marks(index, option)) for index, option in enumerate(_options("attention"))],
 )
 def test_every_attention_goes_into_a_model(compose_config, option):
     config = compose_config(f"attention={option}", "data=fake", *_needs(option))

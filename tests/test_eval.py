@@ -265,6 +265,7 @@ def photos(folder, num_val, damaged=(), classes="37"):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # tests/test_processes.py has three, and tests/test_cascade.py a damaged image
 def test_two_processes_with_unequal_shares_find_the_same(run, tmp_path):
     """Of 23 images the ranks have 11 and 12, in batches of 5, and one image is damaged."""
     root = photos(tmp_path / "photos", 23, damaged=[4])

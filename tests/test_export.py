@@ -15,13 +15,6 @@ from fvit.training import Classifier, checkpoint
 from tests.tasks import checked, trained
 from tests.training.fitting import DIGITS
 
-pytestmark = [
-    # Lightning 2.6 on torch 2.14: its own use of a deprecated class.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
-    # Lightning's advice on a machine of more than two cores.
-    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
-]
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

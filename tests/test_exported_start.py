@@ -16,13 +16,6 @@ from tests.training.fitting import FAKE
 
 SHORT = ("data=fake", "data.num_images=64", "global_batch_size=16", "scheduler.warmup_epochs=0", "logger=csv")
 
-pytestmark = [
-    # Lightning 2.6 uses a class that torch 2.14 deprecates.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
-    # Lightning's advice on a machine of more than two cores.
-    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
-]
-
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):

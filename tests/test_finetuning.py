@@ -21,14 +21,8 @@ COMMANDS = [
     for line in block.splitlines()
 ]
 
-pytestmark = [
-    # Lightning 2.6 uses a class that torch 2.14 deprecates.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
-    # Lightning's advice on a machine of more than two cores.
-    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
-    # The best score stays with the directory of the run that is continued.
-    pytest.mark.filterwarnings("ignore:The dirpath has changed from"),
-]
+# The best score stays with the directory of the run that is continued.
+pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed from")
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +74,7 @@ def finetuned(place):
     return place
 
 
+@pytest.mark.slow
 def test_folder_in_five_minutes(finetuned, capfd):
     """The first commands of the page, of which the others take the run."""
     assert (finetuned / "logs/mine/checkpoints/best.ckpt").is_file()

@@ -94,8 +94,8 @@ CASES = [(name, workers, processes) for name in SOURCES for processes in (1, 2) 
 KILLS = {case: MOMENTS[(number + number // 4) % len(MOMENTS)] for number, case in enumerate(CASES)}
 
 
-# Every source, and every pair of workers and processes.
-IN_CI = (("digits", 0, 1), ("folder", 2, 2), ("shards", 2, 1))
+# tests/callbacks/test_resume_state.py has one process without workers, and tests/data/test_resume.py the images.
+IN_CI = (("folder", 2, 2),)
 
 
 def test_each_hardware_is_killed_while_writing_a_checkpoint():
@@ -135,6 +135,7 @@ def test_a_run_killed_twice_within_an_epoch_ends_with_the_same_bits(
     assert results[0]["metrics"]["best/val/acc1"] == results[1]["metrics"]["best/val/acc1"]
 
 
+@pytest.mark.exhaustive  # tests/launch/test_processes.py kills the parent of ranks that do not train
 def test_ranks_die_with_their_killed_parent_and_the_same_command_resumes(sources, tmp_path):
     command = (tmp_path / "run", [*sources[0]["digits"], "data.num_workers=2"], 2)
     start(*command, "on_train_batch_start:5:1:launcher")  # returns when no rank holds its stdout any more

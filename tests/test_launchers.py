@@ -98,6 +98,7 @@ def test_jobs_of_a_ddp_grid_run_one_after_another_with_equal_ranks(sweep, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_job_of_submitit_starts_its_ranks(sweep, tmp_path):
     done = sweep(*SHORT, "hydra/launcher=submitit_local", "hardware=ddp_cpu", "optimizer.lr=1e-3", SPY)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -163,6 +164,7 @@ def test_jobs_that_fail_in_other_processes_are_reported(sweep, tmp_path, launche
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_joblib_runs_jobs_at_the_same_time(sweep, tmp_path):
     overrides = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "trainer.max_epochs=30", "seed=0,1"]
     done = sweep(*TINY, "scheduler.warmup_epochs=0", *overrides, SPY)

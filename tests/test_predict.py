@@ -26,14 +26,6 @@ from tests.models.small import attending_to_brightness, bright
 from tests.tasks import checked, rows_of, trained
 from tests.training.fitting import DIGITS
 
-pytestmark = [
-    # Lightning 2.6 on torch 2.14: its own use of a deprecated class.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
-    # Lightning's advice on a machine of more than two cores.
-    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
-]
-
-
 TRAINING = ("logger=none", *DIGITS, "optimizer.lr=4e-3")
 
 

@@ -50,14 +50,21 @@ def metrics(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(run):
-    """22 steps with all augmentations, averaged weights, 2 × 2 micro batches per step, and no dropout."""
+def test_two_processes_learn_what_one_learns(run, monkeypatch):
+    """22 steps with all augmentations, averaged weights, 2 × 2 micro batches per step, and no dropout.
+
+    They start in a SLURM job of one task, as after `srun --pty bash`: Lightning would assume a world of one process.
+    """
     same = (*DIGITS, *AUGMENTED, f"scheduler.min_lr={MIN_LR}", "callbacks=[default,ema]", "callbacks.ema.decay=0.6")
     alone = run("train", "alone", *same)
     losses = column(alone, "train/loss")
     assert len(losses) == 22
     assert len(set(losses)) == 22
+    job = {"NTASKS": "1", "NNODES": "1", "NODELIST": "127.0.0.1", "JOB_ID": "77", "JOB_NAME": "train"}
+    for name, value in {**job, "PROCID": "0", "NODEID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
     together = run("train", "together", *same, "hardware=ddp_cpu", "micro_batch_size=16")
+    assert len(torch.load(together / "checkpoints" / "last.ckpt", weights_only=True)["rank_states"]) == 2
     assert column(together, "train/loss") == pytest.approx(losses, abs=2e-5)
     assert column(together, "lr") == pytest.approx(column(alone, "lr"), rel=1e-9)
     # The column holds the learning rates of the 22 updates; the next one is the minimum of the schedule.
@@ -91,12 +98,10 @@ def test_fsdp_learns_what_one_device_learns_and_either_resumes_from_the_other(ru
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # they are torch's own
 @pytest.mark.parametrize(
     ("option", "size"),
-    [
-        ("ddp.static_graph=true", 32),
-        pytest.param("ddp.gradient_as_bucket_view=false", 16, marks=pytest.mark.exhaustive),
-    ],
+    [("ddp.static_graph=true", 32), ("ddp.gradient_as_bucket_view=false", 16)],
     ids=str,
 )
 def test_options_of_ddp_do_not_change_what_is_learnt(run, option, size):
@@ -108,19 +113,14 @@ def test_options_of_ddp_do_not_change_what_is_learnt(run, option, size):
 
 
 @pytest.mark.slow
-def test_each_image_is_evaluated_once_on_one_two_and_three_ranks(run):
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.exhaustive), 3])
+def test_each_image_is_evaluated_once_on_any_number_of_ranks(run, ranks):
     # 35 validation images, not divisible by ranks or batches of 4.
     shape = ("data=fake", "data.num_images=140", "model.embed_dim=24", "model.depth=1", "global_batch_size=16")
     trained = run("train", "run", *shape, "debug=limit")
-    found = []
-    for name, overrides in (
-        ("one", []),
-        ("two", ["hardware=ddp_cpu"]),
-        ("three", ["hardware=ddp_cpu", "trainer.devices=3"]),
-    ):
-        folder = run("eval", name, f"ckpt_path={trained}", "data.eval_batch_size=4", *overrides)
-        found.append(metrics(folder))
-    assert (round(found[0]["val/acc1"] * 35, 4) % 1, len(found[0])) == (0, 6)
-    for other in found[1:]:
-        assert (other["val/acc1"], other["val/acc5"]) == (found[0]["val/acc1"], found[0]["val/acc5"])
-        assert other["val/loss"] == pytest.approx(found[0]["val/loss"], rel=1e-6)
+    overrides = [f"ckpt_path={trained}", "data.eval_batch_size=4"]
+    one = metrics(run("eval", "one", *overrides))
+    several = metrics(run("eval", "several", *overrides, "hardware=ddp_cpu", f"trainer.devices={ranks}"))
+    assert (round(one["val/acc1"] * 35, 4) % 1, len(one)) == (0, 6)
+    assert (several["val/acc1"], several["val/acc5"]) == (one["val/acc1"], one["val/acc5"])
+    assert several["val/loss"] == pytest.approx(one["val/loss"], rel=1e-6)

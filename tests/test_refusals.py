@@ -120,6 +120,7 @@ def test_error_in_the_first_batch_of_a_new_run_is_recorded(main, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # tests/launch/test_processes.py has ranks that fail before their run begins
 def test_refused_ranks_change_nothing_and_leave_no_new_directory(finished, main, tmp_path):
     before = content(finished / "run")
     wrong = ["hardware=ddp_cpu", "global_batch_size=5000"]
@@ -138,6 +139,7 @@ def test_refused_evaluation_changes_nothing(finished, main, tmp_path):
         assert content(tmp_path / "measured") == before
 
 
+@pytest.mark.slow
 def test_refused_job_of_a_sweep_keeps_its_record(main, tmp_path, monkeypatch):
     command = ("train", "-m", *ONCE, "seed=0", "hydra.sweep.dir=swept")
     assert main(*command).returncode == 0

@@ -10,10 +10,6 @@ from .tasks import call
 
 pytestmark = [
     pytest.mark.slow,
-    # Lightning 2.6 uses a class that torch 2.14 deprecates.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
-    # Lightning's advice on a machine of more than two cores.
-    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
 ]
 
 MODEL = ("model.embed_dim=24", "model.depth=2", "model.num_heads=3")

@@ -111,11 +111,11 @@ def _check_end(run, folder, stage, signum):
 
 def _combinations():
     """One process; and two, with each target in each stage."""
-    yield pytest.param("cpu", "group", "training", 2, signal.SIGTERM, id="cpu-group-training")
+    yield pytest.param("cpu", "group", "training", 2, signal.SIGTERM, marks=pytest.mark.slow, id="cpu-group-training")
     for index, target in enumerate(("rank0", "rank1", "group", "parent")):
         for stage_index, stage in enumerate(("training", "validation")):
             signum = (signal.SIGTERM, signal.SIGUSR1)[index // 2 ^ stage_index]
-            in_ci = (target, stage) in (("rank1", "validation"), ("group", "training"))
+            in_ci = (target, stage) == ("rank1", "validation")  # a sweep below has the group in training
             marks = [pytest.mark.slow, *([] if in_ci else [pytest.mark.exhaustive])]
             yield pytest.param("ddp_cpu", target, stage, 2, signum, marks=marks, id=f"{target}-{stage}-{signum.name}")
 
@@ -185,6 +185,7 @@ def test_two_tasks_of_srun_end_together_and_are_requeued_once(start, tmp_path, s
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # as the tasks of srun
 def test_ranks_of_torchrun_end_together_and_their_job_is_requeued_once(start, tmp_path, scontrol):
     task = {**scontrol, "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
     run = start(*LONG["training"], "hardware=torchrun", *ON_CPU, "hydra.run.dir=run", by=TORCHRUN, **task)
@@ -199,6 +200,7 @@ def test_ranks_of_torchrun_end_together_and_their_job_is_requeued_once(start, tm
 SHORT = [*TINY, "data.num_images=64", "debug=limit", "trainer.max_epochs=2"]
 
 
+@pytest.mark.slow
 def test_a_signal_stops_a_sweep(main, tmp_path):
     tell = ["+callbacks.tell._target_=tests.moments.Tell", "+callbacks.tell.stage=training", "+callbacks.tell.epoch=1"]
     done = main("train", "-m", *SHORT, *tell, "+callbacks.tell.batch=99,0,1", "hydra.sweep.dir=sweep")

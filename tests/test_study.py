@@ -5,26 +5,42 @@ import json
 import math
 import re
 import statistics
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
 from tests.scripts import load as load_docs
+from tests.tasks import call
 from tests.test_benchmarks import load
 
-FIELDS = ("contender", "match", "seed", "lr", "width", "acc1", "acc1_by_epoch", "params", "macs", "images_per_s")
+FIELDS = (
+    "contender",
+    "match",
+    "seed",
+    "lr",
+    "epochs",
+    "width",
+    "acc1",
+    "acc1_by_epoch",
+    "params",
+    "macs",
+    "images_per_s",
+)
+
+SCRIPT = load("study")
 
 
 @pytest.fixture
 def study(monkeypatch, tmp_path):
-    script = load("study")
-    monkeypatch.setattr(script, "RESULTS", tmp_path / "results")
-    return script
+    monkeypatch.setattr(SCRIPT, "RESULTS", tmp_path / "results")
+    return SCRIPT
 
 
-def results(name, seed, acc1, halfway=0.3, match="macs", width=64):
-    values = (name, match, seed, "0.001", width, acc1, f"{halfway} {acc1}", 200_000, 7_000_000, 500)
+def results(name, seed, acc1, halfway=0.3, match="macs", width=64, epochs=4):
+    values = (name, match, seed, "0.001", epochs, width, acc1, f"{halfway} {acc1}", 200_000, 7_000_000, 500)
     return {field: str(value) for field, value in zip(FIELDS, values, strict=True)}
 
 
@@ -57,13 +73,13 @@ def test_runs_of_unchanged_width_count_for_both_axes(study, tmp_path):
 def test_page_has_a_table_and_a_picture_for_each_axis(tmp_path, monkeypatch):
     page = load_docs("study")
     monkeypatch.setattr(page, "DOCS", tmp_path)
-    parts = ("cifar10 macs", "cifar10 shape", "cifar10 search", "lookup macs")
+    parts = ("cifar10 macs", "cifar10 shape", "cifar10 longer", "cifar10 search", "lookup macs")
     text = "".join(f"<!-- {part}: written by `make study` -->\n<!-- /{part} -->\n" for part in parts)
     (tmp_path / "study.md").write_text(text, encoding="utf-8")
     (tmp_path / "study").mkdir()
     means = {"softmax": 0.5, "additive": 0.4, "pool": 0.3}
     lines = [results(name, seed, means[name] + seed / 100, means[name]) for name in means for seed in (0, 1, 1000)]
-    lines += [results("additive", 0, 0.45, match="shape")]
+    lines += [results("additive", 0, 0.45, match="shape"), results("pool", 0, 0.65, epochs=8)]
     with (tmp_path / "study" / "cifar10.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, FIELDS)
         writer.writeheader()
@@ -75,6 +91,7 @@ def test_page_has_a_table_and_a_picture_for_each_axis(tmp_path, monkeypatch):
     assert all("additive" in (tmp_path / name).read_text(encoding="utf-8") for name in [*shown, "study.svg"])
     assert text.count("| softmax | 2 | 50.50 ± 6.35 |") == 2
     assert text.count("Not run yet.") == 1
+    assert text.count("| 65.00 |") == 1
     page.main()
     assert (tmp_path / "study.md").read_text(encoding="utf-8") == text
 
@@ -96,15 +113,21 @@ def test_learning_rates_are_searched_beyond_the_better_of_two(study, monkeypatch
     monkeypatch.setattr(job, "sweep", sweep)
     job.search("softmax")
     job.search("softmax")
+    job.keep([results("softmax", 0, 0.6, epochs=4)])
+    assert not job.lines("softmax", 0)  # half as long as this study's
     assert swept == [["0.001", "0.002"], tried]
 
 
 @pytest.mark.slow
-def test_every_contender_composes_in_every_study(study, compose_config):
-    for name, base in study.STUDIES.items():
-        for contender, overrides in study.CONTENDERS.items():
-            chosen = [override.replace("SQUARES", str(study.SQUARES[name])) for override in overrides]
-            assert compose_config(*base, *chosen, "model.match=macs")["trainer"]["max_epochs"] > 1, contender
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.exhaustive if index else []) for index, name in enumerate(SCRIPT.STUDIES)],
+)
+def test_every_contender_composes_in_every_study(name, compose_config):
+    for contender, overrides in SCRIPT.CONTENDERS.items():
+        chosen = [override.replace("SQUARES", str(SCRIPT.SQUARES[name])) for override in overrides]
+        config = compose_config(*SCRIPT.STUDIES[name], *chosen, "model.match=macs")
+        assert config["trainer"]["max_epochs"] > 1, contender
 
 
 @pytest.mark.slow
@@ -112,6 +135,13 @@ def test_finished_runs_are_not_run_again(study, monkeypatch, tmp_path):
     small = ["data.num_images=256", "model.depth=1", "model.embed_dim=16", "trainer.max_epochs=1"]
     arguments = ["study.py", "lookup", "--only", "additive + projection", "--folder", str(tmp_path / "runs"), *small]
     monkeypatch.setattr("sys.argv", arguments)
+
+    def run_here(command, **pipes):
+        program, arguments = command[:3], command[3:]
+        assert program == [sys.executable, "-m", "fvit.train"]
+        return subprocess.CompletedProcess(command, call(tmp_path, "train", *arguments))
+
+    monkeypatch.setattr("subprocess.run", run_here)
     study.main()
     with (tmp_path / "results" / "lookup.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))

@@ -152,6 +152,7 @@ def test_a_split_that_is_not_there_is_refused(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # tests/test_processes.py has three processes validate unequal shares
 def test_two_processes_find_the_same(run, digits, tmp_path):
     """Of 25 test images the ranks have 12 and 13, in batches of 5."""
     overrides = [f"ckpt_path={run}", "split=test", "data.eval_batch_size=5"]
@@ -162,7 +163,7 @@ def test_two_processes_find_the_same(run, digits, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hardware", ["ddp_cpu", "fsdp"])
+@pytest.mark.parametrize("hardware", [pytest.param("ddp_cpu", marks=pytest.mark.exhaustive), "fsdp"])
 def test_training_on_two_processes_tests_the_best_weights(digits, tmp_path, hardware):
     sharded = [
         "hardware=fsdp",

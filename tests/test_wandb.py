@@ -96,6 +96,7 @@ def test_jobs_of_a_sweep_are_complete_runs_in_one_group(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # tests/test_wandb_server.py sends such a sweep to a server
 def test_failed_job_is_a_failed_run_and_the_next_job_is_another_run(tmp_path):
     done = start(tmp_path, "-m", "optimizer.lr=1e30,1e-3", *SHORT, "logger=wandb")
     assert done.returncode != 0
@@ -124,6 +125,7 @@ def test_all_ranks_log_to_one_run(tmp_path):
     assert sum(count for right, count in counts if right) / images == pytest.approx(metrics["val/acc1"])
 
 
+@pytest.mark.slow
 def test_resumed_run_is_one_run_in_two_parts(compose_config, tmp_path):
     def run(probe=None):
         here = [f"logger.wandb.save_dir={tmp_path}", "ckpt_path=last", "logger.wandb.media=2"]

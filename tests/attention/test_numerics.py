@@ -60,7 +60,8 @@ def test_autocast_stays_near_the_float64_result(case, dtype):
     assert_autocast_stays_near_the_float64_result(case, build(case, std=0.25, dtype=torch.float32), dtype)
 
 
-@full_first(pytest.mark.slow)
+@pytest.mark.slow
+@full_first(pytest.mark.exhaustive)
 def test_a_thousand_tokens_do_not_overflow_float16(case):
     """With queries, keys and values of size 1 in a head of 64 channels, whose products would pass 65,504 in a sum."""
     module = build(case, std=0, dtype=torch.float32, width=64, heads=1, grid=(32, 32))

@@ -94,6 +94,7 @@ def test_average_of_other_precisions(compose_config, precision):
     assert 0 <= probe.metrics["val_raw/acc1"] <= 1
 
 
+@pytest.mark.slow
 def test_resumed_average_continues_its_warm_up(compose_config, tmp_path):
     recipe = (*DIGITS, "logger=none", "callbacks=[default,ema]", *AVERAGED[2:], "scheduler=constant", "seed=3")
     recipe = (*recipe, "scheduler.warmup_epochs=0", "trainer.max_epochs=2")

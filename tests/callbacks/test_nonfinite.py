@@ -63,7 +63,7 @@ class PoisonGradient(Probe):
             module.model.head.weight.grad[0, 0] = float("nan")
 
 
-@pytest.mark.parametrize("callbacks", ["default", "[default,ema]"])
+@pytest.mark.parametrize("callbacks", [pytest.param("default", marks=pytest.mark.exhaustive), "[default,ema]"])
 @pytest.mark.slow
 def test_nan_weights_are_not_saved(compose_config, tmp_path, callbacks):
     """The losses up to the last step of an epoch, whose gradient is poisoned, are all finite."""

@@ -38,6 +38,7 @@ class KillAt(Probe):
 
 
 slow = pytest.mark.slow  # several seconds each; the others cover most of it
+exhaustive = [slow, pytest.mark.exhaustive]  # other slow ones cover it together
 
 EVERY = "callbacks.last.every_n_train_steps"
 
@@ -45,17 +46,19 @@ EVERY = "callbacks.last.every_n_train_steps"
 @pytest.mark.parametrize(
     "overrides",
     [
-        pytest.param([f"{EVERY}=3"], id="before validation", marks=slow),
+        pytest.param([f"{EVERY}=3"], id="before validation", marks=exhaustive),
         pytest.param(
-            [f"{EVERY}=2", "micro_batch_size=8", "++trainer.limit_train_batches=12"], id="accumulating", marks=slow
+            [f"{EVERY}=2", "micro_batch_size=8", "++trainer.limit_train_batches=12"],
+            id="accumulating",
+            marks=exhaustive,
         ),
-        pytest.param([f"{EVERY}=2", "+trainer.val_check_interval=3"], id="validation within"),
+        pytest.param([f"{EVERY}=2", "+trainer.val_check_interval=3"], id="validation within", marks=slow),
         pytest.param(
             ["micro_batch_size=8", "++trainer.limit_train_batches=12", "+trainer.val_check_interval=0.25"],
             id="validation within, accumulating",
-            marks=slow,
+            marks=exhaustive,
         ),
-        pytest.param([f"{EVERY}=1"], id="each step", marks=slow),
+        pytest.param([f"{EVERY}=1"], id="each step", marks=exhaustive),
         pytest.param([], id="each epoch", marks=slow),
         pytest.param([f"{EVERY}=2", "+trainer.check_val_every_n_epoch=2"], id="validation at times", marks=slow),
         pytest.param(["+trainer.max_steps=20"], id="so many steps", marks=slow),
@@ -122,6 +125,7 @@ def stopped(compose_config, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_previous_checkpoint_replaces_a_truncated_one(stopped, tmp_path, capsys):
     stopped("whole")
     path = stopped("run", "on_train_batch_start", 6) / "checkpoints" / "last.ckpt"

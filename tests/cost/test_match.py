@@ -46,6 +46,7 @@ def test_width_is_the_nearest_of_all_from_any_start(attention, metric):
         assert found.cost == every[nearest]
 
 
+@pytest.mark.slow
 def test_depth_is_the_nearest_of_all():
     budget = budget_of(SMALL, "macs")
     model = {**SMALL, "attention": {"name": "identity"}, "global_pool": "avg"}

@@ -278,6 +278,7 @@ class AnyWidth(nn.Module):
         return self.layer(images.mean((2, 3)))
 
 
+@pytest.mark.slow
 def test_compiled_models_never_run_eagerly(monkeypatch):
     """By default torch compiles one piece of code at most 8 times, and these models share theirs."""
     ran = []

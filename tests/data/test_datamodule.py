@@ -12,8 +12,6 @@ from torch import nn
 from fvit.data import SOURCES, ImageDataModule, Source
 from fvit.data.images import Pixels
 
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on machines with fewer cores
-
 AUGMENTED = {"transform": {"no_aug": False, "auto_augment": "rand-m9-mstd0.5-inc1"}}
 
 

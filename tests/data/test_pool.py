@@ -16,7 +16,6 @@ def _square(item):
     return item * item, os.getpid()
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [0, 1, 2, 5])
 def test_results_are_in_order_and_progress_adds_up(workers):
     counted = []

@@ -6,8 +6,6 @@ import pytest
 from fvit.data import ImageDataModule, workers
 from fvit.data.workers import choose_workers, warn_of_shared_memory
 
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on machines with fewer cores
-
 
 @pytest.mark.parametrize(
     ("cores", "ranks", "found"), [(2, 1, 1), (1, 1, 1), (16, 1, 15), (64, 8, 7), (192, 8, 23), (192, 1, 32), (4, 8, 1)]

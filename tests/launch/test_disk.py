@@ -193,6 +193,7 @@ def test_a_full_disk_does_not_turn_a_signal_into_a_failure(small_disk, tmp_path,
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # test_processes.py has ranks that fail and say why
 def test_two_processes_on_a_full_disk_report_it_with_the_last_checkpoint(fvit, small_disk):
     run = small_disk / "run"
     fill = f"+callbacks.fill._target_={__name__}.Fill"

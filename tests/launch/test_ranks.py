@@ -74,6 +74,7 @@ def test_a_torchrun_sweep_on_two_machines_is_one_sweep_of_two_ranks(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # tests/test_stopping.py stops such a run
 def test_srun_tasks_are_the_ranks_of_one_run(tmp_path):
     """Two machines with one task each, as described by SLURM's variables."""
     job = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2", "SLURM_NODELIST": "127.0.0.1"}
@@ -82,16 +83,6 @@ def test_srun_tasks_are_the_ranks_of_one_run(tmp_path):
     command = ["fvit.train", "hardware=slurm", *TINY, *ON_CPU]
     texts = together(tmp_path, [command, command], tasks)
     assert sum(text.count("8 per device × 2 devices") for text in texts) == 1
-    assert len(jobs(tmp_path)) == 1
-
-
-@pytest.mark.slow
-def test_a_single_slurm_task_trains_on_all_devices(tmp_path):
-    """As after `srun --pty bash`, or in a script without srun: Lightning would assume a world of one task."""
-    job = {"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_NODELIST": "127.0.0.1", "SLURM_JOB_ID": "77"}
-    task = {**job, "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_NODEID": "0", "SLURM_LOCALID": "0"}
-    [text] = together(tmp_path, [["fvit.train", "hardware=ddp_cpu", *TINY]], [task])
-    assert "8 per device × 2 devices" in text
     assert len(jobs(tmp_path)) == 1
 
 

@@ -91,6 +91,11 @@ def finished(template, tmp_path, monkeypatch):
     return contents()
 
 
+def test_quiet_and_settings_of_hydra_are_no_difference():
+    assert sweep._without_hydra(["seed=0", "quiet=true", SWEPT, "+quietly=true"]) == ["seed=0", "+quietly=true"]
+
+
+@pytest.mark.slow
 def test_the_same_command_skips_finished_jobs(main, finished):
     done = main("train", "-m", *SHORT, "seed=0,1,2", SWEPT)
     assert done.returncode == 0

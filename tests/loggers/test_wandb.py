@@ -247,7 +247,7 @@ def seconds(lines):
     ("answers", "status", "reason"),
     [
         pytest.param(None, None, "does not answer", id="dead"),
-        pytest.param({}, 401, "does not accept the API key", id="wrong key"),
+        pytest.param({}, 401, "does not accept the API key", id="wrong key", marks=pytest.mark.exhaustive),
         pytest.param(
             {**ANSWERS, "UpsertBucket": "not yours"},
             200,

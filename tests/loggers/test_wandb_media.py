@@ -33,6 +33,7 @@ def table(run, name):
     return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]], files
 
 
+@pytest.mark.slow
 def test_media_show_the_predictions_of_the_model(compose_config, tmp_path, monkeypatch):
     written = []
 

@@ -1,4 +1,4 @@
-"""sweep=optuna and sweep=pareto with real training, in subprocesses."""
+"""sweep=optuna and sweep=pareto with real training, in subprocesses where one is killed or starts ranks."""
 
 import json
 import os
@@ -69,6 +69,7 @@ def test_both_ranks_train_the_parameters_of_the_trial_and_end_together(fvit_trai
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # test_sweeper.py interrupts a search, and tests/test_launchers.py kills a job of a sweep
 def test_a_killed_trial_resumes_from_its_checkpoint(fvit_train, tmp_path):
     spies = ["+callbacks.spy._target_=tests.search.spy.Spy", "+callbacks.kill._target_=tests.killed.KillAt"]
     command = ["sweep=optuna", *SHORT, *spies, "hydra.sweeper.n_trials=2"]
@@ -88,11 +89,11 @@ def test_a_killed_trial_resumes_from_its_checkpoint(fvit_train, tmp_path):
 
 
 @pytest.mark.slow
-def test_only_runs_that_learn_nothing_are_pruned(fvit_train, tmp_path):
+def test_only_runs_that_learn_nothing_are_pruned(main, tmp_path):
     digits = ["model.embed_dim=24", "model.depth=1", "augment=none", "scheduler=constant", "scheduler.warmup_epochs=0"]
     options = ["trainer.max_epochs=3", "hydra.sweeper.n_trials=4", "hydra.sweeper.pruner.n_startup_trials=1"]
     options += ["hydra.sweeper.pruner.n_warmup_steps=0", "hydra.sweep.dir=sweep", "logger=none"]
-    done = fvit_train("sweep=optuna", *digits, *options, "optimizer.lr=1e-9,1e-2", "optimizer.weight_decay=0.0")
+    done = main("train", "sweep=optuna", *digits, *options, "optimizer.lr=1e-9,1e-2", "optimizer.weight_decay=0.0")
     assert done.returncode == 0, done.stderr
     trials = _trials(tmp_path)
     good = [trial for trial in trials if trial.params["optimizer.lr"] == "0.01"]
@@ -107,9 +108,9 @@ def test_only_runs_that_learn_nothing_are_pruned(fvit_train, tmp_path):
 
 
 @pytest.mark.slow
-def test_accuracy_against_macs(fvit_train, tmp_path):
+def test_accuracy_against_macs(main, tmp_path):
     shapes = ["model.embed_dim=24", "model.depth=range(1,3)", "attention=additive,softmax", "hydra.sweeper.n_trials=5"]
-    done = fvit_train("sweep=pareto", *SHORT[:2], "global_batch_size=16", *SHORT[5:], *shapes)
+    done = main("train", "sweep=pareto", *SHORT[:2], "global_batch_size=16", *SHORT[5:], *shapes)
     assert done.returncode == 0, done.stderr
     trials = _trials(tmp_path)
     for trial in trials:

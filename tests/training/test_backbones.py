@@ -5,13 +5,6 @@ import torch
 
 from .fitting import Probe, fit
 
-pytestmark = [
-    # Lightning 2.6 uses a class that torch 2.14 deprecates.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
-    # Lightning's advice on a machine of more than two cores.
-    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
-]
-
 RUN = ("data=fake", "data.num_images=32", "data.image_size=32", "global_batch_size=16", "logger=none", "callbacks=none")
 
 

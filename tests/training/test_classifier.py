@@ -191,13 +191,14 @@ def test_validation_equals_a_plain_loop_over_all_images(compose_config, eval_bat
     assert probe.metrics["val/loss"] == pytest.approx(loss / 360, abs=1e-5)
 
 
-def test_validation_compares_the_selected_outputs_alone(compose_config, monkeypatch):
+def test_validation_and_prediction_compare_the_selected_outputs_alone(compose_config, monkeypatch):
     module, images = classifier(compose_config(*BARE)).eval(), torch.randn(4, 3, 32, 32)
     monkeypatch.setattr(Classifier, "log_dict", lambda *args, **options: None)
     module.select([3, 7, 1])
     with torch.no_grad():
         expected = module(images)[:, [3, 7, 1]]
         assert torch.equal(module.validation_step((images, expected.argmax(dim=1)), 0), expected)
+        assert torch.equal(module.predict_step((images, expected.argmax(dim=1)), 0), expected)
     assert module.val_metrics["acc1"].compute() == 1
 
 

@@ -156,11 +156,12 @@ UNFREEZE = (
     ("hook", "count"),
     [
         # Within the epoch before the release, and within that after it.
-        pytest.param("on_train_batch_start", 4, marks=pytest.mark.slow),
+        pytest.param("on_train_batch_start", 4, marks=pytest.mark.exhaustive),
         ("on_train_batch_start", 8),
-        pytest.param("on_validation_start", 1, marks=pytest.mark.slow),
+        pytest.param("on_validation_start", 1, marks=pytest.mark.exhaustive),
     ],
 )
+@pytest.mark.slow
 def test_run_killed_before_or_after_the_release_ends_with_the_same_bits(compose_config, tmp_path, hook, count):
     def run(name, probe=None):
         return fit(compose_config(*UNFREEZE, f"output_dir={tmp_path / name}", "ckpt_path=last"), probe)

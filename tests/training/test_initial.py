@@ -14,13 +14,6 @@ from fvit.training import Classifier, checkpoint
 
 from .fitting import LENGTH, fit
 
-pytestmark = [
-    # Lightning 2.6 uses a class that torch 2.14 deprecates.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
-    # Lightning's advice on a machine of more than two cores.
-    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
-]
-
 TIMM = ("model=timm", "model.name=deit_tiny_patch16_224")
 MODEL = ("model.embed_dim=24", "model.depth=2", "model.num_heads=3")
 DATA = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "crop_pct": 0.95, "interpolation": "bilinear"}

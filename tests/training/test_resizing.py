@@ -16,13 +16,6 @@ from tests.models.small import resampling
 
 from .fitting import FAKE, Probe, fit
 
-pytestmark = [
-    # Lightning 2.6 uses a class that torch 2.14 deprecates.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
-    # Lightning's advice on a machine of more than two cores.
-    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
-]
-
 SHAPE = dict(patch_size=8, embed_dim=24, depth=2, num_heads=3)
 VIT = "vit_tiny_patch16_224"
 

@@ -68,7 +68,7 @@ FEW = [("on_train_batch_start", 2), ("on_validation_start", 1), ("on_train_batch
 @pytest.mark.parametrize(
     ("overrides", "moments"),
     [
-        pytest.param([*SHORT, EVERY], FEW, id="at the change"),
+        pytest.param([*SHORT, EVERY], FEW, id="at the change", marks=[pytest.mark.slow, pytest.mark.exhaustive]),
         pytest.param([*RUN, EVERY], MOMENTS, id="each step", marks=pytest.mark.slow),
         pytest.param(RUN, MOMENTS, id="each epoch", marks=pytest.mark.slow),
         pytest.param(
@@ -134,6 +134,7 @@ def test_runs_that_cannot_follow_are_refused(compose_config, overrides, message)
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # tests/data/test_size_schedule.py compares the images of a step on any number of ranks
 def test_two_processes_equal_one(compose_config, tmp_path):
     base = [line for line in RUN if "deterministic" not in line and "drop" not in line]
     base += ["optimizer=sgd", "callbacks=default", "logger=none"]

@@ -11,13 +11,6 @@ from fvit.training import Classifier, checkpoint
 
 from .fitting import LENGTH, fit
 
-pytestmark = [
-    # Lightning 2.6 uses a class that torch 2.14 deprecates.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
-    # Lightning's advice on a machine of more than two cores.
-    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
-]
-
 SHAPE = dict(patch_size=8, embed_dim=24, depth=4, num_heads=3)
 RUN = (
     *(f"+model.{key}={value}" for key, value in SHAPE.items()),

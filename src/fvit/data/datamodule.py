@@ -1,13 +1,10 @@
 """The LightningDataModule: a data source, its transforms, and loaders that are exact on any number of ranks."""
 
-import hashlib
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import LightningDataModule
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -19,19 +16,19 @@ from fvit.data import sources
 from fvit.data.dataset import Batch, ImageDataset, Transform, collate, ignore_group_signals
 from fvit.data.faults import FaultLog
 from fvit.data.formats import decode
-from fvit.data.images import DataError, Images
+from fvit.data.images import Images
 from fvit.data.resident import ResidentDataset
-from fvit.data.sampler import BatchLayout, EvalSampler, ShardWindows, Shuffle, TrainSampler, shards_in_order
+from fvit.data.sampler import BatchLayout, EvalSampler, TrainSampler
 from fvit.data.seeding import SampleKey
 from fvit.data.size_schedule import SizedDataset, SizeSchedule
+from fvit.data.train_position import TrainPosition
 from fvit.data.transfer import SideStream
 from fvit.data.transforms.batch import BatchTransform
+from fvit.data.transforms.build import eval_transform, train_transform
 from fvit.data.transforms.draws import Draw
-from fvit.data.transforms.five_crop import FiveCrop
-from fvit.data.transforms.image import EvalTransform, TrainTransform
+from fvit.data.transforms.image import TrainTransform
+from fvit.data.transforms.naflex import NaFlexBatchTransform
 from fvit.data.workers import PREFETCH_FACTOR, choose_workers, warn_of_shared_memory
-
-log = logging.getLogger(__name__)
 
 # A worker that delivers nothing for this long counts as dead. Reads have much shorter timeouts of their own.
 _WORKER_TIMEOUT = 1800
@@ -63,6 +60,10 @@ class ImageDataModule(LightningDataModule):
         decoder: see `fvit.data.formats.decode.choose`.
         skip_limit: number of damaged images per epoch and rank that are skipped.
         resident: keep all images on the device, and crop and flip there; for small images of one size.
+        crop_mode: of `EvalTransform`.
+        naflex: for timm's NaFlexVit, the side of a patch in pixels: images keep their aspect ratio, uncropped in
+            validation, and become padded sequences of as many patches as `img_size` has
+            (`fvit.data.transforms.naflex`).
         eval_crops: 5 evaluates four corners and the centre, below each other in one image (`FiveCrop`); 1 the centre.
 
     Attributes:
@@ -90,6 +91,8 @@ class ImageDataModule(LightningDataModule):
         resident: bool = False,
         prefetch_factor: int | None = None,
         eval_crops: int = 1,
+        crop_mode: str = "center",
+        naflex: int | None = None,
         size_schedule: Sequence[int] | None = None,
         **source: Any,
     ) -> None:
@@ -99,29 +102,24 @@ class ImageDataModule(LightningDataModule):
         self.source = sources.load(name, **source)
         self.classes = self.source.classes
         self.augment = dict(augment or {})
-        self._train_transforms = {
-            side: self._build_train_transform(side) for side in size_schedule or [to_2tuple(img_size)]
-        }
-        self.batch_transform = BatchTransform(
+        sizes, options = size_schedule or [to_2tuple(img_size)], self.augment.get("transform", {})
+        self._train_transforms = {size: train_transform(self.decoder, size, self.hparams, options) for size in sizes}
+        kind = NaFlexBatchTransform if naflex else BatchTransform
+        self.batch_transform = kind(
             len(self.classes), mean, std, self.augment.get("mixup", {}), self.augment.get("erasing", {}), seed
         )
         if self.batch_transform.mixup is not None and batch_size % 2:
             raise ValueError(f"mixup and cutmix pair images and need an even batch on each device, not {batch_size}")
+        if naflex and (resident or eval_crops > 1):
+            other = "data.resident=true keeps" if resident else "five crops are"
+            raise ValueError(f"{other} images of one shape, and those of data.naflex={naflex} differ: leave one out")
         if resident and size_schedule and not isinstance(self._train_transforms[size_schedule[0]], TrainTransform):
             raise ValueError("data.size_schedule resizes crops: with data.resident=true it needs augment=light")
         self.faults = FaultLog(skip_limit)
         self.positions: Tensor | None = None
-        self._sampler: TrainSampler | None = None
         self.resident: dict[str, ResidentDataset] = {}
         self.side_stream: SideStream | None = None  # on CUDA
-        self._last: tuple[int, int] | None = None  # epoch and first position of the latest training batch
-        self._resumed: dict[str, Any] = {}
-
-    @property
-    def records(self) -> str:
-        """A digest of which images are held out of training, where no folder says it; else empty."""
-        text = "".join(self.source.records.values())
-        return hashlib.sha256(text.encode()).hexdigest() if text else ""
+        self._position = TrainPosition(self.source, seed, self.augment.get("num_repeats", 1))
 
     @property
     def num_classes(self) -> int:
@@ -149,19 +147,18 @@ class ImageDataModule(LightningDataModule):
 
     def facts(self) -> list[tuple[str, str]]:
         """Names and values for the summary that is printed before training."""
-        return [("image sizes", str(self.schedule))] if self.schedule else []
+        facts = [("image sizes", str(self.schedule))] if self.schedule else []
+        if patch := self.hparams.naflex:
+            most = math.prod(to_2tuple(self.hparams.img_size)) // patch**2
+            facts.append(("patches", f"at most {most} of {patch} px per image, which keeps its aspect ratio"))
+        return facts
 
     def train_dataloader(self) -> DataLoader:
-        images, layout = self.source.train, self.batch_layout
-        if not len(images):
+        layout = self.batch_layout
+        if not len(self.source.train):
             held = " with data.val_split=1: set a smaller one" if self.hparams.get("val_split") else ""
             raise ValueError(
                 f"data.name={self.hparams.name} has no training images here{held or ': it is for evaluation alone'}"
-            )
-        if len(images) < layout.global_batch:
-            raise ValueError(
-                f"{len(images)} training images are fewer than one batch of {layout.global_batch}; "
-                f"take global_batch_size={len(images) // layout.world_size * layout.world_size} or less"
             )
         if (mixup := self.batch_transform.mixup) is not None:
             mixup.global_batch = layout.global_batch
@@ -171,16 +168,12 @@ class ImageDataModule(LightningDataModule):
             # The Trainer asks for a loader in each epoch if their layouts differ.
             layout = self._layout(self._next_epoch())
             self.trainer.accumulate_grad_batches = layout.accumulate
-        self._sampler = self._train_sampler(layout)
+        frozen = bool(self.trainer and self.trainer.overfit_batches)
+        sampler = self._position.sampler(layout, self._next_epoch(), self._world()[1], self._ranks_per_node(), frozen)
         draw = self.batch_transform.draw
-        if self.hparams.resident:  # its samples do not have the images' shape
-            return self._loader(
-                self._train_set(),
-                layout.batch_size,
-                self._sampler,
-                lambda keys, *_: draw(keys, *self._train_size(keys[0][0])),
-            )
-        return self._loader(self._train_set(), layout.batch_size, self._sampler, draw)
+        # Resident images come as indices, which do not have the images' size.
+        sized = (lambda keys, *_: draw(keys, *self._train_size(keys[0][0]))) if self.hparams.resident else draw
+        return self._loader(self._train_set(), layout.batch_size, sampler, sized)
 
     def val_dataloader(self) -> DataLoader:
         return self._eval_loader("val")
@@ -222,7 +215,7 @@ class ImageDataModule(LightningDataModule):
         self.faults.note(batch.faults)
         self.positions = batch.positions
         if self.trainer.training:
-            self._last = int(batch.epochs[0]), int(batch.positions[0])
+            self._position.note(batch)
         return batch._replace(faults=())
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
@@ -237,93 +230,32 @@ class ImageDataModule(LightningDataModule):
         if self.hparams.resident:
             testing = self.source.test is not None and (self.trainer.testing or self.trainer.predicting)
             split = "train" if training else "test" if testing else "val"
-            size = self._train_size(self._last[0]) if training else to_2tuple(self.hparams.img_size)
+            size = self._train_size(self._position.epoch) if training else to_2tuple(self.hparams.img_size)
             batch = batch._replace(images=self.resident[split].take(batch.images, size))
         return self.batch_transform(batch, training, self.trainer.lightning_module.dtype)
 
     def state_dict(self) -> dict[str, Any]:
         """The position from which training continues, and what the order depends on besides the seed."""
-        if self._sampler is None:
-            return {}
-        layout, windows = self._sampler.layout, self._sampler.shuffle.windows
-        epoch, step = self._next_step(layout)
-        return {
-            "epoch": epoch,
-            "position": step * layout.global_batch,
-            "images": len(self.source.train),
-            "records": self.records,
-            "windows": windows and (windows.shards, windows.nodes),
-        }
+        return self._position.state(self.trainer)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Note the position to resume at; Lightning calls this before it asks for loaders."""
-        if state and state["position"] and state["images"] != len(self.source.train):
-            raise DataError(
-                f"the run was stopped within an epoch of {state['images']:,} training images, but there are now "
-                f"{len(self.source.train):,}: resume it with the data that it started with"
-            )
-        if state.get("records", self.records) != self.records:
-            raise DataError(
-                "other images are held out than when the run started, so that some of them were trained on: resume it "
-                "with the images that it started with, or start a new run"
-            )
-        self._resumed = state
+        self._position.resume(state)
 
     @property
     def resumed_batches(self) -> int:
         """Micro batches of the first epoch that were done before this run resumed."""
-        layout = self._layout(self._resumed.get("epoch", 0))
-        return self._resumed.get("position", 0) // layout.global_batch * layout.accumulate
+        layout = self._layout(self._position.first_epoch)
+        return self._position.first_step(layout) * layout.accumulate
 
     def _layout(self, epoch: int) -> BatchLayout:
         """How an optimizer step is divided in this epoch."""
         return self.schedule.layout(self.batch_layout, epoch) if self.schedule else self.batch_layout
 
-    def _next_step(self, layout: BatchLayout) -> tuple[int, int]:
-        """Epoch and step after the last complete one: micro batches of an incomplete step are repeated on resume."""
-        if self._last is None:
-            return self._resumed.get("epoch", 0), self._resumed.get("position", 0) // layout.global_batch
-        loop = self.trainer.fit_loop
-        progress = loop.epoch_loop.batch_progress.current
-        if progress.ready >= loop.max_batches and progress.processed == progress.ready:
-            return self._last[0] + 1, 0
-        epoch, (step, offset) = self._last[0], divmod(self._last[1], layout.global_batch)
-        micro_batch = offset // layout.world_size % layout.accumulate
-        complete = micro_batch == layout.accumulate - 1 and progress.processed == progress.ready
-        return epoch, step + complete
-
     def _next_epoch(self) -> int:
         """The epoch that a loader is asked for; before the loops are restored, only the checkpoint knows it."""
         reloads = self.trainer and self.hparams.size_schedule
-        return max(self._resumed.get("epoch", 0), self.trainer.current_epoch if reloads else 0)
-
-    def _train_sampler(self, layout: BatchLayout) -> TrainSampler:
-        images, resumed, (world, rank) = self.source.train, self._resumed, self._world()
-        epoch = self._next_epoch()
-        num_nodes = world // self._ranks_per_node()
-        node, local_rank = divmod(rank, self._ranks_per_node())
-        windows = None
-        if resumed.get("windows", images.window) is not None:
-            shards, nodes = resumed.get("windows") or (images.window, num_nodes)
-            windows = ShardWindows(images.shard_sizes, shards, nodes)
-            if rank == 0:
-                total = len(images.shard_sizes)
-                log.info("the cache cannot hold all %d shards of training images: mixing %d at a time", total, shards)
-
-        def prefetch(order: np.ndarray) -> None:
-            if images.shard_sizes is not None:
-                nodes = windows.nodes if windows else 1
-                images.prefetch(shards_in_order(order[node % nodes :: nodes], images.shard_sizes))
-
-        return TrainSampler(
-            Shuffle(len(images), self.hparams.seed, self.augment.get("num_repeats", 1), windows),
-            layout,
-            rank=node + num_nodes * local_rank,  # gives each node the positions of its own shards
-            epoch=epoch,
-            step=resumed.get("position", 0) // layout.global_batch if epoch == resumed.get("epoch", 0) else 0,
-            frozen=bool(self.trainer and self.trainer.overfit_batches),
-            on_epoch=prefetch if local_rank == 0 else None,
-        )
+        return max(self._position.first_epoch, self.trainer.current_epoch if reloads else 0)
 
     def _train_set(self) -> ImageDataset | SizedDataset | ResidentDataset:
         images, transforms = self.source.train, self._train_transforms
@@ -336,18 +268,9 @@ class ImageDataModule(LightningDataModule):
         """Height and width of the training images of an epoch."""
         return to_2tuple(self.schedule(epoch) if self.schedule else self.hparams.img_size)
 
-    def _build_train_transform(self, size: int | tuple[int, int]) -> TrainTransform | EvalTransform:
-        hp = self.hparams
-        options = {"no_aug": True, **self.augment.get("transform", {})}
-        if options.pop("no_aug"):
-            return EvalTransform(self.decoder, size, 1.0, hp.interpolation)
-        return TrainTransform(self.decoder, size, interpolation=hp.interpolation, mean=hp.mean, **options)
-
     def _eval_set(self, split: str) -> ImageDataset:
-        hp = self.hparams
-        kind = FiveCrop if hp.eval_crops == 5 else EvalTransform
-        transform = kind(self.decoder, hp.img_size, hp.crop_pct, hp.interpolation)
-        return ImageDataset(self.source.splits[split], transform, hp.seed, replace=False)
+        transform = eval_transform(self.decoder, self.hparams)
+        return ImageDataset(self.source.splits[split], transform, self.hparams.seed, replace=False)
 
     def _keep(self, split: str, images: Images, transform: Transform) -> ResidentDataset:
         if split not in self.resident:

@@ -255,6 +255,9 @@ def test_rectangles_are_distributed_as_in_timm():
         )
         limit = 1.95 * math.sqrt(1 / len(ours) + 1 / len(theirs))
         assert ks_2samp(of(ours), of(theirs)).statistic < limit, measure
+    for axis, side in enumerate((32, 48)):
+        ends = ours[:, 2 + axis], ours[:, 2 + axis] + ours[:, axis]
+        assert (ends[0].min(), ends[1].max()) == (0, side), "they reach every edge"
 
 
 @quick

@@ -94,7 +94,8 @@ def _marks(name):
     [
         pytest.param("onnx", "additive", marks=pytest.mark.slow),
         pytest.param("torch_export", "window", marks=pytest.mark.slow),
-        *(pytest.param("torch_export", name, marks=pytest.mark.slow) for name in ("additive", "focused")),
+        pytest.param("torch_export", "additive", marks=pytest.mark.slow),
+        pytest.param("torch_export", "focused", marks=[pytest.mark.slow, pytest.mark.exhaustive]),
         *(pytest.param("onnx", name, marks=_marks(name)) for name in names() if name != "additive"),
     ],
 )
@@ -104,12 +105,13 @@ def test_graph_gives_the_same_logits_for_any_batch_size(tmp_path, form, attentio
     torch.testing.assert_close(logits_of(form, tmp_path), logits(one.original), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @resampling
 @pytest.mark.parametrize(
     "options",
     [
         dict(attention={"name": "additive", "form": "auto"}, patch_size=4),
-        pytest.param(dict(name="swin_tiny_patch4_window7_224", attention={"name": "softmax"}), marks=pytest.mark.slow),
+        dict(name="swin_tiny_patch4_window7_224", attention={"name": "softmax"}),
     ],
     ids=["folded", "windows"],
 )
@@ -227,7 +229,9 @@ def test_mechanism_that_cannot_be_traced_is_rejected_by_name(tmp_path, form):
     assert FORMATS["safetensors"](one, tmp_path) < 1e-5
 
 
-@pytest.mark.parametrize("form", [pytest.param("onnx", marks=pytest.mark.slow), "torch_export", "safetensors"])
+@pytest.mark.parametrize(
+    "form", [*(pytest.param(form, marks=pytest.mark.slow) for form in ("onnx", "torch_export")), "safetensors"]
+)
 def test_file_that_disagrees_is_rejected(tmp_path, form):
     one, other = exchanged_vit("additive"), exchanged_vit("additive")
     for parameter in other.original.parameters():

@@ -44,6 +44,12 @@ class Source:
                     f"the training set have labels from 0 to {len(self.classes) - 1}"
                 )
 
+    @property
+    def records_digest(self) -> str:
+        """A digest of which images are held out of training, where no folder says it; else empty."""
+        text = "".join(self.records.values())
+        return hashlib.sha256(text.encode()).hexdigest() if text else ""
+
     def fingerprint(self) -> dict[str, Any]:
         """The numbers of images and a digest of their labels, which identify the data without reading it."""
         digest = hashlib.sha256(json.dumps(self.classes).encode())
