@@ -31,6 +31,7 @@ SOURCES = {
     "accuracies per size (here the first); MACs as quoted by iFormer, arXiv:2501.15369",
     "CrossFormer++": "Wang et al., arXiv:2303.06908, README of github.com/cheerss/CrossFormer",
     "FasterViT": "Hatamizadeh et al., arXiv:2306.06189, README of github.com/NVlabs/FasterViT",
+    "ViT-5": "Wang et al., arXiv:2602.08071, README of github.com/wangf3014/ViT-5",
 }
 """Citations, by the name in the column `source`."""
 

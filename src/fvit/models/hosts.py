@@ -228,6 +228,6 @@ def initialise(model: nn.Module, index: int, mechanism: Mechanism) -> None:
     """Initialise a mechanism as the host initialises its own attention in block `index`."""
     named_apply(get_init_weights_vit(getattr(model, "weight_init_mode", "")), mechanism, name="attn", include_root=True)
     proj = getattr(mechanism, "proj", None)
-    if (isinstance(model, Beit | Eva) or getattr(model, "fix_init", False)) and isinstance(proj, nn.Linear):
+    if getattr(model, "fix_init", isinstance(model, Beit | Eva)) and isinstance(proj, nn.Linear):
         with torch.no_grad():
             proj.weight.div_(math.sqrt(2 * (index + 1)))
