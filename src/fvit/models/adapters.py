@@ -91,6 +91,7 @@ class RotaryAdapter(Adapter):
         if rope is None or not self.takes_shared:
             return self.mechanism(x, attn_mask=attn_mask, is_causal=is_causal)
         q, k, v = self._turned(x, rope, attn_mask, is_causal)
+        v = self.mechanism.mix_values(v)
         out = self.mechanism.sdpa(q, k, v, attn_mask, is_causal=is_causal)
         return self.mechanism.output(self.mechanism.add_conv(out, v, attn_mask, is_causal))
 
