@@ -128,10 +128,13 @@ class Study:
         self.overrides = [*STUDIES[name], *(["model.match=macs"] if match == "macs" else []), *overrides]
         self.file = RESULTS / f"{name}.csv"
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            self.epochs = compose("train", overrides=self.overrides).trainer.max_epochs
+            config = compose("train", overrides=self.overrides)
+        self.epochs, self.width = config.trainer.max_epochs, config.model.embed_dim
 
     def search(self, name: str) -> None:
-        """Train at `RATES` and on the better one's far side, for a share of the epochs."""
+        """Train at `RATES` and on the better one's far side, for a share of the epochs; once for both axes."""
+        if self.match == "shape":
+            return
         self.try_rates(name, *RATES)
         low, high = RATES
         best = self.best_rate(name)
@@ -165,9 +168,15 @@ class Study:
             return [
                 line
                 for line in csv.DictReader(file)
-                if (line["contender"], line["match"], int(line["seed"])) == (name, self.match, seed)
+                if (line["contender"], int(line["seed"])) == (name, seed)
                 and rate in (None, float(line["lr"]))
+                and self.counts(line)
             ]
+
+    def counts(self, line: dict[str, str]) -> bool:
+        """Runs with equal MACs also count for equal shape, if matching left the width as it was, and as searches."""
+        searched, unchanged = int(line["seed"]) == SEARCH_SEED, int(line["width"]) == self.width
+        return line["match"] == self.match or (self.match == "shape" and (searched or unchanged))
 
     def sweep(self, name: str, stage: str, *swept: str, epochs: int) -> None:
         """Run a sweep to its end, and keep the results of its finished jobs."""
@@ -190,7 +199,7 @@ class Study:
         config = OmegaConf.load(run / "config.yaml")
         record = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
         with (run / "csv" / "metrics.csv").open(encoding="utf-8", newline="") as file:
-            curve = [float(row["val/acc1"]) for row in csv.DictReader(file) if row["val/acc1"]]
+            curve = [f"{float(row['val/acc1']):.4f}" for row in csv.DictReader(file) if row["val/acc1"]]
         metrics = record["metrics"]
         return {
             "contender": name,
@@ -200,7 +209,7 @@ class Study:
             "epochs": config.trainer.max_epochs,
             "width": config.model.embed_dim,
             "acc1": f"{metrics['val/acc1']:.4f}",
-            "acc1_halfway": f"{curve[(len(curve) - 1) // 2]:.4f}",
+            "acc1_by_epoch": " ".join(curve),
             "loss": f"{metrics['val/loss']:.5f}",
             "params": int(metrics["cost/params"]),
             "macs": int(metrics["cost/macs"]),

@@ -1,12 +1,11 @@
-"""Write the tables and the picture of docs/study.md from docs/study/*.csv: `make study`."""
+"""Write the tables and pictures of docs/study.md from docs/study/*.csv: `make study`."""
 
 import csv
 import math
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -15,34 +14,57 @@ from scipy.stats import spearmanr, t
 DOCS = Path(__file__).resolve().parent
 BASELINE = "softmax"
 SEARCH_SEED = "1000"
+TASKS = {"cifar10": "CIFAR-10", "lookup": "Lookup (chance 25 %)", "pointer": "Pointer (chance 25 %)"}
 
 Line = dict[str, str]
 
 
 def main() -> None:
-    """Replace what stands between the markers of each study and axis."""
+    """Draw what there are results of, and replace what stands between the markers of each study and axis."""
+    plt.rcParams["svg.hashsalt"] = "fvit"
     page = DOCS / "study.md"
     text = page.read_text(encoding="utf-8")
-    for name in ("cifar10", "lookup", "pointer"):
-        results = DOCS / "study" / f"{name}.csv"
-        with results.open(encoding="utf-8", newline="") if results.is_file() else nullcontext([]) as file:
-            lines = list(csv.DictReader(file))
+    studies = {name: read(DOCS / "study" / f"{name}.csv") for name in TASKS}
+    for name, lines in studies.items():
         for match in ("macs", "shape"):
-            chosen = by_contender(lines, match, lambda seed: seed != SEARCH_SEED)
-            picture = DOCS / f"study_{name}_{match}.svg"
-            draw(chosen, picture)
-            shown = f"![Accuracy of each mechanism]({picture.name})\n\n" if chosen else ""
-            text = replaced(text, f"{name} {match}", shown + render(chosen))
-        searched = by_contender(lines, "macs", lambda seed: seed == SEARCH_SEED)
-        text = replaced(text, f"{name} search", render_search(searched))
+            content = "Not run yet.\n"
+            if chosen := by_contender(lines, match):
+                picture = DOCS / f"study_{name}_{match}.svg"
+                shown = draw_curves(chosen, picture) if match == "macs" else draw_cost(chosen, picture)
+                content = f"{render(chosen)}\n![{shown}]({picture.name})\n"
+            text = replaced(text, f"{name} {match}", content)
+        text = replaced(text, f"{name} search", render_search(searches(lines)))
+    results = {name: found for name, lines in studies.items() if (found := by_contender(lines, "macs"))}
+    if results:
+        draw_overview(results, DOCS / "study.svg")
     page.write_text(text, encoding="utf-8")
 
 
-def by_contender(lines: Sequence[Line], match: str, seeds: Callable[[str], bool]) -> dict[str, list[Line]]:
-    """The runs with the same MACs, or the same shape, and some of the seeds."""
+def read(results: Path) -> list[Line]:
+    """The runs of a study, none if there is no file."""
+    if not results.is_file():
+        return []
+    with results.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def by_contender(lines: Sequence[Line], match: str) -> dict[str, list[Line]]:
+    """The runs at the same MACs, or with the same shape, among them those that matching left as they were."""
+    width = next((line["width"] for line in lines if line["contender"] == BASELINE), None)
     found = defaultdict(list)
     for line in lines:
-        if line["match"] == match and seeds(line["seed"]):
+        counts = line["match"] == match or (match == "shape" and line["width"] == width)
+        if counts and line["seed"] != SEARCH_SEED:
+            found[line["contender"]].append(line)
+    # One table does not mix the axes: without runs of its own, "shape" has none.
+    return dict(found) if any(line["match"] == match for line in lines) else {}
+
+
+def searches(lines: Sequence[Line]) -> dict[str, list[Line]]:
+    """The runs that searched for learning rates."""
+    found = defaultdict(list)
+    for line in lines:
+        if line["seed"] == SEARCH_SEED:
             found[line["contender"]].append(line)
     return dict(found)
 
@@ -71,8 +93,6 @@ def render_search(contenders: dict[str, list[Line]]) -> str:
 
 def render(contenders: dict[str, list[Line]]) -> str:
     """A table, the power, and how far the ranking halfway agrees with that at the end."""
-    if not contenders:
-        return "Not run yet.\n"
     head = ["attention", "seeds", "accuracy, %", "s.d.", "vs softmax, points"]
     head += ["width", "params, M", "MACs, M", "lr", "images/s"]
     rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
@@ -93,9 +113,14 @@ def ranked(contenders: dict[str, list[Line]]) -> list[tuple[str, list[Line]]]:
     return sorted(contenders.items(), key=lambda item: -statistics.mean(accuracies(item[1])))
 
 
-def accuracies(lines: Sequence[Line], key: str = "acc1") -> list[float]:
+def accuracies(lines: Sequence[Line]) -> list[float]:
     """In percent."""
-    return [100 * float(line[key]) for line in lines]
+    return [100 * float(line["acc1"]) for line in lines]
+
+
+def curves(lines: Sequence[Line]) -> list[list[float]]:
+    """Of each run, the accuracy after each epoch, in percent."""
+    return [[100 * float(value) for value in line["acc1_by_epoch"].split()] for line in lines]
 
 
 def interval(values: Sequence[float], sign: str = "") -> str:
@@ -136,32 +161,93 @@ def stability(contenders: dict[str, list[Line]]) -> str:
     """The rank correlation between accuracies halfway and at the end."""
     if len(contenders) < 3:
         return ""
-    keys = ("acc1_halfway", "acc1")
-    means = [[statistics.mean(accuracies(lines, key)) for lines in contenders.values()] for key in keys]
+    halfway = [
+        statistics.mean(curve[(len(curve) - 1) // 2] for curve in curves(lines)) for lines in contenders.values()
+    ]
+    final = [statistics.mean(accuracies(lines)) for lines in contenders.values()]
     return (
         f"Spearman's rank correlation between the accuracies halfway and at the end, over {len(contenders)} rows: "
-        f"{spearmanr(*means).statistic:.2f}."
+        f"{spearmanr(halfway, final).statistic:.2f}."
     )
 
 
-def draw(contenders: dict[str, list[Line]], out: Path) -> None:
-    """A dot for each run, a bar for each mean."""
-    order = ranked(contenders)[::-1]
-    if not order:
-        return
-    plt.rcParams["svg.hashsalt"] = "fvit"
-    figure, axes = plt.subplots(figsize=(7, 0.6 + 0.27 * len(order)), layout="constrained")
-    for row, (name, lines) in enumerate(order):
-        values = accuracies(lines)
-        control = name in ("identity", "pool", "separable convolution")
-        colour = "#d1495b" if name.startswith("additive") else "#8a94a0" if control else "#00798c"
-        axes.plot(values, [row] * len(values), "o", color=colour, alpha=0.45, markersize=5, markeredgewidth=0)
-        axes.plot([statistics.mean(values)], [row], "|", color=colour, markersize=14, markeredgewidth=2)
-    axes.set_yticks(range(len(order)), [name for name, _ in order])
-    axes.set(xlabel="top-1 accuracy, %; a dot per seed, a bar at the mean")
-    axes.grid(axis="x", alpha=0.25)
+def colour(name: str) -> str:
+    """Additive attention and its variants, controls, other attention."""
+    if name.startswith("additive"):
+        return "#d1495b"
+    return "#8a94a0" if name in ("identity", "pool", "separable convolution") else "#00798c"
+
+
+def draw_overview(studies: dict[str, dict[str, list[Line]]], out: Path) -> None:
+    """A panel for each task, a row for each mechanism: a dot for each run, a bar at the mean."""
+    tasks = list(studies)
+    rows = [name for name, _ in ranked(studies[tasks[0]])][::-1]
+    shape = dict(figsize=(9, 0.9 + 0.25 * len(rows)), width_ratios=[1.6, *[1] * (len(tasks) - 1)], squeeze=False)
+    figure, panels = plt.subplots(1, len(tasks), sharey=True, layout="constrained", **shape)
+    for axes, task in zip(panels[0], tasks, strict=True):
+        for row, name in enumerate(rows):
+            values = accuracies(studies[task].get(name, []))
+            axes.plot(values, [row] * len(values), "o", color=colour(name), alpha=0.45, markersize=5, markeredgewidth=0)
+            axes.plot(
+                [statistics.mean(values)] if values else [], [row] * bool(values), "|", color=colour(name), ms=13, mew=2
+            )
+        axes.set_title(TASKS[task], fontsize=10)
+        axes.set(xlabel="top-1 accuracy, %", yticks=range(len(rows)), yticklabels=rows)
+        if task != tasks[0]:
+            axes.set(xlim=(15, 105))
+            axes.axvline(25, color="#8a94a0", linewidth=1, linestyle=":")
+        tidy(axes)
+        axes.tick_params(axis="y", length=0)
+    save(figure, out)
+
+
+def draw_curves(contenders: dict[str, list[Line]], out: Path) -> str:
+    """Accuracy after each epoch, mean over seeds, of at most twelve mechanisms evenly chosen by rank; the caption."""
+    order = ranked(contenders)
+    chosen = [order[round(i * (len(order) - 1) / 11)] for i in range(12)] if len(order) > 12 else order
+    figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    for name, lines in chosen:
+        means = [statistics.mean(values) for values in zip(*curves(lines), strict=True)]
+        style = "-" if colour(name) == "#00798c" else "--" if colour(name) == "#8a94a0" else "-."
+        axes.plot(range(1, len(means) + 1), means, style, marker="o", markersize=3, label=name)
+    axes.set(xlabel="epoch", ylabel="top-1 accuracy, %", xticks=range(1, len(means) + 1))
+    axes.legend(bbox_to_anchor=(1.01, 1), loc="upper left", frameon=False, fontsize=8)
+    tidy(axes)
+    save(figure, out)
+    return "Accuracy after each epoch"
+
+
+def draw_cost(contenders: dict[str, list[Line]], out: Path) -> str:
+    """Mean accuracy over MACs, and which are dominated by none; the caption."""
+    points = {
+        name: (int(lines[0]["macs"]) / 1e6, statistics.mean(accuracies(lines))) for name, lines in contenders.items()
+    }
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for name, (macs, value) in points.items():
+        axes.plot(macs, value, "o", color=colour(name), markersize=5)
+        axes.annotate(name, (macs, value), xytext=(4, 3), textcoords="offset points", fontsize=7)
+    front = sorted(point for point in points.values() if not any(dominates(other, point) for other in points.values()))
+    axes.step(*zip(*front, strict=True), where="post", color="#edae49", linewidth=1, zorder=0)
+    axes.set(xlabel="million MACs per image", ylabel="top-1 accuracy, %")
+    axes.margins(x=0.15)
+    tidy(axes)
+    save(figure, out)
+    return "Accuracy over MACs, with the Pareto front"
+
+
+def dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    """No more MACs, no less accuracy, and better in one of them."""
+    return a[0] <= b[0] and a[1] >= b[1] and a != b
+
+
+def tidy(axes: plt.Axes) -> None:
+    """No frame, and a faint grid."""
+    axes.grid(alpha=0.25)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
+
+
+def save(figure: plt.Figure, out: Path) -> None:
+    """Without a date, so that the same results make the same file."""
     figure.savefig(out, metadata={"Date": None})
     plt.close(figure)
 

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 import statistics
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.stats import ttest_rel
 from tests.scripts import load as load_docs
 from tests.test_benchmarks import load
 
-FIELDS = ("contender", "match", "seed", "lr", "width", "acc1", "acc1_halfway", "params", "macs", "images_per_s")
+FIELDS = ("contender", "match", "seed", "lr", "width", "acc1", "acc1_by_epoch", "params", "macs", "images_per_s")
 
 
 @pytest.fixture
@@ -21,8 +22,8 @@ def study(monkeypatch, tmp_path):
     return script
 
 
-def results(name, seed, acc1, halfway=0.3, match="macs"):
-    values = (name, match, seed, "0.001", 64, acc1, halfway, 200_000, 7_000_000, 500)
+def results(name, seed, acc1, halfway=0.3, match="macs", width=64):
+    values = (name, match, seed, "0.001", width, acc1, f"{halfway} {acc1}", 200_000, 7_000_000, 500)
     return {field: str(value) for field, value in zip(FIELDS, values, strict=True)}
 
 
@@ -39,6 +40,64 @@ def test_ingredients_start_from_the_additive_attention_of_the_paper(study, compo
         assert attention == {"name": "additive_plus", **bare, option: value}
 
 
+def test_runs_of_unchanged_width_count_for_both_axes(study, tmp_path):
+    lines = [results("softmax", 0, 0.6), results("additive", 0, 0.5, width=72), results("softmax", 1000, 0.4)]
+    lines += [results("additive", 0, 0.45, match="shape"), results("additive", 1000, 0.3, width=72)]
+    by_shape, by_macs = (study.Study("lookup", match, tmp_path, [], math.inf) for match in ("shape", "macs"))
+    assert [by_macs.counts(line) for line in lines] == [True, True, True, False, True]
+    assert [by_shape.counts(line) for line in lines] == [True, False, True, True, True]
+    page = load_docs("study")
+    assert page.by_contender(lines, "macs") == {"softmax": lines[:1], "additive": lines[1:2]}
+    assert page.by_contender(lines, "shape") == {"softmax": lines[:1], "additive": lines[3:4]}
+    assert page.by_contender(lines[:3], "shape") == {}  # all of them are in the table of equal MACs
+    assert page.searches(lines) == {"softmax": lines[2:3], "additive": lines[4:]}
+
+
+def test_page_has_a_table_and_a_picture_for_each_axis(tmp_path, monkeypatch):
+    page = load_docs("study")
+    monkeypatch.setattr(page, "DOCS", tmp_path)
+    parts = ("cifar10 macs", "cifar10 shape", "cifar10 search", "lookup macs")
+    text = "".join(f"<!-- {part}: written by `make study` -->\n<!-- /{part} -->\n" for part in parts)
+    (tmp_path / "study.md").write_text(text, encoding="utf-8")
+    (tmp_path / "study").mkdir()
+    means = {"softmax": 0.5, "additive": 0.4, "pool": 0.3}
+    lines = [results(name, seed, means[name] + seed / 100, means[name]) for name in means for seed in (0, 1, 1000)]
+    lines += [results("additive", 0, 0.45, match="shape")]
+    with (tmp_path / "study" / "cifar10.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(lines)
+    page.main()
+    text = (tmp_path / "study.md").read_text(encoding="utf-8")
+    shown = re.findall(r"\((study.*?)\)", text)
+    assert shown == ["study_cifar10_macs.svg", "study_cifar10_shape.svg"]
+    assert all("additive" in (tmp_path / name).read_text(encoding="utf-8") for name in [*shown, "study.svg"])
+    assert text.count("| softmax | 2 | 50.50 ± 6.35 |") == 2
+    assert text.count("Not run yet.") == 1
+    page.main()
+    assert (tmp_path / "study.md").read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "tried"),
+    [((0.5, 0.4), ["0.0005"]), ((0.4, 0.5), ["0.004"]), ((0.5, 0.5), ["0.0005"])],
+)
+def test_learning_rates_are_searched_beyond_the_better_of_two(study, monkeypatch, tmp_path, accuracies, tried):
+    job = study.Study("lookup", "macs", tmp_path, [], math.inf)
+    swept = []
+
+    def sweep(name, stage, rates, seed, epochs):
+        assert (seed, epochs) == ("seed=1000", 6)
+        swept.append(rates.removeprefix("optimizer.lr=").split(","))
+        known = dict(zip(("0.001", "0.002"), accuracies, strict=True))
+        job.keep([results(name, 1000, known.get(rate, 0.1)) | {"lr": rate} for rate in swept[-1]])
+
+    monkeypatch.setattr(job, "sweep", sweep)
+    job.search("softmax")
+    job.search("softmax")
+    assert swept == [["0.001", "0.002"], tried]
+
+
 @pytest.mark.slow
 def test_every_contender_composes_in_every_study(study, compose_config):
     for name, base in study.STUDIES.items():
@@ -49,16 +108,15 @@ def test_every_contender_composes_in_every_study(study, compose_config):
 
 @pytest.mark.slow
 def test_finished_runs_are_not_run_again(study, monkeypatch, tmp_path):
-    monkeypatch.setattr(study, "RATES", (1e-3, 2e-3))
     small = ["data.num_images=256", "model.depth=1", "model.embed_dim=16", "trainer.max_epochs=1"]
     arguments = ["study.py", "lookup", "--only", "additive + projection", "--folder", str(tmp_path / "runs"), *small]
     monkeypatch.setattr("sys.argv", arguments)
     study.main()
     with (tmp_path / "results" / "lookup.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
-    assert [(line["seed"], line["lr"]) for line in lines[:2]] == [("1000", "0.001"), ("1000", "0.002")]
-    best = max(lines[:2], key=lambda line: float(line["acc1"]))["lr"]
-    assert [(line["seed"], line["lr"]) for line in lines[2:]] == [(str(seed), best) for seed in range(3)]
+    best = max(sorted(lines[:3], key=lambda line: float(line["lr"])), key=lambda line: float(line["acc1"]))["lr"]
+    assert {line["seed"] for line in lines[:3]} == {"1000"}
+    assert [(line["seed"], line["lr"]) for line in lines[3:]] == [(str(seed), best) for seed in range(3)]
     monkeypatch.setattr("subprocess.run", lambda *args, **options: pytest.fail("nothing is missing"))
     study.main()
 
