@@ -42,7 +42,7 @@ class SoftmaxAttention(Projected):
         rotary: rotate queries and keys by row and column; needs the grid and a d divisible by 4.
         talking_heads: mix the maps of the heads before and after the softmax.
         value_residual: mix the first block's values into those of the others, with weights that are ``fixed`` or
-            ``learned``; None: don't. Needs a model whose first block has the same option.
+            ``learned``; None for neither. Needs a model whose first block has the same option.
 
     Raises:
         ValueError: `kv_heads` does not divide `num_heads`, `rotary` does not fit the width of heads, or
