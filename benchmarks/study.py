@@ -6,7 +6,7 @@
     python benchmarks/study.py cifar10 --only softmax additive --hours 2 data.root=DIR
 
 Trains `experiment=study_cifar10` or `study_relations` by `fvit-train -m`: each contender first at three learning rates
-(1e-3, 2e-3, and half of the one or twice the other, whichever was better), with a quarter of the epochs (relations:
+(1e-3, 2e-3, and half of the one or twice the other, whichever was better), with an eighth of the epochs (relations:
 all) and a seed of its own, then at the best of them with all epochs and seeds 0, 1, 2 (3 and 4 for some), seed by seed,
 so that results are balanced whenever it stops. A finished run is a line of docs/study/NAME.csv and is not run again,
 on this machine or another; an interrupted one resumes from its checkpoint in --folder. Further arguments are overrides
@@ -36,7 +36,7 @@ STUDIES = {
     "pointer": ["experiment=study_relations"],
 }
 # What a relation needs is learned suddenly, perhaps late.
-SEARCH_SHARE = {"cifar10": 4, "lookup": 1, "pointer": 1}
+SEARCH_SHARE = {"cifar10": 8, "lookup": 1, "pointer": 1}
 PLUS = "attention=additive_plus"
 SQUARES = {"cifar10": 9, "lookup": 4, "pointer": 4}
 """Regions of additive_plus and blocks of mhla, each of 2×2 patches."""

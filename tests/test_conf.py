@@ -139,6 +139,11 @@ def test_every_experiment_builds_at_its_resolution_and_starts_with_its_source(co
     assert "_target_" not in text
 
 
+def test_recipe_of_cifar10_has_the_published_size(compose_config):
+    module = _meta_classifier(compose_config("experiment=cifar10"))
+    assert round(sum(parameter.numel() for parameter in module.parameters()) / 1e6, 1) == 6.3
+
+
 def test_an_fvit_differs_from_its_vit_in_its_attention_alone(compose_config):
     for option in ("b16_imagenet", "b32_imagenet", "s16_deit"):
         fvit, vit = compose_config(f"experiment=fvit_{option}"), compose_config(f"experiment=vit_{option}")
