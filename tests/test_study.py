@@ -1,6 +1,7 @@
 """The study: its contenders, that it goes on where it was, and the tables of its results."""
 
 import csv
+import json
 import math
 import re
 import statistics
@@ -161,3 +162,17 @@ def test_the_ranking_halfway_is_compared_with_the_last():
     lines = [results(name, 0, acc1, half) for name, acc1, half in (("a", 0.6, 0.3), ("b", 0.5, 0.2), ("c", 0.4, 0.1))]
     assert page.stability(by_contender(lines)).endswith("over 3 rows: 1.00.")
     assert page.stability(by_contender(lines[:2])) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "experiment", ["study_imagenet", pytest.param("study_imagenette", marks=pytest.mark.exhaustive)]
+)
+def test_studies_for_gpus_train_on_noise_in_two_processes(fvit, tmp_path, experiment):
+    small = ["data=fake", "data.img_size=32", "model.patch_size=8", "model.depth=1", "model.embed_dim=24"]
+    short = ["hardware=ddp_cpu", "debug=limit", "trainer.max_epochs=1", "global_batch_size=16"]
+    swept = ["attention=softmax,additive", "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    done = fvit("train", "-m", f"experiment={experiment}", *small, *short, *swept)
+    assert done.returncode == 0, done.stderr[-3000:]
+    runs = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/metrics.json")]
+    assert [run["status"] for run in runs] == ["finished"] * 4
