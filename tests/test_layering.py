@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "tinysaver": "torch rich plotly fvit.config fvit.launch fvit.reports",
     "config": "hydra omegaconf pydantic yaml fvit",
     "launch": "torch lightning hydra omegaconf pydantic rich dotenv filelock fvit fvit.config",
-    "training": "torch timm lightning torchmetrics sklearn numpy hydra "
+    "training": "torch timm lightning torchmetrics sklearn numpy hydra open_clip "
     "fvit.attention fvit.models fvit.config fvit.launch",
     "callbacks": "torch timm lightning numpy rich fvit.cost fvit.models fvit.training fvit.config fvit.launch",
     "loggers": "torch lightning omegaconf wandb pydantic PIL "
@@ -32,7 +32,7 @@ MAY_IMPORT = {
 }
 
 # Imported inside functions alone: it is slow to load, and most runs go without it.
-LAZY = {"matplotlib", "wandb", "aiohttp", "plotly", "onnxruntime", "natten"}
+LAZY = {"matplotlib", "wandb", "aiohttp", "plotly", "onnxruntime", "open_clip", "natten"}
 
 FOLDERS = sorted({path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in ("__pycache__", "conf")})
 FILES = sorted(ROOT.rglob("*.py"))

@@ -63,9 +63,11 @@ def test_an_exported_directory_and_its_run_agree(run, tmp_path, photo, form):
     assert fvit.load(f"local-dir:{out}").classes == classes
 
 
-def test_a_pretrained_model_comes_with_its_own_preprocessing(tmp_path, photo):
+@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+def test_a_pretrained_model_comes_with_its_own_preprocessing(tmp_path, photo, crop_mode):
     host = timm.create_model("vit_tiny_patch16_224", num_classes=3, **HOST)
     data = dict(input_size=(3, 16, 16), mean=(0.1, 0.2, 0.3), std=(1, 1, 1), crop_pct=0.5, interpolation="bilinear")
+    data["crop_mode"] = crop_mode
     save_for_hf(host, tmp_path / "mine", {"label_names": ["a", "b", "c"]}, safe_serialization=True, data_config=data)
     model, transform, classes = fvit.load(tmp_path / "mine")
     assert classes == ["a", "b", "c"]

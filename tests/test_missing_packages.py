@@ -87,6 +87,7 @@ def test_checksums_do_not_need_isal(monkeypatch):
     [
         ("wandb", "the package wandb is not installed: pip install wandb"),
         ("plotly", "the package plotly is not installed: pip install plotly"),
+        ("open_clip", "the package open_clip_torch is not installed: pip install open_clip_torch"),
         ("sklearn", "the package scikit-learn is not installed: pip install scikit-learn"),
     ],
 )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fvit.data import ImageDataModule
     from fvit.training import Classifier
     from fvit.training.trained import Trained
+    from fvit.training.zero_shot import ImageText
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def main() -> None:
 
 
 def evaluate(config: dict[str, Any]) -> dict[str, float]:
-    """Evaluate the checkpoint ``ckpt_path`` or the ``pretrained`` model; returns val/loss, val/acc1 and so on."""
+    """Evaluate the checkpoint, the ``pretrained`` or the ``zero_shot`` model; returns val/loss, val/acc1 and so on."""
     # Imported here, because --help, completion and a wrong override must not wait for torch.
     from fvit.callbacks.scores import EvalScores
     from fvit.cost import count
@@ -36,17 +37,21 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     from fvit.training.trained import open_trained
     from fvit.training.trainer import build_trainer
     from fvit.training.views import VIEWS, AveragedViews
+    from fvit.training.zero_shot import classify, open_image_text
 
     if config["tiny"] is not None:
         large, tiny = argument("large", config["ckpt_path"]), argument("tiny", config["tiny"])
         raise ConfigError(f"fvit-eval evaluates one checkpoint; a cascade of two: fvit-cascade {large} {tiny}")
-    probe = config["probe"]
-    trained = open_trained(
-        config["ckpt_path"], config["pretrained"], config["data"]["img_size"], headless=probe is not None
-    )
+    probe, zero_shot, size = config["probe"], config["zero_shot"], config["data"]["img_size"]
+    if zero_shot is None:
+        plain = probe is None and config["tta"] is None
+        trained = open_trained(config["ckpt_path"], config["pretrained"], size, probe is not None, naflex=plain)
+    else:
+        trained = open_image_text(zero_shot, config["pretrained"], size)
     trainer = build_trainer(config)
     crops, flip = VIEWS.get(config["tta"], (1, False))
-    module, data = trained.module, load(trained, {**config["data"], "eval_crops": crops}, match_classes=probe is None)
+    has_outputs = probe is None and zero_shot is None
+    data = load(trained, {**config["data"], "eval_crops": crops}, match_classes=has_outputs)
     if config["split"] == "test" and data.source.test is None:
         raise ConfigError(f"split=test: {data.hparams.name} has no test images here; leave it out")
     if probe is not None and not len(data.source.train):
@@ -54,7 +59,12 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
             f"probe={probe['name']} is fitted to training images, and data.name={data.hparams.name} has none here: "
             "take data that has, for example a folder with data.val_split=0.2"
         )
-    cost, facts = count(module.model, data.hparams.img_size), compared(module, data)
+    if zero_shot is None:
+        module = trained.module
+        facts = compared(module, data)
+    else:
+        module, facts = classify(trained, data.classes, config["templates"], trainer.strategy.root_device)
+    cost = count(module.model, data.hparams.img_size)
     if config["tta"] is not None:
         module.model = AveragedViews(module.model, crops, flip)
         facts.append(("views", f"{crops * (1 + flip)} per image, averaged; the cost of a prediction grows as much"))
@@ -76,7 +86,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, float]:
     return metrics
 
 
-def load(trained: "Trained", asked: dict[str, Any], match_classes: bool = True) -> "ImageDataModule":
+def load(trained: "Trained | ImageText", asked: dict[str, Any], match_classes: bool = True) -> "ImageDataModule":
     """The dataset on which a model is evaluated; the model's outputs for its classes are selected.
 
     Args:

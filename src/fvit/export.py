@@ -120,8 +120,11 @@ def load(path: Path, content: dict[str, Any]) -> "ExportModel":
     from fvit.models.export import ExportModel
     from fvit.training import Classifier
 
+    data = content["datamodule_hyper_parameters"]
+    if data.get("naflex"):
+        raise ValueError(f"{path} was trained with data.naflex={data['naflex']}, and no format describes such images")
     module = Classifier.restore(content)
-    trained, data = module.hparams, content["datamodule_hyper_parameters"]
+    trained = module.hparams
     preprocessing = {key: data[key] for key in ("mean", "std", "crop_pct", "interpolation")}
     names = display_names(content.get("classes"), module.num_outputs)
     return ExportModel.of(module.model, trained["model"], trained["img_size"], names, preprocessing)

@@ -57,7 +57,8 @@ def load(where: str | Path) -> Loaded:
         trained = from_checkpoint(checkpoint.find(path, key="path"))
     else:
         trained = from_timm(_timm_name(str(where)))
-    data = {key: trained.data[key] for key in ("img_size", "crop_pct", "interpolation", "mean", "std")}
+    keys = ("img_size", "crop_pct", "interpolation", "mean", "std", "crop_mode")
+    data = {key: trained.data[key] for key in keys if key in trained.data}  # not all versions record all
     module = trained.module.eval()
     return Loaded(module.model, PictureTransform(**data), display_names(module.classes, module.num_outputs))
 

@@ -27,7 +27,7 @@ from fvit.training import Classifier
 from fvit.training.probe import Features, run_probe
 
 # Of the data configuration, what changes the pixels that a model sees.
-_PREPROCESSING = ("img_size", "crop_pct", "interpolation", "mean", "std")
+_PREPROCESSING = ("img_size", "crop_pct", "interpolation", "mean", "std", "crop_mode")
 
 
 def evaluate_probe(
@@ -92,7 +92,9 @@ def _compute(
 ) -> tuple[Tensor, Tensor]:
     """Features float32 [N, C] and labels int64 [N] of the images that can be read, in their order."""
     settings, parameter = data.hparams, next(model.parameters())
-    transform = EvalTransform(data.decoder, settings.img_size, settings.crop_pct, settings.interpolation)
+    transform = EvalTransform(
+        data.decoder, settings.img_size, settings.crop_pct, settings.interpolation, settings.crop_mode
+    )
     loader = DataLoader(
         ImageDataset(images, transform, settings.seed, replace=False),
         settings.eval_batch_size or settings.batch_size,

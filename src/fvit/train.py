@@ -42,6 +42,7 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     from fvit.launch.run_dir import RunDir
     from fvit.models import exchange_rows
     from fvit.models.any_size import check_sizes
+    from fvit.models.naflex import check_naflex
     from fvit.training import checkpoint, runtime_flags
     from fvit.training.trainer import build_trainer, results, test
 
@@ -57,6 +58,8 @@ def train(config: dict[str, Any]) -> dict[str, float]:
     module.macs = cost.macs
     resumed = checkpoint.find_resumable(config["ckpt_path"], module)
     check_sizes(module.model, config["data"].get("size_schedule") or (), config["grad_checkpointing"])
+    if patch_size := config["data"].get("naflex"):
+        check_naflex(module.model, patch_size)
     runtime_flags.set_up(config, module, data)
     trainer = build_trainer(config, plan, len(data.source.train))
     with RunDir(config, trainer) as run:

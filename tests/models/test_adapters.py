@@ -215,12 +215,38 @@ def test_each_image_gets_its_own_window_mask():
     torch.testing.assert_close(model(torch.cat([one, other])), torch.cat([model(one), model(other)]))
 
 
-def test_padded_patches_of_naflex_have_no_effect():
-    model = exchange(host_of("naflex"), "linear", keep=["qkv", "proj"])
-    patches = torch.randn(1, 12, 192, generator=torch.Generator().manual_seed(0))
-    places = torch.stack(torch.meshgrid(torch.arange(3), torch.arange(4), indexing="ij"), dim=-1).view(1, 12, 2)
-    padded = nn.functional.pad(patches, (0, 0, 0, 4), value=9.0)
-    valid = torch.arange(16)[None] < 12
-    alone = model(patches, patch_coord=places, patch_valid=valid[:, :12])
-    out = model(padded, patch_coord=nn.functional.pad(places, (0, 0, 0, 4)), patch_valid=valid)
-    torch.testing.assert_close(out, alone)
+NAFLEX = [name for name in names() if not (get(name).needs_grid or get(name).fixed_length or name == "fnet")]
+
+
+@pytest.mark.parametrize("attention", NAFLEX)
+def test_padded_patches_of_naflex_have_no_effect(attention):
+    """Three images of other aspect ratios in one padded batch, and each of them alone."""
+    model = exchange(host_of("naflex", std=0.3), attention).double().eval()
+    grids, generator = [(3, 4), (2, 5), (1, 2)], torch.Generator().manual_seed(0)
+    patches = [torch.randn(rows * columns, 192, generator=generator, dtype=torch.float64) for rows, columns in grids]
+    places = [torch.cartesian_prod(torch.arange(rows), torch.arange(columns)) for rows, columns in grids]
+
+    def batch(images, padding):
+        return {
+            "patches": torch.stack(
+                [nn.functional.pad(patches[i], (0, 0, 0, padding - len(patches[i])), value=9.0) for i in images]
+            ),
+            "patch_coord": torch.stack(
+                [nn.functional.pad(places[i], (0, 0, 0, padding - len(places[i]))) for i in images]
+            ),
+            "patch_valid": torch.stack([torch.arange(padding) < len(patches[i]) for i in images]),
+        }
+
+    with torch.no_grad():
+        alone = torch.cat([model(batch([i], len(patches[i]))) for i in range(3)])
+        together = batch(range(3), 16)
+        torch.testing.assert_close(model(together), alone, rtol=0, atol=1e-9 * alone.std().item())
+        unmasked = model({**together, "patch_valid": torch.ones(3, 16, dtype=torch.bool)})
+    assert (unmasked - alone).abs().max() > 0.01 * alone.std()
+
+
+def test_mechanism_that_can_hide_no_patch_refuses_those_of_naflex():
+    model = exchange(host_of("naflex"), "fnet")
+    patches, places = torch.randn(1, 4, 192), torch.zeros(1, 4, 2, dtype=torch.int64)
+    with pytest.raises(ValueError, match="FNet transforms all tokens together and cannot hide one"):
+        model(patches, patch_coord=places, patch_valid=torch.tensor([[True, True, True, False]]))

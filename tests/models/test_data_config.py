@@ -43,6 +43,10 @@ def test_of_a_model_that_timm_knows(name, size, mean, crop_pct):
     assert found["interpolation"] == "bicubic"
 
 
+def test_crop_mode_is_that_of_the_weights():
+    assert data_config("fastervit_4_21k_224")["crop_mode"] == "squash"
+
+
 def test_overlay_replaces_values():
     found = data_config("vit_small_patch16_224", {"mean": (0, 0, 0), "input_size": (3, 96, 128)})
     assert (found["mean"], found["std"], found["img_size"]) == ([0, 0, 0], [0.5, 0.5, 0.5], [96, 128])
@@ -55,7 +59,7 @@ def test_wrong_tag_is_answered_with_those_that_exist():
 
 def test_of_a_folder_which_also_builds_and_keeps_its_weights(folder):
     name, model = folder
-    assert data_config(name) == {**DATA, "img_size": 32}
+    assert data_config(name) == {**DATA, "img_size": 32, "crop_mode": "center"}
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(build(name, 32, 5, pretrained=True).eval()(images), model(images))
     softmax = build(name, 32, 5, "softmax", pretrained=True).eval()
@@ -101,6 +105,6 @@ def test_files_in_the_cache_need_no_hub(monkeypatch, folder):
     monkeypatch.setattr("fvit.models.hub.get_hf_file_metadata", fail)
     monkeypatch.setattr("fvit.models.hub.try_to_load_from_cache", lambda *args, **options: path)
     monkeypatch.setattr("timm.models._hub.hf_hub_download", lambda repo_id, filename, **options: f"{path}/{filename}")
-    assert data_config("hf-hub:owner/name") == {**DATA, "img_size": 32}
+    assert data_config("hf-hub:owner/name") == {**DATA, "img_size": 32, "crop_mode": "center"}
     images = torch.randn(1, 3, 32, 32)
     assert torch.equal(build("hf-hub:owner/name", 32, 5, pretrained=True).eval()(images), folder[1](images))

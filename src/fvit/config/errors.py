@@ -20,7 +20,13 @@ _LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm"
 _WITH_RUN_DIR = ("train", "eval", "cascade", "bench")
 
 # Packages whose names differ from those of their modules.
-_PACKAGE_OF = {"PIL": "pillow", "dotenv": "python-dotenv", "hydra": "hydra-core", "sklearn": "scikit-learn"}
+_PACKAGE_OF = {
+    "PIL": "pillow",
+    "dotenv": "python-dotenv",
+    "hydra": "hydra-core",
+    "open_clip": "open_clip_torch",
+    "sklearn": "scikit-learn",
+}
 # What needs less memory, by command.
 _SMALLER = {
     "train": "micro_batch_size=N with fewer images than now at a time, which changes no result but that of batch "

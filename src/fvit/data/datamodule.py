@@ -29,6 +29,7 @@ from fvit.data.transforms.batch import BatchTransform
 from fvit.data.transforms.draws import Draw
 from fvit.data.transforms.five_crop import FiveCrop
 from fvit.data.transforms.image import EvalTransform, TrainTransform
+from fvit.data.transforms.naflex import NaFlexBatchTransform, NaFlexEval, NaFlexTrain
 from fvit.data.workers import PREFETCH_FACTOR, choose_workers, warn_of_shared_memory
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,10 @@ class ImageDataModule(LightningDataModule):
         decoder: see `fvit.data.formats.decode.choose`.
         skip_limit: number of damaged images per epoch and rank that are skipped.
         resident: keep all images on the device, and crop and flip there; for small images of one size.
+        crop_mode: of `EvalTransform`.
+        naflex: for timm's NaFlexVit, the side of a patch in pixels: images keep their aspect ratio, uncropped in
+            validation, and become padded sequences of as many patches as `img_size` has
+            (`fvit.data.transforms.naflex`).
         eval_crops: 5 evaluates four corners and the centre, below each other in one image (`FiveCrop`); 1 the centre.
 
     Attributes:
@@ -90,6 +95,8 @@ class ImageDataModule(LightningDataModule):
         resident: bool = False,
         prefetch_factor: int | None = None,
         eval_crops: int = 1,
+        crop_mode: str = "center",
+        naflex: int | None = None,
         size_schedule: Sequence[int] | None = None,
         **source: Any,
     ) -> None:
@@ -102,11 +109,15 @@ class ImageDataModule(LightningDataModule):
         self._train_transforms = {
             side: self._build_train_transform(side) for side in size_schedule or [to_2tuple(img_size)]
         }
-        self.batch_transform = BatchTransform(
+        kind = NaFlexBatchTransform if naflex else BatchTransform
+        self.batch_transform = kind(
             len(self.classes), mean, std, self.augment.get("mixup", {}), self.augment.get("erasing", {}), seed
         )
         if self.batch_transform.mixup is not None and batch_size % 2:
             raise ValueError(f"mixup and cutmix pair images and need an even batch on each device, not {batch_size}")
+        if naflex and (resident or eval_crops > 1):
+            other = "data.resident=true keeps" if resident else "five crops are"
+            raise ValueError(f"{other} images of one shape, and those of data.naflex={naflex} differ: leave one out")
         if resident and size_schedule and not isinstance(self._train_transforms[size_schedule[0]], TrainTransform):
             raise ValueError("data.size_schedule resizes crops: with data.resident=true it needs augment=light")
         self.faults = FaultLog(skip_limit)
@@ -149,7 +160,11 @@ class ImageDataModule(LightningDataModule):
 
     def facts(self) -> list[tuple[str, str]]:
         """Names and values for the summary that is printed before training."""
-        return [("image sizes", str(self.schedule))] if self.schedule else []
+        facts = [("image sizes", str(self.schedule))] if self.schedule else []
+        if patch := self.hparams.naflex:
+            most = math.prod(to_2tuple(self.hparams.img_size)) // patch**2
+            facts.append(("patches", f"at most {most} of {patch} px per image, which keeps its aspect ratio"))
+        return facts
 
     def train_dataloader(self) -> DataLoader:
         images, layout = self.source.train, self.batch_layout
@@ -330,13 +345,19 @@ class ImageDataModule(LightningDataModule):
         hp = self.hparams
         options = {"no_aug": True, **self.augment.get("transform", {})}
         if options.pop("no_aug"):
+            if hp.naflex:
+                return NaFlexEval(self.decoder, size, hp.naflex, hp.interpolation)
             return EvalTransform(self.decoder, size, 1.0, hp.interpolation)
-        return TrainTransform(self.decoder, size, interpolation=hp.interpolation, mean=hp.mean, **options)
+        kind = partial(NaFlexTrain, patch_size=hp.naflex) if hp.naflex else TrainTransform
+        return kind(self.decoder, size, interpolation=hp.interpolation, mean=hp.mean, **options)
 
     def _eval_set(self, split: str) -> ImageDataset:
         hp = self.hparams
-        kind = FiveCrop if hp.eval_crops == 5 else EvalTransform
-        transform = kind(self.decoder, hp.img_size, hp.crop_pct, hp.interpolation)
+        if hp.naflex:
+            transform = NaFlexEval(self.decoder, hp.img_size, hp.naflex, hp.interpolation)
+        else:
+            kind = FiveCrop if hp.eval_crops == 5 else EvalTransform
+            transform = kind(self.decoder, hp.img_size, hp.crop_pct, hp.interpolation, hp.crop_mode)
         return ImageDataset(self.source.splits[split], transform, hp.seed, replace=False)
 
     def _keep(self, split: str, images: Images, transform: Transform) -> ResidentDataset:

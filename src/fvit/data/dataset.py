@@ -26,7 +26,7 @@ _GROUP_SIGNALS = {signal.SIGTERM, signal.SIGUSR1} if hasattr(signal, "sigwaitinf
 
 
 class Sample(NamedTuple):
-    """One image, uint8 [H, W, 3], and its label; the pixels are None if it could not be read."""
+    """One image, uint8 [H, W, 3] or patches [N, 3 P² + 3], and its label; without pixels if it could not be read."""
 
     pixels: Tensor | None
     label: int
@@ -37,7 +37,7 @@ class Sample(NamedTuple):
 class Batch(NamedTuple):
     """A batch on its way from the loader to the device."""
 
-    images: Tensor  # uint8 [B, H, W, 3]
+    images: Tensor  # uint8 [B, H, W, 3], or patches [B, N, 3 P² + 3]
     labels: Tensor  # int64 [B]
     epochs: Tensor  # int64 [B]
     positions: Tensor  # int64 [B], in the epoch

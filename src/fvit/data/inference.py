@@ -137,7 +137,13 @@ def inference_batches(
     With five `crops` an image is that of `FiveCrop`.
     """
     kind = FiveCrop if crops == 5 else EvalTransform
-    transform = kind(decode.choose(), trained["img_size"], trained["crop_pct"], trained["interpolation"])
+    transform = kind(
+        decode.choose(),
+        trained["img_size"],
+        trained["crop_pct"],
+        trained["interpolation"],
+        trained.get("crop_mode", "center"),  # checkpoints of earlier versions do not have it
+    )
     normalise = BatchTransform(0, trained["mean"], trained["std"], {}, {}, seed=0)
     if num_workers is None:
         num_workers = usable_cores() if len(images) > _MIN_BATCHES_FOR_WORKERS * batch_size else 0

@@ -18,10 +18,13 @@ from fvit.attention import Mechanism
 from fvit.attention.base import Size
 from fvit.attention.fixed_length import FixedLength, TokenLayout, resample_tokens
 from fvit.attention.tables import LayoutTables
+from fvit.models.naflex import unpack
 
 
 def forward_any_size(model: nn.Module, images: Tensor) -> Tensor:
     """``model(images)``, also for images [B, 3, H, W] that are not of the size that the model was built for.
+
+    Images [B, N, 3 P² + 3] are padded patches for NaFlexVit.
 
     In timm's VisionTransformers, the position embedding and the parameters of `FixedLength` mechanisms are resampled
     to the grid of the images, as `set_input_size` would, but differentiably: their gradients reach the weights for the
@@ -30,6 +33,8 @@ def forward_any_size(model: nn.Module, images: Tensor) -> Tensor:
     Raises:
         ValueError: the images do not divide into patches.
     """
+    if images.ndim == 3:
+        return model(unpack(images))
     size, patches = tuple(images.shape[-2:]), getattr(model, "patch_embed", None)
     if not isinstance(model, VisionTransformer) or not isinstance(patches, PatchEmbed) or model.dynamic_img_size:
         return model(images)

@@ -19,8 +19,8 @@ def data_config(name: str, overlay: Mapping[str, Any] | None = None) -> dict[str
         overlay: values that replace those of timm's `pretrained_cfg`, under its names (``mean``, ``input_size``, …).
 
     Returns:
-        ``img_size`` (the side of a square in pixels, or height and width), ``crop_pct``, ``interpolation``, ``mean``
-        and ``std``, as plain numbers, strings and lists.
+        ``img_size`` (the side of a square in pixels, or height and width), ``crop_pct``, ``crop_mode``,
+        ``interpolation``, ``mean`` and ``std``, as plain numbers, strings and lists.
 
     Raises:
         ValueError: there is no such model, or it is on a hub that cannot be reached.
@@ -30,6 +30,7 @@ def data_config(name: str, overlay: Mapping[str, Any] | None = None) -> dict[str
     return {
         "img_size": height if height == width else [height, width],
         "crop_pct": config["crop_pct"],
+        "crop_mode": config["crop_mode"],
         # timm's "random" is one of the last two, per image.
         "interpolation": config["interpolation"] if config["interpolation"] in _INTERPOLATIONS else "bicubic",
         "mean": list(config["mean"]),

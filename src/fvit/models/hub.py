@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import timm
@@ -45,28 +46,32 @@ def source_of(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
 
 
 @contextmanager
-def impatient() -> Iterator[None]:
+def impatient(library: ModuleType = _hub) -> Iterator[None]:
     """In its body, timm fetches from the hub what is in the cache or on a hub that answers, and tries nothing else.
 
     timm has no option for it, and the hub's client repeats a first request for more than a minute.
 
+    Args:
+        library: the module with the `hf_hub_download` of another library than timm.
+
     Raises:
         ConnectionError: in its body, where a file is neither; the message is one line.
     """
-    fetch = _hub.hf_hub_download
+    fetch = library.hf_hub_download
 
     def fetch_if_reachable(repo_id: str, filename: str, **options: Any) -> str:
-        _check_reachable(repo_id, filename, options.get("revision"))
+        check_reachable(repo_id, filename, options.get("revision"))
         return fetch(repo_id, filename=filename, **options)
 
-    _hub.hf_hub_download = fetch_if_reachable
+    library.hf_hub_download = fetch_if_reachable
     try:
         yield
     finally:
-        _hub.hf_hub_download = fetch
+        library.hf_hub_download = fetch
 
 
-def _check_reachable(repository: str, filename: str, revision: str | None) -> None:
+def check_reachable(repository: str, filename: str, revision: str | None = None) -> None:
+    """Raise ConnectionError if a file is not in the cache and the hub does not answer."""
     if isinstance(try_to_load_from_cache(repository, filename, revision=revision), str):
         return
     try:

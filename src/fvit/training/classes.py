@@ -26,7 +26,7 @@ def counterparts(classes: Sequence[str], outputs: Sequence[str]) -> list[int | N
     (tench; "tench, Tinca tinca").
     """
     names, known = ([unicodedata.normalize("NFC", name) for name in each] for each in (classes, outputs))
-    if not set(names) <= set(known) and (synsets := {match[1] for name in names + known if (match := _synset(name))}):
+    if not set(names) <= set(known) and (synsets := {synset for name in names + known if (synset := wordnet_id(name))}):
         words = _synsets_by_words(synsets)
         names, known = ([_identify(name, words) for name in each] for each in (names, known))
     index, times, asked = {name: place for place, name in enumerate(known)}, Counter(known), Counter(names)
@@ -137,13 +137,14 @@ def abbreviate(names: Iterable[str], most: int = 8) -> str:
     return ", ".join(listed[:most]) + (", …" if len(listed) > most else "")
 
 
-def _synset(name: str) -> re.Match[str] | None:
-    return _SYNSET.fullmatch(name)
+def wordnet_id(name: str) -> str | None:
+    """That with which a name begins, if it does."""
+    return found[1] if (found := _SYNSET.fullmatch(name)) else None
 
 
 def _identify(name: str, synsets: dict[str, str]) -> str:
     """The WordNet ID of a name, if it has one, else the name."""
-    return found[1] if (found := _synset(name)) else synsets.get(_plain(name), name)
+    return wordnet_id(name) or synsets.get(_plain(name), name)
 
 
 def _synsets_by_words(synsets: set[str]) -> dict[str, str]:

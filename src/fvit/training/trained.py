@@ -30,7 +30,11 @@ class Trained(NamedTuple):
 
 
 def open_trained(
-    ckpt_path: str | None, pretrained: str | None, img_size: int | Sequence[int] | None = None, headless: bool = False
+    ckpt_path: str | None,
+    pretrained: str | None,
+    img_size: int | Sequence[int] | None = None,
+    headless: bool = False,
+    naflex: bool = False,
 ) -> Trained:
     """The model of a checkpoint or run directory, or a model with published weights; one of them is None.
 
@@ -38,14 +42,15 @@ def open_trained(
         ckpt_path, pretrained: see `from_checkpoint` and `from_timm`.
         img_size: of the images in pixels, the side or height and width; None for that of training.
         headless: accept published weights without a classifier.
+        naflex: accept a model that was trained with ``data.naflex``.
     """
     if ckpt_path is None:
         return from_timm(pretrained, img_size, headless)
-    return from_checkpoint(checkpoint.find(ckpt_path), img_size)
+    return from_checkpoint(checkpoint.find(ckpt_path), img_size, naflex)
 
 
-def from_checkpoint(path: Path, img_size: int | Sequence[int] | None = None) -> Trained:
-    """The model of a checkpoint of fvit.
+def from_checkpoint(path: Path, img_size: int | Sequence[int] | None = None, naflex: bool = False) -> Trained:
+    """The model of a checkpoint of fvit; with `naflex` also one that was trained with ``data.naflex``.
 
     Raises:
         ValueError: the file is damaged, or no checkpoint of fvit, or of a model that takes no images of this size.
@@ -54,6 +59,11 @@ def from_checkpoint(path: Path, img_size: int | Sequence[int] | None = None) -> 
     data = content.get("datamodule_hyper_parameters")
     if data is None:
         raise ValueError(f"{path} does not say how its images were prepared: it was not trained on fvit's data")
+    if data.get("naflex") and not naflex:
+        raise ValueError(
+            f"{path} was trained with data.naflex={data['naflex']}: only fvit-train and, without probe and tta, "
+            "fvit-eval prepare such images"
+        )
     if img_size is not None:
         data = {**data, "img_size": img_size}
     held_out = content.get("ImageDataModule", {}).get("records", "")

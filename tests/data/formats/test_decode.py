@@ -72,11 +72,13 @@ def test_shorter_side_of_evaluation_is_that_of_timm(size, crop_pct):
     assert EvalTransform(Decoder("pil"), size, crop_pct).least[0] == resized.size == math.floor(size / crop_pct)
 
 
-@pytest.mark.parametrize("size", [(96, 64), (64, 96), (40, 200)])
+@pytest.mark.parametrize("mode", ["center", "squash"])
+@pytest.mark.parametrize("size", [(96, 64), (64, 96), (40, 200), (96, 96)])
 @pytest.mark.parametrize("name", ["progressive", "progressive 4:4:4"])
-def test_evaluation_with_another_height_than_width_matches_timm(name, size):
-    expected = Compose(create_transform(size, crop_pct=0.9, interpolation="bicubic").transforms[:2])
-    found = EvalTransform(choose("pil"), size, 0.9)(specimen(name))
+def test_evaluation_of_any_shape_matches_timm(name, size, mode):
+    options = {"crop_pct": 0.9, "crop_mode": mode, "interpolation": "bicubic"}
+    expected = Compose(create_transform(size, **options).transforms[:2])
+    found = EvalTransform(choose("pil"), size, 0.9, crop_mode=mode)(specimen(name))
     assert_same_picture(found, expected(read_by_pil(specimen(name))))
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from fvit.config.schemas.fields import (
     Augmentation,
@@ -15,6 +15,7 @@ from fvit.config.schemas.fields import (
     Positive,
     PositiveFraction,
     Strict,
+    Text,
 )
 from fvit.config.schemas.hardware import Hardware
 from fvit.config.schemas.probe import Knn, Linear
@@ -54,12 +55,34 @@ class SizedData(EvalData):
     img_size: ImgSize | None
 
 
+def _template(text: str) -> str:
+    if text.count("{}") != 1 or any(brace in text.replace("{}", "") for brace in "{}"):
+        raise ValueError(f"templates: {text!r} must contain {{}} once, for the name of a class: 'a photo of a {{}}.'")
+    return text
+
+
 class Eval(OneModel, Evaluation):
     data: SizedData
+    zero_shot: Text | None
+    templates: Annotated[list[Annotated[str, AfterValidator(_template)]], Field(min_length=1)] | None
     split: Literal["val", "test"]
     tta: Augmentation | None
     tiny: str | None
     probe: Annotated[Knn | Linear, Field(discriminator="name")] | None
+
+    def check_one_model(self) -> None:
+        """With zero_shot, pretrained names the weights of that model."""
+        if self.zero_shot is None:
+            super().check_one_model()
+            if self.templates is not None:
+                raise ValueError("templates has no effect without zero_shot=MODEL: leave it out")
+            return
+        idle = {"ckpt_path": self.ckpt_path, "probe": self.probe and self.probe.name}
+        if ":" in self.zero_shot:  # a hub or a folder, which has its weights
+            idle["pretrained"] = self.pretrained
+        for key, value in idle.items():
+            if value is not None:
+                raise ValueError(f"{key}={value} has no effect with zero_shot={self.zero_shot}: leave one of them out")
 
     @model_validator(mode="after")
     def _probe_runs_plainly(self) -> "Eval":

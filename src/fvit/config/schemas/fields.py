@@ -54,6 +54,11 @@ class OneModel(Strict):
 
     @model_validator(mode="after")
     def _is_given(self) -> "OneModel":
+        self.check_one_model()
+        return self
+
+    def check_one_model(self) -> None:
+        """Raise ValueError unless one is given."""
         if self.ckpt_path is None and self.pretrained is None:
             raise ValueError(
                 "ckpt_path must be given: ckpt_path=… (a checkpoint or run directory), or pretrained=… (of timm)"
@@ -62,7 +67,6 @@ class OneModel(Strict):
             raise ValueError(
                 f"pretrained={self.pretrained} has no effect with ckpt_path={self.ckpt_path}: leave one of them out"
             )
-        return self
 
 
 class Wandb(Open):

@@ -119,6 +119,7 @@ class Data(Open):
     name: str
     img_size: ImgSize
     size_schedule: Annotated[list[Positive], Field(min_length=1)] | None = None
+    naflex: Positive | None = None
     crop_pct: PositiveFraction
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
     mean: tuple[float, float, float]
@@ -235,6 +236,12 @@ class Train(Hardware):
                 "distillation.attention.inputs=teacher compares attentions at data.img_size: set data.size_schedule="
                 "null, or inputs=student"
             )
+        if self.data.naflex is not None and self.distillation is not None:
+            raise ValueError(
+                f"data.naflex={self.data.naflex} cannot be combined with distillation: leave one of them out"
+            )
+        if self.data.naflex is not None and self.logger.wandb is not None and self.logger.wandb.media:
+            raise ValueError("logger.wandb.media draws images of one shape: with data.naflex set logger.wandb.media=0")
         mixup = self.data.augment.mixup
         if mixup.off_epochs and not mixup.mixup_alpha + mixup.cutmix_alpha:
             raise ValueError("data.augment.mixup.off_epochs has no effect without mixup_alpha or cutmix_alpha")

@@ -74,11 +74,19 @@ class TrainTransform:
 
     def __call__(self, data: bytes | np.ndarray, rng: random.Random) -> Tensor:
         """Map an encoded image to uint8 [H, W, 3]."""
-        crop = self.decoder(data, partial(random_box, scale=self.scale, ratio=self.ratio, rng=rng))
-        pixels = resize(crop, *self.img_size, self.interpolation)
+        crop = self.decoder(data, partial(self.box, rng=rng))
+        pixels = resize(crop, *self.size(*crop.shape[:2]), self.interpolation)
         if rng.random() < self.hflip:
             pixels = pixels.flip(1)
         return pixels if self.augmentations is None else self.augment(pixels, rng)
+
+    def box(self, width: int, height: int, rng: random.Random) -> Box:
+        """The crop of an image of this size."""
+        return random_box(width, height, self.scale, self.ratio, rng)
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width to which a crop of this shape is resized."""
+        return self.img_size
 
     def augment(self, pixels: Tensor, rng: random.Random) -> Tensor:
         """Only timm's augmentations, on uint8 [H, W, 3]."""
@@ -90,7 +98,12 @@ class TrainTransform:
 class EvalTransform:
     """Resize and centre crop, for validation; the crop keeps `crop_pct` of the side that is shorter relative to it.
 
-    `img_size` is the side of the crop, if that is a square, or its height and width.
+    `img_size` is the side of the crop, if that is a square, or its height and width. With the `crop_mode` ``squash``
+    instead of ``center``, as in timm, the image does not keep its aspect ratio, and the crop keeps `crop_pct` of both
+    sides.
+
+    Raises:
+        ValueError: there is no such `crop_mode`.
     """
 
     def __init__(
@@ -99,8 +112,12 @@ class EvalTransform:
         img_size: int | Sequence[int],
         crop_pct: float = 0.875,
         interpolation: str = "bicubic",
+        crop_mode: str = "center",
     ) -> None:
+        if crop_mode not in ("center", "squash"):
+            raise ValueError(f"crop_mode={crop_mode} cannot be computed here; known: center, squash")
         self.decoder, self.img_size, self.interpolation = decoder, to_2tuple(img_size), interpolation
+        self.squash = crop_mode == "squash"
         self.least = tuple(math.floor(side / crop_pct) for side in self.img_size)
 
     def __call__(self, data: bytes | np.ndarray, rng: random.Random | None = None) -> Tensor:
@@ -113,10 +130,12 @@ class EvalTransform:
     def resized(self, data: bytes | np.ndarray) -> Tensor:
         """The whole image, uint8 [height, width, 3]."""
         pixels = self.decoder(data)  # in full: a crop decode would shift the resampling grid
-        return resize(pixels, *self._covering(*pixels.shape[:2]), self.interpolation)
+        return resize(pixels, *self.size(*pixels.shape[:2]), self.interpolation)
 
-    def _covering(self, height: int, width: int) -> tuple[int, int]:
+    def size(self, height: int, width: int) -> tuple[int, int]:
         """The size of an image of this shape that just covers `least`: rounded as in torchvision, or in timm."""
+        if self.squash:
+            return self.least
         rows, columns = self.least
         rounded = int if rows == columns else round
         if height * columns > width * rows:

@@ -19,7 +19,7 @@ class PictureTransform:
     """Resizes, crops and normalises a picture as validation does.
 
     Args:
-        img_size, crop_pct, interpolation, mean, std: as in `fvit.data.ImageDataModule`.
+        img_size, crop_pct, interpolation, mean, std, crop_mode: as in `fvit.data.ImageDataModule`.
     """
 
     def __init__(
@@ -29,8 +29,9 @@ class PictureTransform:
         interpolation: str,
         mean: Sequence[float],
         std: Sequence[float],
+        crop_mode: str = "center",
     ) -> None:
-        self._resize = EvalTransform(decode.choose(), img_size, crop_pct, interpolation)
+        self._resize = EvalTransform(decode.choose(), img_size, crop_pct, interpolation, crop_mode)
         self._normalise = BatchTransform(0, mean, std, {}, {}, seed=0)
 
     def __call__(self, picture: str | Path | bytes | Image.Image | np.ndarray) -> Tensor:
