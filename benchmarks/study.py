@@ -4,9 +4,10 @@
     python benchmarks/study.py lookup                             # tasks that only mixing of tokens solves
     python benchmarks/study.py pointer
     python benchmarks/study.py cifar10 --only softmax additive --hours 2 data.root=DIR
+    python benchmarks/study.py cifar10 --only softmax identity data.root=DIR trainer.max_epochs=8    # twice as long
 
 Trains `experiment=study_cifar10` or `study_relations` by `fvit-train -m`: each contender first at three learning rates
-(1e-3, 2e-3, and half of the one or twice the other, whichever was better), with an eighth of the epochs (relations:
+(1e-3, 2e-3, and half of the one or twice the other, whichever was better), with a quarter of the epochs (relations:
 all) and a seed of its own, then at the best of them with all epochs and seeds 0, 1, 2 (3 and 4 for some), seed by seed,
 so that results are balanced whenever it stops. A finished run is a line of docs/study/NAME.csv and is not run again,
 on this machine or another; an interrupted one resumes from its checkpoint in --folder. Further arguments are overrides
@@ -36,7 +37,7 @@ STUDIES = {
     "pointer": ["experiment=study_relations"],
 }
 # What a relation needs is learned suddenly, perhaps late.
-SEARCH_SHARE = {"cifar10": 8, "lookup": 1, "pointer": 1}
+SEARCH_SHARE = {"cifar10": 4, "lookup": 1, "pointer": 1}
 PLUS = "attention=additive_plus"
 SQUARES = {"cifar10": 9, "lookup": 4, "pointer": 4}
 """Regions of additive_plus and blocks of mhla, each of 2×2 patches."""
@@ -158,10 +159,12 @@ class Study:
         """Train with all epochs at the best rate of the search."""
         best = self.best_rate(name)
         if best is not None and not self.lines(name, seed):
-            self.sweep(name, f"seed{seed}", f"optimizer.lr={best:g}", f"seed={seed}", epochs=self.epochs)
+            self.sweep(
+                name, f"{self.epochs}_epochs_{seed}", f"optimizer.lr={best:g}", f"seed={seed}", epochs=self.epochs
+            )
 
     def lines(self, name: str, seed: int, rate: float | None = None) -> list[dict[str, str]]:
-        """The finished runs of a contender with this seed, and this learning rate."""
+        """The finished runs of a contender with this seed, these epochs (but in the search), and this learning rate."""
         if not self.file.is_file():
             return []
         with self.file.open(encoding="utf-8", newline="") as file:
@@ -169,6 +172,7 @@ class Study:
                 line
                 for line in csv.DictReader(file)
                 if (line["contender"], int(line["seed"])) == (name, seed)
+                and (seed == SEARCH_SEED or int(line["epochs"]) == self.epochs)
                 and rate in (None, float(line["lr"]))
                 and self.counts(line)
             ]

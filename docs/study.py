@@ -5,7 +5,7 @@ import math
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,6 +14,8 @@ from scipy.stats import spearmanr, t
 DOCS = Path(__file__).resolve().parent
 BASELINE = "softmax"
 SEARCH_SEED = "1000"
+EPOCHS = {"cifar10": "4", "lookup": "6", "pointer": "20"}
+"""Of conf/experiment and benchmarks/study.py; other runs are longer."""
 TASKS = {"cifar10": "CIFAR-10", "lookup": "Lookup (chance 25 %)", "pointer": "Pointer (chance 25 %)"}
 
 Line = dict[str, str]
@@ -24,20 +26,30 @@ def main() -> None:
     plt.rcParams["svg.hashsalt"] = "fvit"
     page = DOCS / "study.md"
     text = page.read_text(encoding="utf-8")
-    studies = {name: read(DOCS / "study" / f"{name}.csv") for name in TASKS}
-    for name, lines in studies.items():
-        for match in ("macs", "shape"):
-            content = "Not run yet.\n"
-            if chosen := by_contender(lines, match):
-                picture = DOCS / f"study_{name}_{match}.svg"
-                shown = draw_curves(chosen, picture) if match == "macs" else draw_cost(chosen, picture)
-                content = f"{render(chosen)}\n![{shown}]({picture.name})\n"
-            text = replaced(text, f"{name} {match}", content)
-        text = replaced(text, f"{name} search", render_search(searches(lines)))
-    results = {name: found for name, lines in studies.items() if (found := by_contender(lines, "macs"))}
-    if results:
-        draw_overview(results, DOCS / "study.svg")
+    at_equal_macs = {}
+    for name in TASKS:
+        lines = read(DOCS / "study" / f"{name}.csv")
+        usual = [line for line in lines if line["epochs"] == EPOCHS[name]]
+        if equal_macs := by_contender(usual, "macs"):
+            at_equal_macs[name] = equal_macs
+        shown = {
+            "macs": section(equal_macs, draw_curves, DOCS / f"study_{name}_macs.svg"),
+            "shape": section(by_contender(usual, "shape"), draw_cost, DOCS / f"study_{name}_shape.svg"),
+            "longer": section(by_contender([line for line in lines if line not in usual], "macs")),
+            "search": render_search(searches(lines)),
+        }
+        for part, content in shown.items():
+            text = replaced(text, f"{name} {part}", content)
+    if at_equal_macs:
+        draw_overview(at_equal_macs, DOCS / "study.svg")
     page.write_text(text, encoding="utf-8")
+
+
+def section(contenders: dict[str, list[Line]], draw: Callable | None = None, picture: Path | None = None) -> str:
+    """A table, and a picture with the caption that `draw` returns."""
+    if not contenders:
+        return "Not run yet.\n"
+    return render(contenders) + (f"\n![{draw(contenders, picture)}]({picture.name})\n" if draw else "")
 
 
 def read(results: Path) -> list[Line]:

@@ -13,7 +13,19 @@ from scipy.stats import ttest_rel
 from tests.scripts import load as load_docs
 from tests.test_benchmarks import load
 
-FIELDS = ("contender", "match", "seed", "lr", "width", "acc1", "acc1_by_epoch", "params", "macs", "images_per_s")
+FIELDS = (
+    "contender",
+    "match",
+    "seed",
+    "lr",
+    "epochs",
+    "width",
+    "acc1",
+    "acc1_by_epoch",
+    "params",
+    "macs",
+    "images_per_s",
+)
 
 
 @pytest.fixture
@@ -23,8 +35,8 @@ def study(monkeypatch, tmp_path):
     return script
 
 
-def results(name, seed, acc1, halfway=0.3, match="macs", width=64):
-    values = (name, match, seed, "0.001", width, acc1, f"{halfway} {acc1}", 200_000, 7_000_000, 500)
+def results(name, seed, acc1, halfway=0.3, match="macs", width=64, epochs=4):
+    values = (name, match, seed, "0.001", epochs, width, acc1, f"{halfway} {acc1}", 200_000, 7_000_000, 500)
     return {field: str(value) for field, value in zip(FIELDS, values, strict=True)}
 
 
@@ -57,13 +69,13 @@ def test_runs_of_unchanged_width_count_for_both_axes(study, tmp_path):
 def test_page_has_a_table_and_a_picture_for_each_axis(tmp_path, monkeypatch):
     page = load_docs("study")
     monkeypatch.setattr(page, "DOCS", tmp_path)
-    parts = ("cifar10 macs", "cifar10 shape", "cifar10 search", "lookup macs")
+    parts = ("cifar10 macs", "cifar10 shape", "cifar10 longer", "cifar10 search", "lookup macs")
     text = "".join(f"<!-- {part}: written by `make study` -->\n<!-- /{part} -->\n" for part in parts)
     (tmp_path / "study.md").write_text(text, encoding="utf-8")
     (tmp_path / "study").mkdir()
     means = {"softmax": 0.5, "additive": 0.4, "pool": 0.3}
     lines = [results(name, seed, means[name] + seed / 100, means[name]) for name in means for seed in (0, 1, 1000)]
-    lines += [results("additive", 0, 0.45, match="shape")]
+    lines += [results("additive", 0, 0.45, match="shape"), results("pool", 0, 0.65, epochs=8)]
     with (tmp_path / "study" / "cifar10.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, FIELDS)
         writer.writeheader()
@@ -75,6 +87,7 @@ def test_page_has_a_table_and_a_picture_for_each_axis(tmp_path, monkeypatch):
     assert all("additive" in (tmp_path / name).read_text(encoding="utf-8") for name in [*shown, "study.svg"])
     assert text.count("| softmax | 2 | 50.50 ± 6.35 |") == 2
     assert text.count("Not run yet.") == 1
+    assert text.count("| 65.00 |") == 1
     page.main()
     assert (tmp_path / "study.md").read_text(encoding="utf-8") == text
 
@@ -96,6 +109,8 @@ def test_learning_rates_are_searched_beyond_the_better_of_two(study, monkeypatch
     monkeypatch.setattr(job, "sweep", sweep)
     job.search("softmax")
     job.search("softmax")
+    job.keep([results("softmax", 0, 0.6, epochs=4)])
+    assert not job.lines("softmax", 0)  # half as long as this study's
     assert swept == [["0.001", "0.002"], tried]
 
 
