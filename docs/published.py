@@ -17,13 +17,13 @@ from fvit.cost import count
 from fvit.cost.published import SOURCES, Published, published
 
 DOCS = Path(__file__).resolve().parent
-BASELINES = ("timm", "ViP", "CAS-ViT", "CrossFormer++", "FasterViT")
+BASELINES = ("timm", "ViP", "CAS-ViT", "CrossFormer++", "FasterViT", "ViT-5")
 """Sources of the rows of docs/baselines.md."""
 FAMILIES = {
     **{name: f"{name}_" for name in ("convmixer", "convnextv2", "efficientformerv2", "fastvit")},
     **{name: f"{name}_" for name in ("mobilevitv2", "swiftformer")},
     "clip_vit": "vit_",
-    **{name: name for name in ("vip", "casvit", "crossformerpp", "fastervit")},
+    **{name: name for name in ("vip", "casvit", "crossformerpp", "fastervit", "vit5")},
 }
 """The tables of docs/baselines.md, and how timm's names of their models start."""
 HEAD = [

@@ -14,6 +14,7 @@ from fvit.cost import count
 from fvit.cost.published import published
 from fvit.models import attention_spec, build
 from fvit.models.backbones.hierarchical import LogOffsetBias, PositionEmbedding
+from fvit.models.hosts import sites
 from fvit.train import train
 from tests.scripts import DOCS, load
 
@@ -21,8 +22,11 @@ PAGE = (DOCS / "baselines.md").read_text(encoding="utf-8")
 NORMS = {nn.BatchNorm2d: 2, nn.LayerNorm: 5, nn.GroupNorm: 5}
 """MACs that others count per normalised element."""
 
-# Printed otherwise than the authors' code builds them, or with branches folded; the page says so.
-PRINTED_OTHERWISE = ("fastervit_4", "fastervit_5", "fastervit_6", "fastvit_mci3", "fastvit_mci4")
+# Printed otherwise than the authors' code builds them, with branches folded, or for another size; the page says so.
+PRINTED_OTHERWISE = (
+    *("fastervit_4", "fastervit_5", "fastervit_6", "fastvit_mci3", "fastvit_mci4"),
+    "vit5_large_patch16_384",
+)
 BY_AUTHORS_CODE = {"crossformerpp_s": 4.39, "crossformerpp_b": 9.50, "crossformerpp_l": 16.57, "crossformerpp_h": 21.59}
 
 SMALLEST = {
@@ -33,6 +37,7 @@ SMALLEST = {
     "mobilevitv2": "mobilevitv2_100",
     "swiftformer": "swiftformer_xs",
     "clip_vit": "vit_base_patch16_clip_224",
+    "vit5": "vit5_small_patch16_224",
     **{name: name for name in ("vip_small7", "casvit_xs", "casvit_s", "crossformerpp_s", "fastervit_0")},
 }
 """Options of the group `model` that build a small model of each family, and timm's names."""
@@ -178,12 +183,16 @@ def test_trains_on_digits(compose_config, option):
     assert 0 <= train(config)["val/acc1"] <= 1
 
 
-def test_attention_of_clip_is_exchangeable(compose_config):
-    config = compose_config("model=clip_vit", "attention=additive", "model.blocks=[0,3]", "+model.depth=4")
+@pytest.mark.parametrize(
+    ("option", "own", "more"), [("clip_vit", "Attention", []), ("vit5", "EvaAttention", ["+model.qk_norm=false"])]
+)
+def test_attention_of_two_is_exchangeable(compose_config, option, own, more):
+    config = compose_config(f"model={option}", "attention=additive", "model.blocks=[0,3]", "+model.depth=4", *more)
     model, additive = build_from(config), get("additive").__name__
-    assert [type(block.attn).__name__ for block in model.blocks] == [additive, "Attention", "Attention", additive]
+    attns = [site.mechanism or site.block.attn for site in sites(model)]
+    assert [type(attn).__name__ for attn in attns] == [additive, own, own, additive]
     model(torch.randn(2, 3, 32, 32)).square().sum().backward()
-    assert model.blocks[0].attn.query_logit.grad.any()
+    assert attns[0].query_logit.grad.any()
 
 
 @pytest.mark.parametrize(
@@ -191,7 +200,7 @@ def test_attention_of_clip_is_exchangeable(compose_config):
     [
         option if option in ("convmixer", "casvit_s") else pytest.param(option, marks=pytest.mark.slow)
         for option in SMALLEST
-        if option != "clip_vit"
+        if option not in ("clip_vit", "vit5")
     ],
 )
 def test_attention_of_the_others_is_not(compose_config, option):

@@ -13,7 +13,7 @@ ROOT = Path(fvit.__file__).parent
 # A folder may import the standard library, itself, and this. Entry points, src/fvit/*.py, may import all.
 # `fvit` is the root alone, for its version and place; `fvit.cost` is the folder with all that is in it.
 MAY_IMPORT = {
-    "attention": "torch",
+    "attention": "torch natten",
     "models": "torch timm numpy safetensors huggingface_hub onnxruntime PIL fvit fvit.attention",
     "data": "torch torchvision timm lightning numpy scipy sklearn PIL simplejpeg isal "
     "fsspec aiohttp filelock pydantic pyarrow fvit.config",
@@ -32,7 +32,7 @@ MAY_IMPORT = {
 }
 
 # Imported inside functions alone: it is slow to load, and most runs go without it.
-LAZY = {"matplotlib", "wandb", "aiohttp", "plotly", "onnxruntime", "open_clip"}
+LAZY = {"matplotlib", "wandb", "aiohttp", "plotly", "onnxruntime", "open_clip", "natten"}
 
 FOLDERS = sorted({path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in ("__pycache__", "conf")})
 FILES = sorted(ROOT.rglob("*.py"))

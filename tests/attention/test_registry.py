@@ -172,7 +172,7 @@ def test_timm_does_not_take_a_partial_as_attn_layer():
 
 def test_bind_refuses_an_unknown_option_with_all_options():
     options = (
-        "dim, num_heads, qkv_bias, qk_norm, proj_bias, norm_layer, kv_heads, rotary, talking_heads, "
+        "dim, num_heads, qkv_bias, qk_norm, proj_bias, norm_layer, kv_heads, rotary, talking_heads, value_residual, "
         "attn_drop, proj_drop, conv, device, dtype"
     )
     with pytest.raises(ValueError, match=f"SoftmaxAttention has no option 'logits'; it takes: {options}"):

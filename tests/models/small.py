@@ -67,6 +67,8 @@ KINDS = {
     "eva02": ("eva02_tiny_patch14_224", SMALL),
     "eva02, split": ("eva02_base_patch14_448", SMALL),
     "dinov3": ("vit_small_patch16_dinov3", SMALL),
+    "vit5": ("vit5_small_patch16_224", SMALL),
+    "vit5, no qk-norm": ("vit5_small_patch16_224", {**SMALL, "qk_norm": False}),
     "eva, mixed rope": ("vit_small_patch16_rope_mixed_224", SMALL),
     "relpos": ("vit_relpos_small_patch16_224", SMALL),
     "relpos, class token": ("vit_relpos_base_patch16_clsgap_224", SMALL),

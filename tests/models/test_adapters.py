@@ -19,8 +19,8 @@ PAIRS = [name for name in names() if get(name).takes_pair_mask]
 
 
 def fitting(kind):
-    """A mechanism unlike softmax attention that the kind of host can take."""
-    return "relu" if kind in ("swin", "naflex, rope") else "linear"
+    """A mechanism that the kind of host can take, if possible unlike softmax attention."""
+    return {"swin": "relu", "naflex, rope": "relu", "vit5": "softmax"}.get(kind, "linear")
 
 
 @every_kind
@@ -40,7 +40,7 @@ def test_softmax_with_transferred_weights_computes_the_same(kind):
     assert all("rope" not in report.dropped for report in model.exchange_report)
 
 
-ROTARY = ["eva02", "dinov3", "eva, mixed rope", "naflex, rope"]
+ROTARY = ["eva02", "dinov3", "vit5, no qk-norm", "eva, mixed rope", "naflex, rope"]
 
 
 @pytest.mark.parametrize("kind", ROTARY)

@@ -13,7 +13,7 @@ SOURCES = {
     "(github.com/tobna/WTF-Benchmark-Dashboard, 5 July 2023), the most accurate run of each model at each size: "
     "trained on ImageNet-21k, then on ImageNet-1k",
     "MHLA": "Zhang et al., arXiv:2601.07832, table 2a",
-    "FLatten": "Han et al., arXiv:2308.00442, table 5",
+    "FLatten": "Han et al., arXiv:2308.00442, table 3",
     "SLAB": "Guo et al., arXiv:2405.11582, README of github.com/xinghaochen/SLAB",
     "InLine": "Han et al., arXiv:2412.06590, README of github.com/LeapLabTHU/InLine",
     "Agent": "Han et al., arXiv:2312.08874, README of github.com/LeapLabTHU/Agent-Attention",
@@ -31,6 +31,7 @@ SOURCES = {
     "accuracies per size (here the first); MACs as quoted by iFormer, arXiv:2501.15369",
     "CrossFormer++": "Wang et al., arXiv:2303.06908, README of github.com/cheerss/CrossFormer",
     "FasterViT": "Hatamizadeh et al., arXiv:2306.06189, README of github.com/NVlabs/FasterViT",
+    "ViT-5": "Wang et al., arXiv:2602.08071, README of github.com/wangf3014/ViT-5",
 }
 """Citations, by the name in the column `source`."""
 

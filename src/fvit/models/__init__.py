@@ -4,6 +4,7 @@ from fvit.models.backbones.casvit import CasViT
 from fvit.models.backbones.crossformerpp import CrossFormer
 from fvit.models.backbones.fastervit import FasterViT
 from fvit.models.backbones.vip import VisionPermutator
+from fvit.models.backbones.vit5 import ViT5
 from fvit.models.build import build
 from fvit.models.data_config import data_config
 from fvit.models.exchange import BlockReport, exchange, exchange_rows
@@ -22,6 +23,7 @@ __all__ = [
     "CrossFormer",
     "FViT",
     "FasterViT",
+    "ViT5",
     "VisionPermutator",
     "WeightTransfer",
     "attention_spec",

@@ -91,6 +91,7 @@ class RotaryAdapter(Adapter):
         if rope is None or not self.takes_shared:
             return self.mechanism(x, attn_mask=attn_mask, is_causal=is_causal)
         q, k, v = self._turned(x, rope, attn_mask, is_causal)
+        v = self.mechanism.mix_values(v)
         out = self.mechanism.sdpa(q, k, v, attn_mask, is_causal=is_causal)
         return self.mechanism.output(self.mechanism.add_conv(out, v, attn_mask, is_causal))
 
@@ -106,10 +107,10 @@ class RotaryAdapter(Adapter):
     def _turned(
         self, x: Tensor, rope: Tensor, attn_mask: Tensor | None, is_causal: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values [B, H, N, d] of softmax attention, the first two turned except for prefix tokens."""
+        """Queries, keys and values [B, H, N, d] of softmax attention; `rope` turns the last tokens of the first two."""
         refuse_mask_and_causality(attn_mask, is_causal)
         q, k, v = self.mechanism.heads(x)
-        prefix = self.mechanism.num_prefix_tokens
+        prefix = q.shape[2] - rope.shape[-2]
         q, k = (
             torch.cat([t[:, :, :prefix], apply_rot_embed_cat(t[:, :, prefix:], rope, half=self.rotate_half)], dim=2)
             for t in (q, k)

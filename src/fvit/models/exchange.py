@@ -11,6 +11,7 @@ from torch import nn
 
 from fvit.attention import Mechanism
 from fvit.attention.registry import unbound
+from fvit.attention.value_residual import FirstValues
 from fvit.models import hosts
 from fvit.models.adapters import Adapter
 from fvit.models.hosts import Site
@@ -54,6 +55,19 @@ class ExchangedHost:
 
     exchange_report: tuple[BlockReport, ...] = ()
     """The last exchange of each block, in order of the blocks."""
+    first_values: FirstValues | None = None
+    """What blocks with a value residual share."""
+
+    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """timm's `forward`, after which the blocks share nothing any more."""
+        out = super().forward(x, *args, **kwargs)
+        if self.first_values is None:
+            return out
+        if getattr(self, "grad_checkpointing", False):
+            self.first_values.release_until_backward(out)
+        else:
+            self.first_values.release()
+        return out
 
     def set_input_size(self, *args: Any, **kwargs: Any) -> None:
         """timm's `set_input_size`, then `Mechanism.set_layout` for each site."""
@@ -100,6 +114,7 @@ def exchange(
     # All mechanisms are built before the first is inserted, so that an error leaves the model unchanged.
     new = {site.index: _build(model, all_sites, site, cls) for site, cls in zip(chosen, classes, strict=True)}
     hosts.check_class_token(model, all_sites, new)
+    hosts.check_first_block(model, all_sites, new)
     attns = [(site, hosts.wrap(site.block.attn, new[site.index])) for site in chosen]
     reports = [_transfer(model, site, attn, keep) for site, attn in attns]
     if keep:
@@ -111,6 +126,7 @@ def exchange(
             setattr(model, name, None)
     if not isinstance(model, ExchangedHost):
         model.__class__ = _exchanged(type(model))
+    model.first_values = hosts.share_first_values(all_sites)
     by_block = {report.block: report for report in (*model.exchange_report, *reports)}
     model.exchange_report = tuple(by_block[index] for index in sorted(by_block))
     return model

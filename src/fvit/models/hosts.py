@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fvit.attention import Mechanism, get, names
 from fvit.attention.base import Size
+from fvit.attention.value_residual import FirstValues
 from fvit.models.adapters import Adapter, BiasAdapter, RotaryAdapter, WindowAdapter
 
 ATTENTIONS: dict[type[nn.Module], tuple[type[nn.Module], ...]] = {
@@ -138,6 +139,32 @@ def _shifts(site: Site) -> bool:
     return any(getattr(site.block, "shift_size", ()))
 
 
+def check_first_block(model: nn.Module, all_sites: list[Site], new: dict[int, Mechanism]) -> None:
+    """Raise ValueError if a block reads values of the first block that it does not have."""
+    mechanisms = {site.index: new.get(site.index, site.mechanism) for site in all_sites}
+    first = mechanisms[0]
+    for index, mechanism in mechanisms.items():
+        if getattr(mechanism, "value_residual", None) is None:
+            continue
+        if isinstance(model, SwinTransformer):
+            raise ValueError("Swin's stages and windows have different tokens, so no block can use the first's values")
+        if getattr(first, "value_residual", None) is None or first.num_heads != mechanism.num_heads:
+            raise ValueError(
+                f"block {index} mixes the first block's values into its own, so block 0 must also be softmax with "
+                f"value_residual and {mechanism.num_heads} heads; include it in blocks, or set value_residual=null"
+            )
+
+
+def share_first_values(all_sites: list[Site]) -> FirstValues | None:
+    """Connect the mechanisms that use the first block's values; None if there are none."""
+    residuals = [getattr(site.mechanism, "value_residual", None) for site in all_sites]
+    first = FirstValues() if any(residual is not None for residual in residuals) else None
+    for residual in residuals:
+        if residual is not None:
+            residual.first = first
+    return first
+
+
 def check_class_token(model: nn.Module, all_sites: list[Site], new: dict[int, Mechanism]) -> None:
     """Raise ValueError if the head reads a class token that no block lets see the patches."""
     mechanisms = [new.get(site.index, site.mechanism) for site in all_sites]
@@ -228,6 +255,6 @@ def initialise(model: nn.Module, index: int, mechanism: Mechanism) -> None:
     """Initialise a mechanism as the host initialises its own attention in block `index`."""
     named_apply(get_init_weights_vit(getattr(model, "weight_init_mode", "")), mechanism, name="attn", include_root=True)
     proj = getattr(mechanism, "proj", None)
-    if (isinstance(model, Beit | Eva) or getattr(model, "fix_init", False)) and isinstance(proj, nn.Linear):
+    if getattr(model, "fix_init", isinstance(model, Beit | Eva)) and isinstance(proj, nn.Linear):
         with torch.no_grad():
             proj.weight.div_(math.sqrt(2 * (index + 1)))

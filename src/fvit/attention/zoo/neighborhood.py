@@ -10,7 +10,10 @@ of δ, among the rows and columns that are a multiple of δ away. Where the grid
 is learned per head and relative position (`position_bias`, of the first paper's models; [2w − 1]² numbers). Prefix
 tokens attend to all tokens and no patch attends to them, as in `window`.
 
-Neighbours are gathered, so keys and values take w² times their memory: the fused kernels of NATTEN do without.
+Neighbours are gathered, so keys and values take w² times their memory. The fused kernels of NATTEN 0.20 or later do
+without; where it is installed with them (extra `natten`), they are used on CUDA devices without B, masks and dropout,
+if the grid has w·δ rows and columns and d is a multiple of 8. This was not run on a GPU: NATTEN's form for CPUs gives
+the same results, and the tests replace NATTEN by a module with its interface.
 
 Cost: O(N·w²·D) besides the four projections, and O(N·D) per prefix token.
 
@@ -27,6 +30,9 @@ from torch import Tensor, nn
 from fvit.attention.ops import rows_and_columns
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
+
+FUSED = ("cuda",)
+"""Devices for which NATTEN has fused kernels."""
 
 
 @register("neighborhood")
@@ -58,6 +64,7 @@ class NeighborhoodAttention(Projected):
         if dilation < 1:
             raise ValueError(f"neighborhood: dilation={dilation} must be at least 1")
         self.window, self.dilation = window, dilation
+        self.has_kernels = _has_kernels()
         shape = (num_heads, 2 * window - 1, 2 * window - 1)
         self.position_bias = nn.Parameter(torch.empty(shape, **self.factory)) if position_bias else None
         self.init_weights()
@@ -72,16 +79,37 @@ class NeighborhoodAttention(Projected):
         q, k, v = self.heads(x)
         key_bias = self.key_bias(attn_mask, x)
         first = self.num_prefix_tokens
-        index_pw, bias = self._neighbours(q, None if key_bias is None else key_bias[..., first:])
-        # One softmax per patch: patches lie beside heads, queries have length 1.
-        near_k, near_v = (t[:, :, first:][:, :, index_pw].transpose(1, 2).flatten(1, 2) for t in (k, v))
-        one_q = q[:, :, first:].transpose(1, 2).flatten(1, 2).unsqueeze(2)
-        out = self.sdpa(one_q, near_k, near_v, bias)
-        out = out.squeeze(2).unflatten(1, (-1, self.num_heads)).transpose(1, 2)
+        patches = [t[:, :, first:] for t in (q, k, v)]
+        if self._fits_kernels(q, key_bias):
+            out = self._fused(*patches)
+        else:
+            out = self._gathered(*patches, None if key_bias is None else key_bias[..., first:])
         if first:
             prefix_bias = None if key_bias is None else key_bias.unsqueeze(1)
             out = torch.cat([self.sdpa(q[:, :, :first], k, v, prefix_bias), out], dim=2)
         return self.output(self.add_conv(out, v, attn_mask))
+
+    def _gathered(self, q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None) -> Tensor:
+        """One softmax per patch, [B, H, P, d] each: patches lie beside heads, queries have length 1."""
+        index_pw, bias = self._neighbours(q, key_bias)
+        near_k, near_v = (t[:, :, index_pw].transpose(1, 2).flatten(1, 2) for t in (k, v))
+        out = self.sdpa(q.transpose(1, 2).flatten(1, 2).unsqueeze(2), near_k, near_v, bias)
+        return out.squeeze(2).unflatten(1, (-1, self.num_heads)).transpose(1, 2)
+
+    def _fits_kernels(self, q: Tensor, key_bias: Tensor | None) -> bool:
+        """Whether NATTEN's kernels compute this."""
+        if not self.has_kernels or q.device.type not in FUSED or q.dtype == torch.float64 or self.head_dim % 8:
+            return False
+        if key_bias is not None or self.position_bias is not None or (self.training and self.attn_drop.p):
+            return False
+        return 1 < self.window <= min(self.grid_size) // self.dilation
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """`_gathered` by NATTEN, whose layout is [B, rows, columns, H, d]."""
+        import natten
+
+        on_grid = (t.transpose(1, 2).unflatten(1, self.grid_size) for t in (q, k, v))
+        return natten.na2d(*on_grid, kernel_size=self.window, dilation=self.dilation).flatten(1, 2).transpose(1, 2)
 
     def _neighbours(self, q: Tensor, key_bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The neighbours of each patch [P, w²], and what to add to their logits, [B or 1, P · H, 1, w²] or nothing."""
@@ -112,3 +140,12 @@ class NeighborhoodAttention(Projected):
         real = among < members
         among = among.minimum(members - 1)
         return offset + gap * among, among - place // gap + self.window - 1, real
+
+
+def _has_kernels() -> bool:
+    """Whether NATTEN is installed, and with its kernels: PyPI has it without."""
+    try:
+        import natten
+    except ImportError:
+        return False
+    return natten.HAS_LIBNATTEN

@@ -8,8 +8,8 @@ arXiv:2010.11929.
 Options: one key and value for several queries' heads (`kv_heads`; Ainslie et al., arXiv:2305.13245, and for a single
 one Shazeer, arXiv:1911.02150); rotation of queries and keys by row and column with the base 100 (`rotary`; Heo et al.,
 arXiv:2403.13298, axial; prefix tokens are not rotated); maps that are mixed between heads, before the softmax and after
-it, each by a matrix [H, H] (`talking_heads`; Shazeer et al., arXiv:2003.02436). Mixed maps do not go through the fused
-kernels.
+it, each by a matrix [H, H] (`talking_heads`; Shazeer et al., arXiv:2003.02436); values mixed with those of the first
+block (`value_residual`; Zhou et al., arXiv:2410.17897). Mixed maps do not go through the fused kernels.
 
 Cost: O(N²·D) besides the four projections; talking heads add O(N²·H²).
 
@@ -21,10 +21,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from fvit.attention.norms import LayerNorm
-from fvit.attention.ops import pair_bias, refuse_mask_and_causality, softmax_map
+from fvit.attention.ops import Size, pair_bias, refuse_mask_and_causality, softmax_map
 from fvit.attention.positions import Rotary
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
+from fvit.attention.value_residual import ValueResidual
 
 
 @register("softmax")
@@ -40,9 +41,12 @@ class SoftmaxAttention(Projected):
         kv_heads: number of heads of keys and values, a divisor of `num_heads`; None for as many.
         rotary: rotate queries and keys by row and column; needs the grid and a d divisible by 4.
         talking_heads: mix the maps of the heads before and after the softmax.
+        value_residual: mix the first block's values into those of the others, with weights that are ``fixed`` or
+            ``learned``; None for neither. Needs a model whose first block has the same option.
 
     Raises:
-        ValueError: `kv_heads` does not divide `num_heads`, or `rotary` does not fit the width of heads.
+        ValueError: `kv_heads` does not divide `num_heads`, `rotary` does not fit the width of heads, or
+            `value_residual` is unknown.
     """
 
     takes_pair_mask = True
@@ -60,6 +64,7 @@ class SoftmaxAttention(Projected):
         kv_heads: int | None = None,
         rotary: bool = False,
         talking_heads: bool = False,
+        value_residual: str | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(
@@ -78,10 +83,17 @@ class SoftmaxAttention(Projected):
         self.mix_weights = nn.Linear(num_heads, num_heads, bias=False, **self.factory) if talking_heads else None
         self.rotary = Rotary("softmax", self.head_dim, inclusive=False, base=100, **self.factory) if rotary else None
         self.needs_grid = self.needs_grid or rotary
+        self.value_residual = None if value_residual is None else ValueResidual(value_residual, **self.factory)
+
+    def set_layout(self, grid_size: Size, num_prefix_tokens: int, block_index: int = 0) -> None:
+        super().set_layout(grid_size, num_prefix_tokens, block_index)
+        if self.value_residual is not None:
+            self.value_residual.set_block(block_index)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         refuse_mask_and_causality(attn_mask, is_causal)
         q, k, v = self.heads(x)
+        v = self.mix_values(v)
         if self.mix_logits is None:
             out = self.sdpa(q, k, v, attn_mask, is_causal=is_causal)
         else:
@@ -102,6 +114,10 @@ class SoftmaxAttention(Projected):
         if self.kv_heads < self.num_heads:
             k, v = (t.repeat_interleave(self.num_heads // self.kv_heads, dim=1) for t in (k, v))
         return q, k, v
+
+    def mix_values(self, v: Tensor) -> Tensor:
+        """The values [B, H, N, d] with those of the first block mixed in, if this is asked for."""
+        return v if self.value_residual is None else self.value_residual(v)
 
     def _map(self, q: Tensor, k: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
         """The attention map [B, H, N, N]."""
