@@ -55,4 +55,5 @@ def test_finetuning_says_which_model_the_weights_are_of(run, compose_config):
     config = compose_config(*FINETUNE, "model.init_from=nowhere", *model.split())
     assert (config["model"]["name"], config["model"]["embed_dim"]) == ("vit_tiny_patch16_224", 64)
     with pytest.raises(ConfigError, match=r"^model\.name must be given: model\.name=…$"):
-        compose_config(*FINETUNE, "model.init_from=nowhere")
+        # The title refers to the missing name as well.
+        compose_config(*FINETUNE, "model.init_from=nowhere", "title=${model.name}")

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from pydantic import BaseModel, ValidationError, create_model
 
 from fvit.config.errors import REMOVED, ConfigError, did_you_mean, unknown_key
@@ -19,7 +19,9 @@ def check(cfg: DictConfig, schema: type[BaseModel]) -> dict[str, Any]:
     Raises:
         ConfigError: a key is missing, unknown, of the wrong type or out of range, or two keys exclude each other.
     """
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
+    # Not by OmegaConf.missing_keys, which resolves, and fails at whatever refers to a missing key.
+    unresolved = flatten(OmegaConf.to_container(cfg, resolve=False))
+    if missing := sorted(key for key, value in unresolved.items() if value == MISSING):
         advise = getattr(schema, "advise", lambda key, cfg: "")
         raise ConfigError("\n".join(f"{key} must be given: {advise(key, cfg) or f'{key}=…'}" for key in missing))
     plain = OmegaConf.to_container(cfg, resolve=True)
