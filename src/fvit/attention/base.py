@@ -170,7 +170,8 @@ class Mechanism(nn.Module):
         for name, neutral in (("qk_norm", False), ("scale_norm", False), ("proj_bias", True)):
             if bool(host.get(name, neutral)) is not neutral:
                 raise ValueError(
-                    f"{type(self).__name__} cannot honour {name}={host[name]}; build the host with {name}={neutral}"
+                    f"{type(self).__name__} cannot honour {name}={host[name]}; build the host with {name}={neutral} "
+                    f"(++model.{name}={str(neutral).lower()})"
                 )
 
     def key_bias(self, attn_mask: Tensor | None, x: Tensor) -> Tensor | None:

@@ -109,15 +109,21 @@ def check_fit(model: nn.Module, all_sites: list[Site], site: Site, mechanism: Me
         if isinstance(model, NaFlexVit):
             raise ValueError(f"{name} needs one fixed grid, which NaFlexVit does not have; use another kind of host")
         if getattr(model, "dynamic_img_size", False) and not isinstance(model, SwinTransformer):
-            raise ValueError(f"{name} needs one fixed grid; build the host with dynamic_img_size=False")
+            raise ValueError(
+                f"{name} needs one fixed grid; build the host with dynamic_img_size=False "
+                "(++model.dynamic_img_size=false)"
+            )
         if not isinstance(getattr(model, "patch_drop", None), nn.Identity | None):
-            raise ValueError(f"{name} needs all patches; build the host with patch_drop_rate=0")
+            raise ValueError(
+                f"{name} needs all patches; build the host with patch_drop_rate=0 (++model.patch_drop_rate=0)"
+            )
     if getattr(model, "fix_init", False) and not isinstance(getattr(mechanism, "proj", None), nn.Linear):
         raise ValueError(f"the host rescales attn.proj by depth, which {name} lacks; build it with fix_init=False")
     if site.prefix and not mechanism.takes_prefix:
         raise ValueError(
             f"{name} cannot take class or register tokens; "
-            "build the host with class_token=False, reg_tokens=0 and global_pool=avg"
+            "build the host with class_token=False, reg_tokens=0 and global_pool=avg (++model.class_token=false "
+            "++model.reg_tokens=0 ++model.global_pool=avg)"
         )
     if mechanism.takes_pair_mask:
         return
@@ -131,7 +137,7 @@ def check_fit(model: nn.Module, all_sites: list[Site], site: Site, mechanism: Me
     if isinstance(model, NaFlexVit) and not model.use_key_only_attn_mask:
         raise ValueError(
             f"NaFlexVit masks pairs of tokens, which {name} cannot honour; use one of {able}, "
-            "or build the host with use_key_only_attn_mask=True"
+            "or build the host with use_key_only_attn_mask=True (++model.use_key_only_attn_mask=true)"
         )
 
 
@@ -173,7 +179,8 @@ def check_class_token(model: nn.Module, all_sites: list[Site], new: dict[int, Me
         what = " and ".join(sorted({type(mechanism).__name__ for mechanism in mechanisms}))
         raise ValueError(
             f"the head reads the class token, which {what} does not let see the patches; "
-            "build the host with class_token=False and global_pool=avg"
+            "build the host with class_token=False and global_pool=avg (++model.class_token=false "
+            "++model.global_pool=avg)"
         )
 
 
