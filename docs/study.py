@@ -204,7 +204,7 @@ def draw_overview(studies: dict[str, dict[str, list[Line]]], out: Path) -> None:
                 [statistics.mean(values)] if values else [], [row] * bool(values), "|", color=colour(name), ms=13, mew=2
             )
         axes.set_title(TASKS[task], fontsize=10)
-        axes.set(xlabel="top-1 accuracy, %", yticks=range(len(rows)), yticklabels=rows)
+        axes.set(xlabel="top-1 accuracy, %", yticks=range(len(rows)), yticklabels=rows, ylim=(-0.6, len(rows) - 0.4))
         if task != tasks[0]:
             axes.set(xlim=(15, 105))
             axes.axvline(25, color="#8a94a0", linewidth=1, linestyle=":")

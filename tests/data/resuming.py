@@ -111,11 +111,11 @@ def by_step(*ranks, accumulate=1):
 
 
 def train_on_ranks(world, **options):
-    """The records of each of `world` forked ranks."""
+    """The records of each of `world` ranks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # after some tests autograd has threads, and cannot be forked
     pipes = [context.Pipe(duplex=False) for _ in range(world)]
     ranks = [context.Process(target=_rank, args=(rank, world, port, pipes[rank][1], options)) for rank in range(world)]
     for process in ranks:
