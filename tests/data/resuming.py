@@ -115,7 +115,9 @@ def train_on_ranks(world, **options):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")  # after some tests autograd has threads, and cannot be forked
+    # Not forked from this process: after some tests autograd has threads here.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.data.resuming"])
     pipes = [context.Pipe(duplex=False) for _ in range(world)]
     ranks = [context.Process(target=_rank, args=(rank, world, port, pipes[rank][1], options)) for rank in range(world)]
     for process in ranks:

@@ -90,7 +90,7 @@ def test_micro_batches_of_an_incomplete_step_are_repeated(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [3, STEPS])
+@pytest.mark.parametrize("step", [3, pytest.param(STEPS, marks=pytest.mark.exhaustive)])
 def test_resume_on_another_number_of_ranks(uninterrupted, tmp_path, step):
     seen, folder = uninterrupted
     ranks = train_on_ranks(2, ckpt_path=folder / f"step-{step}.ckpt", workers=1)
