@@ -38,7 +38,7 @@ class Task:
     def __call__(self, cfg):
         blocks = cfg.model.blocks or []
         self.seen.append(
-            (HydraConfig.get().job.num, cfg.model.attention.name, list(blocks), cfg.seed, list(cfg.model.keep))
+            (HydraConfig.get().job.num, cfg.model.attention.name, list(blocks), cfg.seed, cfg.model.keep)
         )
         value = loss(blocks) + 0.01 * cfg.seed
         metrics = {"val/loss": value, "val/acc1": 1 - value / 4, "cost/macs": 1e6 * (10 - len(blocks))}
@@ -73,7 +73,8 @@ def test_each_round_keeps_the_block_that_costs_least(search, tmp_path, capsys):
     search(task, "attention=linear", "+hydra.sweeper.params.seed='0,1'")
     assert [seen[0] for seen in task.seen] == list(range(14))
     assert [seen[3] for seen in task.seen] == [0, 1] * 7
-    assert task.seen[0][1:] == ("native", [], 0, [])
+    assert task.seen[0][1:] == ("native", [], 0, None)
+    assert task.seen[2][-1] == ["qkv"]
     assert {seen[1] for seen in task.seen[2:]} == {"linear"}
     assert [seen[2] for seen in task.seen[::2]] == [[], [0], [1], [2], [0, 1], [1, 2], [0, 1, 2]]
     with (tmp_path / "sweep" / "blocks.csv").open(newline="") as file:

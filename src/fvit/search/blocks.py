@@ -108,8 +108,8 @@ class _Search:
 
 
 def _overrides(fixed: list[str], blocks: tuple[int, ...]) -> list[str]:
-    """A job's overrides; without blocks the attention is the model's own, of which nothing needs to be kept."""
+    """A job's overrides; without blocks the attention is the model's own, and all that fits is kept."""
     if blocks:
         return [*fixed, f"model.blocks=[{','.join(map(str, sorted(blocks)))}]"]
     kept = [line for line in fixed if not line.lstrip("+~").startswith(("attention=", "model.attention", "model.keep"))]
-    return [*kept, "attention=native", "model.keep=[]"]
+    return [*kept, "attention=native", "model.keep=null"]
