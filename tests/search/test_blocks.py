@@ -37,9 +37,7 @@ class Task:
 
     def __call__(self, cfg):
         blocks = cfg.model.blocks or []
-        self.seen.append(
-            (HydraConfig.get().job.num, cfg.model.attention.name, list(blocks), cfg.seed, cfg.model.keep)
-        )
+        self.seen.append((HydraConfig.get().job.num, cfg.model.attention.name, list(blocks), cfg.seed, cfg.model.keep))
         value = loss(blocks) + 0.01 * cfg.seed
         metrics = {"val/loss": value, "val/acc1": 1 - value / 4, "cost/macs": 1e6 * (10 - len(blocks))}
         write_metrics(Path(HydraConfig.get().runtime.output_dir), self.status, metrics)
