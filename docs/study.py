@@ -115,7 +115,7 @@ def render(contenders: dict[str, list[Line]]) -> str:
         rows.append(
             f"| {name} | {len(values)} | {interval(values)} | {spread} | {difference(lines, contenders)} | "
             f"{first['width']} | {int(first['params']) / 1e6:.3f} | {int(first['macs']) / 1e6:.2f} | {first['lr']} | "
-            f"{statistics.median(int(line['images_per_s']) for line in lines)} |"
+            f"{statistics.median(int(line['images_per_s']) for line in lines):.0f} |"
         )
     return "\n".join([*rows, "", power(contenders), "", stability(contenders)]) + "\n"
 
