@@ -130,7 +130,9 @@ class Study:
         self.file = RESULTS / f"{name}.csv"
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = compose("train", overrides=self.overrides)
+            usual = compose("train", overrides=STUDIES[name]).trainer.max_epochs
         self.epochs, self.width = config.trainer.max_epochs, config.model.embed_dim
+        self.search_epochs = usual // SEARCH_SHARE[name]  # also where the runs are longer
 
     def search(self, name: str) -> None:
         """Train at `RATES` and on the better one's far side, for a share of the epochs; once for both axes."""
@@ -146,9 +148,8 @@ class Study:
         """Those of these learning rates that have not been tried."""
         missing = [f"{rate:g}" for rate in rates if not self.lines(name, SEARCH_SEED, rate)]
         if missing:
-            short = max(1, self.epochs // SEARCH_SHARE[self.name])
             swept = (f"optimizer.lr={','.join(missing)}", f"seed={SEARCH_SEED}")
-            self.sweep(name, f"search_{'_'.join(missing)}", *swept, epochs=short)
+            self.sweep(name, f"search_{'_'.join(missing)}", *swept, epochs=self.search_epochs)
 
     def best_rate(self, name: str) -> float | None:
         """The learning rate with the highest accuracy so far; the lower one of equals. None: not searched yet."""

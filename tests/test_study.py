@@ -101,7 +101,7 @@ def test_page_has_a_table_and_a_picture_for_each_axis(tmp_path, monkeypatch):
     [((0.5, 0.4), ["0.0005"]), ((0.4, 0.5), ["0.004"]), ((0.5, 0.5), ["0.0005"])],
 )
 def test_learning_rates_are_searched_beyond_the_better_of_two(study, monkeypatch, tmp_path, accuracies, tried):
-    job = study.Study("lookup", "macs", tmp_path, [], math.inf)
+    job = study.Study("lookup", "macs", tmp_path, ["trainer.max_epochs=12"], math.inf)  # twice as long
     swept = []
 
     def sweep(name, stage, rates, seed, epochs):
@@ -114,7 +114,7 @@ def test_learning_rates_are_searched_beyond_the_better_of_two(study, monkeypatch
     job.search("softmax")
     job.search("softmax")
     job.keep([results("softmax", 0, 0.6, epochs=4)])
-    assert not job.lines("softmax", 0)  # half as long as this study's
+    assert not job.lines("softmax", 0)  # shorter than this study's
     assert swept == [["0.001", "0.002"], tried]
 
 
@@ -150,6 +150,11 @@ def test_finished_runs_are_not_run_again(study, monkeypatch, tmp_path):
     assert [(line["seed"], line["lr"]) for line in lines[3:]] == [(str(seed), best) for seed in range(3)]
     monkeypatch.setattr("subprocess.run", lambda *args, **options: pytest.fail("nothing is missing"))
     study.main()
+
+
+def test_page_and_studies_agree_on_the_epochs(study, compose_config):
+    epochs = {name: str(compose_config(*base)["trainer"]["max_epochs"]) for name, base in study.STUDIES.items()}
+    assert epochs == load_docs("study").EPOCHS
 
 
 def test_differences_are_paired_by_seed():
