@@ -188,7 +188,8 @@ class Study:
         if time.monotonic() > self.end:
             return
         folder = self.folder / name.replace(" ", "_").replace(",", "") / stage
-        command = [sys.executable, "-m", "fvit.train", "-m", *self.overrides, *swept]
+        kept = [override for override in self.overrides if not override.startswith("trainer.max_epochs=")]
+        command = [sys.executable, "-m", "fvit.train", "-m", *kept, *swept]
         command += [override.replace("SQUARES", str(SQUARES[self.name])) for override in CONTENDERS[name]]
         command += [f"trainer.max_epochs={epochs}", f"hydra.sweep.dir={folder}", "quiet=true"]
         print(f"{time.strftime('%H:%M:%S')} {name}: {' '.join(swept)}, {epochs} epochs", flush=True)

@@ -136,10 +136,12 @@ def test_finished_runs_are_not_run_again(study, monkeypatch, tmp_path):
     arguments = ["study.py", "lookup", "--only", "additive + projection", "--folder", str(tmp_path / "runs"), *small]
     monkeypatch.setattr("sys.argv", arguments)
 
+    start = subprocess.run
+
     def run_here(command, **pipes):
-        program, arguments = command[:3], command[3:]
-        assert program == [sys.executable, "-m", "fvit.train"]
-        return subprocess.CompletedProcess(command, call(tmp_path, "train", *arguments))
+        if command[:3] != [sys.executable, "-m", "fvit.train"]:
+            return start(command, **pipes)  # a run asks git for its commit, once per process
+        return subprocess.CompletedProcess(command, call(tmp_path, "train", *command[3:]))
 
     monkeypatch.setattr("subprocess.run", run_here)
     study.main()
@@ -148,6 +150,7 @@ def test_finished_runs_are_not_run_again(study, monkeypatch, tmp_path):
     best = max(sorted(lines[:3], key=lambda line: float(line["lr"])), key=lambda line: float(line["acc1"]))["lr"]
     assert {line["seed"] for line in lines[:3]} == {"1000"}
     assert [(line["seed"], line["lr"]) for line in lines[3:]] == [(str(seed), best) for seed in range(3)]
+    assert [line["epochs"] for line in lines] == ["6"] * 3 + ["1"] * 3
     monkeypatch.setattr("subprocess.run", lambda *args, **options: pytest.fail("nothing is missing"))
     study.main()
 
