@@ -45,6 +45,7 @@ def _trials(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # test_sweeper.py, test_pruning.py and launch/test_ranks.py have its parts
 def test_both_ranks_train_the_parameters_of_the_trial_and_end_together(fvit_train, tmp_path):
     """Different hyperparameters would result in different weights. The pruner monitors the learning rate here."""
     ddp = ["hardware=ddp_cpu", "+callbacks.spy._target_=tests.search.spy.Spy", "hydra.sweeper.n_trials=2"]
