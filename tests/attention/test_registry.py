@@ -1,4 +1,6 @@
+import copy
 import functools
+import pickle
 
 import pytest
 import timm
@@ -183,6 +185,25 @@ def test_bound_class_can_be_bound_again():
     module = bind(bind(AdditiveAttention, logits="full"), value="separate")(8, 2)
     assert module.logits == "full"
     assert module.v is not None
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_a_module_of_a_bound_class_is_copied_with_its_options(copied):
+    module = bind(bind(AdditiveAttention, logits="full"), value="separate")(8, 2)
+    twin = copied(module)
+    x = torch.randn(1, 4, 8)
+    assert torch.equal(twin(x), module(x))
+    assert not {id(p) for p in twin.parameters()} & {id(p) for p in module.parameters()}
+    again = type(twin)(8, 2)
+    assert (again.logits, again.v is None, registry.unbound(type(twin))) == ("full", False, AdditiveAttention)
+
+
+class Derived(bind(AdditiveAttention, logits="full")):
+    pass
+
+
+def test_a_subclass_of_a_bound_class_is_pickled_by_its_name():
+    assert type(pickle.loads(pickle.dumps(Derived(8, 2)))) is Derived
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Mechanisms by name: `names`, `get`, `bind`, and `register` for your own."""
 
+import copyreg
+import functools
 import importlib
 import inspect
 from collections.abc import Callable
@@ -45,6 +47,19 @@ def get(name: str) -> type[Mechanism]:
     return _MECHANISMS[name]
 
 
+class _BoundType(type):
+    """The type of bound classes, which pickle cannot find under their name and therefore binds again."""
+
+
+def _reduce(cls: _BoundType) -> str | tuple[Any, ...]:
+    if "bound_options" not in vars(cls):  # a subclass of one, written somewhere
+        return cls.__qualname__
+    return functools.partial(bind, cls.unbound, **cls.bound_options), ()
+
+
+copyreg.pickle(_BoundType, _reduce)
+
+
 def bind(cls: type[Mechanism], **options: Any) -> type[Mechanism]:
     """A subclass of `cls` with fixed `options`, which take precedence over what a host passes.
 
@@ -66,12 +81,12 @@ def bind(cls: type[Mechanism], **options: Any) -> type[Mechanism]:
     if not options:
         return cls
 
-    class Bound(cls):
+    class Bound(cls, metaclass=_BoundType):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, **options})
 
     Bound.__name__, Bound.__qualname__, Bound.__doc__ = cls.__name__, cls.__qualname__, cls.__doc__
-    Bound.unbound = unbound(cls)
+    Bound.unbound, Bound.bound_options = unbound(cls), {**options, **getattr(cls, "bound_options", {})}
     return Bound
 
 
