@@ -11,7 +11,8 @@ Trains `experiment=study_cifar10` or `study_relations` by `fvit-train -m`: each 
 all) and a seed of its own, then at the best of them with all epochs and seeds 0, 1, 2 (3 and 4 for some), seed by seed,
 so that results are balanced whenever it stops. A finished run is a line of docs/study/NAME.csv and is not run again,
 on this machine or another; an interrupted one resumes from its checkpoint in --folder. Further arguments are overrides
-of all runs. `make study` makes the tables and pictures of docs/study.md.
+of all runs. `benchmarks/study_speed.py` times training, and `make study` makes the tables and pictures of
+docs/study.md.
 """
 
 import argparse
@@ -91,6 +92,11 @@ CONTENDERS: dict[str, list[str]] = {
 FIVE_SEEDS = ("softmax", "identity", "additive", "additive_plus")
 FIRST = 6
 """So many contenders get all their seeds before the others begin."""
+
+
+def chosen(study: str, contender: str) -> list[str]:
+    """The overrides of a contender in a study."""
+    return [override.replace("SQUARES", str(SQUARES[study])) for override in CONTENDERS[contender]]
 
 
 def main() -> None:
@@ -190,7 +196,7 @@ class Study:
         folder = self.folder / name.replace(" ", "_").replace(",", "") / stage
         kept = [override for override in self.overrides if not override.startswith("trainer.max_epochs=")]
         command = [sys.executable, "-m", "fvit.train", "-m", *kept, *swept]
-        command += [override.replace("SQUARES", str(SQUARES[self.name])) for override in CONTENDERS[name]]
+        command += chosen(self.name, name)
         command += [f"trainer.max_epochs={epochs}", f"hydra.sweep.dir={folder}", "quiet=true"]
         print(f"{time.strftime('%H:%M:%S')} {name}: {' '.join(swept)}, {epochs} epochs", flush=True)
         folder.mkdir(parents=True, exist_ok=True)

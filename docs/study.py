@@ -16,6 +16,7 @@ BASELINE = "softmax"
 SEARCH_SEED = "1000"
 EPOCHS = {"cifar10": "4", "lookup": "6", "pointer": "20"}
 """Of conf/experiment and benchmarks/study.py; other runs are longer."""
+SPEED_OF = {"pointer": "lookup"}  # the same models
 TASKS = {"cifar10": "CIFAR-10", "lookup": "Lookup (chance 25 %)", "pointer": "Pointer (chance 25 %)"}
 
 Line = dict[str, str]
@@ -32,10 +33,12 @@ def main() -> None:
         usual = [line for line in lines if line["epochs"] == EPOCHS[name]]
         if equal_macs := by_contender(usual, "macs"):
             at_equal_macs[name] = equal_macs
+        macs_speed, shape_speed = (speed(SPEED_OF.get(name, name), match) for match in ("macs", "shape"))
+        longer = by_contender([line for line in lines if line not in usual], "macs")
         shown = {
-            "macs": section(equal_macs, draw_curves, DOCS / f"study_{name}_macs.svg"),
-            "shape": section(by_contender(usual, "shape"), draw_cost, DOCS / f"study_{name}_shape.svg"),
-            "longer": section(by_contender([line for line in lines if line not in usual], "macs")),
+            "macs": section(equal_macs, macs_speed, draw_curves, DOCS / f"study_{name}_macs.svg"),
+            "shape": section(by_contender(usual, "shape"), shape_speed, draw_cost, DOCS / f"study_{name}_shape.svg"),
+            "longer": section(longer, macs_speed),
             "search": render_search(searches(lines)),
         }
         for part, content in shown.items():
@@ -45,11 +48,16 @@ def main() -> None:
     page.write_text(text, encoding="utf-8")
 
 
-def section(contenders: dict[str, list[Line]], draw: Callable | None = None, picture: Path | None = None) -> str:
+def section(
+    contenders: dict[str, list[Line]],
+    speeds: dict[str, str],
+    draw: Callable | None = None,
+    picture: Path | None = None,
+) -> str:
     """A table, and a picture with the caption that `draw` returns."""
     if not contenders:
         return "Not run yet.\n"
-    return render(contenders) + (f"\n![{draw(contenders, picture)}]({picture.name})\n" if draw else "")
+    return render(contenders, speeds) + (f"\n![{draw(contenders, picture)}]({picture.name})\n" if draw else "")
 
 
 def read(results: Path) -> list[Line]:
@@ -58,6 +66,12 @@ def read(results: Path) -> list[Line]:
         return []
     with results.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def speed(study: str, match: str) -> dict[str, str]:
+    """Of training, relative to softmax, by contender."""
+    lines = read(DOCS / "study" / "speed.csv")
+    return {line["contender"]: line["speed"] for line in lines if (line["study"], line["match"]) == (study, match)}
 
 
 def by_contender(lines: Sequence[Line], match: str) -> dict[str, list[Line]]:
@@ -103,10 +117,15 @@ def render_search(contenders: dict[str, list[Line]]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def render(contenders: dict[str, list[Line]]) -> str:
-    """A table, the power, and how far the ranking halfway agrees with that at the end."""
+def render(contenders: dict[str, list[Line]], speeds: dict[str, str]) -> str:
+    """A table, the power, and how far the ranking halfway agrees with that at the end.
+
+    Args:
+        contenders: their runs.
+        speeds: of training, relative to softmax, where it has been measured.
+    """
     head = ["attention", "seeds", "accuracy, %", "s.d.", "vs softmax, points"]
-    head += ["width", "params, M", "MACs, M", "lr", "images/s"]
+    head += ["width", "params, M", "MACs, M", "lr", "speed"]
     rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, lines in ranked(contenders):
         values = accuracies(lines)
@@ -115,7 +134,7 @@ def render(contenders: dict[str, list[Line]]) -> str:
         rows.append(
             f"| {name} | {len(values)} | {interval(values)} | {spread} | {difference(lines, contenders)} | "
             f"{first['width']} | {int(first['params']) / 1e6:.3f} | {int(first['macs']) / 1e6:.2f} | {first['lr']} | "
-            f"{statistics.median(int(line['images_per_s']) for line in lines):.0f} |"
+            f"{f'{float(speeds[name]):.2f}' if name in speeds else ''} |"
         )
     return "\n".join([*rows, "", power(contenders), "", stability(contenders)]) + "\n"
 

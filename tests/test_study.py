@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
+from fvit.cost.timing import Timing
 from tests.scripts import load as load_docs
 from tests.tasks import call
-from tests.test_benchmarks import load
+from tests.test_benchmarks import FOLDER, load
 
 FIELDS = (
     "contender",
@@ -155,6 +156,33 @@ def test_finished_runs_are_not_run_again(study, monkeypatch, tmp_path):
     study.main()
 
 
+def test_speeds_are_ratios_to_softmax_and_replace_those_of_the_same_study(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(FOLDER)
+    script = load("study_speed")
+    monkeypatch.setattr(script, "RESULTS", tmp_path)
+    monkeypatch.setattr(script, "CONTENDERS", ["softmax", "additive"])
+    script.save([dict.fromkeys(("study", "match", "contender", "speed"), "old") | {"study": name} for name in "ab"])
+    monkeypatch.setattr(
+        script,
+        "time_in_turns",
+        lambda steps, rounds: {
+            name: Timing((2.0, 3.0, 4.0) if name == "softmax" else (4.0, 4.0, 4.0))
+            for name in steps
+            if not steps[name]()
+        },
+    )
+    small = ["data.num_images=64", "global_batch_size=4", "model.depth=1", "model.embed_dim=16"]
+    [softmax, additive] = script.speeds("lookup", "macs", ["model.match=macs", *small], 3)
+    assert (softmax["speed"], softmax["images_per_s"]) == ("1.000", "1")
+    assert [additive[key] for key in ("study", "match", "contender")] == ["lookup", "macs", "additive"]
+    assert [additive[key] for key in ("low", "speed", "high", "images_per_s")] == ["0.500", "0.750", "1.000", "1"]
+    assert "lookup, same macs: additive 0.750 (0.500 to 1.000), 1 images/s" in capsys.readouterr().out
+    keys = ("study", "match", "contender", "speed")
+    script.save([{key: {**additive, "study": "b"}[key] for key in keys}])
+    with (tmp_path / "speed.csv").open(encoding="utf-8", newline="") as file:
+        assert [line["speed"] for line in csv.DictReader(file)] == ["old", "0.750"]
+
+
 def test_page_and_studies_agree_on_the_epochs(study, compose_config):
     epochs = {name: str(compose_config(*base)["trainer"]["max_epochs"]) for name, base in study.STUDIES.items()}
     assert epochs == load_docs("study").EPOCHS
@@ -166,7 +194,7 @@ def test_differences_are_paired_by_seed():
     lines = [results("additive", seed, acc1, 0.4) for seed, acc1 in enumerate(ours)]
     lines += [results("softmax", seed, acc1) for seed, acc1 in enumerate(theirs)]
     lines += [results("identity", 0, 0.5)]
-    text = page.render(by_contender(lines))
+    text = page.render(by_contender(lines), {"additive": "0.751"})
     test = ttest_rel([100 * a for a in ours], [100 * b for b in theirs])
     interval = test.confidence_interval()
     half = (interval.high - interval.low) / 2
@@ -177,6 +205,7 @@ def test_differences_are_paired_by_seed():
         f"{100 * statistics.stdev(ours):.2f}",
         f"+{test._estimate:.2f} ± {half:.2f}",
     ]
+    assert [row[-1] for row in rows[2:]] == ["0.75", "", ""]
     assert rows[3][4] == ""
     assert rows[4][1:5] == ["1", "50.00", "", "-10.00"]
 
