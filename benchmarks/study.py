@@ -40,6 +40,7 @@ STUDIES = {
 # What a relation needs is learned suddenly, perhaps late.
 SEARCH_SHARE = {"cifar10": 4, "lookup": 1, "pointer": 1}
 PLUS = "attention=additive_plus"
+FULL = [PLUS, "model.attention.regions=SQUARES"]
 SQUARES = {"cifar10": 9, "lookup": 4, "pointer": 4}
 """Regions of additive_plus and blocks of mhla, each of 2×2 patches."""
 
@@ -62,7 +63,7 @@ CONTENDERS: dict[str, list[str]] = {
     "additive": ["attention=additive"],
     "separable convolution": ["attention=sep_conv", "model.attention.kernel=3", "model.attention.expansion=1"],
     "linear": ["attention=linear"],
-    "additive_plus": [PLUS, "model.attention.regions=SQUARES"],
+    "additive_plus": FULL,
     "softmax + conv": conv("softmax"),
     "additive + conv": plus(conv="3"),
     "linear + conv": conv("linear"),
@@ -70,7 +71,10 @@ CONTENDERS: dict[str, list[str]] = {
     "additive + gate": plus(gate="residual"),
     "additive + separate value": plus(value="separate"),
     "additive + projection": ["attention=additive", "model.attention.proj=true"],
-    "additive_plus without conv": [PLUS, "model.attention.regions=SQUARES", "model.attention.conv=0"],
+    "additive_plus without conv": [*FULL, "model.attention.conv=0"],
+    "additive_plus without regions": [PLUS, "model.attention.regions=1"],
+    "additive_plus without gate": [*FULL, "model.attention.gate=product"],
+    "additive_plus without separate value": [*FULL, "model.attention.value=shared"],
     "mhla": ["attention=mhla", "model.attention.num_blocks=SQUARES"],
     "ttt": ["attention=ttt"],
     "circulant": ["attention=circulant"],
