@@ -122,10 +122,21 @@ def test_null_is_named_where_most_rows_have_a_value(tmp_path):
     for attention in ("additive", "softmax", "linear"):
         write_run(tmp_path / attention, attention, trainer__gradient_clip_val=1.0)
     write_run(tmp_path / "unclipped", accuracy=0.5, trainer__gradient_clip_val=None)
-    write_run(tmp_path / "without", "gmlp", accuracy=0.4)  # of a version without that key
+    write_run(tmp_path / "default", "gmlp", accuracy=0.4)  # as of +trainer.KEY=VALUE that others set
     [ranking] = rankings_of(tmp_path)
     assert ranking.common == {"gradient_clip_val": 1.0}
-    assert [group.settings_text for group in ranking.groups[3:]] == ["gradient_clip_val=null", ""]
+    assert [group.settings_text for group in ranking.groups[3:]] == ["gradient_clip_val=null"] * 2
+
+
+def test_options_of_other_mechanisms_are_not_named(tmp_path):
+    for depth in (2, 3):
+        window = {"name": "window", "window": 7}
+        write_run(tmp_path / str(depth), "window", model__attention=window, trainer__max_epochs=depth)
+    window = {"name": "window", "window": 4}
+    write_run(tmp_path / "4", "window", model__attention=window, overrides=["model.attention.window=4"])
+    write_run(tmp_path / "7", "window", model__attention={"name": "window", "window": 7}, trainer__max_epochs=4)
+    write_run(tmp_path / "other", "softmax")
+    assert all("window" not in group.settings_text for group in groups_of(tmp_path) if group.attention == "softmax")
 
 
 def test_no_option_is_named_where_most_rows_have_one(tmp_path):

@@ -124,8 +124,9 @@ def find_listed(runs: Sequence[Run], settings: Sequence[Settings]) -> list[Setti
     def is_listed(run: Run, key: str, value: Any) -> bool:
         if key.startswith("model.") and not _sets(run, key) and implied[model_of(run)].get(key, ...) == value:
             return False
-        is_absent = value is None and key not in run.choices and run.flat_config.get(key) != "null"
-        if is_absent or key not in common:
+        # Options of another model, mechanism or callback: their names tell that it has none.
+        is_foreign = key.startswith(("model.", "callbacks.")) and key not in run.flat_config
+        if is_foreign or key not in common:
             return value is not None
         return common[key] != value
 
