@@ -104,16 +104,18 @@ queries, keys and values of ordinary size (about 1):
 
 What 16 bits would falsify runs in float32 under autocast as well: all of `nystrom` and `performer`, of `focused` and
 `pola` between their projections, and the Fourier transforms of `fnet`, `gfnet` and `circulant`. The averages of
-`linear`, `relu_linear`, `cosformer`, `mlla`, `hedgehog`, `rala` and `nala` run in float32 in place of float16, whose
-range ends at 65,504, and in bfloat16 otherwise. In `sigmoid` keys do not compete: with logits far above ln N its
-gradients overflow float16, and the gradient scaler skips such steps.
+`linear`, `relu_linear`, `cosformer`, `mlla`, `hedgehog`, `rala`, `nala`, `mhla` and `aft_full` run in float32 in place
+of float16, whose range is 6·10⁻⁸ to 65,504, and in bfloat16 otherwise. In `sigmoid` keys do not compete: with logits
+far above ln N its gradients overflow float16, and the gradient scaler skips such steps.
 """
 
 IN_16_BITS = {
     "safe, all in float32": ("nystrom", "performer"),
     "safe, float32 between projections": ("focused", "pola"),
     "safe, float32 Fourier transforms": ("fnet", "gfnet", "circulant"),
-    "safe, float32 averages for fp16": ("linear", "relu_linear", "cosformer", "mlla", "hedgehog", "rala", "nala"),
+    "safe, float32 averages for fp16": (
+        *("linear", "relu_linear", "cosformer", "mlla", "hedgehog", "rala", "nala", "mhla", "aft_full"),
+    ),
     "safe unless logits are large (fp16)": ("sigmoid",),
 }
 """The last paragraph of `PRECISION`, for the comparison; all others are safe without more."""

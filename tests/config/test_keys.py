@@ -18,6 +18,15 @@ from fvit.config.keys import known_keys, suggest
         ("depth", "model.depth"),
         ("attention.num_agents", "model.attention.num_agents"),
         ("gpus", "trainer.devices"),
+        ("epoch", "trainer.max_epochs"),
+        ("trainer.max_epoch", "trainer.max_epochs"),
+        ("batchsize", "global_batch_size"),
+        ("random_seed", "seed"),
+        ("data_dir", "data.root"),
+        ("checkpoint", "ckpt_path"),
+        ("clip_grad", "trainer.gradient_clip_val"),
+        ("optimizer.weigth_decay", "optimizer.weight_decay"),
+        ("n_layers", "model.depth"),
     ],
 )
 def test_the_first_suggestion_is_the_whole_key(key, first):
@@ -27,6 +36,11 @@ def test_the_first_suggestion_is_the_whole_key(key, first):
 
 def test_a_key_of_another_option_is_said_to_be_one():
     assert suggest("callbacks.ema.decay", "train") == (
-        ": the chosen option of callbacks has no decay, but another one may;"
+        ": the chosen option of callbacks has no decay, unlike callbacks=[default,ema];"
     )
+    assert (
+        suggest("logger.wandb.entity", "train") == ": the chosen option of logger has no entity, unlike logger=wandb;"
+    )
+    assert suggest("data.image_size", "train") == ", did you mean data.img_size?"
+    assert suggest("wandb", "train") == ", did you mean logger=wandb?"
     assert suggest("zzz", "train") == ""

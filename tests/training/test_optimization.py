@@ -1,7 +1,10 @@
-"""The learning rate of the head."""
+"""The learning rate of the head; optimizers that do not exist; the default warmup."""
 
 import pytest
 import torch
+from torch import nn
+
+from fvit.training.optimization import build_optimizer, build_scheduler
 
 from .fitting import BARE, fit
 from .test_classifier import groups_by_name
@@ -40,3 +43,19 @@ def test_first_update_of_the_head_is_larger_by_the_ratio(compose_config):
         torch.testing.assert_close(
             faster[name] - nothing[name], ratio * (plain[name] - nothing[name]), rtol=1e-2, atol=1e-7
         )
+
+
+@pytest.mark.parametrize(("name", "advice"), [("adamw2", "did you mean adamw or "), ("x", "; timm.optim.list_opt")])
+def test_an_unknown_optimizer_is_named_with_what_to_write(name, advice):
+    with pytest.raises(ValueError, match=rf"optimizer\.opt={name} cannot be built: .*{advice}"):
+        build_optimizer(nn.Linear(1, 1), {"opt": name, "lr": 1.0})
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0.125), (2, 0.25), (10, 1.25), (40, 5), (300, 5)])
+def test_the_warmup_follows_the_length_of_the_run(epochs, warmup):
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    options = {"sched": "constant", "warmup_epochs": None, "warmup_lr": 0.0}
+    scheduler = build_scheduler(optimizer, options, updates=epochs * 8, per_epoch=8)
+    for update in range(epochs * 8):
+        scheduler.step_update(update)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(min(1.0, update / (8 * warmup))), update

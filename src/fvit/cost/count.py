@@ -31,7 +31,7 @@ class Cost:
         params: number of parameters.
         macs_paper: MACs of convolutions and linear layers, as papers report them under the name "FLOPs": without the
             products inside attention, and with mechanisms evaluated as their formula is written. Every call of the two
-            operations counts, whichever module makes it.
+            operations counts, whichever module makes it; ``x @ weight`` is a product like any other.
         macs: MACs of all products that are computed, including matrix products without weights, elementwise products,
             Fourier transforms (5/2 n log₂ n for n complex numbers, half of it for real ones) and average pooling (one
             per element of a window), in the form that a mechanism chooses for this size.

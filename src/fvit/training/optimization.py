@@ -30,7 +30,11 @@ def build_optimizer(model: nn.Module, options: Mapping[str, Any]) -> Optimizer:
     try:
         optimizer = create_optimizer(model, options, next(model.parameters()).device)
     except (ValueError, TypeError, AssertionError, ImportError, RuntimeError) as error:  # of timm, torch or apex
-        near = did_you_mean(options["opt"], list_optimizers()) if "not found" in str(error) else ""
+        near = ""
+        if "not found" in str(error):
+            near = (
+                did_you_mean(options["opt"], list_optimizers()) or "; timm.optim.list_optimizers() lists what there is"
+            )
         raise ValueError(f"optimizer.opt={options['opt']} cannot be built: {error}{near}") from error
     if head_lr is not None:
         _scale_head(optimizer, set(classifier_parameters(model)), head_lr / options["lr"])

@@ -3,7 +3,9 @@ import torch
 
 from fvit.attention import AFTFull, AFTSimple
 
+from ..cases import DEFAULTS
 from ..suite import randomise
+from ..test_numerics import assert_autocast_stays_near_the_float64_result
 
 
 def test_it_starts_as_aft_simple():
@@ -40,6 +42,17 @@ def test_opposing_keys_and_biases_give_finite_results(dtype):
     out.float().square().sum().backward()
     assert out.isfinite().all()
     assert all(tensor.grad.isfinite().all() for tensor in (x, *module.parameters()))
+
+
+def test_large_keys_and_biases_do_not_underflow_float16():
+    """Few tokens are near both maxima, so both sums are small: half precision would lose them and their gradients."""
+    torch.manual_seed(0)
+    module = AFTFull(64, 1, rank=None)
+    module.set_layout((14, 14), 1)
+    torch.nn.init.normal_(module.qkv.weight, std=0.5)
+    torch.nn.init.normal_(module.position_bias, std=3)
+    case = next(case for case in DEFAULTS if case.key == "aft_full")
+    assert_autocast_stays_near_the_float64_result(case, module, torch.float16)
 
 
 def test_parameters_of_the_papers_imagenet_model():

@@ -8,6 +8,13 @@ def test_defaults_are_the_quickstart(compose_config):
     assert compose_config() == compose_config("experiment=quickstart")
 
 
+@pytest.mark.parametrize("experiment", ["quickstart", "cifar10", "vit_s16_deit", "fvit_s16_deit"])
+def test_a_recipe_is_accepted_in_two_epochs(compose_config, experiment):
+    """Its warmup follows the length of the run."""
+    config = compose_config(f"experiment={experiment}", "trainer.max_epochs=2", "++data.root=DIR")
+    assert config["scheduler"]["warmup_epochs"] is None
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -35,7 +42,7 @@ def test_defaults_are_the_quickstart(compose_config):
         (["+model.in_chans=1"], "model.in_chans=1: images always have 3 channels"),
         (["+model.pretrained_cfg_overlay.file=a.pth"], "has no effect without model.pretrained=true"),
         (["model.init_from=RUN", "model.pretrained=true"], "model.init_from has no effect with model.pretrained"),
-        (["scheduler.warmup_epochs=70"], "leave it out"),
+        (["scheduler.warmup_epochs=70"], "max_epochs=45; scheduler.warmup_epochs=null is an eighth of the run"),
         (["trainer.max_epochs=null"], "needs another limit; add +trainer.max_steps=N"),
         (["hardware=ddp_cpu", "trainer.devices=[0,1]"], "on cpu give a number of processes: trainer.devices=2"),
         (["hardware=ddp_cpu", "trainer.devices=[]"], "trainer.devices=[] lists GPUs; on cpu"),

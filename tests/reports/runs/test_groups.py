@@ -3,8 +3,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from scipy import stats
 
+from fvit.config.paths import conf_dir
 from fvit.reports.runs.collect import collect_runs
 from fvit.reports.runs.groups import ACCURACY, MeanCI, mean_ci, paired_difference, rank_runs
 from fvit.reports.runs.settings import setting_text
@@ -83,6 +85,65 @@ def test_lived_in_logs_are_compared_where_they_can_be(tmp_path):
     assert [len(group.finished) for group in digits.groups] == [1, 3, 3]
     assert digits.groups[1].difference(ACCURACY).n == 3, "loggers, paths and workers are no difference"
     assert [group.label for group in pets.groups] == ["additive", "softmax"]
+
+
+@pytest.mark.parametrize("name", ["agc.AdaptiveGradientClipping", "ema.EMA", "unfreeze.Unfreeze"])
+def test_a_callback_that_changes_what_is_learnt_is_a_setting(tmp_path, name):
+    """Neither are its runs repetitions of those without it, nor of those with other options."""
+    for number, strength in enumerate((None, None, 1, 2)):
+        acting = {} if strength is None else {"mine": {"_target_": f"fvit.callbacks.{name}", "strength": strength}}
+        write_run(tmp_path / str(number), seed=number, accuracy=0.9 - 0.1 * number, callbacks=acting)
+    assert [(group.settings_text, len(group.runs)) for group in groups_of(tmp_path)] == [
+        ("callbacks=default", 2),
+        ("strength=1", 1),
+        ("strength=2", 1),
+    ]
+
+
+def test_the_callbacks_of_every_run_are_no_settings(tmp_path):
+    callbacks = yaml.safe_load((conf_dir() / "callbacks" / "default.yaml").read_text(encoding="utf-8"))
+    write_run(tmp_path / "0", callbacks=callbacks)
+    write_run(tmp_path / "1", seed=1, callbacks={})
+    assert [group.settings_text for group in groups_of(tmp_path)] == [""]
+
+
+def test_paths_of_ones_own_callback_are_no_settings(tmp_path):
+    for seed in (0, 1):
+        own = {"mine": {"_target_": "mine.Noise", "folder": f"/somewhere/{seed}", "sigma": 0.1}}
+        write_run(tmp_path / str(seed), seed=seed, callbacks=own)
+    write_run(tmp_path / "without", accuracy=0.5)
+    assert [(group.settings_text, len(group.runs)) for group in groups_of(tmp_path)] == [
+        ("callbacks=mine", 2),
+        ("callbacks=default", 1),
+    ]
+
+
+def test_null_is_named_where_most_rows_have_a_value(tmp_path):
+    for attention in ("additive", "softmax", "linear"):
+        write_run(tmp_path / attention, attention, trainer__gradient_clip_val=1.0)
+    write_run(tmp_path / "unclipped", accuracy=0.5, trainer__gradient_clip_val=None)
+    write_run(tmp_path / "default", "gmlp", accuracy=0.4)  # as of +trainer.KEY=VALUE that others set
+    [ranking] = rankings_of(tmp_path)
+    assert ranking.common == {"gradient_clip_val": 1.0}
+    assert [group.settings_text for group in ranking.groups[3:]] == ["gradient_clip_val=null"] * 2
+
+
+def test_options_of_other_mechanisms_are_not_named(tmp_path):
+    for depth in (2, 3):
+        window = {"name": "window", "window": 7}
+        write_run(tmp_path / str(depth), "window", model__attention=window, trainer__max_epochs=depth)
+    window = {"name": "window", "window": 4}
+    write_run(tmp_path / "4", "window", model__attention=window, overrides=["model.attention.window=4"])
+    write_run(tmp_path / "7", "window", model__attention={"name": "window", "window": 7}, trainer__max_epochs=4)
+    write_run(tmp_path / "other", "softmax")
+    assert all("window" not in group.settings_text for group in groups_of(tmp_path) if group.attention == "softmax")
+
+
+def test_no_option_is_named_where_most_rows_have_one(tmp_path):
+    for attention in ("additive", "softmax"):
+        write_run(tmp_path / attention, attention, overrides=["experiment=x"], choices={"experiment": "x"})
+    write_run(tmp_path / "without", accuracy=0.5, choices={"experiment": None}, optimizer__lr=0.1)
+    assert [group.settings_text for group in groups_of(tmp_path)] == ["", "", "experiment=null"]
 
 
 def test_settings_are_the_overrides_that_differ(tmp_path):

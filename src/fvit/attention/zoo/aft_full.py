@@ -10,7 +10,8 @@ the attention which AFT replaces. The paper factorises w with rank 128; the para
 which have no position embedding, agree with that.
 
 Cost: O(N²·D) besides the four projections. The exponentials are shifted by each channel's largest key and each row's
-largest bias. If no token is within e⁻⁸⁷ of both maxima, the sums underflow and the output is 0.
+largest bias. If no token is within e⁻⁸⁷ of both maxima, the sums underflow and the output is 0. They run in float32
+instead of float16, in which that would be e⁻¹⁷, and gradients overflow long before.
 
 Family: additive.
 """
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from fvit.attention.fixed_length import FixedLength
-from fvit.attention.ops import divide
+from fvit.attention.ops import divide, without_autocast
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -63,5 +64,8 @@ class AFTFull(FixedLength, Projected):
         # A constant subtracted from all keys of a channel, or from all biases of a row, cancels in the quotient.
         weight_nn = (w_nn - w_nn.detach().amax(dim=-1, keepdim=True)).exp()
         key = self.attn_drop((k - k.detach().amax(dim=-2, keepdim=True)).exp())
-        numerator, denominator = (weight_nn @ torch.cat([key * v, key], dim=-1)).chunk(2, dim=-1)
-        return q.sigmoid() * divide(numerator, denominator)
+        dtype = torch.float32 if v.dtype == torch.float16 else v.dtype
+        with without_autocast(v.device):
+            sums = weight_nn.to(dtype) @ torch.cat([key * v, key], dim=-1).to(dtype)
+        numerator, denominator = sums.chunk(2, dim=-1)
+        return q.sigmoid() * divide(numerator, denominator).to(v.dtype)

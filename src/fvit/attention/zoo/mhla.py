@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.norms import RMSNorm
-from fvit.attention.ops import Size, divide, rows_and_columns
+from fvit.attention.ops import Size, divide, rows_and_columns, without_autocast
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -75,17 +75,23 @@ class MHLA(Projected):
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         rows_and_columns(type(self).__name__, q.shape[-2], self.grid_size, self.num_prefix_tokens)
-        # The factor 1/N cancels, and keeps the sums within the range of half precision.
+        # Not in float16: the normaliser may be small, and its gradient has its square as a denominator.
+        dtype = torch.float32 if v.dtype == torch.float16 else v.dtype
+        with without_autocast(v.device):
+            return self._average(q.to(dtype), k.to(dtype), v.to(dtype), bias).to(v.dtype)
+
+    def _average(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        # The factor 1/N cancels; with it no sum is larger than its largest term.
         q, k = F.relu(q), F.relu(k) / k.shape[-2]
         if bias is not None:
-            k = k * bias.exp().unsqueeze(-1)
+            k = k * bias.exp().to(k.dtype).unsqueeze(-1)
         # S and z in one: the normaliser is the sum of a further value, 1.
         k, v = self.attn_drop(k), F.pad(v, (0, 1), value=1.0)
         first, share = self.num_prefix_tokens, self.side**-2
         blocks = [self._partition(t[:, :, first:]) for t in (q, k, v)]
         sums_bhmde = blocks[1].mT @ blocks[2]
         coefficients = self.mixing + (self.mixing.clamp(0, 1) - self.mixing).detach()
-        mixed_bhmde = (coefficients @ sums_bhmde.flatten(-2)).unflatten(-1, sums_bhmde.shape[-2:])
+        mixed_bhmde = (coefficients.to(q.dtype) @ sums_bhmde.flatten(-2)).unflatten(-1, sums_bhmde.shape[-2:])
         if first == 0:
             out = self._merge(blocks[0] @ mixed_bhmde)
         else:

@@ -220,7 +220,7 @@ class Train(Hardware):
         if epochs and (self.scheduler.warmup_epochs or 0) >= epochs:
             raise ValueError(
                 f"scheduler.warmup_epochs={self.scheduler.warmup_epochs:g} must be less than "
-                f"trainer.max_epochs={epochs}; leave it out, and the warmup is an eighth of the run"
+                f"trainer.max_epochs={epochs}; scheduler.warmup_epochs=null is an eighth of the run"
             )
         if epochs is None and (self.data.size_schedule or self.data.augment.mixup.off_epochs):
             key = "size_schedule" if self.data.size_schedule else "augment.mixup.off_epochs"

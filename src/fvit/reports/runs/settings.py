@@ -20,7 +20,8 @@ _NEUTRAL += ("trainer.log_every_n_steps", "trainer.profiler", "trainer.default_r
 # Groups and keys of a command line that have a place of their own, or are told by the keys that they set.
 _NOT_SETTINGS = {*_NEUTRAL, "attention", "model", "model.name", "model.attention.name", "data"}
 _NOT_SETTINGS_WITHIN = {*_NEUTRAL, "hydra", "hardware", "debug", "sweep"}
-# Of Lightning's callbacks these only watch, as fvit's own do; any other may change what is learnt.
+# Of fvit's callbacks these change what is learnt; of Lightning's those below only watch, and any other may change it.
+_ACTING = {"AdaptiveGradientClipping", "EMA", "Unfreeze"}
 _WATCHING = {"DeviceStatsMonitor", "LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "OnExceptionCheckpoint"}
 _WATCHING |= {"RichModelSummary", "RichProgressBar", "ThroughputMonitor", "Timer", "TQDMProgressBar"}
 # Changed by model.match to give a model the cost of the same one with softmax.
@@ -61,12 +62,15 @@ def source_labels(sources: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], s
 
 
 def identity(run: Run, *ignored: str) -> dict[str, str]:
-    """The flat configuration without what does not affect the outcome and the `ignored` keys; null is as absent."""
+    """The flat configuration without what does not affect the outcome and the `ignored` keys; null is as absent.
+
+    Of a callback that may change what is learnt, its options count but for paths.
+    """
     neutral = (*_NEUTRAL, *ignored)
     inside = tuple(f"{key}." for key in neutral)
     flat = {key: text for key, text in run.flat_config.items() if key not in neutral and not key.startswith(inside)}
     acting = tuple(f"callbacks.{name}." for name in _acting_callbacks(run))
-    flat |= {key: text for key, text in run.flat_config.items() if key.startswith(acting)}
+    flat |= {key: text for key, text in run.flat_config.items() if key.startswith(acting) and "/" not in text}
     return {key: text for key, text in flat.items() if text != "null"}
 
 
@@ -120,10 +124,14 @@ def find_listed(runs: Sequence[Run], settings: Sequence[Settings]) -> list[Setti
     def is_listed(run: Run, key: str, value: Any) -> bool:
         if key.startswith("model.") and not _sets(run, key) and implied[model_of(run)].get(key, ...) == value:
             return False
-        return key not in common or common[key] != value
+        # Options of another model, mechanism or callback: their names tell that it has none.
+        is_foreign = key.startswith(("model.", "callbacks.")) and key not in run.flat_config
+        if is_foreign or key not in common:
+            return value is not None
+        return common[key] != value
 
     return [
-        {key: value for key, value in one.items() if value is not None and is_listed(run, key, value)}
+        {key: value for key, value in one.items() if is_listed(run, key, value)}
         for run, one in zip(runs, settings, strict=True)
     ]
 
@@ -150,7 +158,7 @@ def _has_its_place(key: str) -> bool:
 def _value(run: Run, key: str) -> Any:
     """The chosen option of the config group `key`, or the value in the config; None if there is neither."""
     if key == "callbacks":
-        return "+".join(_acting_callbacks(run)) or None
+        return "+".join(_acting_callbacks(run)) or "default"
     if key in run.choices:
         return run.choices[key]
     value: Any = run.config
@@ -168,9 +176,9 @@ def _acting_callbacks(run: Run) -> list[str]:
 
 def _watches(option: dict[str, Any]) -> bool:
     package, _, name = str(option.get("_target_")).rpartition(".")
-    if name.endswith(("EMA", "Averaging")):
-        return False
-    return package.startswith("fvit.") or "_target_" not in option or name in _WATCHING
+    if package.startswith("fvit."):
+        return name not in _ACTING
+    return "_target_" not in option or name in _WATCHING
 
 
 def _sets(run: Run, key: str) -> bool:
