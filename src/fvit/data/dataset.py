@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from fvit.data.faults import Fault, attempt
 from fvit.data.images import BadImage, DataError, Images
@@ -17,6 +18,9 @@ from fvit.data.seeding import SampleKey, generator
 from fvit.data.transforms.draws import Draw, Draws
 
 Transform = Callable[..., Tensor]
+
+# Unset in a loader that cannot start for want of shared memory, whose __del__ would print a traceback because of it.
+_MultiProcessingDataLoaderIter._shutdown = True
 
 # Clusters, launchers and a user's `kill` send these to every process of a run.
 _GROUP_SIGNALS = {signal.SIGTERM, signal.SIGUSR1} if hasattr(signal, "sigwaitinfo") else set()
