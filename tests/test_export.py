@@ -75,6 +75,15 @@ def test_card_of_a_checkpoint_without_metrics(run, tmp_path):
     assert text.partition("## Metrics\n\n")[2].startswith("None were recorded.\n\n## Limits")
 
 
+def test_class_whose_name_is_not_utf8_is_escaped(run, tmp_path):
+    """As of a folder from an old archive."""
+    content = checkpoint.read(checkpoint.find(run))
+    content["classes"] = [b"K\xe4fer".decode(errors="surrogateescape"), *content["classes"][1:]]
+    torch.save(content, tmp_path / "a.ckpt")
+    out = exported(tmp_path / "a.ckpt", tmp_path / "out")
+    assert all(r"K\udce4fer" in (out / name).read_text() for name in ("README.md", "config.json"))
+
+
 def test_program_comes_with_its_preprocessing(run, tmp_path):
     out = exported(run, tmp_path / "out", "torch_export")
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "model.pt2", "preprocessing.json"]

@@ -95,8 +95,9 @@ def test_every_kind_of_picture_is_the_same(photo):
     grey = io.BytesIO()
     Image.new("L", (20, 30), 255).save(grey, "PNG")
     assert transform(grey.getvalue()).unique().tolist() == [1.0]
-    with pytest.raises(TypeError, match=r"a picture is a path, .* uint8 array, and not of"):
-        transform(1.0)
+    for other in (1.0, np.zeros((4, 4), np.uint16), np.zeros((3, 4, 4), np.uint8)):
+        with pytest.raises(TypeError, match=r"a picture is a path, .* uint8 array \[height, width, 3\], not <class"):
+            transform(other)
     with pytest.raises(FileNotFoundError):
         transform("nowhere.png")
 

@@ -48,7 +48,7 @@ def export(config: dict[str, Any]) -> dict[str, float]:
         described = CardContent(
             form, source, content, exported.classes, cost.params, cost.macs, difference, import_fvit
         )
-        (folder / "README.md").write_text(card(described), encoding="utf-8")
+        (folder / "README.md").write_text(card(described), encoding="utf-8", errors="backslashreplace")
         if not for_timm:  # a directory for timm contains them in config.json
             inputs = {"img_size": exported.arguments["img_size"], **exported.preprocessing, "classes": exported.classes}
             (folder / "preprocessing.json").write_text(json.dumps(inputs, indent=2), encoding="utf-8")

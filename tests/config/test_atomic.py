@@ -22,6 +22,11 @@ def test_file_is_replaced_when_the_block_ends(tmp_path):
     assert names(tmp_path) == ["file"]
 
 
+def test_file_names_that_are_no_text_are_escaped(tmp_path):
+    write_text(tmp_path / "file", b"K\xe4fer".decode(errors="surrogateescape"))
+    assert (tmp_path / "file").read_text() == r"K\udce4fer"
+
+
 def write_half(path, error, **options):
     with replacing(path, **options) as file:
         file.write("half")

@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
         (tmp_path / name).write_text("")
         error = _caught((tmp_path / name / "run").mkdir)
         assert explain(error).startswith(f"cannot use {tmp_path / name}/run: Not a directory")
-        assert ("hydra.run.dir=DIR" in explain(error)) is (name == "logs")
+        assert ("hydra.run.dir=DIR (of a sweep: hydra.sweep.dir=DIR)" in explain(error)) is (name == "logs")
         assert "hydra.run.dir" not in explain(error, "export")
 
 

@@ -164,6 +164,7 @@ INTACT = {
     },
     **{f"{len(extra)} bytes before the end": PLAIN[:-2] + extra + PLAIN[-2:] for extra in (b"\0" * 9, b"abc" * 99)},
     "bytes before a scan": MANY_SCANS[:LAST_SCAN] + b"\0\0" + MANY_SCANS[LAST_SCAN:],
+    "bytes before a restart marker": RESTARTS[:SECOND] + b"\0\0" + RESTARTS[SECOND:],
     "both": with_revision(PLAIN[:-2] + b"\0" * 9 + PLAIN[-2:], b"\2\0"),
     "unknown colour transform of Adobe": ADOBE.replace(b"Adobe\0d\0\0\0\0\0", b"Adobe\0d\0\0\0\0\7"),
     "an ICC profile cut short": PLAIN[:2] + b"\xff\xe2\0\x0eICC_PROFILE\0" + PLAIN[2:],
@@ -174,7 +175,7 @@ INTACT = {
 @pytest.mark.parametrize("name", INTACT)
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_unusual_image_is_decoded(decoder, name, box):
-    plain = {"bytes before a scan": MANY_SCANS}.get(name, PLAIN)
+    plain = {"bytes before a scan": MANY_SCANS, "bytes before a restart marker": RESTARTS}.get(name, PLAIN)
     pixels = choose(decoder)(INTACT[name], box)
     if "Adobe" not in name:  # which gives other colours
         assert np.array_equal(pixels, choose(decoder)(plain, box))
@@ -187,7 +188,8 @@ def test_unusual_image_may_be_damaged_as_well(decoder):
     half = PLAIN[: len(PLAIN) // 2]
     assert_rejected(choose(decoder), half + b"\xff\xd9")
     assert_rejected(choose(decoder), with_revision(half + b"\xff\xd9", b"\2\0"))
-    assert_rejected(choose(decoder), RESTARTS[:SECOND] + RESTARTS[SECOND + 2 :])
+    for instead in (b"", b"\0\0", b"\0" * 9):
+        assert_rejected(choose(decoder), RESTARTS[:SECOND] + instead + RESTARTS[SECOND + 2 :])
 
 
 def test_crop_is_drawn_once_whatever_the_decoder_does():

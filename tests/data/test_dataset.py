@@ -121,12 +121,21 @@ def test_missing_shard_is_fatal(replace):
     assert images.reads == [7], "its neighbours are in the same shard"
 
 
-@pytest.mark.parametrize("size", [3, 40])
-def test_too_many_damaged_images_in_a_row_are_fatal(size):
-    sample = dataset(Broken(size, {i: BadImage("empty") for i in range(size)}))[SampleKey(2, 0, 0)]
+def test_as_many_damaged_images_in_a_row_are_skipped_as_the_limit_allows():
+    bad = {i: BadImage("empty") for i in range(30)}
+    for limit, label in ((30, 30), (29, -1)):
+        images = dataset(Broken(40, bad))
+        images.skip_limit = limit
+        sample = images[SampleKey(0, 0, 0)]
+        assert sample.label == label
+        assert [fault.where for fault in sample.faults] == [f"train.tar: {i}.jpg" for i in range(30)]
+        assert not any(fault.fatal for fault in sample.faults), "the trainer counts them"
+
+
+def test_no_image_that_can_be_read_is_fatal():
+    sample = dataset(Broken(3, {i: BadImage("empty") for i in range(3)}))[SampleKey(2, 0, 0)]
     assert sample.pixels is None
-    assert sample.faults[-1].fatal
-    assert "as are the 15 images before it" in sample.faults[-1].reason
+    assert sample.faults[-1] == ("train.tar: 1.jpg", "empty; none of the 3 training images can be read", True)
     assert not any(fault.fatal for fault in sample.faults[:-1])
 
 

@@ -104,7 +104,7 @@ def test_long_list_is_shortened(root, caplog):
     assert "left out 30 unusable files" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["__MACOSX", "@eaDir", "lost+found", ".git"])
+@pytest.mark.parametrize("name", ["__MACOSX", "@eaDir", "#recycle", "lost+found", ".git"])
 def test_folders_of_operating_systems_are_skipped(root, name):
     for folder in (root / name, root / "a" / name):
         folder.mkdir()

@@ -71,6 +71,16 @@ def test_work_goes_on_when_nobody_reads(demo, tmp_path):
     assert (tmp_path / "done").exists()
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has /dev/full")
+def test_work_goes_on_when_the_disk_is_full(demo, tmp_path):
+    body = f"print('first'), print('more'), open({str(tmp_path / 'done')!r}, 'w')"
+    with open("/dev/full", "w") as full:
+        process = demo(body, stdout=full)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "the disk is full: what this command prints is lost from here on\n")
+    assert (tmp_path / "done").exists()
+
+
 def test_encoding_without_the_character_replaces_it(demo):
     process = demo("print('a → b × c')", env={"PYTHONIOENCODING": "latin-1"}, text=False)
     out, _ = process.communicate(timeout=60)

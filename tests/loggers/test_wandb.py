@@ -51,7 +51,18 @@ def test_folder_is_that_of_wandb_dir_and_an_unwritable_one_is_explained(tmp_path
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
     assert compose_config("logger=wandb")["logger"]["wandb"]["save_dir"] == str(tmp_path / "elsewhere")
     (tmp_path / "logs").write_text("a file")
-    with pytest.raises(ConfigError, match=r"W&B cannot write to .*logs/wandb: Not a directory; set WANDB_DIR=DIR"):
+    problem = r"W&B cannot write to .*/wandb: Not a directory; "
+    with pytest.raises(ConfigError, match=rf"{problem}set logger\.wandb\.save_dir=DIR$"):
+        _ = logger(tmp_path).experiment
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "logs"))
+    with pytest.raises(ConfigError, match=rf"{problem}WANDB_DIR is .*/logs: set it to another folder$"):
+        _ = logger(tmp_path).experiment
+    monkeypatch.delenv("WANDB_DIR")
+    with pytest.raises(ConfigError, match=rf"{problem}set logger\.wandb\.save_dir=DIR, or WANDB_DIR=DIR in the env"):
+        _ = logger(tmp_path).experiment
+    (tmp_path / "logs").unlink()
+    monkeypatch.setattr("os.access", lambda *args: False)  # as for a folder that exists and belongs to someone else
+    with pytest.raises(ConfigError, match=r"W&B cannot write to .*logs/wandb: Permission denied"):
         _ = logger(tmp_path).experiment
     assert not (tmp_path / "run").exists()
 

@@ -74,3 +74,13 @@ def test_many_images_are_summarised(capsys):
     assert "mean probability of the predicted class: 50.0 %" in out
     assert out.count("skipped bad") == 10
     assert "… and 2 more" in out
+
+
+def test_folders_that_are_not_named_after_a_class_are_named(capsys):
+    given = [Prediction(f"{folder}/a.jpg", [("x", 1.0), ("y", 0.0)], label=name) for folder, name in LABELLED.items()]
+    out = shown(given, capsys)
+    assert "100.00 % of 1 images in folders named after classes" in out
+    assert "2 in folders not named after a class: w, z" in out
+
+
+LABELLED = {"x": "x", "z": "", "w": ""}

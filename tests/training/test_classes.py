@@ -15,6 +15,7 @@ SYNSETS = ["n01440764", "n01443537", "n02012849", "n03126707", "n04399382"]  # t
     ("classes", "outputs", "expected"),
     [
         (ANIMALS, ANIMALS, [0, 1, 2, 3]),
+        (["ant", "ant", "bee"], ["ant", "ant", "bee"], [0, 1, 2]),
         (["dog", "ant"], ANIMALS, [3, 0]),
         (["ant", "zebra"], ANIMALS, [0, None]),
         (["Ant"], ANIMALS, [None]),

@@ -1,5 +1,6 @@
 """Classifier and ImageDataModule with a plain Trainer of Lightning, and models of one's own."""
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 import fvit
 from fvit.config.paths import conf_dir
 from fvit.data import ImageDataModule
+from fvit.data.images import Pixels
+from fvit.data.sources.base import Source
 from fvit.training import Classifier, arguments, checkpoint
 
 HOST = dict(img_size=16, patch_size=8, embed_dim=24, depth=1, num_heads=3, num_classes=10)
@@ -75,6 +78,44 @@ def test_predictions_are_of_the_test_images(tmp_path):
         pixels = torch.from_numpy(data.source.test.read(0).copy()).permute(2, 0, 1)
         mean, std = (torch.tensor(data.hparams[name]).view(3, 1, 1) for name in ("mean", "std"))
         assert torch.allclose(first[:1], module(((pixels / 255 - mean) / std)[None]), atol=1e-4)
+
+
+def coloured(classes):
+    """A data source of one's own, in which the class tells the colour of an image: two for training and validation."""
+    pixels = np.array([np.full((16, 16, 3), COLOURS[name], np.uint8) for name in classes for _ in range(2)])
+    images = Pixels(pixels, np.repeat(np.arange(len(classes)), 2))
+    return Source(images, images, list(classes))
+
+
+COLOURS = {"black": 0, "blue": (0, 0, 255), "red": (255, 0, 0)}
+
+
+class ByColour(nn.Module):
+    """Knows the colours in the order of `COLOURS`."""
+
+    def forward(self, x):
+        red, _, blue = x.mean(dim=(2, 3)).unbind(1)
+        return torch.stack([torch.zeros_like(red), blue, red], dim=1)
+
+
+def test_classes_are_matched_by_name_without_a_command_as_well(tmp_path, caplog):
+    def data(*classes):
+        source = {"dataset": f"{__name__}:coloured", "options": {"classes": classes}}
+        return ImageDataModule("own", 16, 4, crop_pct=1.0, mean=[0.5] * 3, std=[0.5] * 3, **source)
+
+    module, one = Classifier(ByColour(), classes=list(COLOURS)), trainer(tmp_path)
+    for classes, said in (
+        (("black", "blue", "red"), ""),
+        (("blue", "red"), "evaluated on 2 of 3 outputs, matched by class name"),
+        (("red", "blue", "black"), "evaluated on 3 of 3 outputs, matched by class name"),
+        (("black", "blue", "red"), ""),
+    ):
+        caplog.clear()
+        [metrics] = one.validate(module, data(*classes), verbose=False)
+        assert metrics["val/acc1"] == 1
+        assert said in caplog.text
+    with pytest.raises(ValueError, match=r"the module has other classes than the data \(missing: black\): build it "):
+        one.fit(module, data("blue", "red"))
 
 
 def test_a_checkpoint_of_a_module_names_it(tmp_path):

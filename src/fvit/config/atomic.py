@@ -17,7 +17,7 @@ def replacing(path: Path, mode: str = "w", newline: str | None = None, keep: Pat
 
     Args:
         path: the file to create or replace, in an existing folder.
-        mode: ``w`` (UTF-8 text) or ``wb``.
+        mode: ``w`` (UTF-8 text, in which names of files that are none are escaped) or ``wb``.
         newline: as for `open`.
         keep: where to move the file that is replaced; None deletes it.
 
@@ -26,7 +26,8 @@ def replacing(path: Path, mode: str = "w", newline: str | None = None, keep: Pat
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
-        with partial.open(mode, encoding=None if "b" in mode else "utf-8", newline=newline) as file:
+        text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace", "newline": newline}
+        with partial.open(mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -104,7 +104,11 @@ def explain(error: BaseException, task: str = "train") -> str | None:
         return loader
     if isinstance(error, OSError) and error.filename is not None:
         is_default = task in _WITH_RUN_DIR and Path(error.filename).absolute().is_relative_to(Path.cwd() / "logs")
-        advice = ". If the run cannot be written there, set hydra.run.dir=DIR" if is_default else ""
+        advice = (
+            ". If the run cannot be written there, set hydra.run.dir=DIR (of a sweep: hydra.sweep.dir=DIR)"
+            if is_default
+            else ""
+        )
         return f"cannot use {error.filename}: {error.strerror}{advice}"
     if isinstance(error, OSError) and error.errno in DISK_FULL:  # the error of an open file names no file
         return f"{DISK_FULL[error.errno]}: free some space and repeat the command"

@@ -261,7 +261,8 @@ class ImageDataModule(LightningDataModule):
         images, transforms = self.source.train, self._train_transforms
         if self.hparams.resident:
             return self._keep("train", images, next(iter(transforms.values())))
-        datasets = {size: ImageDataset(images, t, self.hparams.seed, replace=True) for size, t in transforms.items()}
+        settings = {"seed": self.hparams.seed, "replace": True, "skip_limit": self.hparams.skip_limit}
+        datasets = {size: ImageDataset(images, transform, **settings) for size, transform in transforms.items()}
         return SizedDataset(self.schedule, datasets) if self.schedule else next(iter(datasets.values()))
 
     def _train_size(self, epoch: int) -> tuple[int, int]:

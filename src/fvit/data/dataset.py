@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from fvit.data.faults import Fault, attempt
 from fvit.data.images import BadImage, DataError, Images
@@ -18,8 +19,8 @@ from fvit.data.transforms.draws import Draw, Draws
 
 Transform = Callable[..., Tensor]
 
-# How many of the images that follow a damaged one are tried in its place.
-_REPLACEMENTS = 16
+# Unset in a loader that cannot start for want of shared memory, whose __del__ would print a traceback because of it.
+_MultiProcessingDataLoaderIter._shutdown = True
 
 # Clusters, launchers and a user's `kill` send these to every process of a run.
 _GROUP_SIGNALS = {signal.SIGTERM, signal.SIGUSR1} if hasattr(signal, "sigwaitinfo") else set()
@@ -50,21 +51,23 @@ class ImageDataset(Dataset):
     """Transformed images, indexed by `SampleKey`.
 
     The seed and the key determine all randomness of `transform`, which maps an encoded image and a generator to uint8
-    [H, W, 3]. With `replace`, the next good image replaces a damaged one, which keeps training batches equal in size.
-    Without it, damaged images are left out. Either way, the batch reports them.
+    [H, W, 3]. With `replace`, the next good image replaces a damaged one, which keeps training batches equal in size;
+    after more than `skip_limit` damaged ones in a row there is none. Without it, damaged images are left out. Either
+    way, the batch reports them.
     """
 
     images: Images
     transform: Transform
     seed: int
     replace: bool
+    skip_limit: int = 100
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, key: SampleKey) -> Sample:
         faults: list[Fault] = []
-        for offset in range(_REPLACEMENTS if self.replace else 1):
+        for offset in range(min(len(self.images), self.skip_limit + 1) if self.replace else 1):
             index = (key.index + offset) % len(self.images)
             try:
                 data = attempt(lambda index=index: self.images.read(index))
@@ -75,8 +78,8 @@ class ImageDataset(Dataset):
             except DataError as error:
                 faults.append(self._fault(index, error, fatal=True))
                 break
-        if self.replace and not faults[-1].fatal:
-            reason = f"{faults[-1].reason}, as are the {len(faults) - 1} images before it"
+        if self.replace and len(faults) == len(self.images):
+            reason = f"{faults[-1].reason}; none of the {len(faults)} training images can be read"
             faults[-1] = faults[-1]._replace(reason=reason, fatal=True)
         return Sample(None, -1, key, tuple(faults))
 

@@ -4,13 +4,15 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 
 from fvit.data.images import DataError
 
 log = logging.getLogger(__name__)
 
 # What operating systems and archivers put into any folder.
-_FOREIGN = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
+_FOREIGN = frozenset(("__MACOSX", "__pycache__", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
+_FOREIGN |= {"@eaDir", "@Recycle", "#recycle", "#snapshot"}  # of network storage
 _SHOWN = 5
 
 
@@ -48,7 +50,7 @@ def entries(folder: str) -> tuple[list[str], list[str], dict[str, str]]:
     try:
         with os.scandir(folder) as found:
             for entry in found:
-                if entry.name.startswith(".") or entry.name in _FOREIGN:
+                if is_skipped(entry.name):
                     continue
                 if _answers(entry.is_dir):
                     folders.append(entry.name)
@@ -61,6 +63,22 @@ def entries(folder: str) -> tuple[list[str], list[str], dict[str, str]]:
     except PermissionError:
         raise DataError(f"{folder} cannot be listed: permission denied") from None
     return sorted(folders), sorted(files), dead
+
+
+def is_skipped(name: str) -> bool:
+    """Whether a file or folder is hidden, or what operating systems leave behind."""
+    return name.startswith(".") or name in _FOREIGN
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is one.
+
+    Raises:
+        DataError: it is a link that leads nowhere, which may have been one to a folder.
+    """
+    if path.is_symlink() and not path.exists():
+        raise DataError(f"{path} is a link to {os.readlink(path)}, which cannot be found: repair or remove it")
+    return path.is_dir()
 
 
 def _answers(question: Callable[[], bool]) -> bool:

@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from fvit.config.errors import DISK_FULL
+
 
 @contextmanager
 def own(task: str) -> Iterator[None]:
     """Run a command; if this process was started for it, and not by a test or a notebook, make it robust and end it.
 
-    A message that nobody reads any more (``| head``, a closed terminal) or that the encoding lacks must not end a run.
+    A message that nobody reads any more (``| head``, a closed terminal), that finds the disk full or that the encoding
+    lacks must not end a run.
     The interpreter would take two to eight seconds to free torch's modules, in which a cluster kills: 143 becomes 137.
     Functions registered with `atexit` are called, which close W&B and end loader workers.
     """
@@ -55,15 +58,17 @@ def _is_program(task: str) -> bool:
 
 
 class _Unread(io.FileIO):
-    """A file descriptor that takes what nobody reads."""
+    """A file descriptor that takes what nobody reads, or what finds no room; the latter is said on stderr."""
 
     def write(self, data: bytes) -> int:
         try:
             return super().write(data)
         except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO):
+            if error.errno not in (errno.EPIPE, errno.EIO, *DISK_FULL):
                 raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            if error.errno in DISK_FULL and self.fileno() == 1:
+                print(f"{DISK_FULL[error.errno]}: what this command prints is lost from here on", file=sys.stderr)
             return len(data)
 
 

@@ -1,5 +1,6 @@
 """Weights & Biases: one W&B run per run, offline where no server takes it, closed with the status of the run."""
 
+import errno
 import functools
 import json
 import logging
@@ -222,14 +223,7 @@ class RunLogger(WandbLogger):
         """Start the run on the server, or offline, and print one line that says where it is."""
         import wandb
 
-        folder = Path(self.save_dir, "wandb")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"W&B cannot write to {folder}: {error.strerror}; set WANDB_DIR=DIR in the environment, or "
-                "logger.wandb.save_dir=DIR"
-            ) from error
+        folder = _writable(Path(self.save_dir, "wandb"))
         if self._wandb_init["id"] is None:
             self._wandb_init["id"] = self._id = _run_id(self.run_dir)
         # Offline runs refer to copies of their artifacts, which W&B would keep in the home directory.
@@ -275,6 +269,26 @@ class RunLogger(WandbLogger):
             return not run.disabled
         log.warning("W&B: %s no longer answers; no artifact of %s", run.settings.base_url, what)
         return False
+
+
+def _writable(folder: Path) -> Path:
+    """`folder`, which is made if it does not exist.
+
+    Raises:
+        ConfigError: it cannot be written; the message names the setting that it comes from.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        origin = os.environ.get("WANDB_DIR")
+        if origin and folder == Path(origin, "wandb"):
+            remedy = f"WANDB_DIR is {origin}: set it to another folder"
+        else:
+            remedy = "set logger.wandb.save_dir=DIR" + ("" if origin else ", or WANDB_DIR=DIR in the environment")
+        raise ConfigError(f"W&B cannot write to {folder}: {error.strerror}; {remedy}") from error
+    return folder
 
 
 def _run_id(folder: Path) -> str:

@@ -9,6 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from fvit.launch.console import console, print_facts, print_rows
@@ -54,6 +55,7 @@ class Tally:
         self.failed: list[Prediction] = []
         self.classes: Counter[str] = Counter()
         self.confidence = 0.0
+        self._unnamed: Counter[str] = Counter()  # images by folder, for folders not named after a class
 
     @property
     def predicted(self) -> int:
@@ -71,6 +73,8 @@ class Tally:
             self.labels.append(self._places[prediction.label])
             self.predictions.append(self._places[name])
             self.confidences.append(probability)
+        else:
+            self._unnamed[Path(prediction.file).parent.name] += 1
         if len(self.first) < MAX_ROWS:
             self.first.append(prediction)
 
@@ -91,6 +95,9 @@ class Tally:
             right = sum(map(operator.eq, self.labels, self.predictions))
             accuracy = f"{100 * right / total:.2f} % of {total:,} images in folders named after classes"
             facts = [("accuracy", accuracy), *facts]
+            if other := self._unnamed:
+                folders = ", ".join(sorted(other)[:_LISTED]) + ", …" * (len(other) > _LISTED)
+                facts.append(("left out of it", f"{other.total():,} in folders not named after a class: {folders}"))
         print_facts("", [("images", f"{speed}; {len(self.failed):,} skipped"), *facts])
 
     def _print_summary(self) -> None:

@@ -23,9 +23,13 @@ _CRANES = {"crane": "n02012849", "crane2": "n03126707"}
 def counterparts(classes: Sequence[str], outputs: Sequence[str]) -> list[int | None]:
     """For each of `classes`, the index of the same class in `outputs`; None if there is none, or more than one.
 
+    Classes that are the same in all places are their own counterparts, even if two have one name.
+
     Names are the same if they are equal, or if one is a WordNet ID (n01440764, n01440764 tench) and the other its words
     (tench; "tench, Tinca tinca").
     """
+    if list(classes) == list(outputs):
+        return list(range(len(outputs)))
     names, known = ([unicodedata.normalize("NFC", name) for name in each] for each in (classes, outputs))
     if not set(names) <= set(known) and (synsets := {synset for name in names + known if (synset := wordnet_id(name))}):
         words = _synsets_by_words(synsets)
@@ -93,22 +97,24 @@ def check_unchanged(classes: Sequence[str], trained: Sequence[str], owner: str) 
     Raises:
         ValueError: it has not; the message names the classes.
     """
-    found = counterparts(classes, trained)
-    if found == list(range(len(trained))):
-        return
-    new = [name for name, index in zip(classes, found, strict=True) if index is None]
-    gone = [name for index, name in enumerate(trained) if index not in found]
-    differing = [f"{kind}: {abbreviate(names)}" for kind, names in (("new", new), ("missing", gone)) if names]
-    moved = [
-        f"{name} was number {index} and is {place}"
-        for place, (name, index) in enumerate(zip(classes, found, strict=True))
-        if index not in (None, place)
-    ]
-    raise ValueError(
-        f"{owner} was trained on other classes ({'; '.join(differing) or f'in another order: {abbreviate(moved)}'}). "
-        f"Resume it with its own data, or start a new run with {argument('model.init_from', owner)}, which matches "
-        "the outputs by name"
-    )
+    if differing := _difference(classes, trained):
+        raise ValueError(
+            f"{owner} was trained on other classes ({differing}). Resume it with its own data, or start a new run with "
+            f"{argument('model.init_from', owner)}, which matches the outputs by name"
+        )
+
+
+def check_same(classes: Sequence[str], outputs: Sequence[str]) -> None:
+    """Check that a module is trained on the classes, in the order, of its outputs.
+
+    Raises:
+        ValueError: it is not; the message names the classes.
+    """
+    if differing := _difference(classes, outputs):
+        raise ValueError(
+            f"the module has other classes than the data ({differing}): build it with classes=data.classes; "
+            "init_from=CHECKPOINT in its model then takes over the outputs by name"
+        )
 
 
 def pretrained_classes(model: nn.Module) -> list[str] | None:
@@ -141,6 +147,22 @@ def abbreviate(names: Iterable[str], most: int = 8) -> str:
 def wordnet_id(name: str) -> str | None:
     """That with which a name begins, if it does."""
     return found[1] if (found := _SYNSET.fullmatch(name)) else None
+
+
+def _difference(classes: Sequence[str], outputs: Sequence[str]) -> str:
+    """Which classes are new, missing or in another place, in words; empty if there are none."""
+    found = counterparts(classes, outputs)
+    if found == list(range(len(outputs))):
+        return ""
+    new = [name for name, index in zip(classes, found, strict=True) if index is None]
+    gone = [name for index, name in enumerate(outputs) if index not in found]
+    differing = [f"{kind}: {abbreviate(names)}" for kind, names in (("new", new), ("missing", gone)) if names]
+    moved = [
+        f"{name} was number {index} and is {place}"
+        for place, (name, index) in enumerate(zip(classes, found, strict=True))
+        if index not in (None, place)
+    ]
+    return "; ".join(differing) or f"in another order: {abbreviate(moved)}"
 
 
 def _identify(name: str, synsets: dict[str, str]) -> str:

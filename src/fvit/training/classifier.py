@@ -1,12 +1,14 @@
 """The LightningModule: a model, its loss, its optimizer and its metrics."""
 
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ from fvit.models.hosts import ignore_rope
 from fvit.models.start import log_resampling
 from fvit.models.weights import unwrapped
 from fvit.training.arguments import LOSS, OPTIMIZER, SCHEDULER, count_classes, module_and_options
-from fvit.training.classes import order_pretrained_head
+from fvit.training.classes import check_same, order_pretrained_head, select_outputs
 from fvit.training.freezing import Frozen
 from fvit.training.initial import initial_weights, start_facts
 from fvit.training.losses import build_loss
@@ -28,6 +30,8 @@ from fvit.training.metrics import EvalMetrics, StepMeans, accuracy
 from fvit.training.optimization import build_optimizer, build_scheduler, scheduled_rate
 from fvit.training.resizing import load_all, resize_checkpoint
 from fvit.training.sharding import numbered_by_model, shard
+
+log = logging.getLogger(__name__)
 
 
 class Classifier(LightningModule):
@@ -117,11 +121,14 @@ class Classifier(LightningModule):
         log_resampling(module.model, trained["img_size"])
         return module
 
-    def select(self, outputs: Sequence[int] | None) -> None:
-        """Evaluate with these outputs alone, in the order of the dataset's classes; with all if None."""
-        if outputs is not None:
-            self.outputs = torch.tensor(outputs, device=self.device)
-            self.val_metrics = EvalMetrics(len(outputs))
+    def select(self, outputs: Sequence[int] | None) -> bool:
+        """Evaluate with these outputs alone, in the dataset's order, or with all; returns whether that is a change."""
+        if outputs == (None if self.outputs is None else self.outputs.tolist()):
+            return False
+        self.outputs = None if outputs is None else torch.tensor(outputs, device=self.device)
+        self.val_metrics = EvalMetrics(self.num_outputs if outputs is None else len(outputs)).to(self.device)
+        self._metric_attributes = None  # in which Lightning remembers the former metrics
+        return True
 
     def facts(self) -> list[tuple[str, str]]:
         """Names and values for the summary that is printed before training."""
@@ -154,8 +161,7 @@ class Classifier(LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        # Not in the last step: a run may resume after it.
-        self.log("train/acc1", self.train_acc1)
+        self.log("train/acc1", self.train_acc1)  # not in the last step: a run may resume after it
 
     @property
     def step_is_logged(self) -> bool:
@@ -196,8 +202,7 @@ class Classifier(LightningModule):
         if logits is not None:
             logits = logits if self.outputs is None else logits[:, self.outputs]
             self.val_metrics.count(logits, labels)
-        metrics = {f"{split}/{name}": metric for name, metric in self.val_metrics.items()}
-        self.log_dict(metrics, on_epoch=True)
+        self.log_dict({f"{split}/{name}": metric for name, metric in self.val_metrics.items()}, on_epoch=True)
         return logits
 
     def on_validation_batch_end(self, outputs: Tensor | None, batch: Any, batch_idx: int) -> None:
@@ -213,6 +218,21 @@ class Classifier(LightningModule):
         if not self.trainer.strategy.reduce(self.val_metrics.images, reduce_op="sum"):
             latest = self.trainer.datamodule.faults.latest()
             raise RunError(f"none of the {split} images could be read; the last: {latest}")
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.classes and (classes := getattr(self.trainer.datamodule, "classes", None)):
+            check_same(classes, self.classes)
+            self.select(None)
+
+    def on_validation_start(self) -> None:
+        """Select the outputs of the data's classes by name, which only commands have done already."""
+        classes = getattr(self.trainer.datamodule, "classes", None)
+        if self.trainer.state.fn != TrainerFn.FITTING and classes and self.classes:
+            known = self.classes, self.hparams.num_classes, self.num_outputs
+            if self.select(select_outputs(classes, *known, "the module")):
+                log.warning("evaluated on %d of %d outputs, matched by class name", len(classes), self.num_outputs)
+
+    on_test_start = on_validation_start
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:  # FSDP
@@ -264,10 +284,9 @@ class Classifier(LightningModule):
         checkpoint["metrics"] = self.earlier_metrics | metrics
         checkpoint["format"] = FORMAT
         checkpoint["classes"] = getattr(self.trainer.datamodule, "classes", self.classes)
-        hyper_parameters = dict(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
-        origin = {"pretrained": False, "init_from": None, "freeze": None}
-        hyper_parameters["model"] = hyper_parameters["model"] | origin
-        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = hyper_parameters
+        parameters = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]
+        model = parameters["model"] | {"pretrained": False, "init_from": None, "freeze": None}
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {**parameters, "model": model}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over what a checkpoint describes, and resample its weights if its images had another size."""

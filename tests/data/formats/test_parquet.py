@@ -131,6 +131,17 @@ def test_class_names_from_the_schema(root, tmp_path):
     assert open_parquet(LocalStorage(root), tmp_path)[2] == ["tench, Tinca tinca", "goldfish", "shark"]
 
 
+def test_files_must_agree_on_the_class_names(root, tmp_path):
+    names = ["tench, Tinca tinca", "goldfish", "shark"]
+    write(root / "data" / "train-00000-of-00002.parquet", [0, 1], names=names)
+    write(root / "data" / "validation-00000-of-00001.parquet", [0, 1], names=names[::-1])
+    with pytest.raises(DataError, match=r"classes of .*train-00000.* and .*validation-0.* they are in another order"):
+        open_parquet(LocalStorage(root), tmp_path / "cache")
+    write(root / "data" / "validation-00000-of-00001.parquet", [0, 1], names=["goldfish", "shark", "whale"])
+    with pytest.raises(DataError, match=r"and .*validation-.* differ: tench, Tinca tinca, whale"):
+        open_parquet(LocalStorage(root), tmp_path / "cache")
+
+
 def test_other_column_types_are_read(root, tmp_path):
     kind = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
     images = pa.array([{"bytes": b"large", "path": ""}], kind)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageCms, TiffImagePlugin, TiffTags
 
 from fvit.data.formats.decode import choose
+from fvit.data.formats.pillow import to_rgb
 from fvit.data.images import BadImage
 from fvit.data.prepare.shard import Encoding, encode
 from tests.data.pictures import DECODERS
@@ -110,6 +111,23 @@ def test_prepared_pixels_of_every_mode(name):
 def test_pixels_that_are_no_numbers_are_black():
     pixels = choose()(tiff(np.array([[np.nan, -np.inf, 0.5, np.inf]], dtype=np.float32), _340=0.0, _341=1.0))
     assert pixels[0, :, 0].tolist() == [0, 0, 128, 255]
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("form", ["floats of 64 bits", "colours of floats"])
+def test_tiff_that_pillow_cannot_read_is_refused_with_the_remedy(decoder, form):
+    data = tiff(RAMP.astype(np.float32))
+    data = patched(data, 258, 32, 64) if "64" in form else patched(data, 262, 1, 2)
+    with pytest.raises(BadImage, match=r"cannot read this TIFF: it is damaged, .*: save it as unsigned integers of 8 "):
+        choose(decoder)(data)
+
+
+def test_integers_in_memory_are_of_unknown_range():
+    assert np.asarray(to_rgb(Image.fromarray(DEEP)))[0, :, 0].tolist() == list(range(256))
+    with pytest.raises(BadImage, match=r"pixels are of mode I, integers of unknown range: give it mode L or I;16"):
+        to_rgb(Image.fromarray(RAMP.astype(np.int32)))
+    with pytest.raises(BadImage, match="its pixels are floats of unknown range"):
+        to_rgb(Image.fromarray(RAMP.astype(np.float32)))
 
 
 UNKNOWN = {

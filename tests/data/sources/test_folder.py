@@ -1,3 +1,4 @@
+import itertools
 import shutil
 
 import pytest
@@ -110,6 +111,31 @@ def test_dead_link_among_the_classes_is_refused(tree, split):
     (root / split / "dog").symlink_to("/gone")
     with pytest.raises(DataError, match=rf"{split}/dog is a link to /gone, which cannot be found: repair or remove it"):
         load("folder", root=root)
+
+
+@pytest.mark.parametrize(
+    ("name", "split"), [*itertools.product(("folder", "imagenet"), ("train", "val", "")), ("folder", "test")]
+)
+def test_dead_link_to_a_split_is_refused(tree, name, split):
+    root = tree() / split
+    if root.exists():
+        root.rename(root.with_name("elsewhere"))
+    root.symlink_to("/gone")
+    with pytest.raises(DataError, match=rf"{root} is a link to /gone, which cannot be found: repair or remove it"):
+        load(name, root=str(root.parent if split else root))
+
+
+def test_images_beside_the_classes_are_named(tree, caplog):
+    root = tree()
+    for index in range(9):
+        write(root / "train" / f"{index}.jpg", 0)
+    assert len(load("folder", root=root).train) == 3
+    assert "left out 9 images of " in caplog.text
+    assert "train, which are in no folder of a class: 0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg, …" in caplog.text
+    with pytest.raises(
+        FileNotFoundError, match=r"ant contains no images in folders, but 1 besides them; it needs CLASS"
+    ):
+        load("folder", root=root / "train" / "ant", val_split=0.5)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -248,9 +248,9 @@ GREY = np.zeros((4, 4), dtype=np.uint8)
         ([GREY], r"an item of a is ndarray uint8 \[4, 4\], but must be an image and the index"),
         (
             TensorDataset(torch.zeros(2, 3, 4, 4), torch.zeros(2)),
-            r"are Tensor torch\.float32 \[3, 4, 4\].*leave transf",
+            r"image 0 of a is Tensor torch\.float32 \[3, 4, 4\].*leave transf",
         ),
-        ([(GREY.astype(float), 0)], r"are ndarray float64 \[4, 4\], but must be PIL images"),
+        ([(GREY.astype(float), 0)], r"is ndarray float64 \[4, 4\], but must be a PIL image"),
         ([(GREY, 0), (GREY, "cat")], "image 1 of a has the label 'cat', which is not the index of a class"),
         ([(GREY, 0), (GREY, torch.tensor([1.0, 0.0]))], "has the label"),
     ],
@@ -273,3 +273,10 @@ def test_attributes_that_are_no_labels_are_not_taken_for_them(tmp_path):
     assert DatasetImages(folder, "turned").labels.tolist() == [1, 0]
     assert DatasetImages(Subset(ImageFolder(tmp_path), [1]), "part").labels.tolist() == [1]
     assert DatasetImages(ImageFolder(tmp_path), "all").read(0).shape == (3, 3, 3)
+
+
+@pytest.mark.parametrize("image", [GREY.astype(np.uint16), GREY.astype(float), np.zeros((4, 4, 4), np.uint8)])
+def test_every_image_is_checked_when_it_is_read(image):
+    images = DatasetImages([(GREY, 0), (image, 1)], "a")
+    with pytest.raises(DataError, match=r"image 1 of a is ndarray .*, but must be a PIL image, a uint8 array"):
+        images.read(1)

@@ -8,7 +8,12 @@ from tests.data.remote import SHARD, FaultyServer
 @pytest.fixture
 def server():
     contents = {f"/data/train-{number}.tar": SHARD[number:] for number in range(6)}
-    contents |= {"/data/deep er/val-0.tar": b"val", "/data/.hidden.tar": b"", "/other.tar": b""}
+    contents |= {
+        "/data/deep er/val-0.tar": b"val",
+        "/data/.hidden.tar": b"",
+        "/data/__MACOSX/val-1.tar": b"",
+        "/other.tar": b"",
+    }
     with FaultyServer(contents) as running:
         yield running
 

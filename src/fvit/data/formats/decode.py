@@ -20,9 +20,10 @@ NAMES = ("auto", "turbo", "simplejpeg", "pil")
 _TURBO_FRAMES = (0xC0, 0xC1, 0xC2)
 # PIL rejects headers that claim more than 1.8e8 pixels before it allocates memory for them.
 _TURBO_PIXELS = 1e8
-# libjpeg's warnings of missing and corrupt pixels. It also warns of an unknown JFIF revision and of bytes between the
-# last pixel and the end marker. A restart marker follows such bytes if the one before it is missing.
-_DAMAGE = re.compile(r"bad Huffman code|premature end of data segment|instead of RST|before marker 0xd[0-7]")
+# libjpeg's warnings of missing and corrupt pixels. It also warns of an unknown JFIF revision and of bytes before a
+# marker, which mean damage if a restart marker before it is missing.
+_DAMAGE = re.compile(r"bad Huffman code|premature end of data segment|instead of RST")
+_BEFORE_RESTART = re.compile(r"before marker 0xd[0-7]")
 _JFIF_REVISION = re.compile(rb"(?<=JFIF\0)..", re.DOTALL)
 _STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))
 
@@ -68,7 +69,8 @@ class Decoder:
         except ValueError as error:
             if "JFIF revision" in str(error) and (usual := _JFIF_REVISION.sub(b"\1\1", data)) != data:
                 return self._decode(usual, frame)
-            if _DAMAGE.search(str(error)):
+            lost = _BEFORE_RESTART.search(str(error)) and not _has_all_restarts(data)
+            if lost or _DAMAGE.search(str(error)):
                 raise BadImage(str(error)) from None
             return pillow.decode(data)
         if self.name == "pil":
@@ -142,6 +144,12 @@ def read_frame(data: bytes) -> Frame | None:
         else:
             at += 2 + int.from_bytes(data[at + 2 : at + 4])
     return None
+
+
+def _has_all_restarts(data: bytes) -> bool:
+    """Whether the restart markers of each scan of a JPEG count from 0 to 7, over and over, with none left out."""
+    scans = (re.findall(rb"\xff([\xd0-\xd7])", scan) for scan in data.split(b"\xff\xda")[1:])
+    return all(marker[0] & 7 == place % 8 for scan in scans for place, marker in enumerate(scan))
 
 
 def _crop(pixels: np.ndarray, choose: Callable[[int, int], Box] | None) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Images in individual files."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from fvit.data.faults import deadline
 from fvit.data.images import BadImage, DataError, Images
-from fvit.data.listing import entries, leads_back, report, walk
+from fvit.data.listing import entries, leads_back, report, some, walk
+
+log = logging.getLogger(__name__)
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".avif")
 """In lower case."""
@@ -77,8 +80,12 @@ def list_tree(root: Path, classes: Sequence[str]) -> FileImages:
         listed = threads.map(lambda label: list_images(root, broken, classes[label], label), labels)
         images = FileImages(root, (folder for folders in listed for folder in folders))
     report(sorted(broken))
+    stray = image_names(root)
     if not len(images):
-        raise FileNotFoundError(f"{root} contains no images; it needs CLASS/*.jpg (or .png, .webp, …)")
+        outside = f" in folders, but {len(stray):,} besides them" if stray else ""
+        raise FileNotFoundError(f"{root} contains no images{outside}; it needs CLASS/*.jpg (or .png, .webp, …)")
+    if stray:
+        log.warning("left out %d images of %s, which are in no folder of a class: %s", len(stray), root, some(stray))
     return images
 
 

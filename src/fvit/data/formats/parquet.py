@@ -91,9 +91,26 @@ def open_parquet(storage: Storage, cache: Path) -> tuple[ParquetImages, ParquetI
             "`fvit-prepare data.root=%s out=…` writes shards with fast random access",
             *(storage.root, largest, storage.root),
         )
-    schema = json.loads(train.indices[0]["huggingface"].tobytes() or "{}")
-    names = schema.get("info", {}).get("features", {}).get(_LABEL, {}).get("names")
-    return train, val, names or default_class_names(train.labels)
+    return train, val, _class_names(train, val) or default_class_names(train.labels)
+
+
+def _class_names(train: ParquetImages, val: ParquetImages) -> list[str] | None:
+    """Those that the files record; None if none does.
+
+    Raises:
+        DataError: two files give different names to the same labels.
+    """
+    first, known = "", None
+    for images in (train, val):
+        for shard, index in enumerate(images.indices):
+            features = json.loads(index["huggingface"].tobytes() or "{}").get("info", {}).get("features", {})
+            names = features.get(_LABEL, {}).get("names")
+            if known and names and names != known:
+                differing = ", ".join(sorted({*names} ^ {*known})) or "they are in another order"
+                raise DataError(f"the classes of {first} and {images._url(shard)} differ: {differing}")
+            if names and known is None:
+                first, known = images._url(shard), names
+    return known
 
 
 def read_index(path: Path, name: str) -> Index:

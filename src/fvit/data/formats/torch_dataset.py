@@ -34,20 +34,24 @@ class DatasetImages(Images):
         item = dataset[0]
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise DataError(f"an item of {name} is {_kind(item)}, but must be an image and the index of its class")
-        if not _is_image(item[0]):
-            raise DataError(
-                f"the images of {name} are {_kind(item[0])}, but must be PIL images, uint8 arrays of shape "
-                "[height, width, 3] or encoded bytes: leave transforms out, because fvit resizes, augments and "
-                "normalises"
-            )
+        self._check(0, item[0])
         self.labels = self._read_labels()
 
     def read(self, index: int) -> bytes | np.ndarray:
         image = self.dataset[index][0]
+        self._check(index, image)
         return np.asarray(to_rgb(image)) if isinstance(image, Image.Image) else image
 
     def locate(self, index: int) -> str:
         return f"image {index} of {self.name}"
+
+    def _check(self, index: int, image: Any) -> None:
+        if not is_image(image):
+            raise DataError(
+                f"{self.locate(index)} is {_kind(image)}, but must be a PIL image, a uint8 array of shape "
+                "[height, width, 3] or encoded bytes: leave transforms out, because fvit resizes, augments and "
+                "normalises"
+            )
 
     def _read_labels(self) -> np.ndarray:
         """int32 [N]."""
@@ -94,7 +98,8 @@ def _known_labels(dataset: Any) -> np.ndarray | None:
     return next((array for array in arrays if array.ndim == 1 and array.dtype.kind in "iu"), None)
 
 
-def _is_image(value: Any) -> bool:
+def is_image(value: Any) -> bool:
+    """Whether it is an image of PIL, an encoded one, or pixels uint8 [H, W] or [H, W, 3]."""
     if isinstance(value, np.ndarray):
         return value.dtype == np.uint8 and (value.ndim == 2 or (value.ndim == 3 and value.shape[2] == 3))
     return isinstance(value, Image.Image | bytes)

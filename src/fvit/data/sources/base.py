@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fvit.data.images import DataError, Images
+from fvit.data.listing import is_folder
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Source:
 def existing_folder(root: str | Path) -> Path:
     """The folder data.root, with ~ expanded; if it does not exist, the error suggests one with a similar name."""
     path = Path(root).expanduser()
-    if not path.is_dir():
+    if not is_folder(path):
         raise FileNotFoundError(f"data.root={path} is not a folder{nearest_sibling(path)}")
     return path
 

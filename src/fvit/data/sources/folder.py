@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt
 
 from fvit.data.formats.files import FileImages, class_folders, list_tree
 from fvit.data.images import DataError, Images
-from fvit.data.listing import some
+from fvit.data.listing import is_folder, some
 from fvit.data.sources.base import Source, existing_folder
 from fvit.data.sources.split import RECORD, held_out, split
 
@@ -40,7 +40,7 @@ def folder(
         raise ValueError("data=folder needs data.root: a folder with train/CLASS/*.jpg and val/CLASS/*.jpg")
     root = existing_folder(root)
     shares = {name: share for name, share in (("val", val_split), ("test", test_split)) if share}
-    given = {name: root / name for name in _SPLITS if (root / name).is_dir()}
+    given = {name: root / name for name in _SPLITS if is_folder(root / name)}
     if both := next((name for name in shares if name in given), None):
         raise ValueError(
             f"data.{both}_split={shares[both]:g} has no effect: {given[both]} exists; leave one of them out"

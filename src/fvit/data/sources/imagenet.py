@@ -17,7 +17,7 @@ from fvit.data.formats.files import EXTENSIONS, FileImages, class_folders, image
 from fvit.data.formats.parquet import open_parquet
 from fvit.data.formats.tar import open_tars
 from fvit.data.images import DataError
-from fvit.data.listing import some
+from fvit.data.listing import is_folder, some
 from fvit.data.sources.base import Source, existing_folder
 from fvit.data.sources.folder import training_tree, tree
 from fvit.data.storage import open_storage
@@ -61,7 +61,7 @@ def _open_folders(root: Path) -> Source | None:
     train = next((root / name for name in _TRAIN if _has_folders(root / name)), None)
     if train is None or (root / manifest.NAME).is_file():
         return None
-    val = next((root / name for name in _VAL if (root / name).is_dir()), None)
+    val = next((root / name for name in _VAL if is_folder(root / name)), None)
     if val is None:
         raise DataError(f"{train} has the training images, but {root} has no folder {' or '.join(_VAL)}")
     names = image_names(val)
@@ -76,7 +76,7 @@ def _open_folders(root: Path) -> Source | None:
 
 
 def _has_folders(folder: Path) -> bool:
-    return folder.is_dir() and bool(class_folders(folder))
+    return is_folder(folder) and bool(class_folders(folder))
 
 
 def _open_shards(storage: Storage, cache: Path) -> Source:

@@ -22,6 +22,7 @@ from fsspec.callbacks import Callback
 
 from fvit.data.formats import manifest
 from fvit.data.images import DataError
+from fvit.data.listing import is_skipped
 from fvit.data.storage.base import File, Storage, redact
 from fvit.data.storage.cache import Cache, Prefetcher
 from fvit.data.storage.retry import CREDENTIALS, DeniedError, MissingError, Retry
@@ -247,4 +248,4 @@ def _wanted(name: str, suffixes: Sequence[str]) -> bool:
 
 
 def _hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
+    return any(map(is_skipped, name.split("/")))

@@ -11,6 +11,7 @@ from torch import Tensor
 from fvit.data.dataset import Batch
 from fvit.data.formats import decode
 from fvit.data.formats.pillow import to_rgb
+from fvit.data.formats.torch_dataset import is_image
 from fvit.data.transforms.batch import BatchTransform
 from fvit.data.transforms.image import EvalTransform
 
@@ -43,10 +44,11 @@ class PictureTransform:
         """
         if isinstance(picture, str | Path):
             picture = Path(picture).expanduser().read_bytes()
-        elif isinstance(picture, Image.Image):
+        if not is_image(picture):
+            kind = f"{type(picture)} {getattr(picture, 'dtype', '')} {list(getattr(picture, 'shape', ()))}"
+            raise TypeError(f"a picture is a path, bytes, a PIL image or a uint8 array [height, width, 3], not {kind}")
+        if isinstance(picture, Image.Image):
             picture = np.asarray(to_rgb(picture))
-        elif not isinstance(picture, bytes) and getattr(picture, "dtype", None) != np.uint8:
-            raise TypeError(f"a picture is a path, bytes, a PIL image or a uint8 array, and not of {type(picture)}")
         index = torch.zeros(1, dtype=torch.int64)
         images, _ = self._normalise(Batch(self._resize(picture)[None], index, index, index, ()), False, torch.float32)
         return images[0]
