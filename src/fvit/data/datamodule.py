@@ -10,7 +10,7 @@ from lightning import LightningDataModule
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import to_2tuple
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fvit.data import sources
 from fvit.data.dataset import Batch, ImageDataset, Transform, collate, ignore_group_signals
@@ -18,7 +18,7 @@ from fvit.data.faults import FaultLog
 from fvit.data.formats import decode
 from fvit.data.images import Images
 from fvit.data.resident import ResidentDataset
-from fvit.data.sampler import BatchLayout, EvalSampler, TrainSampler
+from fvit.data.sampler import BatchLayout, EvalSampler
 from fvit.data.seeding import SampleKey
 from fvit.data.size_schedule import SizedDataset, SizeSchedule
 from fvit.data.train_position import TrainPosition
@@ -257,7 +257,7 @@ class ImageDataModule(LightningDataModule):
         reloads = self.trainer and self.hparams.size_schedule
         return max(self._position.first_epoch, self.trainer.current_epoch if reloads else 0)
 
-    def _train_set(self) -> ImageDataset | SizedDataset | ResidentDataset:
+    def _train_set(self) -> Dataset:
         images, transforms = self.source.train, self._train_transforms
         if self.hparams.resident:
             return self._keep("train", images, next(iter(transforms.values())))
@@ -284,13 +284,7 @@ class ImageDataModule(LightningDataModule):
     def _ranks_per_node(self) -> int:
         return self.trainer.world_size // self.trainer.num_nodes if self.trainer else 1
 
-    def _loader(
-        self,
-        dataset: ImageDataset | SizedDataset | ResidentDataset,
-        batch_size: int,
-        sampler: TrainSampler | EvalSampler,
-        draw: Draw | None = None,
-    ) -> DataLoader:
+    def _loader(self, dataset: Dataset, batch_size: int, sampler: Sampler, draw: Draw | None = None) -> DataLoader:
         workers, ranks = self.num_workers, self._ranks_per_node()
         if self._world()[1] % ranks == 0:
             batch_bytes = batch_size * 3 * math.prod(to_2tuple(self.hparams.img_size))
