@@ -8,6 +8,7 @@ from typing import Any
 
 from fvit.config.cores import usable_cores
 from fvit.config.errors import RunError
+from fvit.config.overrides import argument
 from fvit.config.schemas.prepare import Prepare
 from fvit.launch import cli
 
@@ -62,8 +63,8 @@ def _write(config: dict[str, Any], out: Path, workers: int) -> None:
         ("shards", f"{len(train.shards):,} + {len(val.shards):,}"),
         ("size", size if bytes_in is None else f"{size}, from {bytes_in / 1e9:.3g} GB"),
         ("elapsed", "everything already existed" if bytes_in is None else f"{time.monotonic() - start:,.0f} s"),
-        ("train with", f"fvit-train data=imagenet data.root={out}"),
-        ("verify with", f"fvit-prepare verify={out}"),
+        ("train with", f"fvit-train data=imagenet {argument('data.root', out)}"),
+        ("verify with", f"fvit-prepare {argument('verify', out)}"),
     ]
     if source.test is not None:
         facts.append(("left out", f"{len(source.test):,} test images: shards hold two sets"))

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from fvit.config.errors import RunError, describe, explain
+from fvit.config.overrides import argument
 from fvit.config.schemas.study import Options, Study
 from fvit.config.validation import check
 from fvit.launch.record import COMPLETED, read_metrics
@@ -152,6 +153,6 @@ class _Search:
         if limit is not None and self.failures > limit:
             raise RunError(
                 f"{self.failures} trials failed, and hydra.sweeper.max_failures={limit}: the search stops. Its trials "
-                f"are kept: the same command with hydra.sweep.dir={self.folder} resumes it; max_failures=null never "
-                "stops"
+                f"are kept: the same command with {argument('hydra.sweep.dir', self.folder)} resumes it; "
+                "max_failures=null never stops"
             )
