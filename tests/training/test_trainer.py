@@ -48,7 +48,7 @@ def test_ctrl_c_while_a_callback_is_imported_is_no_error_of_its_module(build, tm
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         build("+callbacks.own._target_=slow.Callback")
-    with pytest.raises(InstantiationException, match="Error locating target 'absent.Callback'"):
+    with pytest.raises(InstantiationException, match=r"Error locating target 'absent\.Callback'"):
         build("+callbacks.own._target_=absent.Callback")
 
 
