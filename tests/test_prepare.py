@@ -111,12 +111,12 @@ def test_verify(prepare, tree):
     assert prepare(f"data.root={tree}", "out=shards", "workers=0").code == 0
     done = prepare("verify=shards", "workers=0")
     assert (done.code, done.err) == (0, "")
-    assert "shards: all 4 files are intact" in done.out
+    assert "shards: 4 files, all intact" in done.out
     flip(prepare.folder / "shards/val/val-00000.tar", 600)
     done = prepare("verify=shards", "workers=0")
     assert done.code == 1
     assert "val/val-00000.tar: changed" in done.out
-    assert "error: shards: 1 problems in 4 files" in done.err
+    assert "error: shards: 1 problem in 4 files" in done.err
 
 
 @pytest.mark.parametrize(
