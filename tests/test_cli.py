@@ -90,6 +90,16 @@ def test_an_invalid_configuration_leaves_no_directory(main, tmp_path):
     assert runs(tmp_path) == []
 
 
+def test_a_path_that_hydra_would_replace_is_refused(main, tmp_path, capfd):
+    done = main("train", "hydra.run.dir='my \\${runs}'")
+    assert "my \\${runs}': a run directory cannot have ${ in its path" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "${now:%Y}").mkdir()
+    assert call(tmp_path / "${now:%Y}", "train") == 1
+    assert "/${now:%Y}, because of the ${ in its path: rename it" in capfd.readouterr().err
+    assert main("train", "hydra.run.dir='${now:%Y}'", "--cfg", "job").returncode == 0
+
+
 @pytest.mark.parametrize("task", ["train", "eval", "report"])
 def test_version_is_ours(main, task):
     assert main(task, "--version").stdout == f"fvit {fvit.__version__}\n"

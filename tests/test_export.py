@@ -8,6 +8,7 @@ import timm
 import torch
 
 from fvit.config.errors import ConfigError
+from fvit.config.overrides import quoted
 from fvit.config.schemas.export import Export
 from fvit.export import export, load
 from fvit.models.export import FORMATS
@@ -24,7 +25,7 @@ def run(tmp_path_factory):
 
 
 def exported(run, out, form="safetensors"):
-    export(checked("export", Export, f"ckpt_path={run}", f"format={form}", f"out={out}"))
+    export(checked("export", Export, f"ckpt_path={run}", f"format={form}", f"out={quoted(str(out))}"))
     return out
 
 
@@ -33,9 +34,9 @@ def images(batch=4):
 
 
 def test_averaged_weights_are_exported(run, tmp_path, capsys):
-    out = exported(run, tmp_path / "deep" / "out")
+    out = exported(run, tmp_path / "its" / "o'ut")
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "config.json", "model.safetensors"]
-    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    assert [path.name for path in out.parent.iterdir()] == ["o'ut"]
     model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     content = checkpoint.read(checkpoint.find(run))
     for name, expected in (("state_dict", True), ("current_model_state", False)):
@@ -44,7 +45,7 @@ def test_averaged_weights_are_exported(run, tmp_path, capsys):
         with torch.no_grad():
             assert torch.allclose(model(images()), module(images()), atol=1e-5) is expected
     printed = capsys.readouterr().out
-    assert f"import fvit.models, then timm.create_model('local-dir:{out}', pretrained=True)" in printed
+    assert f"import fvit.models, then timm.create_model({f'local-dir:{out}'!r}, pretrained=True)" in printed
     assert "logits differ from the checkpoint's by at most" in printed
 
 

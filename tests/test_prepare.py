@@ -3,6 +3,8 @@
 import importlib
 import json
 import logging
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from fvit.config.overrides import parse, quoted, value_of
 from fvit.data import sources
 from tests.data.prepare.folders import contents
 from tests.data.tars import flip, noise
@@ -96,16 +99,24 @@ def test_same_command_again_changes_nothing(prepare, tree):
     assert "error: out=shards was written with other settings: resize was None and is now 320" in done.err
 
 
+def test_the_commands_that_are_printed_can_be_pasted(prepare, tree):
+    out = "it's in $HOME"
+    printed = prepare(f"out={quoted(out)}", f"data.root={tree}", "bad=skip", "workers=0").out
+    train, verify = (shlex.split(command) for command in re.findall(r"with +(fvit-.*)", printed))
+    assert [value_of(override) for _, override in parse([train[2], verify[1]])] == [out, out]
+    assert prepare(*verify[1:], "workers=0").code == 0
+
+
 def test_verify(prepare, tree):
     assert prepare(f"data.root={tree}", "out=shards", "workers=0").code == 0
     done = prepare("verify=shards", "workers=0")
     assert (done.code, done.err) == (0, "")
-    assert "shards: all 4 files are intact" in done.out
+    assert "shards: 4 files, all intact" in done.out
     flip(prepare.folder / "shards/val/val-00000.tar", 600)
     done = prepare("verify=shards", "workers=0")
     assert done.code == 1
     assert "val/val-00000.tar: changed" in done.out
-    assert "error: shards: 1 problems in 4 files" in done.err
+    assert "error: shards: 1 problem in 4 files" in done.err
 
 
 @pytest.mark.parametrize(

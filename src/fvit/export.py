@@ -59,7 +59,7 @@ def export(config: dict[str, Any]) -> dict[str, float]:
         ("cost", f"{cost.params / 1e6:.2f} M parameters, {cost.macs / 1e6:.4g} M MACs per image"),
     ]
     if for_timm:
-        create = f"timm.create_model('local-dir:{out}', pretrained=True)"
+        create = f"timm.create_model({f'local-dir:{out}'!r}, pretrained=True)"
         lines.append(("load it", f"import fvit.models, then {create}" if import_fvit else create))
     print_facts("Exported", lines)
     if config["push"] is not None:

@@ -8,7 +8,9 @@ from typing import Any
 
 from fvit.config.cores import usable_cores
 from fvit.config.errors import RunError
+from fvit.config.overrides import argument
 from fvit.config.schemas.prepare import Prepare
+from fvit.config.wording import count, pixels
 from fvit.launch import cli
 
 
@@ -62,8 +64,8 @@ def _write(config: dict[str, Any], out: Path, workers: int) -> None:
         ("shards", f"{len(train.shards):,} + {len(val.shards):,}"),
         ("size", size if bytes_in is None else f"{size}, from {bytes_in / 1e9:.3g} GB"),
         ("elapsed", "everything already existed" if bytes_in is None else f"{time.monotonic() - start:,.0f} s"),
-        ("train with", f"fvit-train data=imagenet data.root={out}"),
-        ("verify with", f"fvit-prepare verify={out}"),
+        ("train with", f"fvit-train data=imagenet {argument('data.root', out)}"),
+        ("verify with", f"fvit-prepare {argument('verify', out)}"),
     ]
     if source.test is not None:
         facts.append(("left out", f"{len(source.test):,} test images: shards hold two sets"))
@@ -79,12 +81,13 @@ def _verify(folder: Path, workers: int) -> None:
     for problem in problems:
         console.print(problem, markup=False)
     if problems:
-        raise RunError(f"{folder}: {len(problems)} problems in {files} files; fetch or prepare those files again")
-    console.print(f"{folder}: all {files} files are intact")
+        raise RunError(
+            f"{folder}: {count(len(problems), 'problem')} in {count(files, 'file')}; fetch or prepare those files again"
+        )
+    console.print(f"{folder}: {count(files, 'file')}, all intact")
 
 
 def _bench(config: dict[str, Any], cores: int) -> None:
-    from fvit.config.wording import pixels
     from fvit.data import sources
     from fvit.data.formats import decode
     from fvit.data.prepare.bench import measure
@@ -97,10 +100,10 @@ def _bench(config: dict[str, Any], cores: int) -> None:
     with waiting("measuring") as show:
         size, interpolation = data["img_size"], data["interpolation"]
         speed = measure(source.train, decoder, size, interpolation, max(1, cores), show=show)
-    facts = [(f"{workers} workers", f"{count:,.0f} images/s") for workers, count in speed.rates.items()]
+    facts = [(count(workers, "worker"), f"{rate:,.0f} images/s") for workers, rate in speed.rates.items()]
     facts.append(("per image", f"{speed.bytes_per_image / 1e3:.0f} kB"))
     for rate in [config["rate"]] if config["rate"] else (1000, 3000, 10000):
-        facts.append((f"{rate:,} images/s", f"{speed.workers_for(rate):,} workers, each on its own core"))
+        facts.append((f"{rate:,} images/s", f"{count(speed.workers_for(rate), 'worker')}, each on its own core"))
     print_speed(f"{config['bench']}: training crops of {pixels(size)}, decoder {decoder.name}", speed.stages, facts)
 
 

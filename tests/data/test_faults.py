@@ -41,7 +41,7 @@ def test_image_counts_once_however_often_it_is_tried():
 def test_more_faults_than_the_limit_are_an_error(limit):
     log = FaultLog(limit)
     log.note(several(limit))
-    match = rf"^image {limit}: truncated\n{limit + 1} images of this epoch .*skip_limit={limit}; .*raise the limit"
+    match = rf"^image {limit}: truncated\n{limit + 1} images? of this epoch .*skip_limit={limit}; .*raise the limit"
     with pytest.raises(DataError, match=match):
         log.note(several(1, limit))
 

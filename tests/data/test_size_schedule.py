@@ -29,6 +29,7 @@ def test_each_size_has_its_share_of_the_epochs(sizes, epochs, expected):
 def test_more_sizes_than_epochs_are_refused():
     with pytest.raises(ValueError, match=r"size_schedule=\[8, 16, 32\] has 3 sizes for 2 epochs"):
         SizeSchedule((8, 16, 32), 32, 2)
+    assert str(SizeSchedule((8, 16), 32, 3)) == "8 px for 2 epochs, 16 px for 1 epoch"
 
 
 @pytest.mark.parametrize(("size", "batch", "accumulate"), [(32, 4, 6), (24, 4, 6), (22, 8, 3), (16, 12, 2), (8, 24, 1)])

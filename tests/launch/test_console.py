@@ -1,5 +1,6 @@
 """Tables and facts on a terminal, in a pipe and in a log."""
 
+import io
 import json
 import os
 import pty
@@ -7,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import redirect_stdout
 
 import pytest
 from hypothesis import example, given, settings
@@ -63,7 +65,7 @@ def test_a_path_with_a_space_can_be_copied(capsys, tmp_path):
     assert f"""fvit-eval "ckpt_path='{tmp_path}/my runs'"\n""" in capsys.readouterr().out
 
 
-@given(st.text(st.sampled_from("ab'\"\\ ,=${}[]()!*&|;#:%@`~é名🙂"), min_size=1, max_size=12))
+@given(st.text(st.sampled_from("ab'\"\\ ,=${}[]()!*&|;#:%@`~é名🙂\t\r"), min_size=1, max_size=12))
 @example(":smile:")
 @example("it's [red]")
 @settings(max_examples=50, deadline=None)
@@ -73,9 +75,9 @@ def test_printed_commands_survive_the_shell(tmp_path_factory, name):
     (folder / "checkpoints" / "last.ckpt").touch()
     typed = ["data.root='it\\'s'", "seed=3", "model.depth=2", "hardware=cpu", "attention=softmax"]
     (folder / "overrides.yaml").write_text(json.dumps(typed))
-    with console.console.capture() as capture:
+    with redirect_stdout(io.StringIO(newline="")) as printed:
         console.print_results("a", {}, 1.0, folder, epochs=3)
-    commands = [line[14:] for line in capture.get().splitlines() if "fvit-" in line]
+    commands = [line[14:] for line in printed.getvalue().split("\n") if "fvit-" in line]
     evaluate, resume, compare = map(shlex.split, commands)
     for [program, *overrides] in (evaluate, resume):
         [path] = [override for key, override in parse(overrides) if key == "ckpt_path"]

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fvit.config.errors import RunError
+from fvit.config.errors import ConfigError, RunError
 from fvit.config.recorded import overrides_of
 from fvit.launch.record import read_metrics
 from fvit.launch.run_dir import RunDir, environment
@@ -240,6 +240,48 @@ def test_directory_in_use_is_refused_and_left_alone(tmp_path, run):
             pass
         process.communicate(b"\n")
     assert not (folder / "metrics.json").exists()
+
+
+def test_a_resumed_start_that_fails_without_a_checkpoint_leaves_the_overrides_of_before(tmp_path, run, caplog):
+    """A mistake that shows only after the first batch would otherwise be repeated by the next, correct command."""
+    folder = tmp_path / "run"
+    last = folder / "checkpoints" / "last.ckpt"
+
+    def attempt(override, error=None, save=False):
+        staged = folder / name()
+        staged.mkdir(parents=True, exist_ok=True)
+        for file in ("config.yaml", "hydra.yaml", "overrides.yaml"):
+            (staged / file).write_text(f"- {override}\n")
+        with suppress(ValueError, KeyboardInterrupt), run(ckpt_path=last):
+            assert overrides_of(folder) == [override]
+            if save:
+                last.parent.mkdir(exist_ok=True)
+                last.write_text(override)
+            if error is not None:
+                raise error
+        return overrides_of(folder), (folder / ".hydra" / "config.yaml").read_text()
+
+    before = attempt("lr=1", save=True)
+    assert attempt("lr=1e9", ValueError()) == before
+    assert read_metrics(folder)["status"] == "failed"
+    assert f"{folder} keeps the overrides that it had before this start" in caplog.text
+    assert attempt("lr=2", KeyboardInterrupt())[0] == ["lr=2"]  # of which the command that resumes is printed
+    assert attempt("lr=3", ValueError(), save=True)[0] == ["lr=3"]
+
+
+def test_the_record_of_another_command_is_not_replaced(tmp_path):
+    kinds = {"a training run": {"optimizer": {}}, "an evaluation": {}}
+    for first, second in (kinds, reversed(kinds)):
+        configs = [{"output_dir": str(tmp_path / first), "seed": 1, **kinds[kind]} for kind in (first, second)]
+        with Begun(configs[0], trainer()) as entered:
+            entered.finish({"val/acc1": 0.5})
+        record = read_metrics(tmp_path / first)
+        refusal = f"{first} holds the record of {first}, which {second} would replace: set hydra.run.dir"
+        with pytest.raises(ConfigError, match=refusal), Begun(configs[1], trainer()):
+            pass
+        assert read_metrics(tmp_path / first) == record
+        with Begun(configs[0], trainer()):
+            pass
 
 
 def test_environment_names_command_versions_and_machine():

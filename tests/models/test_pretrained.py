@@ -85,6 +85,21 @@ def test_weights_of_other_projects_are_read(file, tmp_path, prefix, key):
     assert "state_dict" not in model.pretrained_cfg
 
 
+def test_a_loss_or_a_second_model_beside_the_weights_is_left_out(file, tmp_path):
+    overlay, weights = file(depth=3)
+    teacher = {f"teacher.{name}": weight + 1 for name, weight in weights.items()}
+    for head, beside in (("backbone.head", teacher), ("head", {"criterion.weight": torch.ones(3)})):
+        renamed = {f"backbone.{name}".replace("backbone.head", head): weight for name, weight in weights.items()}
+        torch.save({"state_dict": renamed | beside}, tmp_path / "lightning.ckpt")
+        model = pretrained({"file": str(tmp_path / "lightning.ckpt")}, num_classes=1000)
+        assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
+    with pytest.raises(ValueError, match=r"Unexpected key\(s\) in state_dict: \"blocks\.2\."):
+        pretrained(overlay, num_classes=1000, depth=2)
+    np.savez(tmp_path / "arrays.npz", a=np.zeros(2))
+    with pytest.raises(ValueError, match=r"arrays\.npz is a NumPy archive of a\.npy.*custom_load=true"):
+        pretrained({"file": str(tmp_path / "arrays.npz")})
+
+
 def test_position_embedding_is_resampled_for_another_image_size(file):
     overlay, weights = file()
     model = pretrained(overlay, img_size=48, attention="linear", keep=["qkv"])

@@ -235,6 +235,9 @@ def test_directory_without_a_checkpoint_is_named(tmp_path):
     touch(tmp_path, "config.yaml", "checkpoints/epoch.ckpt")
     with pytest.raises(FileNotFoundError, match=r"has no checkpoint: neither checkpoints/best\.ckpt nor last\.ckpt"):
         checkpoint.find(tmp_path)
+    touch(tmp_path, ".metadata", "__0_0.distcp")
+    with pytest.raises(ValueError, match=r"is a checkpoint in shards .*: make it one file with python .*dcp_to_torch"):
+        checkpoint.find(tmp_path)
 
 
 # Reading one.

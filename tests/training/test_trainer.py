@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from lightning import Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 
@@ -40,6 +41,15 @@ def test_validations_follow_whole_steps(build, micro, asked, batches):
 def test_other_intervals_are_refused(build, interval, message):
     with pytest.raises(ValueError, match=message):
         build(f"+trainer.val_check_interval={interval}")
+
+
+def test_ctrl_c_while_a_callback_is_imported_is_no_error_of_its_module(build, tmp_path, monkeypatch):
+    (tmp_path / "slow.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        build("+callbacks.own._target_=slow.Callback")
+    with pytest.raises(InstantiationException, match=r"Error locating target 'absent\.Callback'"):
+        build("+callbacks.own._target_=absent.Callback")
 
 
 def test_static_graph_with_accumulation_is_refused(build):

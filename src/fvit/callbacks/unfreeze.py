@@ -4,6 +4,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
+from fvit.config.wording import count
+
 
 class Unfreeze(Callback):
     """Releases what ``model.freeze`` has frozen.
@@ -32,8 +34,8 @@ class Unfreeze(Callback):
             )
         if not trainer.fast_dev_run and 0 < (trainer.max_epochs or -1) <= self.epoch:
             raise ValueError(
-                f"callbacks.unfreeze.epoch={self.epoch} comes after the {trainer.max_epochs} epochs of this run; use "
-                "less, or leave the callback out"
+                f"callbacks.unfreeze.epoch={self.epoch} comes after the {count(trainer.max_epochs, 'epoch')} of this "
+                "run; use less, or leave the callback out"
             )
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:

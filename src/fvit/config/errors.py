@@ -17,7 +17,7 @@ _PACKAGE = Path(fvit.__file__).parent
 # Launchers that need an extra of this package.
 _LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
 # Commands for which Hydra makes a run directory.
-_WITH_RUN_DIR = ("train", "eval", "cascade", "bench")
+WITH_RUN_DIR = ("train", "eval", "cascade", "bench")
 
 # Packages whose names differ from those of their modules.
 _PACKAGE_OF = {
@@ -103,13 +103,9 @@ def explain(error: BaseException, task: str = "train") -> str | None:
     if loader := explain_loader(error, task):
         return loader
     if isinstance(error, OSError) and error.filename is not None:
-        is_default = task in _WITH_RUN_DIR and Path(error.filename).absolute().is_relative_to(Path.cwd() / "logs")
-        advice = (
-            ". If the run cannot be written there, set hydra.run.dir=DIR (of a sweep: hydra.sweep.dir=DIR)"
-            if is_default
-            else ""
-        )
-        return f"cannot use {error.filename}: {error.strerror}{advice}"
+        is_default = task in WITH_RUN_DIR and Path(error.filename).absolute().is_relative_to(Path.cwd() / "logs")
+        advice = ". If the run cannot be written there, set hydra.run.dir=DIR (of a sweep: hydra.sweep.dir=DIR)"
+        return f"cannot use {error.filename}: {error.strerror}{advice if is_default else ''}"
     if isinstance(error, OSError) and error.errno in DISK_FULL:  # the error of an open file names no file
         return f"{DISK_FULL[error.errno]}: free some space and repeat the command"
     return None

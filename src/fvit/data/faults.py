@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
+from fvit.config.wording import count
 from fvit.data.images import DataError
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ class FaultLog:
             if len(self._faults) > self.limit:
                 raise DataError(
                     f"{fault}\n"
-                    f"{len(self._faults)} images of this epoch could not be used, more than "
+                    f"{count(len(self._faults), 'image')} of this epoch could not be used, more than "
                     f"data.skip_limit={self.limit}; repair the data, or raise the limit"
                 )
 

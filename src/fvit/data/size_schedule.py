@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch.utils.data import Dataset
 
+from fvit.config.wording import count
 from fvit.data.dataset import ImageDataset, Sample
 from fvit.data.sampler import BatchLayout
 from fvit.data.seeding import SampleKey
@@ -50,7 +51,7 @@ class SizeSchedule:
     def __str__(self) -> str:
         shares = [sum(self(epoch) == size for epoch in range(self.epochs)) for size in dict.fromkeys(self.sizes)]
         parts = zip(dict.fromkeys(self.sizes), shares, strict=True)
-        return ", ".join(f"{size} px for {epochs} epochs" for size, epochs in parts)
+        return ", ".join(f"{size} px for {count(epochs, 'epoch')}" for size, epochs in parts)
 
 
 @dataclass(eq=False)

@@ -11,6 +11,7 @@ from typing import Any
 
 import hydra
 from dotenv import load_dotenv
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -18,8 +19,8 @@ from pydantic import BaseModel
 
 import fvit
 from fvit.config import legacy, validation
-from fvit.config.errors import describe, explain
-from fvit.config.overrides import argument
+from fvit.config.errors import WITH_RUN_DIR, ConfigError, describe, explain
+from fvit.config.overrides import argument, parse
 from fvit.config.paths import conf_dir
 from fvit.launch import processes, program, quiet, ranks, resolvers, signals, staging, sweep
 from fvit.launch.devices import check_devices
@@ -94,6 +95,7 @@ def _run(
         try:
             if not _COMPLETION & set(sys.argv):
                 sys.argv[1:] = expand_arguments(sys.argv[1:])
+                _check_run_dir(task, sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=task)(command.run_job)()
         except Exception as error:
             command.report(error)
@@ -105,6 +107,22 @@ def _run(
             broadcast.send(None)
         signals.ignore_further()
         _exit(command.failed, interrupt)
+
+
+def _check_run_dir(task: str, argv: Sequence[str]) -> None:
+    """Refuse a run directory whose path contains ``${``: Hydra replaces that even where it is escaped."""
+    if task not in WITH_RUN_DIR:
+        return
+    given = dict(parse(get_args_parser().parse_known_args(list(argv))[0].overrides))
+    for key in ("hydra.run.dir", "hydra.sweep.dir"):
+        if key in given and "\\${" in str(given[key].value()):
+            raise ConfigError(
+                f"{given[key].input_line}: a run directory cannot have ${{ in its path; take another name"
+            )
+    if "${" in str(Path.cwd()):
+        raise ConfigError(
+            f"a run cannot start in {Path.cwd()}, because of the ${{ in its path: rename it, or start elsewhere"
+        )
 
 
 @dataclass

@@ -37,11 +37,16 @@ class Cost(Protocol):
 
 
 def print_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
-    """One line per fact, after its name; long paths and commands are not folded, so they can be copied."""
+    """One line per fact, after its name; paths and commands are printed as they are, so they can be copied."""
     width = max(len(name) for name, _ in facts)
     console.print(title, style="italic", markup=False)
     for name, value in facts:
-        console.print(f" {name:<{width}}  {value}", markup=False, soft_wrap=True)
+        print_as_it_is(f" {name:<{width}}  {value}")
+
+
+def print_as_it_is(line: str) -> None:
+    """Print a line with a path or a command to copy; rich would expand its tabs and drop other control characters."""
+    print(line, file=console.file)
 
 
 def print_rows(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -221,7 +221,7 @@ def _run_dir(folder: Path) -> str:
 
 
 def _print(line: str) -> None:
-    from fvit.launch.console import console
+    from fvit.launch.console import print_as_it_is
 
     if is_rank_zero():
-        console.print(line, markup=False, soft_wrap=True)
+        print_as_it_is(line)

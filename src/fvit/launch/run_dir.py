@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -19,7 +20,7 @@ from omegaconf import OmegaConf
 
 import fvit
 from fvit.config.atomic import write_text
-from fvit.config.errors import describe, explain
+from fvit.config.errors import ConfigError, describe, explain
 from fvit.config.paths import WANDB_ID
 from fvit.launch import disk, own_code, signals, staging
 from fvit.launch.lock import held
@@ -28,6 +29,10 @@ from fvit.launch.signals import Stopped
 
 _PACKAGES = ("fvit", "torch", "torchvision", "timm", "lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
 _INTERRUPTED = 255  # the exit code that W&B shows as an interrupt
+# What says how a run goes on when it resumes in its directory.
+_SETTINGS = ("overrides.yaml", "config.yaml", *(f".hydra/{name}" for name in staging.COMPOSED))
+
+log = logging.getLogger(__name__)
 
 
 class RunDir:
@@ -39,7 +44,8 @@ class RunDir:
     status becomes ``finished``, ``pruned``, ``failed`` (with the error message) or ``interrupted`` (with the signal and
     the step, or after Ctrl-C how to resume); traceback.log holds the traceback of an unexpected error. A resumed run
     keeps the environment of its first start, adds that of each later start under ``resumed``, and continues to count
-    its seconds.
+    its seconds; if it fails before it has saved a checkpoint, its overrides and config.yaml are again what they were,
+    so that a mistake in those of the failed start is not repeated.
 
     Args:
         config: the resolved configuration, as plain dicts, lists and numbers.
@@ -47,6 +53,7 @@ class RunDir:
             `log_dataset`, `log_summary` and `close`, as `fvit.loggers.wandb.RunLogger` has.
 
     Raises:
+        ConfigError: the directory holds the record of a training run and this is an evaluation, or the reverse.
         RunError: another process uses the directory; on exit, also that the disk is full.
     """
 
@@ -58,9 +65,11 @@ class RunDir:
         self.status = "finished"
         self.seconds_before = 0.0
         self.begun = False
+        self._before: dict[str, str] = {}
 
     def __enter__(self) -> "RunDir":
         self.started = time.time()
+        self._check_kind()
         with ExitStack() as stack:
             if self.trainer.is_global_zero:
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -158,6 +167,10 @@ class RunDir:
 
     def _write_start(self) -> None:
         (self.path / TRACEBACK).unlink(missing_ok=True)
+        if is_resumed(self.config):
+            self._saved = self._checkpoints()
+            files = {name: self.path / name for name in _SETTINGS}
+            self._before = {name: file.read_text(encoding="utf-8") for name, file in files.items() if file.is_file()}
         staging.publish(self.path)
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(self.config))
         noted = environment() | own_code.keep(self.path, self.config)
@@ -186,6 +199,33 @@ class RunDir:
             write_metrics(self.path, status, self.metrics, self.seconds, message)
             if status == "failed" and explain(error) is None:
                 write_text(self.path / TRACEBACK, "".join(traceback.format_exception(error)))
+            if status == "failed":
+                self._restore_settings()
+
+    def _restore_settings(self) -> None:
+        """Write back the overrides and the configuration of before a resumed start that saved no checkpoint."""
+        if self._before and self._checkpoints() == self._saved:
+            for name, text in self._before.items():
+                write_text(self.path / name, text)
+            log.warning("%s keeps the overrides that it had before this start, which saved no checkpoint", self.path)
+
+    def _checkpoints(self) -> dict[str, int]:
+        """The checkpoints that a run resumes from, and when they were written."""
+        return {file.name: file.stat().st_mtime_ns for file in (self.path / "checkpoints").glob("*.ckpt")}
+
+    def _check_kind(self) -> None:
+        """Refuse a directory of another command, whose record this one would replace."""
+        file = self.path / "config.yaml"
+        if not file.is_file() or read_metrics(self.path) is None:
+            return
+        was, now = (
+            "a training run" if "optimizer" in one else "an evaluation" for one in (OmegaConf.load(file), self.config)
+        )
+        if was != now:
+            raise ConfigError(
+                f"{self.path} holds the record of {was}, which {now} would replace: set hydra.run.dir to another "
+                "directory, or leave it out"
+            )
 
 
 def is_resumed(config: dict[str, Any]) -> bool:

@@ -21,7 +21,8 @@ LAUNCHER = "FVIT_LAUNCHER"
 """The environment variable with the id of the process that started this rank."""
 
 _PREFIX = ".start-"
-_COMPOSED = ("config.yaml", "hydra.yaml", "overrides.yaml")
+COMPOSED = ("config.yaml", "hydra.yaml", "overrides.yaml")
+"""What Hydra writes of a composed configuration."""
 
 
 def name() -> str:
@@ -54,7 +55,7 @@ def publish(run: Path) -> None:
     if (staged / "overrides.yaml").is_file():
         write_text(run / "overrides.yaml", (staged / "overrides.yaml").read_text(encoding="utf-8"))
         (run / ".hydra").mkdir(exist_ok=True)
-        for file in _COMPOSED:
+        for file in COMPOSED:
             (staged / file).replace(run / ".hydra" / file)
     for left in run.glob(f"{_PREFIX}*"):
         if left != staged:

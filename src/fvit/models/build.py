@@ -21,6 +21,7 @@ from fvit.models.exchange import exchange
 from fvit.models.hub import impatient, source_of
 from fvit.models.spec import AttentionSpec, BlockSpec
 from fvit.models.start import Source, start
+from fvit.models.transfer import without_prefix
 from fvit.models.weights import read_file, weights_in
 
 
@@ -101,7 +102,9 @@ def _load(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
     overlay = options.get("pretrained_cfg_overlay", {})
     config = {**source_of(name)[1], **overlay} if pretrained or ":" in name else {}
     if pretrained and (file := overlay.get("file")) is not None and not Path(file).is_dir():
-        options["pretrained_cfg_overlay"] = {**overlay, "state_dict": _read_pretrained(name, Path(file))}
+        # timm converts weights of JAX, if it is told to.
+        weights = None if overlay.get("custom_load") else _read_pretrained(name, Path(file), options)
+        options["pretrained_cfg_overlay"] = {**overlay, "state_dict": weights}
     try:
         with torch.serialization.safe_globals(ARGUMENTS), impatient():
             model = timm.create_model(name, pretrained=pretrained, **options)
@@ -119,20 +122,25 @@ def _load(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
         ) from error
 
 
-def _read_pretrained(name: str, file: Path) -> dict[str, Tensor] | None:
-    """The weights in a file for timm; None for those of JAX, which timm converts itself."""
+def _read_pretrained(name: str, file: Path, options: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights in a file for timm, under the model's names if they all are among them."""
     if not file.is_file():
         raise ValueError(f"pretrained_cfg_overlay.file={file} does not exist")
-    if file.suffix == ".npz":
-        return None
     try:
         weights, _ = weights_in(read_file(file), file)
     except ValueError as error:
-        raise ValueError(f"the pretrained weights of {name} cannot be loaded: {error}") from error
+        jax = "; for weights of JAX add +model.pretrained_cfg_overlay.custom_load=true" if file.suffix == ".npz" else ""
+        raise ValueError(f"the pretrained weights of {name} cannot be loaded: {error}{jax}") from error
     # Lightning and others keep the whole model as one part of theirs.
     while len({key.partition(".")[0] for key in weights}) == 1 and all("." in key for key in weights):
         weights = {key.partition(".")[2]: weight for key, weight in weights.items()}
-    return weights
+    with torch.device("meta"):
+        own = timm.create_model(name, **{key: options[key] for key in options if key != "pretrained_cfg_overlay"})
+    # Or besides a loss, a metric or a second model.
+    fitting, parts = without_prefix(weights, own.state_dict()), {key.partition(".")[0] for key in own.state_dict()}
+    if not own.state_dict().keys() <= fitting.keys():
+        return weights
+    return {key: weight for key, weight in fitting.items() if key.partition(".")[0] in parts}
 
 
 def _option_error(name: str, options: Mapping[str, Any], error: TypeError) -> ValueError:

@@ -110,7 +110,7 @@ def matching_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> int:
 
 def _fitted(model: nn.Module, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`weights` under the names and, where they can be resampled, with the shapes of `model`."""
-    stripped = _without_prefix(weights, own)
+    stripped = without_prefix(weights, own)
     found = max([stripped, *_converted(model, stripped, own)], key=lambda each: _count(each, own))
     for name, module in model.named_modules():
         if isinstance(module, FixedLength):
@@ -162,7 +162,7 @@ def _parameters_of(owner: str, module: nn.Module) -> list[tuple[str, nn.Paramete
     return [(f"{owner}.{kind}", p) for kind in kinds if (p := getattr(module, kind)) is not None]
 
 
-def _without_prefix(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def without_prefix(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`weights` without the prefix that makes the most of their names names of `own`."""
     prefixes: Counter[str] = Counter()
     for name in weights:

@@ -40,7 +40,7 @@ _WRAPPERS = re.compile(
     r"|\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
 )
 # What scalars and arrays of NumPy are made of, under the names of NumPy 1 and 2.
-_NUMPY = [np.ndarray, np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefdSU"}] + [
+_NUMPY = [np.ndarray, np.dtype, *{type(np.dtype(code)) for code in np.typecodes["All"]}] + [
     (value.__reduce__()[0], f"numpy.{package}.multiarray.{name}")
     for name, value in (("scalar", np.float64(0)), ("_reconstruct", np.zeros(0)))
     for package in ("core", "_core")
@@ -89,7 +89,7 @@ def read_file(path: Path) -> Any:
         _check_zip(path, size)
     elif not head.startswith(_LEGACY):
         kind = next((kind for start, kind in _OTHERS.items() if head.startswith(start)), None)
-        kind = kind or ("text" if head.isascii() else "in a format of its own")
+        kind = kind or ("text" if head.isascii() and b"\0" not in head else "in a format of its own")
         raise ValueError(f"{size} is not a checkpoint of torch.save or safetensors but {kind}")
     return _plain(_load(path, size))
 
@@ -109,6 +109,9 @@ def weights_in(content: Any, path: Path) -> tuple[dict[str, Tensor], str | None]
             found = content if keys[0] is None else content[keys[0]]
             named = {name: weight for name, weight in found.items() if isinstance(weight, Tensor)}
             return unwrapped(named), keys[0]
+        for within in filter(lambda value: isinstance(value, Mapping), content.values()):
+            if any(_has_weights(within.get(key)) for key in _KEYS):
+                return weights_in(within, path)
     raise ValueError(f"{path} holds no weights: it is {describe(content)}")
 
 

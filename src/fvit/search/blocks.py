@@ -12,6 +12,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
 
 from fvit.config.errors import ConfigError, RunError
+from fvit.config.overrides import argument
 from fvit.config.recorded import overrides_of
 from fvit.config.schemas.study import Blocks
 from fvit.config.validation import check
@@ -100,7 +101,7 @@ class _Search:
             reason = record and (record["error"] or record["status"])
             raise RunError(
                 f"job {number} of the sweep did not finish ({reason or 'it did not start'}), on which the next ones "
-                f"depend: repeat the command with hydra.sweep.dir={self.folder}"
+                f"depend: repeat the command with {argument('hydra.sweep.dir', self.folder)}"
             )
         if missing := [name for name in (LOSS, ACCURACY, MACS) if name not in record["metrics"]]:
             raise RunError(f"job {number} of the sweep has no {missing[0]}, by which blocks are compared")

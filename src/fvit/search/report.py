@@ -8,6 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from fvit.config.atomic import write_text
+from fvit.config.wording import count
 from fvit.launch.console import console, print_facts, print_rows
 
 _PAGE = """<!doctype html>
@@ -75,7 +76,7 @@ def write_page(study: optuna.Study, objective: Sequence[str], folder: Path) -> P
         figure.to_html(full_html=False, include_plotlyjs=number == 0, config={"displaylogo": False})
         for number, figure in enumerate(figures)
     ]
-    title = f"{', '.join(objective)}: {len(study.get_trials(deepcopy=False))} trials"
+    title = f"{', '.join(objective)}: {count(len(study.get_trials(deepcopy=False)), 'trial')}"
     path = folder / "study.html"
     write_text(path, _PAGE.format(title=html.escape(title), note=html.escape(_counts(study)), plots="\n".join(plots)))
     return path

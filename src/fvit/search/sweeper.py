@@ -15,8 +15,10 @@ from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from fvit.config.errors import RunError, describe, explain
+from fvit.config.overrides import argument
 from fvit.config.schemas.study import Options, Study
 from fvit.config.validation import check
+from fvit.config.wording import count
 from fvit.launch.record import COMPLETED, read_metrics
 from fvit.search import report, space
 from fvit.search.study import (
@@ -151,7 +153,7 @@ class _Search:
         limit = self.options.max_failures
         if limit is not None and self.failures > limit:
             raise RunError(
-                f"{self.failures} trials failed, and hydra.sweeper.max_failures={limit}: the search stops. Its trials "
-                f"are kept: the same command with hydra.sweep.dir={self.folder} resumes it; max_failures=null never "
-                "stops"
+                f"{count(self.failures, 'trial')} failed, and hydra.sweeper.max_failures={limit}: the search stops. "
+                f"Its trials are kept: the same command with {argument('hydra.sweep.dir', self.folder)} resumes it; "
+                "max_failures=null never stops"
             )

@@ -2,6 +2,7 @@
 
 import logging
 import operator
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,7 @@ def find(path: str | Path, prefer: Literal["best", "last"] = "best", key: str = 
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: it is in shards.
     """
     path = Path(path).expanduser()
     if path.is_file():
@@ -43,6 +45,11 @@ def find(path: str | Path, prefer: Literal["best", "last"] = "best", key: str = 
         for folder in (path / "checkpoints", path):
             if (folder / name).is_file():
                 return folder / name
+    if (path / ".metadata").is_file():
+        raise ValueError(
+            f"{key}={path} is a checkpoint in shards of torch.distributed.checkpoint: make it one file with "
+            f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {shlex.quote(str(path))} FILE"
+        )
     raise FileNotFoundError(f"{key}={path} has no checkpoint: neither checkpoints/best.ckpt nor last.ckpt")
 
 

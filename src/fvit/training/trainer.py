@@ -1,8 +1,9 @@
 """Builds Lightning's Trainer from a configuration."""
 
 import logging
-import pydoc
+import pkgutil
 import warnings
+from contextlib import suppress
 from typing import Any
 
 from hydra.utils import instantiate
@@ -94,8 +95,10 @@ def _instantiate(config: dict[str, Any], group: str) -> list[Any]:
     objects = []
     for name, options in config[group].items():
         options = moved(options)
-        target = pydoc.locate(options.get("_target_") or "?")
-        if target is not None:  # else Hydra says why
+        target = None
+        with suppress(ImportError, AttributeError, ValueError):  # Hydra says why
+            target = pkgutil.resolve_name(options.get("_target_") or "?")
+        if target is not None:
             check_arguments(target, options, f"{group}.{name}")
         objects.append(instantiate(options))
     return objects

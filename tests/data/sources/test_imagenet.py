@@ -293,7 +293,7 @@ LINES = "".join(f"{name} {label}\n" for name, label in zip(NAMES, LABELS, strict
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (write_lines("val.txt", LINES[: len(LINES) // 5]), r"val\.txt has 1 lines for 5 images"),
+        (write_lines("val.txt", LINES[: len(LINES) // 5]), r"val\.txt has 1 line for 5 images"),
         (lambda folder: write_devkit(folder, [1, 2, 3]), r"ground_truth\.txt has 3 lines for 5 images"),
         (write_lines("val.txt", LINES.replace("00003", "00004")), r"has no label for ILSVRC2012_val_00000003\.JPEG"),
         (lambda folder: write_text(folder, [0, 1, 2, 3, 0]), "'3' is not a class of train; .* 0 … 2 in"),

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, NonNegativeInt
 
+from fvit.config.wording import count
 from fvit.data.formats.files import FileImages, class_folders, list_tree
 from fvit.data.images import DataError, Images
 from fvit.data.listing import is_folder, some
@@ -74,7 +75,8 @@ def _labelled(path: Path, classes: list[str]) -> FileImages:
     """The images in a folder with subfolders that are some of the training set's classes."""
     if unknown := sorted(set(class_folders(path)) - set(classes)):
         raise ValueError(
-            f"{path} has {len(unknown)} classes that train does not have: {some(unknown)}. Remove or add them"
+            f"{path} has {count(len(unknown), 'class', 'classes')} that train does not have: {some(unknown)}. Remove "
+            "or add them"
         )
     return list_tree(path, classes)
 

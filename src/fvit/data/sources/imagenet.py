@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from pydantic import PositiveFloat
 
+from fvit.config.wording import count
 from fvit.data.formats import manifest
 from fvit.data.formats.files import EXTENSIONS, FileImages, class_folders, image_names
 from fvit.data.formats.parquet import open_parquet
@@ -114,7 +115,7 @@ def ground_truth(folders: Sequence[Path], names: Sequence[str], classes: Sequenc
         if (folder / name).is_file():
             return _labels(folder / name, read(folder / name, names), names, classes)
     raise DataError(
-        f"{names[0]} and {len(names) - 1:,} more images are not in class folders and need a list of labels: "
+        f"{names[0]} and {count(len(names) - 1, 'more image')} are not in class folders and need a list of labels: "
         f"none of {', '.join(map(str, folders))} contains {' or '.join(readers)}"
     )
 
@@ -149,7 +150,7 @@ def _read_kaggle(path: Path, names: Sequence[str]) -> list[tuple[str, str]]:
 def _read_devkit(path: Path, names: Sequence[str]) -> list[tuple[str, str]]:
     ids = _text(path).split()
     if len(ids) != len(names):
-        raise DataError(f"{path} has {len(ids):,} lines for {len(names):,} images")
+        raise DataError(f"{path} has {count(len(ids), 'line')} for {count(len(names), 'image')}")
     candidates = (path.parent / _META, path.parent / _DEVKIT / _META)
     meta = next((candidate for candidate in candidates if candidate.is_file()), None)
     if meta is None:
@@ -179,10 +180,10 @@ def _labels(path: Path, pairs: list[tuple[str, str]], names: Sequence[str], clas
                 f"{other} and {name} would have one label: {path} names images by what precedes the extension"
             )
     if len(pairs) != len(names):
-        raise DataError(f"{path} has {len(pairs):,} lines for {len(names):,} images")
+        raise DataError(f"{path} has {count(len(pairs), 'line')} for {count(len(names), 'image')}")
     by_stem = {_stem(name): label for name, label in pairs}
     if missing := [name for name in names if _stem(name) not in by_stem]:
-        raise DataError(f"{path} has no label for {missing[0]} and {len(missing) - 1:,} more images")
+        raise DataError(f"{path} has no label for {missing[0]} and {count(len(missing) - 1, 'more image')}")
     labels = {str(label): label for label in range(len(classes))} | {name: i for i, name in enumerate(classes)}
     if unknown := next((label for label in by_stem.values() if label not in labels), None):
         raise DataError(

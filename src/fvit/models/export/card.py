@@ -18,9 +18,9 @@ session = onnxruntime.InferenceSession("model.onnx")
 model = torch.export.load("model.pt2").module()
 logits = model(images)  # float32 [B, 3, {rows}, {columns}]""",
     "safetensors": """{fvit}import timm
-model = timm.create_model("{source}", pretrained=True).eval()
+model = timm.create_model({source}, pretrained=True).eval()
 logits = model(images)  # float32 [B, 3, {rows}, {columns}]
-# With fvit: model, transform, classes = fvit.load("{source}")""",
+# With fvit: model, transform, classes = fvit.load({source})""",
 }
 _LOADING["timm"] = _LOADING["safetensors"]
 
@@ -58,7 +58,7 @@ def card(export: CardContent) -> str:
     loading = _LOADING[export.format].format(
         rows=rows,
         columns=columns,
-        source=export.source,
+        source=json.dumps(export.source, ensure_ascii=False),
         fvit="import fvit.models  # registers the model with timm\n" if export.needs_fvit else "",
     )
     averaged = "averaging_state" in export.content

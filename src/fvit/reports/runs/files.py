@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from fvit.config.wording import count
 from fvit.launch.console import console, print_facts, print_rows
 from fvit.reports.runs.apart import set_apart
 from fvit.reports.runs.collect import Run
@@ -42,7 +43,7 @@ def print_summary(runs: Sequence[Run], rankings: Sequence[Ranking], baseline: st
         board = leaderboard(ranking, baseline)
         print_rows(board_title(ranking), board.head, board.rows[:_PRINTED_ROWS])
         if len(board.rows) > _PRINTED_ROWS:
-            console.print(f"{len(board.rows) - _PRINTED_ROWS} more rows in the report", markup=False)
+            console.print(f"{count(len(board.rows) - _PRINTED_ROWS, 'more row')} in the report", markup=False)
         if common := common_text(ranking):
             console.print(common, markup=False, style="dim")
     facts = [("runs", count_runs(runs))] if runs else []
