@@ -357,6 +357,16 @@ def test_teacher_gives_the_logits_of_the_students_classes(distilled, teacher_run
     assert "7 of its 10 outputs, by class name" in dict(other.module.facts())["teacher"]
 
 
+def test_a_teacher_without_names_of_classes_is_warned_of(distilled, teacher_run, tmp_path, caplog):
+    nameless = f"distillation.teacher.path={with_classes(teacher_run, tmp_path / 'teacher.ckpt', None)}"
+    fit(distilled("deit_soft", nameless))
+    assert "the teacher records no names of classes: its outputs are taken in the dataset's order" in caplog.text
+    caplog.clear()
+    fit(distilled("deit_soft"))
+    fit(distilled("blocks", nameless))  # compares no logits
+    assert "names of classes" not in caplog.text
+
+
 def test_timm_teacher_has_its_outputs_in_the_order_of_wordnet_ids(monkeypatch):
     create_model = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda *args, pretrained=False, **kwargs: create_model(*args, **kwargs))

@@ -1,5 +1,6 @@
 """The LightningModule of a student that also learns from a teacher."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -16,6 +17,8 @@ from fvit.training.distillation import LossWeight, TokenMatch
 from fvit.training.losses import hard_loss, soft_loss
 from fvit.training.metrics import accuracy
 from fvit.training.teacher import load_teacher
+
+log = logging.getLogger(__name__)
 
 
 class Distiller(Classifier):
@@ -88,6 +91,8 @@ class Distiller(Classifier):
                     f"the teacher has {self.teacher.num_outputs} outputs and the student {self.num_outputs}: "
                     f"distillation.{next(iter(self.logit_losses))} needs the same classes. {remedy}"
                 )
+            if self.logit_losses and self.classes is not None:
+                log.warning("the teacher records no names of classes: its outputs are taken in the dataset's order")
             return same
         if None in counterparts(self.classes, self.teacher.classes) and not self.logit_losses:
             return False
