@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import random
 import re
@@ -25,11 +26,11 @@ def printed(monkeypatch):
     """The printed report, without a terminal."""
 
     def print_report(pair):
-        console = Console(width=140, highlight=False, force_terminal=False, record=True)
+        console = Console(width=140, highlight=False, force_terminal=False, file=io.StringIO())
         for module in ("fvit.launch.console", "fvit.tinysaver.report"):
             monkeypatch.setattr(f"{module}.console", console)
         report.print_cascade(pair, Path("FOLDER"))
-        return console.export_text()
+        return console.file.getvalue()
 
     return print_report
 

@@ -139,6 +139,7 @@ def test_test_split_replaces_a_missing_val_split(tmp_path):
 
 
 def test_default_class_names(caplog):
+    caplog.set_level("WARNING")
     names = default_class_names(np.arange(1000, dtype=np.int32)[::-1])
     assert (names[0], names[1], names[999]) == ("n01440764", "n01443537", "n15075141")
     assert default_class_names(np.arange(999, dtype=np.int32))[-1] == "998"

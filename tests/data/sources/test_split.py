@@ -137,7 +137,7 @@ def test_a_test_folder_is_the_test_set(tree, caplog):
     assert source.test.labels.tolist() == [0, 2]
     assert len(source.val) == 3
     write(root / "test" / "dog" / "c.png", 7)
-    with pytest.raises(ValueError, match="test has 1 classes that train does not have: dog"):
+    with pytest.raises(ValueError, match="test has 1 class that train does not have: dog"):
         load("folder", root=root)
 
 

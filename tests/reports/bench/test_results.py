@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from fvit.launch.console import console
 from fvit.reports.bench.charts import make_charts
 from fvit.reports.bench.results import _record, render_page, report_results
 from fvit.reports.bench.tables import make_tables
@@ -13,13 +12,12 @@ from tests.reports.bench.rows import CONFIG, MACHINE, failed_row, make_row, rows
 
 
 @pytest.fixture
-def report(tmp_path):
+def report(tmp_path, capsys):
     """Returns the text on the terminal; files are in tmp_path."""
 
     def call(rows, **config):
-        with console.capture() as capture:
-            report_results(rows, {**CONFIG, **config}, MACHINE, tmp_path)
-        return capture.get()
+        report_results(rows, {**CONFIG, **config}, MACHINE, tmp_path)
+        return capsys.readouterr().out
 
     return call
 
