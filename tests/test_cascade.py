@@ -159,6 +159,7 @@ def test_images_are_compared_by_the_names_of_their_classes():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # tests/test_eval.py evaluates on two ranks
 def test_two_ranks_report_the_same(large, tiny, tmp_path):
     """With 11 and 12 images per rank, in batches of 5, one of them damaged."""
     overrides = [

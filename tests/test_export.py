@@ -85,6 +85,7 @@ def test_class_whose_name_is_not_utf8_is_escaped(run, tmp_path):
     assert all(r"K\udce4fer" in (out / name).read_text() for name in ("README.md", "config.json"))
 
 
+@pytest.mark.slow
 def test_program_comes_with_its_preprocessing(run, tmp_path):
     out = exported(run, tmp_path / "out", "torch_export")
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "model.pt2", "preprocessing.json"]

@@ -161,7 +161,8 @@ def test_speeds_are_ratios_to_softmax_and_replace_those_of_the_same_study(monkey
     script = load("study_speed")
     monkeypatch.setattr(script, "RESULTS", tmp_path)
     monkeypatch.setattr(script, "CONTENDERS", ["softmax", "additive"])
-    script.save([dict.fromkeys(("study", "match", "contender", "speed"), "old") | {"study": name} for name in "ab"])
+    for study in "ab":
+        script.save(study, [dict.fromkeys(("study", "match", "contender", "speed"), "old") | {"study": study}])
     monkeypatch.setattr(
         script,
         "time_in_turns",
@@ -178,7 +179,7 @@ def test_speeds_are_ratios_to_softmax_and_replace_those_of_the_same_study(monkey
     assert [additive[key] for key in ("low", "speed", "high", "images_per_s")] == ["0.500", "0.750", "1.000", "1"]
     assert "lookup, same macs: additive 0.750 (0.500 to 1.000), 1 images/s" in capsys.readouterr().out
     keys = ("study", "match", "contender", "speed")
-    script.save([{key: {**additive, "study": "b"}[key] for key in keys}])
+    script.save("b", [{key: {**additive, "study": "b"}[key] for key in keys}])
     with (tmp_path / "speed.csv").open(encoding="utf-8", newline="") as file:
         assert [line["speed"] for line in csv.DictReader(file)] == ["old", "0.750"]
 

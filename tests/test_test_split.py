@@ -90,6 +90,7 @@ def test_it_changes_nothing(run, digits, tmp_path):
         assert results(run)[name] == results(again)[name]
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_in_its_test_repeats_it(run, digits, tmp_path, monkeypatch):
     """With its images on the device, which changes nothing either."""
     options = (*RECIPE, *SPLIT, f"data.root={digits}", "trainer.max_epochs=1", "optimizer.lr=2e-2", "logger=none")

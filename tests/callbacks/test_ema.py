@@ -75,9 +75,8 @@ def test_raw_weights_are_validated_as_without_an_average(compose_config):
     assert averaged["val/loss"] != plain["val/loss"]
 
 
-@pytest.mark.parametrize(
-    "precision", ["bf16-true", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bf16-mixed", "64-true"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
 def test_average_of_other_precisions(compose_config, precision):
     options = (
         *DIGITS,

@@ -27,13 +27,10 @@ def test_model_meets_its_own_budget_unchanged(metric):
     assert found.error == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attention", "metric"),
-    [
-        ("additive", "macs"),
-        pytest.param("additive", "params", marks=pytest.mark.slow),
-        *(pytest.param("identity", metric, marks=pytest.mark.slow) for metric in COUNTED),
-    ],
+    [(attention, metric) for attention in ("additive", "identity") for metric in COUNTED],
 )
 def test_width_is_the_nearest_of_all_from_any_start(attention, metric):
     budget = budget_of({**SMALL, "embed_dim": 96}, metric)
@@ -87,7 +84,8 @@ def test_search_at_full_size_takes_seconds():
     assert time.monotonic() - start < 60
 
 
-@pytest.mark.parametrize("metric", [pytest.param("params", marks=pytest.mark.slow), "macs"])
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["params", "macs"])
 def test_reference_may_be_another_model(metric):
     other = {**SMALL, "embed_dim": 72, "depth": 2}
     found = match_count({**SMALL, "attention": {"name": "linear"}}, other, SIZE, CLASSES, metric)
@@ -97,6 +95,7 @@ def test_reference_may_be_another_model(metric):
     )
 
 
+@pytest.mark.slow
 def test_latency_is_matched_in_turns_with_the_reference(monkeypatch):
     """With a clock that counts MACs and slows down from call to call."""
     speeds = iter(range(1, 100))

@@ -180,6 +180,7 @@ def _launch(folder, tmp_path, monkeypatch, end):
     processes.launch("fake_task", {}, folder, 1)
 
 
+@pytest.mark.slow
 def test_a_rank_that_could_not_record_its_error_is_reported_with_the_last_checkpoint(small_disk, tmp_path, monkeypatch):
     with pytest.raises(RunError, match="rank 0 exited with code 1\nthe disk is full: ") as error:
         _launch(small_disk, tmp_path, monkeypatch, "sys.exit(1)")

@@ -138,6 +138,7 @@ def test_only_ranks_read_a_resolved_configuration():
     assert processes.read_resolved([sys.argv[0]]) is None
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_before_its_run_begins_says_why_and_records_nothing(fake_task, tmp_path, config):
     body = (
         "from fvit.config.errors import ConfigError\n"
@@ -261,9 +262,10 @@ def test_a_signal_is_forwarded_to_all_ranks(fake_task, tmp_path, config):
     "end",
     [
         pytest.param("sys.exit(143)", id="by itself"),
-        pytest.param("os.kill(os.getpid(), 15)", id="killed", marks=pytest.mark.slow),
+        pytest.param("os.kill(os.getpid(), 15)", id="killed"),
     ],
 )
+@pytest.mark.slow
 def test_a_rank_that_alone_received_a_signal_ends_the_others(fake_task, tmp_path, monkeypatch, end, config):
     monkeypatch.setattr(processes, "_PATIENCE", 1.0)
     body = BEGIN + f"if rank == '1':\n    {end}\n" + OBEY + "time.sleep(60)\n"
@@ -300,6 +302,7 @@ def test_ranks_that_ignore_a_signal_are_killed_when_their_time_is_up(fake_task, 
     assert time.monotonic() - start < 10
 
 
+@pytest.mark.slow
 def test_a_failure_while_ranks_exit_is_reported(fake_task, tmp_path, config):
     body = OBEY.replace("143", "143 if rank == '0' else 'disk full'") + "time.sleep(60)\n"
     terminate_when_ready(tmp_path)

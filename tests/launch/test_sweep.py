@@ -169,6 +169,7 @@ def test_a_running_job_is_left_alone(main, finished):
     assert contents() == before
 
 
+@pytest.mark.slow
 def test_a_killed_job_resumes_from_its_checkpoint(main, finished):
     """kill -9 leaves the status `running` of a process that no longer exists."""
     code = "from fvit.launch.record import *; write_metrics(Path('swept/1'), 'running', {})"

@@ -30,6 +30,7 @@ def close(logger, *checkpoints, code=0, **options):
     logger.close(SimpleNamespace(checkpoint_callbacks=checkpoints), {}, code, **options)
 
 
+@pytest.mark.slow
 def test_run_keeps_its_id_until_it_starts_from_scratch(tmp_path):
     ids = []
     for ckpt_path in (None, str(tmp_path / "run"), None):

@@ -88,6 +88,7 @@ def test_media_show_the_predictions_of_the_model(compose_config, tmp_path, monke
         assert [first.read_bytes() != last.read_bytes() for first, last in zip(*drawn, strict=True)] == [True] * 4
 
 
+@pytest.mark.slow
 def test_maps_are_drawn_with_averaged_weights(compose_config, tmp_path, monkeypatch):
     """And a model without attention maps has the other media."""
     drawn = []

@@ -93,6 +93,7 @@ def test_the_command_line_replaces_seeds_and_blocks(search):
     assert [(seen[2], seen[3]) for seen in task.seen] == [([], 7), ([0], 7), ([2], 7), ([0, 2], 7)]
 
 
+@pytest.mark.slow
 def test_a_failed_job_ends_the_search_and_the_same_command_continues(search):
     with pytest.raises(RunError, match=r"job 0 of the sweep did not finish \(failed\).*repeat the command"):
         search(Task("failed"))

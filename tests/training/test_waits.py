@@ -39,6 +39,7 @@ def test_accumulation_waits_in_logged_steps_only(compose_config):
     assert waits(device).keys() == {2 * step for step in LOGGED}
 
 
+@pytest.mark.slow
 def test_average_waits_in_logged_steps_only(compose_config):
     device = emulate(lambda probe: fit(compose_config(*RUN, "callbacks=[default,ema]"), probe))
     found = waits(device)

@@ -51,7 +51,8 @@ def cells(page, column, table="leaderboard-0-0"):
     return [rows.nth(i).locator("td").nth(column).inner_text() for i in range(rows.count())]
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), pytest.param(1280, "light", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_the_page_fits_and_is_legible(browser, report, width, scheme):
     with opened(browser, report, width, scheme) as page:
         open_parallel(page)
