@@ -166,6 +166,7 @@ def test_lived_in_logs_have_a_part_per_dataset_and_the_rest_apart(browser, tmp_p
             "Leaderboard: digits",
             "Learning curves: digits",
             "Accuracy against cost: digits",
+            "Settings: digits",  # with EMA and without
             "Leaderboard: pets",
             "Learning curves: pets",
             "Accuracy against cost: pets",
