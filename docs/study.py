@@ -233,9 +233,9 @@ def draw_overview(studies: dict[str, dict[str, list[Line]]], out: Path) -> None:
 
 
 def draw_curves(contenders: dict[str, list[Line]], out: Path) -> str:
-    """Accuracy after each epoch, mean over seeds, of at most twelve mechanisms evenly chosen by rank; the caption."""
+    """Accuracy after each epoch, mean over seeds, of at most ten mechanisms evenly chosen by rank; the caption."""
     order = ranked(contenders)
-    chosen = [order[round(i * (len(order) - 1) / 11)] for i in range(12)] if len(order) > 12 else order
+    chosen = [order[round(i * (len(order) - 1) / 9)] for i in range(10)] if len(order) > 10 else order  # ten colours
     figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
     for name, lines in chosen:
         means = [statistics.mean(values) for values in zip(*curves(lines), strict=True)]
