@@ -44,11 +44,16 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()
 
 
+def not_half(dtype: torch.dtype) -> torch.dtype:
+    """float32 for float16, whose range ends at 65,504; any other dtype itself."""
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
 def kernel_average(q: Tensor, k: Tensor, v: Tensor, rotate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Σ_m (q_n·k_m) v_m / Σ_m q_n·k_m for features ≥ 0, and 0 where all are 0: q, k [B, H, N, m], v [B, H, N, d].
 
     The result has the dtype of `v`. It is computed in the widest dtype of the three, autocast or not, and in float32
-    instead of float16, whose range ends at 65,504.
+    instead of float16.
 
     Args:
         q: features of the queries.
@@ -56,8 +61,7 @@ def kernel_average(q: Tensor, k: Tensor, v: Tensor, rotate: Callable[[Tensor], T
         v: values.
         rotate: linear map of the features in the numerator, if any.
     """
-    dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
-    dtype = torch.float32 if dtype == torch.float16 else dtype
+    dtype = not_half(torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype))
     # The factor 1/N cancels; with it no sum is larger than its largest term.
     q, k = q.to(dtype), k.to(dtype) / k.shape[-2]
     with without_autocast(q.device):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from fvit.attention.fixed_length import FixedLength
-from fvit.attention.ops import divide, without_autocast
+from fvit.attention.ops import divide, not_half, without_autocast
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -64,7 +64,7 @@ class AFTFull(FixedLength, Projected):
         # A constant subtracted from all keys of a channel, or from all biases of a row, cancels in the quotient.
         weight_nn = (w_nn - w_nn.detach().amax(dim=-1, keepdim=True)).exp()
         key = self.attn_drop((k - k.detach().amax(dim=-2, keepdim=True)).exp())
-        dtype = torch.float32 if v.dtype == torch.float16 else v.dtype
+        dtype = not_half(v.dtype)
         with without_autocast(v.device):
             sums = weight_nn.to(dtype) @ torch.cat([key * v, key], dim=-1).to(dtype)
         numerator, denominator = sums.chunk(2, dim=-1)

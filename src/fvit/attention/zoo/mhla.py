@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvit.attention.norms import RMSNorm
-from fvit.attention.ops import Size, divide, rows_and_columns, without_autocast
+from fvit.attention.ops import Size, divide, not_half, rows_and_columns, without_autocast
 from fvit.attention.projected import Projected
 from fvit.attention.registry import register
 
@@ -76,7 +76,7 @@ class MHLA(Projected):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         rows_and_columns(type(self).__name__, q.shape[-2], self.grid_size, self.num_prefix_tokens)
         # Not in float16: the normaliser may be small, and its gradient has its square as a denominator.
-        dtype = torch.float32 if v.dtype == torch.float16 else v.dtype
+        dtype = not_half(v.dtype)
         with without_autocast(v.device):
             return self._average(q.to(dtype), k.to(dtype), v.to(dtype), bias).to(v.dtype)
 
