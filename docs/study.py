@@ -19,6 +19,15 @@ EPOCHS = {"cifar10": "4", "lookup": "6", "pointer": "20"}
 SPEED_OF = {"pointer": "lookup"}  # the same models
 TASKS = {"cifar10": "CIFAR-10", "lookup": "Lookup (chance 25 %)", "pointer": "Pointer (chance 25 %)"}
 
+PAIRS = [
+    *((f"{name} + conv", name) for name in ("softmax", "linear", "additive")),
+    ("additive_plus", "additive_plus without conv"),
+    *((f"additive + {name}", "additive") for name in ("regions", "gate", "separate value", "projection")),
+    *(("additive_plus", f"additive_plus without {name}") for name in ("regions", "gate", "separate value")),
+    ("additive_plus", "softmax + conv"),
+    ("additive", "identity"),
+]
+
 Line = dict[str, str]
 
 
@@ -39,6 +48,7 @@ def main() -> None:
             "macs": section(equal_macs, macs_speed, draw_curves, DOCS / f"study_{name}_macs.svg"),
             "shape": section(by_contender(usual, "shape"), shape_speed, draw_cost, DOCS / f"study_{name}_shape.svg"),
             "longer": section(longer, macs_speed),
+            "pairs": render_pairs(equal_macs),
             "search": render_search(searches(lines)),
         }
         for part, content in shown.items():
@@ -131,8 +141,9 @@ def render(contenders: dict[str, list[Line]], speeds: dict[str, str]) -> str:
         values = accuracies(lines)
         spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
         first = lines[0]
+        paired = differences(lines, contenders.get(BASELINE, [])) if name != BASELINE else []
         rows.append(
-            f"| {name} | {len(values)} | {interval(values)} | {spread} | {difference(lines, contenders)} | "
+            f"| {name} | {len(values)} | {interval(values)} | {spread} | {interval(paired, '+') if paired else ''} | "
             f"{first['width']} | {int(first['params']) / 1e6:.3f} | {int(first['macs']) / 1e6:.2f} | {first['lr']} | "
             f"{f'{float(speeds[name]):.2f}' if name in speeds else ''} |"
         )
@@ -163,13 +174,20 @@ def interval(values: Sequence[float], sign: str = "") -> str:
     return f"{mean} ± {half:.2f}"
 
 
-def difference(lines: Sequence[Line], contenders: dict[str, list[Line]]) -> str:
-    """Paired by seed: the same images in the same order, evaluated on the same test images."""
-    theirs = {line["seed"]: line for line in contenders.get(BASELINE, [])}
-    if lines is contenders.get(BASELINE):
-        return ""
-    pairs = [(line, theirs[line["seed"]]) for line in lines if line["seed"] in theirs]
-    return interval([100 * (float(a["acc1"]) - float(b["acc1"])) for a, b in pairs], "+") if pairs else ""
+def differences(lines: Sequence[Line], others: Sequence[Line]) -> list[float]:
+    """In points, paired by seed: the same images in the same order, evaluated on the same test images."""
+    theirs = {line["seed"]: float(line["acc1"]) for line in others}
+    return [100 * (float(line["acc1"]) - theirs[line["seed"]]) for line in lines if line["seed"] in theirs]
+
+
+def render_pairs(contenders: dict[str, list[Line]]) -> str:
+    """A row for each of `PAIRS`: what the first has more than the second."""
+    rows = ["| | seeds | difference, points | each seed |", "|---|---|---|---|"]
+    for name, other in PAIRS:
+        if found := differences(contenders.get(name, []), contenders.get(other, [])):
+            each = ", ".join(f"{value:+.1f}" for value in found)
+            rows.append(f"| {name}, less {other} | {len(found)} | {interval(found, '+')} | {each} |")
+    return "\n".join(rows) + "\n" if len(rows) > 2 else "Not run yet.\n"
 
 
 def power(contenders: dict[str, list[Line]]) -> str:
