@@ -11,6 +11,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from scipy.stats import spearmanr, t
 
+from fvit.reports.runs.groups import mean_ci
+from fvit.reports.runs.plots import pareto_front
+
 DOCS = Path(__file__).resolve().parent
 BASELINE = "softmax"
 SEARCH_SEED = "1000"
@@ -167,11 +170,8 @@ def curves(lines: Sequence[Line]) -> list[list[float]]:
 
 def interval(values: Sequence[float], sign: str = "") -> str:
     """Mean ± half of its 95 % interval (Student's t)."""
-    mean = f"{statistics.mean(values):{sign}.2f}"
-    if len(values) < 2:
-        return mean
-    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean} ± {half:.2f}"
+    found = mean_ci(values)
+    return f"{found.mean:{sign}.2f}" + (f" ± {found.half_width:.2f}" if len(values) > 1 else "")
 
 
 def differences(lines: Sequence[Line], others: Sequence[Line]) -> list[float]:
@@ -268,25 +268,18 @@ def draw_curves(contenders: dict[str, list[Line]], out: Path) -> str:
 
 def draw_cost(contenders: dict[str, list[Line]], out: Path) -> str:
     """Mean accuracy over MACs, and which are dominated by none; the caption."""
-    points = {
-        name: (int(lines[0]["macs"]) / 1e6, statistics.mean(accuracies(lines))) for name, lines in contenders.items()
-    }
+    points = [(int(lines[0]["macs"]) / 1e6, statistics.mean(accuracies(lines))) for lines in contenders.values()]
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for name, (macs, value) in points.items():
+    for name, (macs, value) in zip(contenders, points, strict=True):
         axes.plot(macs, value, "o", color=colour(name), markersize=5)
         axes.annotate(name, (macs, value), xytext=(4, 3), textcoords="offset points", fontsize=7)
-    front = sorted(point for point in points.values() if not any(dominates(other, point) for other in points.values()))
+    front = [points[i] for i in pareto_front(points)]
     axes.step(*zip(*front, strict=True), where="post", color="#edae49", linewidth=1, zorder=0)
     axes.set(xlabel="million MACs per image", ylabel="top-1 accuracy, %")
     axes.margins(x=0.15)
     tidy(axes)
     save(figure, out)
     return "Accuracy over MACs, with the Pareto front"
-
-
-def dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
-    """No more MACs, no less accuracy, and better in one of them."""
-    return a[0] <= b[0] and a[1] >= b[1] and a != b
 
 
 def tidy(axes: plt.Axes) -> None:
