@@ -60,6 +60,7 @@ def _statuses(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # test_processes.py validates on three, launch/test_ranks.py has a sweep of two
 def test_each_job_of_a_sweep_over_devices_validates_all_images(sweep, main, tmp_path):
     overrides = ["hardware=ddp_cpu", "trainer.devices=1,2", "data.num_images=132", "trainer.limit_val_batches=1.0"]
     done = sweep(*SHORT, *overrides, "trainer.max_epochs=1")
@@ -175,6 +176,7 @@ def test_joblib_runs_jobs_at_the_same_time(sweep, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_command_without_metrics_fails_under_a_launcher_as_well(fvit):
     done = fvit("prepare", "-m", "hydra/launcher=joblib", "verify=missing,missing_too")
     assert done.returncode == 1

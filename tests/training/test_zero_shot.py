@@ -130,6 +130,7 @@ def test_evaluation_reports_the_metrics_of_all_others(towers, photos, tmp_path, 
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # tests/test_processes.py evaluates on three
 def test_two_processes_find_the_same(towers, photos, tmp_path):
     overrides = [f"zero_shot={towers}", *on(photos), "tta=flip", "data.eval_batch_size=4"]
     metrics = evaluated(tmp_path / "one", *overrides)

@@ -84,8 +84,8 @@ def logits_of(form, folder):
 
 
 def _marks(name):
-    """One mechanism per kind of operation: products, SDPA, features, landmarks, convolutions, windows, FFT."""
-    kinds = ("softmax", "linear", "performer", "nystrom", "mlla", "window", "gfnet", "synthesizer")
+    """One mechanism per kind of operation: products, SDPA, convolutions, windows, FFT, a learned map."""
+    kinds = ("softmax", "linear", "mlla", "window", "gfnet", "synthesizer")
     return [pytest.mark.slow, *([] if name in kinds else [pytest.mark.exhaustive])]
 
 
