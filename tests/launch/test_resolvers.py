@@ -30,9 +30,15 @@ def test_the_name_of_a_run_holds_what_its_command_line_set(composed, overrides, 
     assert composed("train", "logger=wandb", *overrides)["logger"]["wandb"]["name"] == name
 
 
-def test_names_of_evaluations_hold_it_too(composed):
-    given = ["logger=wandb_eval", "ckpt_path=best.ckpt", "data.crop_pct=0.9"]
-    assert composed("eval", *given)["logger"]["wandb"]["name"] == "eval of best.ckpt, data.crop_pct=0.9"
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("ckpt_path=best.ckpt", "eval of best.ckpt, data.crop_pct=0.9"),
+        ("pretrained=vit_tiny_patch16_224", "eval, pretrained=vit_tiny_patch16_224, data.crop_pct=0.9"),
+    ],
+)
+def test_names_of_evaluations_hold_it_too(composed, model, name):
+    assert composed("eval", "logger=wandb_eval", model, "data.crop_pct=0.9")["logger"]["wandb"]["name"] == name
 
 
 @pytest.mark.parametrize(("overrides", "job_type"), [([], "train"), (["debug=limit"], "debug")])

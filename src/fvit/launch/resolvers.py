@@ -23,6 +23,7 @@ def register() -> None:
     OmegaConf.register_new_resolver(
         "fvit.mechanism", lambda *, _root_: mechanism(OmegaConf.select(_root_, "model.attention")), replace=True
     )
+    OmegaConf.register_new_resolver("fvit.of", lambda it: "" if it is None else f" of {it}", replace=True)
     OmegaConf.register_new_resolver("fvit.settings", _settings, replace=True)
     OmegaConf.register_new_resolver("fvit.job_type", _job_type, replace=True)
     OmegaConf.register_new_resolver("fvit.unset", _unset, replace=True)

@@ -93,7 +93,7 @@ class RunLogger(WandbLogger):
         import wandb
 
         check_arguments(wandb.init, options, "logger.wandb", _RESERVED)
-        self.run_dir = run_dir = Path(run_dir)
+        run_dir = Path(run_dir)
         if group is None and (run_dir.parent / "multirun.yaml").is_file():  # which Hydra writes for a sweep
             group = run_dir.parent.name
         parts = [part for part in name.split(", ") if "=" not in part]  # settings are keys of the config instead
