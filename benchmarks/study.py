@@ -68,6 +68,7 @@ CONTENDERS: dict[str, list[str]] = {
     "additive + conv": plus(conv="3"),
     "linear + conv": conv("linear"),
     "additive + regions": plus(regions="SQUARES"),
+    "additive + regions + conv": plus(regions="SQUARES", conv="3"),
     "additive + gate": plus(gate="residual"),
     "additive + separate value": plus(value="separate"),
     "additive + projection": ["attention=additive", "model.attention.proj=true"],

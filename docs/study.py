@@ -27,6 +27,7 @@ PAIRS = [
     ("additive_plus", "additive_plus without conv"),
     *((f"additive + {name}", "additive") for name in ("regions", "gate", "separate value", "projection")),
     *(("additive_plus", f"additive_plus without {name}") for name in ("regions", "gate", "separate value")),
+    ("additive_plus", "additive + regions + conv"),
     ("additive_plus", "softmax + conv"),
     ("additive", "identity"),
 ]
