@@ -39,8 +39,8 @@ STUDIES = {
 }
 # What a relation needs is learned suddenly, perhaps late.
 SEARCH_SHARE = {"cifar10": 4, "lookup": 1, "pointer": 1}
-PLUS = "attention=additive_plus"
-FULL = [PLUS, "model.attention.regions=SQUARES"]
+PLUS = ["attention=additive_plus", "model.attention.regions=SQUARES"]
+GATED = [*PLUS, "model.attention.gate=residual"]
 SQUARES = {"cifar10": 9, "lookup": 4, "pointer": 4}
 """Regions of additive_plus and blocks of mhla, each of 2×2 patches."""
 
@@ -48,7 +48,7 @@ SQUARES = {"cifar10": 9, "lookup": 4, "pointer": 4}
 def plus(**ingredient: str) -> list[str]:
     """additive_plus with this ingredient alone: without any it is `additive`."""
     bare = {"regions": "1", "gate": "product", "value": "shared", "residual": "true", "conv": "0"}
-    return [PLUS, *(f"model.attention.{name}={value}" for name, value in (bare | ingredient).items())]
+    return [PLUS[0], *(f"model.attention.{name}={value}" for name, value in (bare | ingredient).items())]
 
 
 def conv(attention: str) -> list[str]:
@@ -63,7 +63,7 @@ CONTENDERS: dict[str, list[str]] = {
     "additive": ["attention=additive"],
     "separable convolution": ["attention=sep_conv", "model.attention.kernel=3", "model.attention.expansion=1"],
     "linear": ["attention=linear"],
-    "additive_plus": FULL,
+    "additive_plus": PLUS,
     "softmax + conv": conv("softmax"),
     "additive + conv": plus(conv="3"),
     "linear + conv": conv("linear"),
@@ -72,10 +72,11 @@ CONTENDERS: dict[str, list[str]] = {
     "additive + gate": plus(gate="residual"),
     "additive + separate value": plus(value="separate"),
     "additive + projection": ["attention=additive", "model.attention.proj=true"],
-    "additive_plus without conv": [*FULL, "model.attention.conv=0"],
-    "additive_plus without regions": [PLUS, "model.attention.regions=1"],
-    "additive_plus without gate": [*FULL, "model.attention.gate=product"],
-    "additive_plus without separate value": [*FULL, "model.attention.value=shared"],
+    "additive_plus + query": [*PLUS, "model.attention.residual=true"],
+    "additive_plus + gate": GATED,
+    "additive_plus + gate, no conv": [*GATED, "model.attention.conv=0"],
+    "additive_plus + gate, no regions": [override.replace("SQUARES", "1") for override in GATED],
+    "additive_plus + gate, no separate value": [*GATED, "model.attention.value=shared"],
     "mhla": ["attention=mhla", "model.attention.num_blocks=SQUARES"],
     "ttt": ["attention=ttt"],
     "circulant": ["attention=circulant"],

@@ -24,9 +24,9 @@ TASKS = {"cifar10": "CIFAR-10", "lookup": "Lookup (chance 25 %)", "pointer": "Po
 
 PAIRS = [
     *((f"{name} + conv", name) for name in ("softmax", "linear", "additive")),
-    ("additive_plus", "additive_plus without conv"),
     *((f"additive + {name}", "additive") for name in ("regions", "gate", "separate value", "projection")),
-    *(("additive_plus", f"additive_plus without {name}") for name in ("regions", "gate", "separate value")),
+    *(("additive_plus + gate", f"additive_plus + gate, no {name}") for name in ("conv", "regions", "separate value")),
+    *((f"additive_plus + {name}", "additive_plus") for name in ("gate", "query")),
     ("additive_plus", "additive + regions + conv"),
     ("additive_plus", "softmax + conv"),
     ("additive", "identity"),

@@ -116,7 +116,7 @@ CASES = [
     Case(
         "additive_plus",
         additive_plus.reference,
-        {"regions": 4, "gate": "product", "value": "shared", "residual": True, "conv": 5},
+        {"regions": 4, "gate": "residual", "value": "shared", "residual": True, "conv": 5},
         equivariant=False,
     ),
     Case("identity", identity.reference, masks="pairs", causal=True, dropouts=()),

@@ -9,7 +9,7 @@ from . import affine, convolved, heads_of, kept
 
 
 def reference(module: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tensor:
-    """W_t ((1 + g) ⊙ v + DWC(v)), or with the options of Fastformer W_t (g ⊙ q) + q."""
+    """W_t (g ⊙ v + DWC(v)) + q, or with gate="residual" (1 + g) ⊙ v, and without residual no q."""
     regions = _regions(module, x.shape[1])
     images = []
     for b in range(x.shape[0]):

@@ -3,7 +3,7 @@ import torch
 
 from fvit.attention import AdditiveAttention, AdditivePlusAttention
 
-FASTFORMER = dict(regions=1, gate="product", value="shared", residual=True, conv=0)
+FASTFORMER = dict(regions=1, conv=0, value="shared", residual=True)
 
 
 def test_with_fastformers_options_it_is_additive_attention():
@@ -32,7 +32,7 @@ def test_regions_on_a_large_grid_see_first_what_is_near():
     ("options", "message"),
     [
         ({"regions": 15}, "regions=15 must be a square number, such as 9 or 16"),
-        ({"gate": "sum"}, "gate='sum' must be one of residual, product"),
+        ({"gate": "sum"}, "gate='sum' must be one of product, residual"),
         ({"value": "query"}, "value='query' must be one of separate, shared"),
     ],
 )

@@ -7,12 +7,13 @@ each token reads a mixture of them (MHLA's idea, in additive form). Per head, wi
 
     q̄_s = Σ_{n∈s} softmax_s(w_q·q_n/√d) q_n          Q_r = Σ_s M_rs q̄_s       p_n = (Σ_r c(n, r) Q_r) ⊙ k_n
     k̄_s = Σ_{n∈s} softmax_s(w_k·p_n/√d) p_n          K_r = Σ_s M'_rs k̄_s      g_n = Σ_r c(n, r) K_r
-    out_n = W_t ((1 + g_n) ⊙ v_n + DWC(v)_n) + b_t
+    out_n = W_t (g_n ⊙ v_n + DWC(v)_n) + b_t
 
 The regions are cells of torch's adaptive pooling, which overlap where they do not divide the grid. Prefix tokens are in
 all regions. M and M' [H, R, R] start as averages over near regions. DWC is a depth-wise w×w convolution with bias over
-the patches; it leaves out prefix tokens, and a hidden patch is zero to it, like the border. With regions=1,
-gate="product", residual=True, conv=0 and value="shared" this is `additive`.
+the patches; it leaves out prefix tokens, and a hidden patch is zero to it, like the border. The values v = W_v x + b_v
+are the queries in Fastformer. With regions=1, conv=0, value="shared" and residual=True this is `additive`. The defaults
+are what paid in docs/study.md; the gate 1 + g_n did not.
 
 Cost: O(N·R·D) besides the four projections; DWC adds O(N·D·w²).
 
@@ -38,7 +39,7 @@ class AdditivePlusAttention(Mechanism):
 
     Args:
         regions: number R of regions, a square number.
-        gate: what multiplies the values: ``residual``, 1 + g; or ``product``, g alone (Fastformer).
+        gate: what multiplies the values: ``product``, g alone (Fastformer); or ``residual``, 1 + g.
         value: ``separate``, v = W_v x + b_v; or ``shared``, the query is the value (Fastformer).
         residual: add the query to the output (Fastformer).
         conv: width w of the depth-wise convolution on the values, odd; 0 for none.
@@ -53,7 +54,7 @@ class AdditivePlusAttention(Mechanism):
         qkv_bias: bool = True,
         *,
         regions: int = 16,
-        gate: Literal["residual", "product"] = "residual",
+        gate: Literal["product", "residual"] = "product",
         value: Literal["separate", "shared"] = "separate",
         residual: bool = False,
         conv: int = 3,
@@ -65,7 +66,7 @@ class AdditivePlusAttention(Mechanism):
             near = f"{side**2} or {(side + 1) ** 2}" if side else "1"
             raise ValueError(f"additive_plus: regions={regions} must be a square number, such as {near}")
         for option, given, choices in (
-            ("gate", gate, ("residual", "product")),
+            ("gate", gate, ("product", "residual")),
             ("value", value, ("separate", "shared")),
         ):
             if given not in choices:
