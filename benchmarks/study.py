@@ -72,6 +72,7 @@ CONTENDERS: dict[str, list[str]] = {
     "additive + gate": plus(gate="residual"),
     "additive + separate value": plus(value="separate"),
     "additive + projection": ["attention=additive", "model.attention.proj=true"],
+    "additive, no query": plus(residual="false"),
     "additive_plus + query": [*PLUS, "model.attention.residual=true"],
     "additive_plus + gate": GATED,
     "additive_plus + gate, no conv": [*GATED, "model.attention.conv=0"],

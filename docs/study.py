@@ -25,6 +25,7 @@ TASKS = {"cifar10": "CIFAR-10", "lookup": "Lookup (chance 25 %)", "pointer": "Po
 PAIRS = [
     *((f"{name} + conv", name) for name in ("softmax", "linear", "additive")),
     *((f"additive + {name}", "additive") for name in ("regions", "gate", "separate value", "projection")),
+    ("additive, no query", "additive"),
     *(("additive_plus + gate", f"additive_plus + gate, no {name}") for name in ("conv", "regions", "separate value")),
     *((f"additive_plus + {name}", "additive_plus") for name in ("gate", "query")),
     ("additive_plus", "additive + regions + conv"),
