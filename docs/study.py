@@ -30,7 +30,7 @@ PAIRS = [
     *((f"additive_plus + {name}", "additive_plus") for name in ("gate", "query")),
     ("additive_plus", "additive + regions + conv"),
     ("additive_plus", "softmax + conv"),
-    ("additive", "identity"),
+    *((name, "identity") for name in ("softmax", "additive", "additive, no query")),
 ]
 
 Line = dict[str, str]
