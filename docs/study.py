@@ -269,14 +269,15 @@ def draw_curves(contenders: dict[str, list[Line]], out: Path) -> str:
 
 
 def draw_cost(contenders: dict[str, list[Line]], out: Path) -> str:
-    """Mean accuracy over MACs, and which are dominated by none; the caption."""
+    """Mean accuracy over MACs; named are softmax and those dominated by none; returns the caption."""
     points = [(int(lines[0]["macs"]) / 1e6, statistics.mean(accuracies(lines))) for lines in contenders.values()]
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for name, (macs, value) in zip(contenders, points, strict=True):
-        axes.plot(macs, value, "o", color=colour(name), markersize=5)
-        axes.annotate(name, (macs, value), xytext=(4, 3), textcoords="offset points", fontsize=7)
-    front = [points[i] for i in pareto_front(points)]
-    axes.step(*zip(*front, strict=True), where="post", color="#edae49", linewidth=1, zorder=0)
+    front = pareto_front(points)
+    for i, (name, point) in enumerate(zip(contenders, points, strict=True)):
+        axes.plot(*point, "o", color=colour(name), markersize=5)
+        if i in front or name == BASELINE:
+            axes.annotate(name, point, xytext=(4, 3), textcoords="offset points", fontsize=7)
+    axes.step(*zip(*(points[i] for i in front), strict=True), where="post", color="#edae49", linewidth=1, zorder=0)
     axes.set(xlabel="million MACs per image", ylabel="top-1 accuracy, %")
     axes.margins(x=0.15)
     tidy(axes)

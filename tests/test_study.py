@@ -89,7 +89,10 @@ def test_page_has_a_table_and_a_picture_for_each_axis(tmp_path, monkeypatch):
     text = (tmp_path / "study.md").read_text(encoding="utf-8")
     shown = re.findall(r"\((study.*?)\)", text)
     assert shown == ["study_cifar10_macs.svg", "study_cifar10_shape.svg"]
-    assert all("additive" in (tmp_path / name).read_text(encoding="utf-8") for name in [*shown, "study.svg"])
+    curves, cost, overview = ((tmp_path / name).read_text(encoding="utf-8") for name in [*shown, "study.svg"])
+    assert all("additive" in picture and "softmax" in picture for picture in (curves, overview))
+    assert "softmax" in cost
+    assert "additive" not in cost  # dominated
     assert text.count("| softmax | 2 | 50.50 ± 6.35 |") == 2
     assert text.count("Not run yet.") == 1
     assert text.count("| 65.00 |") == 1
@@ -208,8 +211,10 @@ def test_differences_are_paired_by_seed():
     ]
     assert [row[-1] for row in rows[2:]] == ["0.75", "", ""]
     assert rows[3][4] == ""
-    [row] = page.render_pairs(by_contender(lines)).splitlines()[2:]
-    assert row == "| additive, less identity | 1 | +11.00 | +11.0 |"
+    assert page.render_pairs(by_contender(lines)).splitlines()[2:] == [
+        "| softmax, less identity | 1 | +10.00 | +10.0 |",
+        "| additive, less identity | 1 | +11.00 | +11.0 |",
+    ]
     more = [results("softmax + conv", seed, acc1) for seed, acc1 in enumerate(ours)]
     assert f"| softmax + conv, less softmax | 3 | {rows[2][4]} | +1.0, +2.0, +1.0 |" in page.render_pairs(
         by_contender([*lines, *more])
