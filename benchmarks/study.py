@@ -46,7 +46,7 @@ SQUARES = {"cifar10": 9, "lookup": 4, "pointer": 4}
 
 
 def plus(**ingredient: str) -> list[str]:
-    """additive_plus with this ingredient alone: without any it is `additive`."""
+    """`additive` with these ingredients of additive_plus."""
     bare = {"regions": "1", "gate": "product", "value": "shared", "residual": "true", "conv": "0"}
     return [PLUS[0], *(f"model.attention.{name}={value}" for name, value in (bare | ingredient).items())]
 

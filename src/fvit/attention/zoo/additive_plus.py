@@ -12,8 +12,8 @@ each token reads a mixture of them (MHLA's idea, in additive form). Per head, wi
 The regions are cells of torch's adaptive pooling, which overlap where they do not divide the grid. Prefix tokens are in
 all regions. M and M' [H, R, R] start as averages over near regions. DWC is a depth-wise w×w convolution with bias over
 the patches; it leaves out prefix tokens, and a hidden patch is zero to it, like the border. The values v = W_v x + b_v
-are the queries in Fastformer. With regions=1, conv=0, value="shared" and residual=True this is `additive`. The defaults
-are what paid in docs/study.md; the gate 1 + g_n did not.
+are the queries in Fastformer. With regions=1, conv=0, value="shared" and residual=True this is `additive`. What each
+option brings is measured in docs/study.md.
 
 Cost: O(N·R·D) besides the four projections; DWC adds O(N·D·w²).
 
