@@ -74,6 +74,8 @@ CONTENDERS: dict[str, list[str]] = {
     "additive + projection": ["attention=additive", "model.attention.proj=true"],
     "additive, no query": plus(residual="false"),
     "additive_plus + query": [*PLUS, "model.attention.residual=true"],
+    "additive_plus, no regions": [override.replace("SQUARES", "1") for override in PLUS],
+    "additive_plus, no separate value": [*PLUS, "model.attention.value=shared"],
     "additive_plus + gate": GATED,
     "additive_plus + gate, no conv": [*GATED, "model.attention.conv=0"],
     "additive_plus + gate, no regions": [override.replace("SQUARES", "1") for override in GATED],

@@ -60,8 +60,8 @@ EVERY = "callbacks.last.every_n_train_steps"
         ),
         pytest.param([f"{EVERY}=1"], id="each step", marks=exhaustive),
         pytest.param([], id="each epoch", marks=slow),
-        pytest.param([f"{EVERY}=2", "+trainer.check_val_every_n_epoch=2"], id="validation at times", marks=slow),
-        pytest.param(["+trainer.max_steps=20"], id="so many steps", marks=slow),
+        pytest.param([f"{EVERY}=2", "+trainer.check_val_every_n_epoch=2"], id="validation at times", marks=exhaustive),
+        pytest.param(["+trainer.max_steps=20"], id="so many steps", marks=exhaustive),
     ],
 )
 def test_run_killed_anywhere_ends_with_the_same_bits(compose_config, tmp_path, overrides):
