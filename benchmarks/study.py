@@ -108,15 +108,22 @@ def chosen(study: str, contender: str) -> list[str]:
     return [override.replace("SQUARES", str(SQUARES[study])) for override in CONTENDERS[contender]]
 
 
-def main() -> None:
-    """Train what is missing, until nothing is or the time is over."""
+def parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of this script, and the overrides of all runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="NAME", default=list(CONTENDERS))
     parser.add_argument("--hours", type=float, default=float("inf"), help="start no sweep after this time")
     parser.add_argument("--folder", type=Path, default=Path("logs/study"), help="output directory of the runs")
     parser.add_argument("--match", choices=("macs", "shape"), default="macs", help="what contenders have in common")
-    options, overrides = parser.parse_known_args()
+    # `--only` would take overrides that follow it for names.
+    overrides = [word for word in words if "=" in word and not word.startswith("-")]
+    return parser.parse_args([word for word in words if word not in overrides]), overrides
+
+
+def main() -> None:
+    """Train what is missing, until nothing is or the time is over."""
+    options, overrides = parse(sys.argv[1:])
     study = Study(options.study, options.match, options.folder, overrides, time.monotonic() + 3600 * options.hours)
     names = list(options.only)
     for tier in (names[:FIRST], names[FIRST:]):

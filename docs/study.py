@@ -20,17 +20,20 @@ SEARCH_SEED = "1000"
 EPOCHS = {"cifar10": "4", "lookup": "6", "pointer": "20"}
 """Of conf/experiment and benchmarks/study.py; other runs are longer."""
 SPEED_OF = {"pointer": "lookup"}  # the same models
+RELATIONS = ("lookup", "pointer")
+"""Learned suddenly or not at all: accuracies are not normally distributed, and the power of a t-test means nothing."""
 TASKS = {"cifar10": "CIFAR-10", "lookup": "Lookup (chance 25 %)", "pointer": "Pointer (chance 25 %)"}
 
 PAIRS = [
-    *((f"{name} + conv", name) for name in ("softmax", "linear", "additive")),
+    *((f"{name} + conv", name) for name in ("softmax", "linear", "additive", "mhla", "hydra")),
     *((f"additive + {name}", "additive") for name in ("regions", "gate", "separate value", "projection")),
     ("additive, no query", "additive"),
     *(("additive_plus + gate", f"additive_plus + gate, no {name}") for name in ("conv", "regions", "separate value")),
+    *(("additive_plus", f"additive_plus, no {name}") for name in ("regions", "separate value")),
     *((f"additive_plus + {name}", "additive_plus") for name in ("gate", "query")),
     ("additive_plus", "additive + regions + conv"),
     ("additive_plus", "softmax + conv"),
-    *((name, "identity") for name in ("softmax", "additive", "additive, no query")),
+    *((name, "identity") for name in ("softmax", "circulant", "pool", "ttt", "additive", "additive, no query")),
 ]
 
 Line = dict[str, str]
@@ -49,10 +52,12 @@ def main() -> None:
             at_equal_macs[name] = equal_macs
         macs_speed, shape_speed = (speed(SPEED_OF.get(name, name), match) for match in ("macs", "shape"))
         longer = by_contender([line for line in lines if line not in usual], "macs")
+        tests = () if name in RELATIONS else (power, stability)
+        curves_out, cost_out = (DOCS / f"study_{name}_{axis}.svg" for axis in ("macs", "shape"))
         shown = {
-            "macs": section(equal_macs, macs_speed, draw_curves, DOCS / f"study_{name}_macs.svg"),
-            "shape": section(by_contender(usual, "shape"), shape_speed, draw_cost, DOCS / f"study_{name}_shape.svg"),
-            "longer": section(longer, macs_speed),
+            "macs": section(equal_macs, macs_speed, tests, draw_curves, curves_out),
+            "shape": section(by_contender(usual, "shape"), shape_speed, tests, draw_cost, cost_out),
+            "longer": section(longer, macs_speed, tests),
             "pairs": render_pairs(equal_macs),
             "search": render_search(searches(lines)),
         }
@@ -66,13 +71,17 @@ def main() -> None:
 def section(
     contenders: dict[str, list[Line]],
     speeds: dict[str, str],
+    tests: Sequence[Callable[[dict[str, list[Line]]], str]] = (),
     draw: Callable | None = None,
     picture: Path | None = None,
 ) -> str:
-    """A table, and a picture with the caption that `draw` returns."""
+    """A table, what `tests` state, and a picture with the caption that `draw` returns."""
     if not contenders:
         return "Not run yet.\n"
-    return render(contenders, speeds) + (f"\n![{draw(contenders, picture)}]({picture.name})\n" if draw else "")
+    parts = [render(contenders, speeds), *(test(contenders) for test in tests)]
+    if draw:
+        parts.append(f"![{draw(contenders, picture)}]({picture.name})")
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def read(results: Path) -> list[Line]:
@@ -133,7 +142,7 @@ def render_search(contenders: dict[str, list[Line]]) -> str:
 
 
 def render(contenders: dict[str, list[Line]], speeds: dict[str, str]) -> str:
-    """A table, the power, and how far the ranking halfway agrees with that at the end.
+    """A table, best first.
 
     Args:
         contenders: their runs.
@@ -152,7 +161,7 @@ def render(contenders: dict[str, list[Line]], speeds: dict[str, str]) -> str:
             f"{first['width']} | {int(first['params']) / 1e6:.3f} | {int(first['macs']) / 1e6:.2f} | {first['lr']} | "
             f"{f'{float(speeds[name]):.2f}' if name in speeds else ''} |"
         )
-    return "\n".join([*rows, "", power(contenders), "", stability(contenders)]) + "\n"
+    return "\n".join(rows)
 
 
 def ranked(contenders: dict[str, list[Line]]) -> list[tuple[str, list[Line]]]:

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -51,6 +52,18 @@ def by_contender(lines):
     }
 
 
+def test_documented_commands_are_understood(study):
+    read = {}
+    for line in re.findall(r"python benchmarks/study.py (.*)", study.__doc__):
+        command = line.partition("  ")[0]
+        read[command] = study.parse(shlex.split(command))
+    options, overrides = read["cifar10 --only softmax identity data.root=DIR trainer.max_epochs=8"]
+    assert options.only == ["softmax", "identity"]
+    assert overrides == ["data.root=DIR", "trainer.max_epochs=8"]
+    with pytest.raises(SystemExit):
+        study.parse(["lookup", "--only", "softmax", "12"])
+
+
 def test_ingredients_start_from_the_additive_attention_of_the_paper(study, compose_config):
     bare = {"regions": 1, "gate": "product", "value": "shared", "residual": True, "conv": 0}
     for option, given, value in (("regions", "9", 9), ("gate", "residual", "residual"), ("conv", "3", 3)):
@@ -94,6 +107,7 @@ def test_page_has_a_table_and_a_picture_for_each_axis(tmp_path, monkeypatch):
     assert "softmax" in cost
     assert "additive" not in cost  # dominated
     assert text.count("| softmax | 2 | 50.50 ± 6.35 |") == 2
+    assert text.count("Standard deviation over seeds") == 2
     assert text.count("Not run yet.") == 1
     assert text.count("| 65.00 |") == 1
     page.main()
