@@ -21,7 +21,7 @@ EPOCHS = {"cifar10": "4", "lookup": "6", "pointer": "20"}
 """Of conf/experiment and benchmarks/study.py; other runs are longer."""
 SPEED_OF = {"pointer": "lookup"}  # the same models
 RELATIONS = ("lookup", "pointer")
-"""Learned suddenly or not at all: accuracies are not normally distributed, and the power of a t-test means nothing."""
+"""Learned suddenly or not at all: accuracies are not normally distributed, and those of all seeds are listed."""
 TASKS = {"cifar10": "CIFAR-10", "lookup": "Lookup (chance 25 %)", "pointer": "Pointer (chance 25 %)"}
 
 PAIRS = [
@@ -52,12 +52,12 @@ def main() -> None:
             at_equal_macs[name] = equal_macs
         macs_speed, shape_speed = (speed(SPEED_OF.get(name, name), match) for match in ("macs", "shape"))
         longer = by_contender([line for line in lines if line not in usual], "macs")
-        tests = () if name in RELATIONS else (power, stability)
+        normal = name not in RELATIONS
         curves_out, cost_out = (DOCS / f"study_{name}_{axis}.svg" for axis in ("macs", "shape"))
         shown = {
-            "macs": section(equal_macs, macs_speed, tests, draw_curves, curves_out),
-            "shape": section(by_contender(usual, "shape"), shape_speed, tests, draw_cost, cost_out),
-            "longer": section(longer, macs_speed, tests),
+            "macs": section(equal_macs, macs_speed, normal, draw_curves, curves_out),
+            "shape": section(by_contender(usual, "shape"), shape_speed, normal, draw_cost, cost_out),
+            "longer": section(longer, macs_speed, normal),
             "pairs": render_pairs(equal_macs),
             "search": render_search(searches(lines)),
         }
@@ -71,14 +71,14 @@ def main() -> None:
 def section(
     contenders: dict[str, list[Line]],
     speeds: dict[str, str],
-    tests: Sequence[Callable[[dict[str, list[Line]]], str]] = (),
+    normal: bool = True,
     draw: Callable | None = None,
     picture: Path | None = None,
 ) -> str:
-    """A table, what `tests` state, and a picture with the caption that `draw` returns."""
+    """A table, its power if accuracies are normally distributed, and a picture with the caption that `draw` returns."""
     if not contenders:
         return "Not run yet.\n"
-    parts = [render(contenders, speeds), *(test(contenders) for test in tests)]
+    parts = [render(contenders, speeds, normal), *([power(contenders), stability(contenders)] if normal else [])]
     if draw:
         parts.append(f"![{draw(contenders, picture)}]({picture.name})")
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -141,24 +141,30 @@ def render_search(contenders: dict[str, list[Line]]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def render(contenders: dict[str, list[Line]], speeds: dict[str, str]) -> str:
+def render(contenders: dict[str, list[Line]], speeds: dict[str, str], normal: bool = True) -> str:
     """A table, best first.
 
     Args:
         contenders: their runs.
         speeds: of training, relative to softmax, where it has been measured.
+        normal: show means and intervals, or else the accuracy of each seed.
     """
-    head = ["attention", "seeds", "accuracy, %", "s.d.", "vs softmax, points"]
+    head = ["attention", "seeds", "accuracy, %", *(["s.d.", "vs softmax, points"] if normal else ["each seed"])]
     head += ["width", "params, M", "MACs, M", "lr", "speed"]
     rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, lines in ranked(contenders):
         values = accuracies(lines)
-        spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
         first = lines[0]
-        paired = differences(lines, contenders.get(BASELINE, [])) if name != BASELINE else []
+        if normal:
+            spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
+            paired = differences(lines, contenders.get(BASELINE, [])) if name != BASELINE else []
+            accuracy = f"{interval(values)} | {spread} | {interval(paired, '+') if paired else ''}"
+        else:
+            seeds = accuracies(sorted(lines, key=lambda line: line["seed"]))
+            accuracy = f"{statistics.mean(values):.2f} | {', '.join(f'{value:.0f}' for value in seeds)}"
         rows.append(
-            f"| {name} | {len(values)} | {interval(values)} | {spread} | {interval(paired, '+') if paired else ''} | "
-            f"{first['width']} | {int(first['params']) / 1e6:.3f} | {int(first['macs']) / 1e6:.2f} | {first['lr']} | "
+            f"| {name} | {len(values)} | {accuracy} | {first['width']} | {int(first['params']) / 1e6:.3f} | "
+            f"{int(first['macs']) / 1e6:.2f} | {first['lr']} | "
             f"{f'{float(speeds[name]):.2f}' if name in speeds else ''} |"
         )
     return "\n".join(rows)

@@ -236,6 +236,14 @@ def test_differences_are_paired_by_seed():
     assert rows[4][1:5] == ["1", "50.00", "", "-10.00"]
 
 
+def test_of_relations_each_seed_is_listed():
+    page = load_docs("study")
+    lines = [results("linear", seed, acc1) for seed, acc1 in ((2, 0.235), (0, 1.0), (1, 0.76))]
+    text = page.section(by_contender(lines), {}, normal=False)
+    assert "| linear | 3 | 66.50 | 100, 76, 24 |" in text
+    assert "deviation" not in text
+
+
 def test_power_is_that_of_a_t_test():
     """Of 20,000 pairs of samples that differ by the stated amount, four in five differ significantly."""
     page = load_docs("study")
