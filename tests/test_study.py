@@ -272,8 +272,8 @@ def test_the_ranking_halfway_is_compared_with_the_last():
 def test_studies_for_gpus_train_on_noise_in_two_processes(fvit, tmp_path, experiment):
     small = ["data=fake", "data.img_size=32", "model.patch_size=8", "model.depth=1", "model.embed_dim=24"]
     short = ["hardware=ddp_cpu", "debug=limit", "trainer.max_epochs=1", "global_batch_size=16"]
-    swept = ["attention=softmax,additive", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    swept = ["attention=softmax,additive", "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     done = fvit("train", "-m", f"experiment={experiment}", *small, *short, *swept)
     assert done.returncode == 0, done.stderr[-3000:]
     runs = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/metrics.json")]
-    assert [run["status"] for run in runs] == ["finished"] * 2
+    assert [run["status"] for run in runs] == ["finished"] * 4
