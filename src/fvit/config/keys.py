@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -52,6 +53,7 @@ def _options(group: str) -> list[Path]:
     return sorted((conf_dir() / group).glob("*.yaml"))
 
 
+@cache
 def _keys_of(file: Path) -> list[str]:
     text = file.read_text(encoding="utf-8")
     group = "_global_" if file.parent == conf_dir() else file.parent.name
