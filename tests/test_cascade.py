@@ -216,6 +216,7 @@ def test_datasets_must_be_the_same(untrained, tmp_path):
     assert "cascade/acc1" in evaluated(tmp_path / "again", untrained, other, "data.name=digits")
 
 
+@pytest.mark.slow
 def test_images_seen_by_one_model_only_are_an_error(untrained, tiny, tmp_path):
     """Limited to two batches, the large model sees 128 images and the tiny one 100."""
     with pytest.raises(ValueError, match=r"0 only the first, 28 only the second; set data.eval_batch_size"):

@@ -237,7 +237,8 @@ def test_quiet_prints_only_warnings_and_results(main, tmp_path, monkeypatch):
         assert "quiet" not in OmegaConf.load(sweep / job / "config.yaml")
 
 
-@pytest.mark.parametrize("hardware", ["cpu", pytest.param("ddp_cpu", marks=[pytest.mark.slow, pytest.mark.exhaustive])])
+@pytest.mark.slow
+@pytest.mark.parametrize("hardware", ["cpu", pytest.param("ddp_cpu", marks=pytest.mark.exhaustive)])
 def test_a_mechanism_gets_the_budget_of_softmax_attention(main, fvit, tmp_path, hardware):
     overrides = [*SHORT, "attention=identity", "model.match=macs", "model.embed_dim=96", f"hardware={hardware}"]
     done = (fvit if hardware == "ddp_cpu" else main)("train", *overrides)
@@ -287,6 +288,7 @@ def test_the_same_command_resumes_until_it_is_finished(main, tmp_path):
     assert len(runs(tmp_path)) == 2
 
 
+@pytest.mark.slow
 def test_a_checkpoint_file_starts_a_new_run(main, tmp_path, trained):
     (tmp_path / "moved").mkdir()
     path = tmp_path / "moved" / "last.ckpt"
@@ -362,6 +364,7 @@ def test_evaluation_reproduces_the_recorded_accuracy_to_the_last_digit(main, tmp
     assert measured["val/loss"] == recorded["val/loss"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_evaluated_on_another_source(main, trained):
     done = main("eval", f"ckpt_path={trained}", "data.name=digits")
     assert done.returncode == 0, done.stderr

@@ -124,7 +124,13 @@ def test_every_model_maps_images_to_logits(compose_config, option):
     assert module(torch.empty(2, 3, size, size, device="meta")).shape == (2, 10)
 
 
-@pytest.mark.parametrize("option", _options("experiment"))
+@pytest.mark.parametrize(
+    "option",
+    [
+        pytest.param(option, marks=[pytest.mark.slow] if index % 3 else [])
+        for index, option in enumerate(_options("experiment"))
+    ],
+)
 def test_every_experiment_builds_at_its_resolution_and_starts_with_its_source(compose_config, option):
     extra = [*_needs(option), "model.init_from=null"] if option in WITH_TEACHER else []
     if option == "finetune":

@@ -73,6 +73,7 @@ def test_probe_of_a_checkpoint_equals_one_of_the_features_in_front_of_its_head(r
     assert "1,437 training and 360 validation images" in out
 
 
+@pytest.mark.slow
 def test_features_are_computed_once_for_all_probes(run, tmp_path, monkeypatch):
     calls = computed(monkeypatch)
     first = evaluated(tmp_path / "a", f"ckpt_path={run}", "probe=knn")
@@ -128,6 +129,7 @@ def test_mistakes_are_refused_before_anything_is_written(run, tmp_path, override
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_probe_of_published_weights_is_that_of_the_checkpoint_they_come_from(run, tmp_path):
     export(checked("export", Export, f"ckpt_path={run}", "format=timm", f"out={tmp_path / 'timm'}"))
     published = [f"pretrained=local-dir:{tmp_path / 'timm'}", "data.name=digits"]

@@ -146,6 +146,7 @@ def test_resumed_run_is_one_run_in_two_parts(compose_config, tmp_path):
     assert second.rows[-1]["progress/device_hours"] > first.rows[-1]["progress/device_hours"] > 0
 
 
+@pytest.mark.slow
 def test_evaluation_is_a_run(compose_config, tmp_path):
     fit(compose_config(*FAKE, "logger=none"))
     overrides = [f"output_dir={tmp_path / 'eval'}", f"ckpt_path={tmp_path / 'run'}", "logger=wandb_eval"]

@@ -37,6 +37,7 @@ def largest_tensor(case, side, masked):
     return max([largest.elements, *(tensor.numel() for tensor in [*module.parameters(), *module.buffers()])])
 
 
+@pytest.mark.slow
 @every_full
 def test_memory_is_linear_or_quadratic_in_the_number_of_tokens(case):
     for masked in (False, True) if case.masks else (False,):

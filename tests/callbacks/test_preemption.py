@@ -68,7 +68,7 @@ EMA = "callbacks=[default,ema]"
             "in the validation after step 6 (epoch 2)",
             marks=pytest.mark.slow,
         ),
-        (("validation", 0, 1), [EMA], "in the validation after step 4 (epoch 1)"),
+        pytest.param(("validation", 0, 1), [EMA], "in the validation after step 4 (epoch 1)", marks=pytest.mark.slow),
         pytest.param(
             ("validation", 2, 0),
             ["+trainer.val_check_interval=2"],

@@ -38,6 +38,7 @@ def test_all_models_of_which_transformer_to_favor_are_there():
     assert len(found) == len(set(found)) == 55
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [row for row in ROWS if row.attention == "softmax"], ids=lambda row: row.name)
 def test_published_parameters_agree_with_our_model(row):
     with torch.device("meta"):
@@ -48,6 +49,7 @@ def test_published_parameters_agree_with_our_model(row):
     assert float(row.params_m) == pytest.approx(params, rel=1e-3, abs=10**-digits / (2 if digits else 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "row",
     [row for row in ROWS if row.model.startswith("vit_") and row.attention not in ("softmax", "native") and row.top1],

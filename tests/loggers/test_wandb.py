@@ -78,7 +78,9 @@ def test_sweep_is_the_group_and_the_parts_of_the_name_are_tags(tmp_path):
     assert logger(tmp_path, "sweep/1", group="mine")._wandb_init["group"] == "mine"
 
 
-@pytest.mark.parametrize(("raised", "code"), [(RuntimeError("broken"), 1), (KeyboardInterrupt(), 255)])
+@pytest.mark.parametrize(
+    ("raised", "code"), [(RuntimeError("broken"), 1), pytest.param(KeyboardInterrupt(), 255, marks=pytest.mark.slow)]
+)
 def test_failed_run_is_closed_with_its_status_and_its_best_score(compose_config, tmp_path, raised, code):
     class Fail(KillAt):
         def _count(self, *args):

@@ -23,6 +23,7 @@ from .small import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

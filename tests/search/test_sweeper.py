@@ -78,6 +78,7 @@ def test_another_seed_asks_for_other_parameters(toy, trials, tmp_path):
     assert len(set(found)) == 4
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_a_failed_trial_and_the_study_continues(toy, trials, capfd):
     def task(cfg):
         number = HydraConfig.get().job.num
@@ -110,6 +111,7 @@ def test_metrics_json_decides_the_state_of_a_trial(toy, trials, tmp_path, n_jobs
     assert [trial.user_attrs["error"] for trial in found[2:]] == ["no memory", "the job ended while killed"]
 
 
+@pytest.mark.slow
 def test_too_many_failures_stop_the_search(toy, trials):
     def task(cfg):
         raise RuntimeError("never")

@@ -25,7 +25,9 @@ NARROW = {
 }
 
 
-@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if index % 3 else []) for index, name in enumerate(NARROW)]
+)
 def test_one_step_changes_the_weights(compose_config, name):
     probe = fit(compose_config(f"model={name}", *NARROW[name], *RUN, "debug=fdr"), Weights())
     assert probe.metrics["val/loss"] > 0

@@ -108,6 +108,7 @@ def test_loading_downloads_nothing(compose_config, tmp_path, monkeypatch):
     assert asked == [False]
 
 
+@pytest.mark.slow
 def test_compiling_renames_no_weight(compose_config):
     plain = module(compose_config(*FAKE))
     names = list(plain.state_dict())
@@ -353,6 +354,7 @@ def test_names_of_a_wrapped_model_are_those_of_the_model(tmp_path, prefix):
     assert list(checkpoint.read(tmp_path / "a.ckpt")["state_dict"]) == ["model.head.bias"]
 
 
+@pytest.mark.slow
 def test_run_resumes_and_evaluates_from_a_wrapped_checkpoint_with_numbers_of_numpy(compose_config, tmp_path):
     fit(compose_config(*SAVED))
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"

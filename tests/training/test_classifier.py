@@ -334,7 +334,8 @@ def test_head_wider_than_the_dataset_trains(compose_config, loss, augment):
 # The step.
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", pytest.param("bce", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
 def test_each_precision_trains_with_mixed_labels(compose_config, loss):
     overrides = ("augment=deit3", f"loss={loss}", "+trainer.limit_train_batches=1")
     exact = fit(compose_config(*BARE, *overrides))

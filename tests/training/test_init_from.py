@@ -150,6 +150,7 @@ def test_init_from_of_other_files(compose_config, teacher_run, tmp_path):
     assert torch.equal(module.model.head.weight, weights["head.weight"].flip(0))
 
 
+@pytest.mark.slow
 def test_resuming_with_other_classes_is_rejected(compose_config, tmp_path):
     run = tmp_path / "run"
     fit(compose_config(*SAVED))

@@ -47,7 +47,8 @@ def test_average_waits_in_logged_steps_only(compose_config):
     assert any("foreach_lerp" in operator for operator in device.operators[3]), "the average is on the device"
 
 
-@pytest.mark.parametrize("distillation", [pytest.param("deit_hard", marks=pytest.mark.slow), "features"])
+@pytest.mark.slow
+@pytest.mark.parametrize("distillation", ["deit_hard", "features"])
 def test_distillation_waits_in_logged_steps_only(compose_config, teacher_run, distillation):
     teacher = (f"distillation={distillation}", f"distillation.teacher.path={teacher_run}")
     device = emulate(lambda probe: fit(compose_config(*RUN, *teacher), probe))

@@ -73,6 +73,7 @@ def answers(port):
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.slow
 def test_bucket_is_listed_and_fetched(bucket):
     there = bucket()
     found = there.files([".tar"])

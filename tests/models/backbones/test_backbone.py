@@ -72,6 +72,7 @@ def test_timm_knows_the_name_and_its_config(name):
     assert named == (classifiers if isinstance(classifiers, tuple) else (classifiers,))
 
 
+@pytest.mark.slow
 def test_builds_on_meta_at_full_size(name):
     with torch.device("meta"):
         model = build(name, img_size=224, num_classes=1000)

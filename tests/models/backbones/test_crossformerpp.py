@@ -30,6 +30,7 @@ def noise(*shape):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "printed", "exact"),
     [("s", 23.3, 23_325_340), ("b", 52.0, 51_994_594), ("l", 92.0, 92_001_904), ("h", 96.0, 95_962_944)],

@@ -77,6 +77,7 @@ def test_parameters_are_those_of_the_authors_code(name, exact):
     assert sum(p.numel() for p in model.parameters()) == exact
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stages"),
     [
