@@ -109,12 +109,16 @@ def test_every_attention_goes_into_a_model(compose_config, option):
     assert module(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 10)
 
 
+def _thinned(index):
+    return [pytest.mark.slow, *([pytest.mark.exhaustive] if index % 3 else [])]
+
+
 # The baselines are counted at their own size in test_baselines.py.
 @pytest.mark.parametrize(
     "option",
     [
-        pytest.param(option, marks=[] if option.startswith(("vit", "timm", "clip")) else [pytest.mark.slow])
-        for option in _options("model")
+        pytest.param(option, marks=[] if option.startswith(("vit", "timm", "clip")) else _thinned(index))
+        for index, option in enumerate(_options("model"))
     ],
 )
 def test_every_model_maps_images_to_logits(compose_config, option):

@@ -60,7 +60,10 @@ SWEEPS = [line for line in COMMANDS if re.search(r" -m | sweep=(?!optuna|pareto|
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", SWEEPS)
+@pytest.mark.parametrize(
+    "line",
+    [pytest.param(line, marks=pytest.mark.exhaustive) if index % 3 else line for index, line in enumerate(SWEEPS)],
+)
 def test_jobs_of_a_sweep_compose(line):
     program, *overrides = [word for word in shlex.split(line) if word != "-m"]
     task = program.removeprefix("fvit-")

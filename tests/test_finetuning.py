@@ -89,7 +89,14 @@ def test_folder_in_five_minutes(finetuned, capfd):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", COMMANDS[3:], ids=lambda line: line.removeprefix("fvit-train experiment=finetune "))
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, marks=pytest.mark.exhaustive) if index % 3 else line
+        for index, line in enumerate(COMMANDS[3:])
+    ],
+    ids=lambda line: line.removeprefix("fvit-train experiment=finetune "),
+)
 def test_command_runs(finetuned, line, capfd):
     program, *arguments = substituted(line, finetuned)
     code = call(finetuned, program.removeprefix("fvit-"), *arguments)

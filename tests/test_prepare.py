@@ -172,6 +172,7 @@ def test_help(prepare):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # tests/data/prepare/test_restart.py kills a preparation
 def test_killed_command_resumes(tmp_path):
     """In processes of its own."""
 

@@ -109,14 +109,19 @@ def _check_end(run, folder, stage, signum):
     assert f"step {step} (epoch 1); saved {checkpoint}" in record["error"]
 
 
+ALL = [pytest.mark.slow, pytest.mark.exhaustive]
+
+
 def _combinations():
     """One process; and two, with each target in each stage."""
-    yield pytest.param("cpu", "group", "training", 2, signal.SIGTERM, marks=pytest.mark.slow, id="cpu-group-training")
+    yield pytest.param(
+        "cpu", "group", "training", 2, signal.SIGTERM, marks=ALL, id="cpu-group-training"
+    )  # a sweep below has it
     for index, target in enumerate(("rank0", "rank1", "group", "parent")):
         for stage_index, stage in enumerate(("training", "validation")):
             signum = (signal.SIGTERM, signal.SIGUSR1)[index // 2 ^ stage_index]
             in_ci = (target, stage) == ("rank1", "validation")  # a sweep below has the group in training
-            marks = [pytest.mark.slow, *([] if in_ci else [pytest.mark.exhaustive])]
+            marks = pytest.mark.slow if in_ci else ALL
             yield pytest.param("ddp_cpu", target, stage, 2, signum, marks=marks, id=f"{target}-{stage}-{signum.name}")
 
 

@@ -164,7 +164,8 @@ def test_two_processes_find_the_same(run, digits, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hardware", [pytest.param("ddp_cpu", marks=pytest.mark.exhaustive), "fsdp"])
+@pytest.mark.exhaustive  # tests/test_processes.py trains sharded and validates on two processes
+@pytest.mark.parametrize("hardware", ["ddp_cpu", "fsdp"])
 def test_training_on_two_processes_tests_the_best_weights(digits, tmp_path, hardware):
     sharded = [
         "hardware=fsdp",

@@ -88,6 +88,7 @@ def test_a_resumed_run_is_one_run(server, train):
     assert run["summary"]["progress/images_seen"] == 128 == 2 * before["summary"]["progress/images_seen"]
 
 
+@pytest.mark.exhaustive  # tests/loggers/test_wandb.py closes failed runs, and has a server that refuses artifacts
 def test_a_failed_run_arrives_as_far_as_it_came_and_artifacts_do_not_stop_it(server, train, tmp_path):
     overrides = [*SHORT, "trainer.max_epochs=2", "logger.wandb.project=failed", "logger.wandb.artifacts=all"]
     train("-m", "optimizer.lr=1e30,1e-3", *overrides, code=1)

@@ -59,7 +59,7 @@ def fail(missing, text):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "key",
-    [key if i % 6 == 0 else pytest.param(key, marks=pytest.mark.exhaustive) for i, key in enumerate(zoo.mechanisms())],
+    [key if i % 12 == 0 else pytest.param(key, marks=pytest.mark.exhaustive) for i, key in enumerate(zoo.mechanisms())],
 )
 def test_the_page_describes_each_mechanism_as_its_class_does(key):
     entry = zoo.entry(key)

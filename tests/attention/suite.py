@@ -1,6 +1,6 @@
 """Helpers of the shared suite: building a case, and comparing it with its reference."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -21,10 +21,10 @@ def over(cases: list[Case], condition: Callable[[Case], object] = lambda case: T
 every_case, every_path, every_default, every_full = over(CASES), over(PATHS), over(DEFAULTS), over(FULL)
 
 
-def full_first(*marks: pytest.MarkDecorator) -> pytest.MarkDecorator:
-    """Parametrise a test over all paths, with `marks` on those that are not a mechanism's fullest case."""
-    cases = [case if case in FULL else pytest.param(case, marks=marks, id=case.id) for case in PATHS]
-    return pytest.mark.parametrize("case", cases, ids=lambda case: case.id)
+def full_first(*marks: pytest.MarkDecorator, cases: Sequence[Case] = PATHS) -> pytest.MarkDecorator:
+    """Parametrise a test over all paths or these cases, with `marks` on those that are not a mechanism's fullest."""
+    marked = [case if case in FULL else pytest.param(case, marks=marks, id=case.id) for case in cases]
+    return pytest.mark.parametrize("case", marked, ids=lambda case: case.id)
 
 
 def prefix_of(case: Case, wished: int = 1) -> int:

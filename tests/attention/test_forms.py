@@ -132,9 +132,10 @@ def test_captured_forms_agree_in_values_and_gradients(key, options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", [pytest.param("factored", marks=pytest.mark.exhaustive), "folded"])
+@pytest.mark.exhaustive  # tests/training/test_compile.py compiles the form that auto selects in a short run
+@pytest.mark.parametrize("form", ["factored", "folded"])
 def test_compiled_form_agrees(form):
-    """Which takes half a minute; a short run in tests/training/test_compile.py compiles the form that auto selects."""
+    """Which takes half a minute."""
     torch.compiler.reset()
     textbook, *fast = (module.float() for module in forms_of("additive", std=0.25, proj=True))
     [module] = (module for module in fast if module.form == form)

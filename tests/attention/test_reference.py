@@ -8,7 +8,7 @@ import torch
 from fvit.attention import get, names
 
 from .cases import CASES
-from .suite import assert_equals_reference, build, every_case, tokens_of
+from .suite import assert_equals_reference, build, every_case, full_first, tokens_of
 
 
 def test_every_registered_mechanism_has_a_case():
@@ -23,7 +23,7 @@ def test_equals_its_reference(case):
 
 
 @pytest.mark.slow
-@every_case
+@full_first(pytest.mark.exhaustive, cases=CASES)
 def test_equals_its_reference_without_and_with_five_prefix_tokens(case):
     assert_on_random_shapes(case, [(0, False), (5, False)])
 

@@ -13,7 +13,7 @@ if sys.argv[1] == "keep" and not keep_freed_memory():
     sys.exit("no glibc")
 def step():
     tensors = [torch.ones(10 * 2**20) for _ in range(2)]  # 40 MiB each
-for _ in range(3):
+for _ in range(20):  # the heap has room for both, aligned, after three to eight steps
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):

@@ -267,6 +267,7 @@ def seconds(lines):
             200,
             "the server does not accept the run (",
             id="no permission",
+            marks=pytest.mark.exhaustive,
         ),
     ],
 )

@@ -12,7 +12,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
 ]
 
-TINY = ("data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=2", "global_batch_size=16", "debug=limit")
+TINY = ("data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "global_batch_size=16", "debug=limit")
 
 
 @pytest.mark.parametrize("attention", ["additive", pytest.param("softmax", marks=pytest.mark.exhaustive)])

@@ -175,6 +175,7 @@ def test_run_killed_before_or_after_the_release_ends_with_the_same_bits(compose_
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # tests/training/test_staged.py has parameters that begin to train in two processes
 def test_two_processes_release_what_one_releases(compose_config, tmp_path):
     """DDP averages the gradients of weights that were frozen when the run began."""
     recipe = (*UNFREEZE, "model.drop_path_rate=0", "callbacks=[default,unfreeze]", "augment=none", "optimizer=sgd")

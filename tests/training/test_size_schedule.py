@@ -70,7 +70,7 @@ FEW = [("on_train_batch_start", 2), ("on_validation_start", 1), ("on_train_batch
     [
         pytest.param([*SHORT, EVERY], FEW, id="at the change", marks=[pytest.mark.slow, pytest.mark.exhaustive]),
         pytest.param([*RUN, EVERY], MOMENTS, id="each step", marks=pytest.mark.slow),
-        pytest.param(RUN, MOMENTS, id="each epoch", marks=pytest.mark.slow),
+        pytest.param(RUN, MOMENTS, id="each epoch", marks=[pytest.mark.slow, pytest.mark.exhaustive]),
         pytest.param(
             [*(line for line in RUN if "micro" not in line), EVERY],
             MOMENTS,

@@ -84,8 +84,8 @@ def logits_of(form, folder):
 
 
 def _marks(name):
-    """One mechanism per kind of operation: products, SDPA, convolutions, windows, FFT, a learned map."""
-    kinds = ("softmax", "linear", "mlla", "window", "gfnet", "synthesizer")
+    """One mechanism per kind of operation: SDPA, convolutions, FFT, a learned map; torch_export has windows."""
+    kinds = ("softmax", "mlla", "gfnet", "synthesizer")
     return [pytest.mark.slow, *([] if name in kinds else [pytest.mark.exhaustive])]
 
 
@@ -123,7 +123,11 @@ def test_program_contains_operations_that_depend_on_the_batch_size(tmp_path, opt
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("patch_size", "form"), [(8, "factored"), (4, "folded")], ids=["17 tokens", "65 tokens"])
+@pytest.mark.parametrize(
+    ("patch_size", "form"),
+    [pytest.param(8, "factored", marks=pytest.mark.exhaustive), (4, "folded")],
+    ids=["17 tokens", "65 tokens"],
+)
 def test_additive_attention_is_folded_in_onnx_if_tokens_outnumber_channels(tmp_path, patch_size, form):
     import onnx
 
