@@ -34,11 +34,11 @@ RATES = (1e-3, 2e-3)
 SEARCH_SEED = 1000
 STUDIES = {
     "cifar10": ["experiment=study_cifar10"],
-    "lookup": ["experiment=study_relations", "data.task=lookup", "trainer.max_epochs=6"],
+    "lookup": ["experiment=study_relations", "data.task=lookup", "trainer.max_epochs=12"],
     "pointer": ["experiment=study_relations"],
 }
 # What a relation needs is learned suddenly, perhaps late.
-SEARCH_SHARE = {"cifar10": 4, "lookup": 1, "pointer": 1}
+SEARCH_SHARE = {"cifar10": 4, "lookup": 2, "pointer": 1}
 PLUS = ["attention=additive_plus", "model.attention.regions=SQUARES"]
 GATED = [*PLUS, "model.attention.gate=residual"]
 SQUARES = {"cifar10": 9, "lookup": 4, "pointer": 4}

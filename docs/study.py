@@ -17,15 +17,16 @@ from fvit.reports.runs.plots import pareto_front
 DOCS = Path(__file__).resolve().parent
 BASELINE = "softmax"
 SEARCH_SEED = "1000"
-EPOCHS = {"cifar10": "4", "lookup": "6", "pointer": "20"}
+EPOCHS = {"cifar10": "4", "lookup": "12", "pointer": "20"}
 """Of conf/experiment and benchmarks/study.py; other runs are longer."""
 SPEED_OF = {"pointer": "lookup"}  # the same models
 RELATIONS = ("lookup", "pointer")
 """Learned suddenly or not at all: accuracies are not normally distributed, and those of all seeds are listed."""
 TASKS = {"cifar10": "CIFAR-10", "lookup": "Lookup (chance 25 %)", "pointer": "Pointer (chance 25 %)"}
 
+TAKE_CONV = ("softmax", "linear", "additive", "mhla", "hydra", "ttt", "circulant", "xca", "focused")
 PAIRS = [
-    *((f"{name} + conv", name) for name in ("softmax", "linear", "additive", "mhla", "hydra")),
+    *((f"{name} + conv", name) for name in TAKE_CONV),
     *((f"additive + {name}", "additive") for name in ("regions", "gate", "separate value", "projection")),
     ("additive, no query", "additive"),
     *(("additive_plus + gate", f"additive_plus + gate, no {name}") for name in ("conv", "regions", "separate value")),
@@ -33,6 +34,7 @@ PAIRS = [
     *((f"additive_plus + {name}", "additive_plus") for name in ("gate", "query")),
     ("additive_plus", "additive + regions + conv"),
     ("additive_plus", "softmax + conv"),
+    *((f"{name}, class token", name) for name in ("softmax", "additive")),
     *((name, "identity") for name in ("softmax", "circulant", "pool", "ttt", "additive", "additive, no query")),
 ]
 

@@ -119,7 +119,7 @@ def test_page_has_a_table_and_a_picture_for_each_axis(tmp_path, monkeypatch):
     [((0.5, 0.4), ["0.0005"]), ((0.4, 0.5), ["0.004"]), ((0.5, 0.5), ["0.0005"])],
 )
 def test_learning_rates_are_searched_beyond_the_better_of_two(study, monkeypatch, tmp_path, accuracies, tried):
-    job = study.Study("lookup", "macs", tmp_path, ["trainer.max_epochs=12"], math.inf)  # twice as long
+    job = study.Study("lookup", "macs", tmp_path, ["trainer.max_epochs=24"], math.inf)  # twice as long
     swept = []
 
     def sweep(name, stage, rates, seed, epochs):
@@ -267,13 +267,19 @@ def test_the_ranking_halfway_is_compared_with_the_last():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "experiment", ["study_imagenet", pytest.param("study_imagenette", marks=pytest.mark.exhaustive)]
+    ("experiment", "attention", "seeds"),
+    [
+        ("study_imagenet", "additive", "0"),
+        pytest.param("study_imagenet", "softmax,additive", "0,1", marks=pytest.mark.exhaustive),
+        pytest.param("study_imagenette", "softmax,additive", "0,1", marks=pytest.mark.exhaustive),
+    ],
 )
-def test_studies_for_gpus_train_on_noise_in_two_processes(fvit, tmp_path, experiment):
+def test_studies_for_gpus_train_on_noise_in_two_processes(fvit, tmp_path, experiment, attention, seeds):
     small = ["data=fake", "data.img_size=32", "model.patch_size=8", "model.depth=1", "model.embed_dim=24"]
     short = ["hardware=ddp_cpu", "debug=limit", "trainer.max_epochs=1", "global_batch_size=16"]
-    swept = ["attention=softmax,additive", "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    swept = [f"attention={attention}", f"seed={seeds}", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     done = fvit("train", "-m", f"experiment={experiment}", *small, *short, *swept)
     assert done.returncode == 0, done.stderr[-3000:]
     runs = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/metrics.json")]
-    assert [run["status"] for run in runs] == ["finished"] * 4
+    jobs = len(attention.split(",")) * len(seeds.split(","))
+    assert [run["status"] for run in runs] == ["finished"] * jobs
