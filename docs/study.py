@@ -6,6 +6,7 @@ import re
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -57,7 +58,7 @@ def main() -> None:
         normal = name not in RELATIONS
         curves_out, cost_out = (DOCS / f"study_{name}_{axis}.svg" for axis in ("macs", "shape"))
         shown = {
-            "macs": section(equal_macs, macs_speed, normal, draw_curves, curves_out),
+            "macs": section(equal_macs, macs_speed, normal, partial(draw_curves, means=normal), curves_out),
             "shape": section(by_contender(usual, "shape"), shape_speed, normal, draw_cost, cost_out),
             "longer": section(longer, macs_speed, normal),
             "pairs": render_pairs(equal_macs),
@@ -239,15 +240,19 @@ def stability(contenders: dict[str, list[Line]]) -> str:
     )
 
 
+CONTROLS = ("identity", "pool", "separable convolution")
+COLOURS = {"additive attention": "#d1495b", "other attention": "#00798c", "no attention": "#8a94a0"}
+
+
 def colour(name: str) -> str:
-    """Additive attention and its variants, controls, other attention."""
+    """That of its kind."""
     if name.startswith("additive"):
-        return "#d1495b"
-    return "#8a94a0" if name in ("identity", "pool", "separable convolution") else "#00798c"
+        return COLOURS["additive attention"]
+    return COLOURS["no attention" if name in CONTROLS else "other attention"]
 
 
 def draw_overview(studies: dict[str, dict[str, list[Line]]], out: Path) -> None:
-    """A panel for each task, a row for each mechanism: a dot for each run, a bar at the mean."""
+    """A panel for each task, a row for each mechanism: a dot for each run, a bar at the mean if it means something."""
     tasks = list(studies)
     rows = [name for name, _ in ranked(studies[tasks[0]])][::-1]
     shape = dict(figsize=(9, 0.9 + 0.25 * len(rows)), width_ratios=[1.6, *[1] * (len(tasks) - 1)], squeeze=False)
@@ -256,9 +261,8 @@ def draw_overview(studies: dict[str, dict[str, list[Line]]], out: Path) -> None:
         for row, name in enumerate(rows):
             values = accuracies(studies[task].get(name, []))
             axes.plot(values, [row] * len(values), "o", color=colour(name), alpha=0.45, markersize=5, markeredgewidth=0)
-            axes.plot(
-                [statistics.mean(values)] if values else [], [row] * bool(values), "|", color=colour(name), ms=13, mew=2
-            )
+            if values and task not in RELATIONS:
+                axes.plot(statistics.mean(values), row, "|", color=colour(name), ms=13, mew=2)
         axes.set_title(TASKS[task], fontsize=10)
         axes.set(xlabel="top-1 accuracy, %", yticks=range(len(rows)), yticklabels=rows, ylim=(-0.6, len(rows) - 0.4))
         if task != tasks[0]:
@@ -266,23 +270,27 @@ def draw_overview(studies: dict[str, dict[str, list[Line]]], out: Path) -> None:
             axes.axvline(25, color="#8a94a0", linewidth=1, linestyle=":")
         tidy(axes)
         axes.tick_params(axis="y", length=0)
+    kinds = [plt.Line2D([], [], color=value, marker="o", linestyle="", label=kind) for kind, value in COLOURS.items()]
+    panels[0][0].legend(handles=kinds, loc="lower right", fontsize=8)
     save(figure, out)
 
 
-def draw_curves(contenders: dict[str, list[Line]], out: Path) -> str:
-    """Accuracy after each epoch, mean over seeds, of at most ten mechanisms evenly chosen by rank; the caption."""
+def draw_curves(contenders: dict[str, list[Line]], out: Path, means: bool = True) -> str:
+    """Accuracy after each epoch, mean over seeds or of each, of ten mechanisms evenly chosen by rank; the caption."""
     order = ranked(contenders)
     chosen = [order[round(i * (len(order) - 1) / 9)] for i in range(10)] if len(order) > 10 else order  # ten colours
     figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
-    for name, lines in chosen:
-        means = [statistics.mean(values) for values in zip(*curves(lines), strict=True)]
-        style = "-" if colour(name) == "#00798c" else "--" if colour(name) == "#8a94a0" else "-."
-        axes.plot(range(1, len(means) + 1), means, style, marker="o", markersize=3, label=name)
-    axes.set(xlabel="epoch", ylabel="top-1 accuracy, %", xticks=range(1, len(means) + 1))
+    for index, (name, lines) in enumerate(chosen):
+        runs = [[statistics.mean(values) for values in zip(*curves(lines), strict=True)]] if means else curves(lines)
+        style = "-" if colour(name) == COLOURS["other attention"] else "--" if name in CONTROLS else "-."
+        for number, run in enumerate(runs):
+            label = {"label": name} if not number else {}
+            axes.plot(range(1, len(run) + 1), run, style, color=f"C{index}", marker="o", markersize=3, **label)
+    axes.set(xlabel="epoch", ylabel="top-1 accuracy, %", xticks=range(1, len(runs[0]) + 1))
     axes.legend(bbox_to_anchor=(1.01, 1), loc="upper left", frameon=False, fontsize=8)
     tidy(axes)
     save(figure, out)
-    return "Accuracy after each epoch"
+    return "Accuracy after each epoch" if means else "Accuracy of each run after each epoch"
 
 
 def draw_cost(contenders: dict[str, list[Line]], out: Path) -> str:

@@ -236,12 +236,17 @@ def test_differences_are_paired_by_seed():
     assert rows[4][1:5] == ["1", "50.00", "", "-10.00"]
 
 
-def test_of_relations_each_seed_is_listed():
+def test_of_relations_each_seed_is_listed_and_drawn(tmp_path):
     page = load_docs("study")
     lines = [results("linear", seed, acc1) for seed, acc1 in ((2, 0.235), (0, 1.0), (1, 0.76))]
     text = page.section(by_contender(lines), {}, normal=False)
     assert "| linear | 3 | 66.50 | 100, 76, 24 |" in text
     assert "deviation" not in text
+    drawn = {}
+    for means in (True, False):
+        page.draw_curves(by_contender(lines), tmp_path / "curves.svg", means)
+        drawn[means] = (tmp_path / "curves.svg").read_text(encoding="utf-8").count("stroke: #1f77b4; stroke-width: 1.5")
+    assert drawn[False] == drawn[True] + 2
 
 
 def test_power_is_that_of_a_t_test():
