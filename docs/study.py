@@ -36,6 +36,8 @@ PAIRS = [
     ("additive_plus", "additive + regions + conv"),
     ("additive_plus", "softmax + conv"),
     *((f"{name}, class token", name) for name in ("softmax", "additive")),
+    ("softmax, then additive", "additive, then softmax"),
+    ("additive, then softmax", "additive"),
     *((name, "identity") for name in ("softmax", "circulant", "pool", "ttt", "additive", "additive, no query")),
 ]
 
