@@ -204,11 +204,11 @@ def differences(lines: Sequence[Line], others: Sequence[Line]) -> list[float]:
 
 def render_pairs(contenders: dict[str, list[Line]]) -> str:
     """A row for each of `PAIRS`: what the first has more than the second."""
-    rows = ["| | seeds | difference, points | each seed |", "|---|---|---|---|"]
+    rows = ["| attention | less | seeds | difference, points | each seed |", "|---|---|---|---|---|"]
     for name, other in PAIRS:
         if found := differences(contenders.get(name, []), contenders.get(other, [])):
             each = ", ".join(f"{value:+.1f}" for value in found)
-            rows.append(f"| {name}, less {other} | {len(found)} | {interval(found, '+')} | {each} |")
+            rows.append(f"| {name} | {other} | {len(found)} | {interval(found, '+')} | {each} |")
     return "\n".join(rows) + "\n" if len(rows) > 2 else "Not run yet.\n"
 
 

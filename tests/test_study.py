@@ -226,11 +226,11 @@ def test_differences_are_paired_by_seed():
     assert [row[-1] for row in rows[2:]] == ["0.75", "", ""]
     assert rows[3][4] == ""
     assert page.render_pairs(by_contender(lines)).splitlines()[2:] == [
-        "| softmax, less identity | 1 | +10.00 | +10.0 |",
-        "| additive, less identity | 1 | +11.00 | +11.0 |",
+        "| softmax | identity | 1 | +10.00 | +10.0 |",
+        "| additive | identity | 1 | +11.00 | +11.0 |",
     ]
     more = [results("softmax + conv", seed, acc1) for seed, acc1 in enumerate(ours)]
-    assert f"| softmax + conv, less softmax | 3 | {rows[2][4]} | +1.0, +2.0, +1.0 |" in page.render_pairs(
+    assert f"| softmax + conv | softmax | 3 | {rows[2][4]} | +1.0, +2.0, +1.0 |" in page.render_pairs(
         by_contender([*lines, *more])
     )
     assert rows[4][1:5] == ["1", "50.00", "", "-10.00"]
