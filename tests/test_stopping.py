@@ -114,9 +114,8 @@ ALL = [pytest.mark.slow, pytest.mark.exhaustive]
 
 def _combinations():
     """One process; and two, with each target in each stage."""
-    yield pytest.param(
-        "cpu", "group", "training", 2, signal.SIGTERM, marks=ALL, id="cpu-group-training"
-    )  # a sweep below has it
+    # A sweep below has the former.
+    yield pytest.param("cpu", "group", "training", 2, signal.SIGTERM, marks=ALL, id="cpu-group-training")
     for index, target in enumerate(("rank0", "rank1", "group", "parent")):
         for stage_index, stage in enumerate(("training", "validation")):
             signum = (signal.SIGTERM, signal.SIGUSR1)[index // 2 ^ stage_index]
