@@ -98,7 +98,7 @@ def test_every_command_runs(line, main, tmp_path, request):
         [run] = (tmp_path / "logs" / "train" / "runs").iterdir()
         line = line.replace("NAME", run.name)
     elif "experiment=finetune" in line:
-        line += " debug=limit global_batch_size=16 data.img_size=64 model.pretrained=false"  # no download
+        line += " debug=limit global_batch_size=16 model.pretrained=false"  # no download
     elif "hardware=ddp " in line:
         line += " --cfg job --resolve"  # eight GPUs
     elif "fvit-bench" in line:

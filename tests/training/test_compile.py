@@ -12,16 +12,25 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
 ]
 
-TINY = ("data=fake", "data.num_images=64", "model.embed_dim=24", "model.depth=1", "global_batch_size=16", "debug=limit")
+TINY = ("data=fake", "data.num_images=64", "model.embed_dim=24", "global_batch_size=16", "debug=limit")
 
 
-@pytest.mark.parametrize("attention", ["additive", pytest.param("softmax", marks=pytest.mark.exhaustive)])
-def test_a_compiled_run_learns_what_an_eager_one_learns(compose_config, tmp_path, attention):
+@pytest.mark.parametrize(
+    ("attention", "depth"),
+    [("additive", 1), *(pytest.param(name, 2, marks=pytest.mark.exhaustive) for name in ("additive", "softmax"))],
+)
+def test_a_compiled_run_learns_what_an_eager_one_learns(compose_config, tmp_path, attention, depth):
     results = {}
     for compile_ in ("false", "true"):
         folder = tmp_path / compile_
         results[compile_] = train(
-            compose_config(*TINY, f"attention={attention}", f"compile={compile_}", f"output_dir={folder}")
+            compose_config(
+                *TINY,
+                f"model.depth={depth}",
+                f"attention={attention}",
+                f"compile={compile_}",
+                f"output_dir={folder}",
+            )
         )
     assert results["true"]["val/loss"] == pytest.approx(results["false"]["val/loss"], abs=1e-3)
     keys = [
