@@ -14,13 +14,18 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal import config_loader_impl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.defaults_list import Overrides
 from omegaconf import OmegaConf
+from timm.layers import weight_init
 
 from fvit.config import validation
 from fvit.config.paths import conf_dir
@@ -49,6 +54,45 @@ def _no_waiting_for_the_disk():
     """Files need not survive a power cut; a run writes twenty of them, and waits longer for the disk than it trains."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _files_of_conf_are_merged_once():
+    """Most tests choose the same files of conf/ and override values: finding and merging these takes Hydra longest."""
+    find, merge = config_loader_impl.create_defaults_list, ConfigLoaderImpl._compose_config_from_defaults_list
+    found, merged = {}, {}
+
+    def find_once(repo, config_name, overrides_list, **options):
+        if not {source.path for source in repo.get_sources()} <= {"hydra.conf", str(conf_dir()), ""}:
+            return find(repo, config_name, overrides_list, **options)
+        chosen = Overrides(repo, overrides_list)
+        values, chosen.config_overrides = chosen.config_overrides, []
+        choice = repr((config_name, chosen, options))
+        if choice not in found:
+            found[choice] = find(repo, config_name, overrides_list, **options)
+            merged[id(found[choice].defaults)] = None
+        return replace(found[choice], config_overrides=values)
+
+    def merge_once(self, defaults, repo):
+        if id(defaults) not in merged:
+            return merge(self, defaults, repo)
+        if merged[id(defaults)] is None:
+            merged[id(defaults)] = pickle.dumps(merge(self, defaults, repo))
+        return pickle.loads(merged[id(defaults)])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config_loader_impl, "create_defaults_list", find_once)
+        patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge_once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _meta_tensors_are_not_filled():
+    """Drawing weights leaves them as they are, and takes five sixths of the time to build a ViT on the meta device."""
+    draw = weight_init._trunc_normal_
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weight_init, "_trunc_normal_", lambda t, *limits: t if t.is_meta else draw(t, *limits))
         yield
 
 

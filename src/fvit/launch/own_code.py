@@ -94,7 +94,7 @@ def _new_modules(root: Path) -> dict[str, Path]:
     """Imported modules of fvit that its repository does not know: they are in no diff."""
     listed = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", "*.py") or b""
     new = {str(root / name.decode(errors="surrogateescape")) for name in listed.split(b"\0") if name}
-    return {name: Path(file) for name, file in _imported().items() if file in new and _is_ours(file)}
+    return {name: Path(file) for name, file in _imported().items() if file in new and _is_ours(file)} if new else {}
 
 
 def _place(name: str, path: Path) -> str:
