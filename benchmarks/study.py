@@ -98,7 +98,7 @@ CONTENDERS: dict[str, list[str]] = {
     "softmax, class token": ["attention=softmax", "model.class_token=true", "model.global_pool=token"],
     "additive, class token": ["attention=additive", "model.class_token=true", "model.global_pool=token"],
 }
-FIVE_SEEDS = ("softmax", "identity", "additive", "additive_plus")
+FIVE_SEEDS = ("softmax", "identity", "additive", "additive_plus", "additive_plus, no separate value")
 FIRST = 6
 """So many contenders get all their seeds before the others begin."""
 
