@@ -254,9 +254,12 @@ def colour(name: str) -> str:
 
 
 def draw_overview(studies: dict[str, dict[str, list[Line]]], out: Path) -> None:
-    """A panel for each task, a row for each mechanism: a dot for each run, a bar at the mean if it means something."""
+    """A panel for each task and a row for each mechanism that ran on all: a dot for each run, a bar at means.
+
+    Variants that ran on one task alone are in its table; where runs learn all or nothing, a mean says little.
+    """
     tasks = list(studies)
-    rows = [name for name, _ in ranked(studies[tasks[0]])][::-1]
+    rows = [name for name, _ in ranked(studies[tasks[0]]) if all(name in studies[task] for task in tasks)][::-1]
     shape = dict(figsize=(9, 0.9 + 0.25 * len(rows)), width_ratios=[1.6, *[1] * (len(tasks) - 1)], squeeze=False)
     figure, panels = plt.subplots(1, len(tasks), sharey=True, layout="constrained", **shape)
     for axes, task in zip(panels[0], tasks, strict=True):

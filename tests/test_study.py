@@ -114,6 +114,15 @@ def test_page_has_a_table_and_a_picture_for_each_axis(tmp_path, monkeypatch):
     assert (tmp_path / "study.md").read_text(encoding="utf-8") == text
 
 
+def test_overview_shows_what_ran_on_all_tasks(tmp_path):
+    runs = {name: [results(name, 0, 0.5)] for name in ("softmax", "additive", "additive + conv")}
+    lookup = {name: runs[name] for name in ("softmax", "additive")}
+    load_docs("study").draw_overview({"cifar10": runs, "lookup": lookup}, tmp_path / "overview.svg")
+    drawn = re.findall(r"<!-- (.*?) -->", (tmp_path / "overview.svg").read_text(encoding="utf-8"))
+    assert {"softmax", "additive"} <= {*drawn}
+    assert "additive + conv" not in drawn
+
+
 @pytest.mark.parametrize(
     ("accuracies", "tried"),
     [((0.5, 0.4), ["0.0005"]), ((0.4, 0.5), ["0.004"]), ((0.5, 0.5), ["0.0005"])],
