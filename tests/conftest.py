@@ -9,7 +9,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores
 os.environ["WANDB_MODE"] = "offline"
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets 80, which would wrap the output that tests read
 
-import copy
 import gc
 import pickle
 import subprocess
@@ -24,7 +23,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.defaults_list import Overrides
 from omegaconf import OmegaConf
 from timm.layers import weight_init
@@ -86,7 +84,6 @@ def _files_of_conf_are_merged_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config_loader_impl, "create_defaults_list", find_once)
         patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge_once)
-        patch.setattr(ConfigRepository, "__deepcopy__", lambda self, copied: copy.copy(self), raising=False)
         yield
 
 
