@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import string
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -108,6 +109,13 @@ def test_a_browser_finds_no_fault_and_searches(built):
             page.locator("input[name=query]").fill("")
             page.locator("input[name=query]").press_sequentially(query)
             page.locator(f".md-search-result__item a[href*='{target}']").first.wait_for(timeout=30_000)
+        # The beginning of every word of the index.
+        for letter in string.ascii_lowercase:
+            page.locator("input[name=query]").fill("")
+            page.locator("input[name=query]").press("Backspace")
+            page.locator(".md-search-result__item").first.wait_for(state="detached", timeout=30_000)
+            page.locator("input[name=query]").press(letter)
+            page.locator(".md-search-result__item").first.wait_for(timeout=30_000)
         assert not complaints
 
 
