@@ -6,13 +6,13 @@
     python benchmarks/study.py cifar10 --only softmax additive --hours 2 data.root=DIR
     python benchmarks/study.py cifar10 --only softmax identity data.root=DIR trainer.max_epochs=8    # twice as long
 
-Trains `experiment=study_cifar10` or `study_relations` by `fvit-train -m`: each contender first at three learning rates
-(1e-3, 2e-3, and half of the one or twice the other, whichever was better), with a quarter of the epochs (relations:
-all) and a seed of its own, then at the best of them with all epochs and seeds 0, 1, 2 (3 and 4 for some), seed by seed,
-so that results are balanced whenever it stops. A finished run is a line of docs/study/NAME.csv and is not run again,
-on this machine or another; an interrupted one resumes from its checkpoint in --folder. Further arguments are overrides
-of all runs. `benchmarks/study_speed.py` times training, and `make study` makes the tables and pictures of
-docs/study.md.
+Trains `experiment=study_cifar10` or `study_relations` by `fvit-train -m`: each contender first at three learning
+rates (1e-3, 2e-3, and half of the one or twice the other, whichever was better), with a quarter of the epochs
+(lookup: half, pointer: all) and a seed of its own, then at the best of them with all epochs and seeds 0, 1, 2 (3 and
+4 for some), seed by seed, so that results are balanced whenever it stops. A finished run is a line of
+docs/study/NAME.csv and is not run again, on this machine or another; an interrupted one resumes from its checkpoint
+in --folder. Further arguments are overrides of all runs. `benchmarks/study_speed.py` times training, and `make study`
+makes the tables and pictures of docs/study.md.
 """
 
 import argparse
