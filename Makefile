@@ -21,6 +21,9 @@ $(STAMP): pyproject.toml constraints.txt
 train: $(STAMP)  ## train FViT and the softmax ViT of the same shape on digits, and compare them
 	$(BIN)/fvit-train -m attention=additive,softmax
 
+# Where the environment forbids it, each process of the tests would compile all it imports, and rewrite their assertions.
+test test-all: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(STAMP)  ## run the tests, in minutes
 	$(BIN)/python -m pytest
 
@@ -68,7 +71,7 @@ audit: $(STAMP)  ## look the pinned versions up in the database of known vulnera
 
 clean:  ## remove caches and builds; runs stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
-	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests docs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## remove .venv as well
 	rm -rf .venv

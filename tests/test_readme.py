@@ -22,6 +22,7 @@ COMMANDS = [
     for block in re.findall(r"^```bash\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
     for line in block.splitlines()
 ]
+SHORT = "debug=limit trainer.max_epochs=1 global_batch_size=16"
 FVIT = [line for line in COMMANDS if not line.startswith("make ")]
 ROWS = re.findall(
     r"^\| `(\w+_384)` \| (\d+) M, ([\d.]+) G \| ([\d.]+) M \| ([\d.]+) G \| ([\d.]+) G \| \d+ % \|$", TEXT, re.MULTILINE
@@ -98,13 +99,13 @@ def test_every_command_runs(line, main, tmp_path, request):
         [run] = (tmp_path / "logs" / "train" / "runs").iterdir()
         line = line.replace("NAME", run.name)
     elif "experiment=finetune" in line:
-        line += " debug=limit global_batch_size=16 model.pretrained=false"  # no download
+        line += f" {SHORT} model.pretrained=false"  # no download
     elif "hardware=ddp " in line:
         line += " --cfg job --resolve"  # eight GPUs
     elif "fvit-bench" in line:
         line = line.replace("res=224,384", "res=64,96") + " runs=3 seconds=0.1"
     elif "train" in line and "--cfg" not in line and "debug=" not in line:
-        line += " debug=limit global_batch_size=16" + " data.img_size=64" * ("data=imagenet" in line)
+        line += f" {SHORT}" + " data.img_size=64" * ("data=imagenet" in line)
     program, *arguments = shlex.split(line)
     assert Path(_arguments(line)[0]).is_file()
     done = main(program.removeprefix("fvit-"), *arguments)
