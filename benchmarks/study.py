@@ -126,6 +126,10 @@ def main() -> None:
     options, overrides = parse(sys.argv[1:])
     study = Study(options.study, options.match, options.folder, overrides, time.monotonic() + 3600 * options.hours)
     names = list(options.only)
+    if options.match == "shape" and (unknown := [name for name in names if study.best_rate(name) is None]):
+        sys.exit(
+            f"no learning rate is known for {', '.join(unknown)}: the runs of --match macs, which come first, search it"
+        )
     for tier in (names[:FIRST], names[FIRST:]):
         for name in tier:
             study.search(name)
@@ -133,6 +137,10 @@ def main() -> None:
             for name in tier:
                 if seed < 3 or name in FIVE_SEEDS:
                     study.train(name, seed)
+    if time.monotonic() > study.end:
+        print("The time is over. The same command goes on.")
+    else:
+        print(f"{study.file} has all of these runs. Delete it, or lines of it, to train them again.")
 
 
 class Study:

@@ -158,7 +158,7 @@ def test_every_contender_composes_in_every_study(name, compose_config):
 
 
 @pytest.mark.slow
-def test_finished_runs_are_not_run_again(study, monkeypatch, tmp_path):
+def test_finished_runs_are_not_run_again(study, monkeypatch, tmp_path, capsys):
     small = ["data.num_images=256", "model.depth=1", "model.embed_dim=16", "trainer.max_epochs=1"]
     arguments = ["study.py", "lookup", "--only", "additive + projection", "--folder", str(tmp_path / "runs"), *small]
     monkeypatch.setattr("sys.argv", arguments)
@@ -179,7 +179,21 @@ def test_finished_runs_are_not_run_again(study, monkeypatch, tmp_path):
     assert [(line["seed"], line["lr"]) for line in lines[3:]] == [(str(seed), best) for seed in range(3)]
     assert [line["epochs"] for line in lines] == ["6"] * 3 + ["1"] * 3
     monkeypatch.setattr("subprocess.run", lambda *args, **options: pytest.fail("nothing is missing"))
+    capsys.readouterr()
     study.main()
+    assert capsys.readouterr().out.endswith(
+        "lookup.csv has all of these runs. Delete it, or lines of it, to train them again.\n"
+    )
+
+
+def test_what_is_not_run_is_said(study, monkeypatch, tmp_path, capsys):
+    arguments = ["study.py", "lookup", "--only", "softmax", "linear", "--folder", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", [*arguments, "--hours", "0"])
+    study.main()
+    assert capsys.readouterr().out == "The time is over. The same command goes on.\n"
+    monkeypatch.setattr("sys.argv", [*arguments, "--match", "shape"])
+    with pytest.raises(SystemExit, match=r"^no learning rate is known for softmax, linear: the runs of --match macs"):
+        study.main()
 
 
 def test_speeds_are_ratios_to_softmax_and_replace_those_of_the_same_study(monkeypatch, tmp_path, capsys):
