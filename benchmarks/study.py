@@ -1,6 +1,7 @@
 """What exchange brings: one small ViT, its attention exchanged, each mechanism at its own learning rate, several seeds.
 
     python benchmarks/study.py cifar10 data.root=DIR              # many hours on one core; killed, it goes on
+    python benchmarks/study.py cifar10_32px data.root=DIR         # whole images, 6 epochs: --only softmax identity …
     python benchmarks/study.py lookup                             # tasks that only mixing of tokens solves
     python benchmarks/study.py pointer
     python benchmarks/study.py cifar10 --only softmax additive --hours 2 data.root=DIR
@@ -34,14 +35,17 @@ RATES = (1e-3, 2e-3)
 SEARCH_SEED = 1000
 STUDIES = {
     "cifar10": ["experiment=study_cifar10"],
+    "cifar10_32px": ["experiment=study_cifar10", "data.img_size=32", "trainer.max_epochs=6"],
     "lookup": ["experiment=study_relations", "data.task=lookup", "trainer.max_epochs=12"],
     "pointer": ["experiment=study_relations"],
 }
 # What a relation needs is learned suddenly, perhaps late.
 SEARCH_SHARE = {"cifar10": 4, "lookup": 2, "pointer": 1}
+RATES_OF = {"cifar10_32px": "cifar10"}
+"""Studies that take their learning rates from the search of another."""
 PLUS = ["attention=additive_plus", "model.attention.regions=SQUARES"]
 GATED = [*PLUS, "model.attention.gate=residual"]
-SQUARES = {"cifar10": 9, "lookup": 4, "pointer": 4}
+SQUARES = {"cifar10": 9, "cifar10_32px": 16, "lookup": 4, "pointer": 4}
 """Regions of additive_plus and blocks of mhla, each of 2×2 patches."""
 
 
@@ -126,10 +130,9 @@ def main() -> None:
     options, overrides = parse(sys.argv[1:])
     study = Study(options.study, options.match, options.folder, overrides, time.monotonic() + 3600 * options.hours)
     names = list(options.only)
-    if options.match == "shape" and (unknown := [name for name in names if study.best_rate(name) is None]):
-        sys.exit(
-            f"no learning rate is known for {', '.join(unknown)}: the runs of --match macs, which come first, search it"
-        )
+    if not study.searches and (unknown := [name for name in names if study.best_rate(name) is None]):
+        search = f"python benchmarks/study.py {study.search_file.stem}"
+        sys.exit(f"no learning rate is known for {', '.join(unknown)}: `{search}` searches it")
     for tier in (names[:FIRST], names[FIRST:]):
         for name in tier:
             study.search(name)
@@ -157,16 +160,18 @@ class Study:
     def __init__(self, name: str, match: str, folder: Path, overrides: list[str], end: float) -> None:
         self.name, self.match, self.folder, self.end = name, match, folder / name / match, end
         self.overrides = [*STUDIES[name], *(["model.match=macs"] if match == "macs" else []), *overrides]
-        self.file = RESULTS / f"{name}.csv"
+        rates_of = RATES_OF.get(name, name)
+        self.file, self.search_file = (RESULTS / f"{study}.csv" for study in (name, rates_of))
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = compose("train", overrides=self.overrides)
-            usual = compose("train", overrides=STUDIES[name]).trainer.max_epochs
+            usual = compose("train", overrides=STUDIES[rates_of]).trainer.max_epochs
         self.epochs, self.width = config.trainer.max_epochs, config.model.embed_dim
-        self.search_epochs = usual // SEARCH_SHARE[name]  # also where the runs are longer
+        self.searches = match == "macs" and name == rates_of  # once for both axes
+        self.search_epochs = usual // SEARCH_SHARE[rates_of]  # also where the runs are longer
 
     def search(self, name: str) -> None:
-        """Train at `RATES` and on the better one's far side, for a share of the epochs; once for both axes."""
-        if self.match == "shape":
+        """Train at `RATES` and on the better one's far side, for a share of the epochs."""
+        if not self.searches:
             return
         self.try_rates(name, *RATES)
         low, high = RATES
@@ -196,9 +201,10 @@ class Study:
 
     def lines(self, name: str, seed: int, rate: float | None = None) -> list[dict[str, str]]:
         """The finished runs of a contender with this seed, these epochs (but in the search), and this learning rate."""
-        if not self.file.is_file():
+        results = self.search_file if seed == SEARCH_SEED else self.file
+        if not results.is_file():
             return []
-        with self.file.open(encoding="utf-8", newline="") as file:
+        with results.open(encoding="utf-8", newline="") as file:
             return [
                 line
                 for line in csv.DictReader(file)

@@ -27,7 +27,7 @@ from fvit.reports.runs.groups import mean_ci
 
 DOCS = Path(__file__).resolve().parent
 SPEED_OF = {"pointer": "lookup"}  # the same models
-EPOCHS = {"cifar10": "4", "lookup": "12", "pointer": "20"}
+EPOCHS = {"cifar10": "4", "cifar10_32px": "6", "lookup": "12", "pointer": "20"}
 """Of conf/experiment and benchmarks/study.py; other runs are longer."""
 
 TAKE_CONV = ("softmax", "linear", "additive", "mhla", "hydra", "ttt", "circulant", "xca", "focused")
@@ -52,18 +52,19 @@ def main() -> None:
     page = DOCS / "study.md"
     text = page.read_text(encoding="utf-8")
     at_equal_macs = {}
-    for name in TASKS:
+    for name in EPOCHS:
         lines = read(DOCS / "study" / f"{name}.csv")
         usual = [line for line in lines if line["epochs"] == EPOCHS[name]]
-        if equal_macs := by_contender(usual, "macs"):
+        equal_macs, drawn = by_contender(usual, "macs"), name in TASKS
+        if equal_macs and drawn:
             at_equal_macs[name] = equal_macs
         macs_speed, shape_speed = (speed(SPEED_OF.get(name, name), match) for match in ("macs", "shape"))
         longer = by_contender([line for line in lines if line not in usual], "macs")
         normal = name not in RELATIONS
         curves_out, cost_out = (DOCS / f"study_{name}_{axis}.svg" for axis in ("macs", "shape"))
         shown = {
-            "macs": section(equal_macs, macs_speed, normal, partial(draw_curves, means=normal), curves_out),
-            "shape": section(by_contender(usual, "shape"), shape_speed, normal, draw_cost, cost_out),
+            "macs": section(equal_macs, macs_speed, normal, drawn and partial(draw_curves, means=normal), curves_out),
+            "shape": section(by_contender(usual, "shape"), shape_speed, normal, drawn and draw_cost, cost_out),
             "longer": section(longer, macs_speed, normal),
             "pairs": render_pairs(equal_macs),
             "search": render_search(searches(lines)),

@@ -11,6 +11,7 @@ SEARCH_SEED = "1000"
 RELATIONS = ("lookup", "pointer")
 """Learned suddenly or not at all: accuracies are not normally distributed, and those of all seeds are listed."""
 TASKS = {"cifar10": "CIFAR-10", "lookup": "Lookup (chance 25 %)", "pointer": "Pointer (chance 25 %)"}
+"""Those with pictures."""
 
 Line = dict[str, str]
 

@@ -84,6 +84,17 @@ def test_runs_of_unchanged_width_count_for_both_axes(study, tmp_path):
     assert page.searches(lines) == {"softmax": lines[2:3], "additive": lines[4:]}
 
 
+def test_whole_images_take_the_learning_rates_of_small_ones(study, monkeypatch, tmp_path):
+    small, whole = (study.Study(name, "macs", tmp_path, [], math.inf) for name in ("cifar10", "cifar10_32px"))
+    small.keep([results("softmax", 1000, acc1) | {"lr": lr} for lr, acc1 in (("0.001", 0.3), ("0.002", 0.4))])
+    small.keep([results("softmax", 0, 0.5)])
+    swept = []
+    monkeypatch.setattr(whole, "sweep", lambda name, stage, *overrides, epochs: swept.append((*overrides, epochs)))
+    whole.search("softmax")
+    whole.train("softmax", 0)
+    assert swept == [("optimizer.lr=0.002", "seed=0", 6)]
+
+
 def test_page_has_a_table_and_a_picture_for_each_axis(tmp_path, monkeypatch):
     page = load_docs("study")
     monkeypatch.setattr(page, "DOCS", tmp_path)
@@ -192,7 +203,7 @@ def test_what_is_not_run_is_said(study, monkeypatch, tmp_path, capsys):
     study.main()
     assert capsys.readouterr().out == "The time is over. The same command goes on.\n"
     monkeypatch.setattr("sys.argv", [*arguments, "--match", "shape"])
-    with pytest.raises(SystemExit, match=r"^no learning rate is known for softmax, linear: the runs of --match macs"):
+    with pytest.raises(SystemExit, match=r"for softmax, linear: `python benchmarks/study.py lookup` searches it$"):
         study.main()
 
 
