@@ -176,7 +176,6 @@ def test_joblib_runs_jobs_at_the_same_time(sweep, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.exhaustive
 def test_a_command_without_metrics_fails_under_a_launcher_as_well(fvit):
     done = fvit("prepare", "-m", "hydra/launcher=joblib", "verify=missing,missing_too")
     assert done.returncode == 1

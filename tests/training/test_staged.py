@@ -153,7 +153,6 @@ def test_wrong_stages_are_refused(converted, overrides, message):
 
 
 @pytest.mark.slow
-@pytest.mark.exhaustive  # tests/test_processes.py has two processes learn what one learns
 def test_two_processes_equal_one(converted, tmp_path):
     """In the first stage, DDP expects gradients of parameters that have none, and of which none is used."""
     base = (*CONVERT, *MODEL, *DATA, "logger=none", "augment=none", "trainer.max_epochs=2", "optimizer=sgd")
