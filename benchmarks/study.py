@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from fvit.config.errors import explain
 from fvit.config.paths import conf_dir
 
 RESULTS = Path(__file__).parents[1] / "docs" / "study"
@@ -128,7 +130,11 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def main() -> None:
     """Train what is missing, until nothing is or the time is over."""
     options, overrides = parse(sys.argv[1:])
-    study = Study(options.study, options.match, options.folder, overrides, time.monotonic() + 3600 * options.hours)
+    end = time.monotonic() + 3600 * options.hours
+    try:
+        study = Study(options.study, options.match, options.folder, overrides, end)
+    except HydraException as error:  # an override
+        sys.exit(explain(error))
     names = list(options.only)
     if not study.searches and (unknown := [name for name in names if study.best_rate(name) is None]):
         search = f"python benchmarks/study.py {study.search_file.stem}"
@@ -233,7 +239,8 @@ class Study:
         with (folder / "output.txt").open("a", encoding="utf-8") as output:
             code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
         if code:
-            sys.exit(f"{name} failed: see {folder / 'output.txt'}")
+            *_, reason = (folder / "output.txt").read_text(encoding="utf-8").splitlines() or [f"exit code {code}"]
+            sys.exit(f"{name} failed: {reason.strip()} ({folder / 'output.txt'} has the whole output)")
         self.keep([self.line(name, run.parent) for run in sorted(folder.glob("*/metrics.json"))])
 
     def line(self, name: str, run: Path) -> dict[str, Any]:

@@ -207,6 +207,24 @@ def test_what_is_not_run_is_said(study, monkeypatch, tmp_path, capsys):
         study.main()
 
 
+def test_a_mistake_ends_in_one_message(study, monkeypatch, tmp_path):
+    arguments = ["study.py", "lookup", "--only", "softmax", "--folder", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", [*arguments, "data.tusk=lookup"])
+    with pytest.raises(SystemExit, match=r"^unknown key data\.tusk, did you mean data\.task"):
+        study.main()
+
+    def fails(command, stdout, **options):
+        stdout.write("Errors\n job 0  data.root is missing\n")
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr("subprocess.run", fails)
+    monkeypatch.setattr("sys.argv", arguments)
+    output = tmp_path / "lookup" / "macs" / "softmax" / "search_0.001_0.002" / "output.txt"
+    with pytest.raises(SystemExit, match=r"^softmax failed: job 0  data\.root is missing ") as stopped:
+        study.main()
+    assert str(stopped.value).endswith(f"({output} has the whole output)")
+
+
 def test_speeds_are_ratios_to_softmax_and_replace_those_of_the_same_study(monkeypatch, tmp_path, capsys):
     monkeypatch.syspath_prepend(FOLDER)
     script = load("study_speed")
