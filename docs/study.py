@@ -40,6 +40,7 @@ PAIRS = [
     *((f"additive_plus + {name}", "additive_plus") for name in ("gate", "query")),
     ("additive_plus", "additive + regions + conv"),
     ("additive_plus", "softmax + conv"),
+    ("additive_plus", "separable convolution"),
     *((f"{name}, class token", name) for name in ("softmax", "additive")),
     ("softmax, then additive", "additive, then softmax"),
     ("additive, then softmax", "additive"),
