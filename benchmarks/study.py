@@ -22,11 +22,12 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from fvit.config.errors import explain
@@ -127,14 +128,22 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_args([word for word in words if word not in overrides]), overrides
 
 
+@contextmanager
+def explained() -> Iterator[None]:
+    """End with a message instead of a traceback on a mistake of the user, for instance in an override."""
+    try:
+        yield
+    except Exception as error:
+        if (message := explain(error)) is None:
+            raise
+        sys.exit(message)
+
+
+@explained()
 def main() -> None:
     """Train what is missing, until nothing is or the time is over."""
     options, overrides = parse(sys.argv[1:])
-    end = time.monotonic() + 3600 * options.hours
-    try:
-        study = Study(options.study, options.match, options.folder, overrides, end)
-    except HydraException as error:  # an override
-        sys.exit(explain(error))
+    study = Study(options.study, options.match, options.folder, overrides, time.monotonic() + 3600 * options.hours)
     names = list(options.only)
     if not study.searches and (unknown := [name for name in names if study.best_rate(name) is None]):
         search = f"python benchmarks/study.py {study.search_file.stem}"
@@ -236,11 +245,13 @@ class Study:
         command += [f"trainer.max_epochs={epochs}", f"hydra.sweep.dir={folder}", "quiet=true"]
         print(f"{time.strftime('%H:%M:%S')} {name}: {' '.join(swept)}, {epochs} epochs", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "output.txt").open("a", encoding="utf-8") as output:
+        with (folder / "output.txt").open("a+", encoding="utf-8") as output:
+            earlier = output.tell()
             code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
+            output.seek(earlier)
+            *_, last = output.read().splitlines() or ["it printed nothing"]
         if code:
-            *_, reason = (folder / "output.txt").read_text(encoding="utf-8").splitlines() or [f"exit code {code}"]
-            sys.exit(f"{name} failed: {reason.strip()} ({folder / 'output.txt'} has the whole output)")
+            sys.exit(f"{name} failed with exit code {code}: {last.strip()} ({output.name} has its whole output)")
         self.keep([self.line(name, run.parent) for run in sorted(folder.glob("*/metrics.json"))])
 
     def line(self, name: str, run: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from study import CONTENDERS, RESULTS, STUDIES, chosen
+from study import CONTENDERS, RESULTS, STUDIES, chosen, explained
 
 from fvit.config import validation
 from fvit.config.paths import conf_dir
@@ -30,6 +30,7 @@ BASELINE = "softmax"
 AXES = {"macs": ["model.match=macs"], "shape": []}
 
 
+@explained()
 def main() -> None:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import re
 import shlex
 import statistics
@@ -213,16 +214,27 @@ def test_a_mistake_ends_in_one_message(study, monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match=r"^unknown key data\.tusk, did you mean data\.task"):
         study.main()
 
+    monkeypatch.syspath_prepend(FOLDER)
+    script = load("study_speed")
+    monkeypatch.setattr("sys.argv", ["study_speed.py", "lookup", "data.tusk=lookup"])
+    with pytest.raises(SystemExit, match=r"^unknown key data\.tusk, did you mean data\.task"):
+        script.main()
+
+
+def test_a_failed_run_is_reported_with_its_reason(study, monkeypatch, tmp_path):
+    printed = iter(["Errors\n job 0  data.root is missing\n", ""])
+
     def fails(command, stdout, **options):
-        stdout.write("Errors\n job 0  data.root is missing\n")
+        os.write(stdout.fileno(), next(printed).encode())
         return subprocess.CompletedProcess(command, 1)
 
     monkeypatch.setattr("subprocess.run", fails)
-    monkeypatch.setattr("sys.argv", arguments)
+    monkeypatch.setattr("sys.argv", ["study.py", "lookup", "--only", "softmax", "--folder", str(tmp_path)])
     output = tmp_path / "lookup" / "macs" / "softmax" / "search_0.001_0.002" / "output.txt"
-    with pytest.raises(SystemExit, match=r"^softmax failed: job 0  data\.root is missing ") as stopped:
-        study.main()
-    assert str(stopped.value).endswith(f"({output} has the whole output)")
+    for reason in ("job 0  data.root is missing", "it printed nothing"):
+        with pytest.raises(SystemExit) as stopped:
+            study.main()
+        assert stopped.value.code == f"softmax failed with exit code 1: {reason} ({output} has its whole output)"
 
 
 def test_speeds_are_ratios_to_softmax_and_replace_those_of_the_same_study(monkeypatch, tmp_path, capsys):
